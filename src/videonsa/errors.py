@@ -1,0 +1,28 @@
+"""The exception tree. Every message is one line: what came, what was wanted, what to do.
+
+VideoNSAError
+    UsageError    an argument that cannot be used (also a ValueError)
+    VideoError    a video that cannot be read
+    ModelError    weights, config or tokenizer that cannot be used
+    BudgetError   a video or a question that does not fit the context or the memory
+"""
+
+
+class VideoNSAError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class UsageError(VideoNSAError, ValueError):
+    """An argument that cannot be used."""
+
+
+class VideoError(VideoNSAError):
+    """A video that cannot be read, or that holds nothing to read."""
+
+
+class ModelError(VideoNSAError):
+    """Weights, a config or a tokenizer that cannot be used."""
+
+
+class BudgetError(VideoNSAError):
+    """A video or a question that does not fit the context or the memory."""

@@ -1,0 +1,1 @@
+"""Sparse attention: tensors in, tensors out. Knows neither video nor models."""

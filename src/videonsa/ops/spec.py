@@ -1,0 +1,128 @@
+"""`NSASpec`: every choice that changes what the attention computes, in one frozen object."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+
+BRANCHES = ("compressed", "selected", "window")
+MAX_BLOCK_SIZE = 128
+"""Tokens; a longer frame is cut into parts of at most this size."""
+
+
+class NSAResult(NamedTuple):
+    """Output of NSA with its branches. LSE is natural-log, float32, -inf for a row without keys."""
+
+    output: torch.Tensor  # [B, T, HQ, D]
+    o_cmp: torch.Tensor  # [B, T, HQ, D]
+    o_slc: torch.Tensor  # [B, T, HQ, D]
+    o_win: torch.Tensor  # [B, T, HQ, D]
+    lse_cmp: torch.Tensor  # [B, T, HQ]
+    lse_slc: torch.Tensor  # [B, T, HQ]
+    lse_win: torch.Tensor  # [B, T, HQ]
+    selected_blocks: torch.Tensor  # [B, T, H, n] int32, ascending, -1 padded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NSASpec:
+    """What Native Sparse Attention computes (paper sections 2.1 to 2.3).
+
+    `NSASpec()` is the paper. `NSASpec.released()` is what the published code computes; the fields
+    from `compressed_mask` on tell the two apart, and only these two combinations are implemented
+    (`compressed_mask` and `temporal_ids` are free in the second).
+    """
+
+    block_size: int | Literal["frame"] = 64
+    """Tokens per block, or "frame": every frame is a block."""
+    num_selected_blocks: int = 32
+    """Selected blocks per row and KV head, the current block counted."""
+    window_size: int = 256
+    """Tokens in the window, the row's own counted."""
+    num_init_blocks: int = 0
+    num_local_blocks: int = 0
+    """Blocks just before the current one that are always selected."""
+    selection_scope: Literal["token", "block"] = "token"
+    """ "block": all rows of a block share one selection. Not causal inside a block."""
+    branches: tuple[str, ...] = BRANCHES
+    """Branches that contribute; the gate of any other counts as zero."""
+    gate_temperature: float = 0.3
+
+    compressed_mask: Literal["past_complete", "current_and_later", "past_and_current"] = (
+        "past_complete"
+    )
+    head_map: Literal["group", "padded"] = "group"
+    """ "group": KV head h // G. "padded": 28 heads laid out twice in 64."""
+    importance: Literal["probability", "misread_lse"] = "probability"
+    force_current_block: bool = True
+    tie_order: Literal["index", "bitonic"] = "index"
+    stream: Literal["vision", "sequence"] = "vision"
+    """Whether text keys take part in NSA (as zeros)."""
+    pool_partial_block: bool = False
+    vision_mask: Literal["token_ids", "position_ids"] = "token_ids"
+    temporal_ids: Literal["exact", "truncated", "fixed"] = "exact"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the domain, each with what came and what was wanted."""
+        size = self.block_size
+        if size != "frame" and not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"block_size={size!r}: want a positive int or 'frame'")
+        for name, least in (
+            ("num_selected_blocks", 1),
+            ("window_size", 1),
+            ("num_init_blocks", 0),
+            ("num_local_blocks", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r}: want an int of at least {least}")
+        forced = self.num_init_blocks + self.num_local_blocks + 1
+        if self.force_current_block and forced > self.num_selected_blocks:
+            raise ValueError(
+                f"num_init_blocks + num_local_blocks + 1 = {forced} forced blocks exceed "
+                f"num_selected_blocks={self.num_selected_blocks}: raise it or force fewer"
+            )
+        unknown = sorted(set(self.branches) - set(BRANCHES))
+        if unknown:
+            raise ValueError(f"branches has {unknown}: want a subset of {BRANCHES}")
+        if not self.gate_temperature > 0:
+            raise ValueError(f"gate_temperature={self.gate_temperature!r}: want more than 0")
+        if self.head_map == "padded" and (size != 64 or self.num_selected_blocks > 32):
+            raise ValueError(
+                f"block_size={size!r}, num_selected_blocks={self.num_selected_blocks}: "
+                "the released preset exists for block_size 64 and at most 32 selected blocks"
+            )
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> Self:
+        """The paper's attention: causal, native GQA, vision keys only."""
+        return cls(**overrides)
+
+    @classmethod
+    def released(cls, **overrides: Any) -> Self:
+        """What the published code (commit 377eeb9) computes. See docs/semantics.md."""
+        options: dict[str, Any] = {
+            "compressed_mask": "current_and_later",
+            "head_map": "padded",
+            "importance": "misread_lse",
+            "force_current_block": False,
+            "tie_order": "bitonic",
+            "stream": "sequence",
+            "pool_partial_block": True,
+            "vision_mask": "position_ids",
+            "temporal_ids": "fixed",
+        }
+        return cls(**(options | overrides))
+
+    def with_options(self, **overrides: Any) -> Self:
+        """A copy with some fields replaced."""
+        return replace(self, **overrides)
+
+    def attention_keys(self, frame_size: int | None = None) -> int:
+        """Keys a row attends to as the paper counts them, n * s + w (compressed not counted)."""
+        size = self.block_size
+        if size == "frame":
+            if frame_size is None:
+                raise ValueError("block_size='frame' needs frame_size to count keys")
+            parts = -(-frame_size // MAX_BLOCK_SIZE)
+            size = -(-frame_size // parts)
+        return self.num_selected_blocks * size + self.window_size
