@@ -1,0 +1,18 @@
+"""Rendered videos whose every fact is known: for the demo, tests, training and evaluation."""
+
+from videonsa.video.synthetic.questions import KINDS, Question, ask_about
+from videonsa.video.synthetic.render import SceneBatch, render_scene, write_video
+from videonsa.video.synthetic.scene import Scene, Sprite, make_scene, scene_seed
+
+__all__ = [
+    "KINDS",
+    "Question",
+    "Scene",
+    "SceneBatch",
+    "Sprite",
+    "ask_about",
+    "make_scene",
+    "render_scene",
+    "scene_seed",
+    "write_video",
+]

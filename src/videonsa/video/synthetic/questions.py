@@ -1,0 +1,85 @@
+"""Questions about a scene, with the answers that follow from it."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from videonsa.video.synthetic.scene import COLOURS, DIRECTIONS, MAX_OBJECTS, SHAPES, Scene
+
+COUNTS = tuple(str(count) for count in range(1, MAX_OBJECTS + 1))
+NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+QUARTERS = tuple(f"in the {order} quarter" for order in ("first", "second", "third", "last"))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of one kind, its one right answer, and what a guesser chooses from."""
+
+    kind: str
+    text: str
+    answer: str
+    options: tuple[str, ...]
+    """In a fixed order; for `order`, the two objects as the question names them."""
+
+
+def _colour(scene: Scene, rng: random.Random) -> Question:
+    sprite = rng.choice(scene.objects)
+    text = rng.choice(("What colour is the {}?", "Which colour does the {} have?"))
+    return Question("colour", text.format(sprite.shape), sprite.colour, tuple(COLOURS))
+
+
+def _shape(scene: Scene, rng: random.Random) -> Question:
+    sprite = rng.choice(scene.objects)
+    text = rng.choice(("What shape is the {} object?", "Which shape does the {} object have?"))
+    return Question("shape", text.format(sprite.colour), sprite.shape, SHAPES)
+
+
+def _count(scene: Scene, rng: random.Random) -> Question:
+    text = rng.choice(("How many objects move?", "How many moving objects are there?"))
+    return Question("count", text, str(len(scene.objects)), COUNTS)
+
+
+def _direction(scene: Scene, rng: random.Random) -> Question:
+    sprite = rng.choice(scene.objects)
+    text = rng.choice(("Which way does the {} move?", "In which direction does the {} move?"))
+    return Question("direction", text.format(sprite.name), sprite.direction, tuple(DIRECTIONS))
+
+
+def _order(scene: Scene, rng: random.Random) -> Question | None:
+    if len(scene.objects) < 2:
+        return None
+    pair = rng.sample(scene.objects, 2)
+    first = min(pair, key=lambda sprite: sprite.start)
+    text = rng.choice(
+        ("Which came first, the {} or the {}?", "Which appeared first, the {} or {}?")
+    )
+    names = tuple(sprite.name for sprite in pair)
+    return Question("order", text.format(*names), first.name, names)
+
+
+def _flash(scene: Scene, rng: random.Random) -> Question:
+    text = rng.choice(("What flashed?", "Which object flashed?"))
+    return Question("flash", text, scene.flash.name, NAMES)
+
+
+def _when(scene: Scene, rng: random.Random) -> Question:
+    text = rng.choice(("When did something flash?", "In which quarter was the flash?"))
+    quarter = QUARTERS[int(4 * scene.flash.start / scene.duration)]
+    return Question("when", text, quarter, QUARTERS)
+
+
+_MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+    "colour": _colour,
+    "shape": _shape,
+    "count": _count,
+    "direction": _direction,
+    "order": _order,
+    "flash": _flash,
+    "when": _when,
+}
+KINDS = tuple(_MAKERS)
+
+
+def ask_about(scene: Scene, kind: str, *, seed: int = 0) -> Question | None:
+    """Draw a question of a kind about a scene, or None where the scene has no such question."""
+    return _MAKERS[kind](scene, random.Random(f"{scene.seed}/{kind}/{seed}"))

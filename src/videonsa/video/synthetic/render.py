@@ -1,0 +1,113 @@
+"""Draws scenes: one torch program for one clip or a batch, on CPU or GPU, and a video file."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+
+from videonsa.video.synthetic.scene import COLOURS, MAX_OBJECTS, SHAPES, SIZE, Scene, Sprite
+
+NOISE_LEVELS = 6.0
+"""Standard deviation of the pixel noise, in levels of 255."""
+
+
+class SceneBatch(NamedTuple):
+    """Scenes as tensors; K = MAX_OBJECTS + 1 sprites each, unused ones never visible."""
+
+    background: torch.Tensor  # [B, 3] float32 levels
+    colour: torch.Tensor  # [B, K, 3] float32 levels
+    shape: torch.Tensor  # [B, K] int64 index into SHAPES
+    geometry: torch.Tensor  # [B, K, 7] float32: radius, x, y, vx, vy, start, end
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene]) -> Self:
+        """Pack scenes; the flash is drawn last, on top."""
+        never = Sprite(colour="red", shape="circle", radius=1, x=0, y=0, vx=0, vy=0, start=0, end=0)
+        padding = (never,) * MAX_OBJECTS
+        rows = [(*(*scene.objects, *padding)[:MAX_OBJECTS], scene.flash) for scene in scenes]
+        return cls(
+            background=torch.tensor([scene.background for scene in scenes], dtype=torch.float32),
+            colour=torch.tensor([[COLOURS[s.colour] for s in row] for row in rows]).float(),
+            shape=torch.tensor([[SHAPES.index(s.shape) for s in row] for row in rows]),
+            geometry=torch.tensor(
+                [[(s.radius, s.x, s.y, s.vx, s.vy, s.start, s.end) for s in row] for row in rows],
+                dtype=torch.float32,
+            ),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same scenes on a device."""
+        return type(self)(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def render(
+        self, times: torch.Tensor, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Draw the scenes at `times` ([N] or [B, N], seconds): uint8 [B, N, 3, SIZE, SIZE].
+
+        Pixel noise is added when a generator is given.
+        """
+        times = times.to(self.geometry.dtype).expand(len(self.background), -1)
+        axis = torch.arange(SIZE, device=times.device) + 0.5
+        image = self.background[:, None, :, None, None].expand(*times.shape, 3, SIZE, SIZE)
+        image = image * torch.linspace(0.8, 1.2, SIZE, device=times.device)[:, None]
+        for k in range(self.shape.shape[1]):
+            radius, x, y, vx, vy, start, end = self.geometry[:, k, :, None].unbind(1)  # [B, 1]
+            age = times - start
+            visible = (age >= 0) & (times < end)  # [B, N]
+            dx = axis[None, None, None, :] - (x + vx * age)[..., None, None]
+            dy = axis[None, None, :, None] - (y + vy * age)[..., None, None]
+            inside = _coverage(dx, dy, radius[..., None, None], self.shape[:, k, None, None, None])
+            alpha = (inside * visible[..., None, None])[:, :, None]  # [B, N, 1, H, W]
+            image = torch.lerp(image, self.colour[:, k, None, :, None, None], alpha)
+        if generator is not None:
+            noise = torch.randn(image.shape, generator=generator, device=image.device)
+            image = image + NOISE_LEVELS * noise
+        return image.round().clamp(0, 255).to(torch.uint8)
+
+
+def _coverage(
+    dx: torch.Tensor, dy: torch.Tensor, radius: torch.Tensor, shape: torch.Tensor
+) -> torch.Tensor:
+    """Share of each pixel inside the shape, from signed distances; edges one pixel soft."""
+    ax, ay = dx.abs(), dy.abs()
+    square = torch.maximum(ax, ay) - 0.85 * radius
+    cross = torch.minimum(
+        torch.maximum(ax - radius, ay - 0.35 * radius),
+        torch.maximum(ay - radius, ax - 0.35 * radius),
+    )
+    triangle = torch.maximum(dy - 0.8 * radius, (1.8 * ax - dy - radius) / 2.06)
+    diamond = (ax + ay - 1.15 * radius) / 2**0.5
+    distance = torch.hypot(dx, dy) - radius  # SHAPES[0], the circle
+    for index, other in enumerate((square, triangle, cross, diamond), start=1):
+        distance = torch.where(shape == index, other, distance)
+    return (0.5 - distance).clamp(0, 1)
+
+
+def render_scene(scene: Scene, times: Sequence[float], *, noise: bool = True) -> torch.Tensor:
+    """Draw one scene at `times` seconds: uint8 [N, 3, SIZE, SIZE]. Its noise follows its seed."""
+    generator = torch.Generator().manual_seed(scene.seed) if noise else None
+    batch = SceneBatch.of([scene])
+    return batch.render(torch.tensor(times, dtype=torch.float32), generator=generator)[0]
+
+
+def write_video(scene: Scene, path: Path, *, fps: int = 8) -> None:
+    """Encode a scene as H.264 at `fps` frames a second, atomically: no file on failure."""
+    import av
+
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
+            stream.width = stream.height = SIZE
+            stream.pix_fmt = "yuv420p"
+            for first in range(0, int(scene.duration * fps), 64):
+                last = min(first + 64, int(scene.duration * fps))
+                images = render_scene(scene, [i / fps for i in range(first, last)], noise=False)
+                for image in images.permute(0, 2, 3, 1).contiguous().numpy():
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
