@@ -1,0 +1,41 @@
+"""Install a built wheel away from the checkout and ask it a question there.
+
+python scripts/check_wheel.py dist
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main() -> None:
+    """Fail unless the one wheel in the folder works with nothing but its own files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dist", type=Path)
+    (wheel,) = parser.parse_args().dist.resolve().glob("*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder, "site")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
+        subprocess.run([*pip, wheel], check=True)
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        run = [sys.executable, "-P", "-m", "videonsa"]
+        where = subprocess.run(
+            [sys.executable, "-P", "-c", "import videonsa; print(videonsa.__file__)"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+        ).stdout.strip()
+        if not where.startswith(str(site)):
+            raise SystemExit(f"imported {where}: want the wheel's own files under {site}")
+        demo = [*run, "demo", "--out", Path(folder, "demo")]
+        subprocess.run(demo, check=True, cwd=folder, env=environment)
+    print(f"{wheel.name} works outside the checkout")
+
+
+if __name__ == "__main__":
+    main()
