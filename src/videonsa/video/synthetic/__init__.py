@@ -1,11 +1,13 @@
 """Rendered videos whose every fact is known: for the demo, tests, training and evaluation."""
 
+from videonsa.video.synthetic.clips import TOKENS_PER_PATCH, video_inputs
 from videonsa.video.synthetic.questions import KINDS, Question, ask_about
 from videonsa.video.synthetic.render import SceneBatch, render_scene, write_video
 from videonsa.video.synthetic.scene import Scene, Sprite, make_scene, scene_seed
 
 __all__ = [
     "KINDS",
+    "TOKENS_PER_PATCH",
     "Question",
     "Scene",
     "SceneBatch",
@@ -14,5 +16,6 @@ __all__ = [
     "make_scene",
     "render_scene",
     "scene_seed",
+    "video_inputs",
     "write_video",
 ]

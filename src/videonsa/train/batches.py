@@ -1,0 +1,100 @@
+"""Batches of rendered clips with their questions, for the embedded model."""
+
+import random
+from typing import NamedTuple, Self
+
+import torch
+from torch.utils.data import Dataset
+
+from videonsa.train.recipe import EmbeddedRecipe
+from videonsa.video.chat import IGNORED_LABEL, ChatTokenizer, ChatTokens, VisionSlot, chat_tokens
+from videonsa.video.synthetic import (
+    KINDS,
+    TOKENS_PER_PATCH,
+    Scene,
+    SceneBatch,
+    ask_about,
+    make_scene,
+    scene_seed,
+)
+from videonsa.video.synthetic.scene import SAMPLE_PERIOD
+
+
+class ClipBatch(NamedTuple):
+    """Clips as scenes, to be drawn on the training device, and their conversations."""
+
+    scenes: SceneBatch
+    times: torch.Tensor  # [B, N] seconds of each sampled frame
+    input_ids: torch.Tensor  # [B, L]
+    labels: torch.Tensor  # [B, L]
+    attention_mask: torch.Tensor  # [B, L]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return type(self)(*(part.to(device) for part in self))
+
+
+class ClipBatches(Dataset[ClipBatch]):
+    """Batch number i of a recipe: always the same clips and questions."""
+
+    def __init__(
+        self,
+        recipe: EmbeddedRecipe,
+        *,
+        tokenizer: ChatTokenizer,
+        pad_token_id: int,
+        first_step: int = 0,
+    ) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.pad_token_id = pad_token_id
+        self.first_step = first_step
+
+    def __len__(self) -> int:
+        """Steps from `first_step` to the end."""
+        return self.recipe.total_steps - self.first_step
+
+    def __getitem__(self, index: int) -> ClipBatch:
+        """Batch of step `first_step + index`."""
+        step = self.first_step + index
+        if not self.first_step <= step < self.recipe.total_steps:
+            raise IndexError(index)
+        patches = self._temporal_patches(step)
+        rng = random.Random(f"{self.recipe.seed}/{step}")
+        scenes, rows = [], []
+        for i in range(self.recipe.batch_size):
+            seed = scene_seed("train", step * self.recipe.batch_size + i)
+            scenes.append(make_scene(seed, duration=2 * SAMPLE_PERIOD * patches))
+            rows.append(self._conversation(scenes[-1], patches * TOKENS_PER_PATCH, rng))
+        length = max(len(ids) for ids, _ in rows)
+        phase = torch.tensor([rng.uniform(0, SAMPLE_PERIOD) for _ in rows])
+        pad = self.pad_token_id
+        return ClipBatch(
+            scenes=SceneBatch.of(scenes),
+            times=phase[:, None] + SAMPLE_PERIOD * torch.arange(2 * patches),
+            input_ids=torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows]),
+            labels=torch.tensor([y + [IGNORED_LABEL] * (length - len(y)) for _, y in rows]),
+            attention_mask=torch.tensor(
+                [[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows]
+            ),
+        )
+
+    def _temporal_patches(self, step: int) -> int:
+        for stage in self.recipe.stages:
+            if step < stage.steps:
+                return stage.temporal_patches
+            step -= stage.steps
+        raise IndexError(step)
+
+    def _conversation(self, scene: Scene, video_tokens: int, rng: random.Random) -> ChatTokens:
+        kinds = rng.sample(KINDS, len(KINDS))
+        asked = (ask_about(scene, kind, seed=rng.getrandbits(32)) for kind in kinds)
+        turns = [(question.text, question.answer) for question in asked if question is not None]
+        *history, (question, answer) = turns[: self.recipe.questions_per_clip]
+        return chat_tokens(
+            question,
+            answer=answer,
+            history=history,
+            vision=[VisionSlot("video", video_tokens)],
+            tokenizer=self.tokenizer,
+        )

@@ -1,0 +1,186 @@
+"""Train the embedded demonstration model: `python -m videonsa.train.embedded --out DIR`.
+
+The run is short (minutes on one H200). It writes DIR/model (a checkpoint that `videonsa ask
+--model` takes), DIR/log.jsonl and DIR/run.json (recipe, versions, time).
+"""
+
+import argparse
+import json
+import math
+import platform
+import time
+from dataclasses import asdict, fields, replace
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import transformers
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.train.batches import ClipBatch, ClipBatches
+from videonsa.train.recipe import EmbeddedRecipe, Stage
+from videonsa.video.synthetic import video_inputs
+
+EMBEDDED = str(resources.files("videonsa") / "assets" / "embedded")
+
+
+def special_token_ids(tokenizer: Any) -> dict[str, int]:
+    """Ids of the special tokens under the names that the config gives them."""
+    names = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "eos_token_id": "<|im_end|>",
+        "pad_token_id": "<|endoftext|>",
+    }
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+
+
+def learning_rate_factor(step: int, recipe: EmbeddedRecipe) -> float:
+    """Linear warm-up, then cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(recipe.total_steps - recipe.warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (norms and biases) do not."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    free = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def _run_facts(recipe: EmbeddedRecipe, device: torch.device) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "recipe": asdict(recipe),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": gpu or platform.processor() or "cpu",
+    }
+
+
+class Trainer:
+    """One run: model, optimizer and log."""
+
+    def __init__(
+        self, recipe: EmbeddedRecipe, *, tokenizer: Any, out: Path, device: torch.device
+    ) -> None:
+        self.recipe, self.tokenizer, self.out, self.device = recipe, tokenizer, out, device
+        torch.manual_seed(recipe.seed)
+        config = recipe.config(vocab_size=len(tokenizer), token_ids=special_token_ids(tokenizer))
+        self.model = VideoNSAForConditionalGeneration(config).to(device)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            fused=device.type == "cuda",
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, partial(learning_rate_factor, recipe=recipe)
+        )
+        self.noise = torch.Generator(device).manual_seed(recipe.seed)
+
+    def run(self, *, workers: int, minutes: float | None) -> None:
+        """Train to the end of the recipe, or stop early after `minutes` with what is learnt."""
+        batches = ClipBatches(
+            self.recipe,
+            tokenizer=self.tokenizer,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        loader = DataLoader(batches, batch_size=None, num_workers=workers)
+        start = time.monotonic()
+        with (self.out / "log.jsonl").open("w") as log:
+            for step, batch in enumerate(tqdm(loader, desc="training", unit="step")):
+                loss = self._step(batch)
+                if step % 50 == 0 or step + 1 == len(batches):
+                    self._log(log, step, loss, time.monotonic() - start)
+                if minutes is not None and time.monotonic() - start > 60 * minutes:
+                    break
+        facts = _run_facts(self.recipe, self.device)
+        facts |= {"steps": step + 1, "seconds": round(time.monotonic() - start, 1)}
+        (self.out / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+        self.save()
+
+    def _step(self, batch: ClipBatch) -> torch.Tensor:
+        batch = batch.to(self.device)
+        self.model.train()
+        loss = self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            labels=batch.labels,
+            use_cache=False,
+            **video_inputs(batch.scenes.render(batch.times, generator=self.noise)),
+        ).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _log(self, log: TextIO, step: int, loss: torch.Tensor, seconds: float) -> None:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RuntimeError(f"loss is {value} at step {step}: lower the learning rate")
+        log.write(json.dumps({"step": step, "loss": value, "seconds": round(seconds, 1)}) + "\n")
+        log.flush()
+
+    def save(self) -> None:
+        """Write DIR/model in bfloat16, tokenizer included."""
+        model = self.model.to(torch.bfloat16)
+        model.save_pretrained(self.out / "model")
+        self.tokenizer.save_pretrained(self.out / "model")
+
+
+def _stages(text: str) -> tuple[Stage, ...]:
+    pairs = (part.split("x") for part in text.split(","))
+    return tuple(Stage(temporal_patches=int(length), steps=int(steps)) for length, steps in pairs)
+
+
+def _overridden(recipe: EmbeddedRecipe, settings: list[str]) -> EmbeddedRecipe:
+    """Set fields from `name=value`; stages are written as 10x3000,48x2000."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        kinds = {field.name: type(getattr(recipe, field.name)) for field in fields(recipe)}
+        if name not in kinds:
+            raise SystemExit(f"--set {setting}: want one of {', '.join(kinds)}, then = and a value")
+        values[name] = _stages(text) if name == "stages" else kinds[name](text)
+    return replace(recipe, **values)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--tokenizer", default=EMBEDDED, help="folder of the tokenizer")
+    parser.add_argument("--workers", type=int, default=2, help="processes that prepare batches")
+    parser.add_argument("--minutes", type=float, help="stop early, with what is learnt by then")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    trainer = Trainer(
+        _overridden(EmbeddedRecipe(), args.set),
+        tokenizer=AutoTokenizer.from_pretrained(args.tokenizer),
+        out=args.out,
+        device=device,
+    )
+    trainer.run(workers=args.workers, minutes=args.minutes)
+
+
+if __name__ == "__main__":
+    main()
