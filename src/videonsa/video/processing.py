@@ -1,15 +1,19 @@
-"""Frames to the tensors that the model reads: resize and patchify.
+"""Frames and a question to the tensors that the model reads: resize, patchify, prompt.
 
-Numerically the Qwen2-VL video processor of Hugging Face, with torch alone.
+Numerically the Qwen2-VL processors of Hugging Face, with torch alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from videonsa.errors import UsageError
+from videonsa.video.chat import DEFAULT_SYSTEM, ChatTokenizer, VisionSlot, chat_tokens
 
 # The CLIP statistics that Qwen2-VL normalises with, for RGB in 0..1.
 _RGB_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -22,11 +26,69 @@ class PatchedVideo:
     """The patches of one video or image.
 
     `pixels` is float32 [t * h * w, 3 * temporal_patch_size * patch_size**2], the merge_size x
-    merge_size patches of a merged token standing together; `grid` is (t, h, w) in patches.
+    merge_size patches of a merged token standing together; `grid` is (t, h, w) in patches;
+    `num_tokens` counts merged tokens.
     """
 
     pixels: Tensor
     grid: tuple[int, int, int]
+    num_tokens: int
+
+
+class Clip(Protocol):
+    """What a prompt needs of a video: `VideoClip` has it."""
+
+    @property
+    def frames(self) -> Tensor:
+        """Frames at their final size: uint8 [N, 3, H, W], RGB."""
+
+    @property
+    def times(self) -> Sequence[float]:
+        """The true time of each frame, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoPrompt:
+    """What the model reads for one chat; L tokens, P patches of V videos, Q of I images.
+
+    Pixels and grids are None where the chat has no video, or no image.
+    """
+
+    input_ids: Tensor
+    """int64 [1, L]."""
+    attention_mask: Tensor
+    """int64 [1, L], all 1."""
+    pixel_values_videos: Tensor | None
+    """float32 [P, 3 * temporal_patch_size * patch_size**2]."""
+    video_grid_thw: Tensor | None
+    """int64 [V, 3], in patches."""
+    video_times: tuple[tuple[float, ...], ...]
+    """Per video, the seconds of the first frame of each temporal patch."""
+    pixel_values: Tensor | None = None
+    """float32 [Q, 3 * temporal_patch_size * patch_size**2]."""
+    image_grid_thw: Tensor | None = None
+    """int64 [I, 3], in patches."""
+    labels: Tensor | None = None
+    """int64 [1, L] where an answer was given; -100 where the loss does not count."""
+
+    def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None) -> "VideoPrompt":
+        """Move every tensor to a device, and cast the pixels where a dtype is given."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            pixel_values_videos=_move(self.pixel_values_videos, device, dtype),
+            video_grid_thw=_move(self.video_grid_thw, device),
+            pixel_values=_move(self.pixel_values, device, dtype),
+            image_grid_thw=_move(self.image_grid_thw, device),
+            labels=_move(self.labels, device),
+        )
+
+
+def _move(
+    tensor: Tensor | None, device: torch.device | str, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    return None if tensor is None else tensor.to(device=device, dtype=dtype)
 
 
 def _check_frames(frames: Tensor) -> None:
@@ -119,4 +181,83 @@ def patchify(
     mean = patches.new_tensor(_RGB_MEAN, dtype=torch.float32).mul_(_MAX_LEVEL)[:, None]
     std = patches.new_tensor(_RGB_STD, dtype=torch.float32).mul_(_MAX_LEVEL)[:, None]
     pixels = patches.float().sub_(mean).div_(std)
-    return PatchedVideo(pixels=pixels.flatten(1), grid=grid)
+    num_tokens = len(patches) // merge_size**2
+    return PatchedVideo(pixels=pixels.flatten(1), grid=grid, num_tokens=num_tokens)
+
+
+def build_prompt(
+    videos: Sequence[Clip],
+    question: str,
+    *,
+    tokenizer: ChatTokenizer,
+    system: str = DEFAULT_SYSTEM,
+    history: Sequence[tuple[str, str]] = (),
+    answer: str | None = None,
+    images: Sequence[Tensor] = (),
+    patch_size: int = 14,
+    merge_size: int = 2,
+    temporal_patch_size: int = 2,
+) -> VideoPrompt:
+    """Put videos and a question into the Qwen2.5-VL chat format.
+
+    Images, then videos, stand before the text of the first user turn.
+
+    Args:
+        videos: clips whose frames have the size of their plan already.
+        question: what the user asks now; special tokens in it are plain text.
+        tokenizer: a Hugging Face tokenizer with the tokens of the format.
+        system: the system message.
+        history: earlier turns, as pairs of question and answer.
+        answer: given, the prompt is a training sample: it ends with the answer, and has labels.
+        images: each uint8 [3, H, W], RGB, multiples of patch_size * merge_size.
+        patch_size: height and width of a patch, pixels.
+        merge_size: patches that a merged token spans along each side.
+        temporal_patch_size: frames of a patch.
+
+    Raises:
+        UsageError: an empty question, frames of a wrong size, or not one time a frame.
+        ModelError: a tokenizer of another format.
+
+    """
+    cut = partial(
+        patchify,
+        patch_size=patch_size,
+        merge_size=merge_size,
+        temporal_patch_size=temporal_patch_size,
+    )
+    cut_images = [cut(image[None]) for image in images]
+    cut_videos = [cut(video.frames) for video in videos]
+    vision = [VisionSlot("image", item.num_tokens) for item in cut_images]
+    vision += [VisionSlot("video", item.num_tokens) for item in cut_videos]
+    tokens = chat_tokens(
+        question, tokenizer=tokenizer, vision=vision, system=system, history=history, answer=answer
+    )
+    input_ids = torch.tensor([tokens.ids])
+    pixel_values, image_grid_thw = _join(cut_images)
+    pixel_values_videos, video_grid_thw = _join(cut_videos)
+    return VideoPrompt(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        pixel_values_videos=pixel_values_videos,
+        video_grid_thw=video_grid_thw,
+        video_times=tuple(_patch_times(video, temporal_patch_size) for video in videos),
+        pixel_values=pixel_values,
+        image_grid_thw=image_grid_thw,
+        labels=None if answer is None else torch.tensor([tokens.labels]),
+    )
+
+
+def _patch_times(video: Clip, temporal_patch_size: int) -> tuple[float, ...]:
+    if len(video.times) != len(video.frames):
+        raise UsageError(
+            f"video came with {len(video.frames)} frames and {len(video.times)} times; "
+            "wanted one time a frame; give the seconds of every frame"
+        )
+    return tuple(video.times[::temporal_patch_size])
+
+
+def _join(parts: Sequence[PatchedVideo]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    if not parts:
+        return None, None
+    pixels = parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])
+    return pixels, torch.tensor([part.grid for part in parts])

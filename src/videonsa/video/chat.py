@@ -1,0 +1,192 @@
+"""The Qwen2.5-VL chat format, as text and as token ids.
+
+A chat is a list of pieces: special tokens that the format places, and plain text between them.
+Each piece is encoded by itself, and text always as plain text, so no question can open or close
+a turn or stand for a video.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from videonsa.errors import ModelError, UsageError
+
+DEFAULT_SYSTEM = "You are a helpful assistant."
+IGNORED_LABEL = -100
+"""The label of tokens without loss, as torch's cross entropy skips it."""
+
+_IM_START, _IM_END = "<|im_start|>", "<|im_end|>"
+_VISION_START, _VISION_END = "<|vision_start|>", "<|vision_end|>"
+_PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+_SPECIAL_TOKENS = (_IM_START, _IM_END, _VISION_START, _VISION_END, *_PADS.values())
+
+
+class ChatTokenizer(Protocol):
+    """What the format needs of a tokenizer; every fast Hugging Face tokenizer has it."""
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool, verbose: bool
+    ) -> list[int]:
+        """Give the ids of a text; with split_special_tokens, special tokens in it are text."""
+
+    def convert_tokens_to_ids(self, tokens: str) -> int | list[int] | None:
+        """Give the id of a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSlot:
+    """The place of an image or a video in a chat, `num_tokens` merged tokens long."""
+
+    kind: Literal["image", "video"]
+    num_tokens: int
+
+
+class ChatTokens(NamedTuple):
+    """A chat as ids; `labels` equal the ids where the loss counts, IGNORED_LABEL elsewhere."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+class _Piece(NamedTuple):
+    text: str
+    special: bool = False
+    learned: bool = False
+    """Whether the assistant writes it, so that the loss counts."""
+    repeats: int = 1
+
+
+def chat_text(
+    question: str,
+    *,
+    vision: Sequence[VisionSlot] = (),
+    system: str = DEFAULT_SYSTEM,
+    history: Sequence[tuple[str, str]] = (),
+    answer: str | None = None,
+) -> str:
+    """Write a chat as text, to be read by people: only `chat_tokens` keeps text and format apart.
+
+    Args:
+        question: what the user asks now.
+        vision: images and videos; all stand before the text of the first user turn.
+        system: the system message.
+        history: earlier turns, as pairs of question and answer.
+        answer: given, the chat ends with it; otherwise where the assistant is to write.
+
+    Returns:
+        The chat, each image or video as its placeholder tokens.
+
+    Raises:
+        UsageError: an empty question.
+
+    """
+    pieces = _chat(question, vision=vision, system=system, history=history, answer=answer)
+    return "".join(piece.text * piece.repeats for piece in pieces)
+
+
+def chat_tokens(
+    question: str,
+    *,
+    tokenizer: ChatTokenizer,
+    vision: Sequence[VisionSlot] = (),
+    system: str = DEFAULT_SYSTEM,
+    history: Sequence[tuple[str, str]] = (),
+    answer: str | None = None,
+) -> ChatTokens:
+    """Encode a chat (see `chat_text`).
+
+    The loss counts on what the assistant writes: its answers, earlier ones too, each with the
+    <|im_end|> that closes it.
+
+    Raises:
+        UsageError: an empty question, or text that is not valid Unicode.
+        ModelError: a tokenizer without the tokens of the format, or that cannot encode them as
+            plain text.
+
+    """
+    special_ids = {token: _special_id(tokenizer, token) for token in _SPECIAL_TOKENS}
+    ids: list[int] = []
+    labels: list[int] = []
+    for piece in _chat(question, vision=vision, system=system, history=history, answer=answer):
+        if piece.special:
+            encoded = [special_ids[piece.text]] * piece.repeats
+        else:
+            encoded = _encode_plain(piece.text, tokenizer, special_ids)
+        ids += encoded
+        labels += encoded if piece.learned else [IGNORED_LABEL] * len(encoded)
+    return ChatTokens(ids, labels)
+
+
+def _chat(
+    question: str,
+    *,
+    vision: Sequence[VisionSlot],
+    system: str,
+    history: Sequence[tuple[str, str]],
+    answer: str | None,
+) -> Iterator[_Piece]:
+    if not question.strip():
+        raise UsageError("question came empty; wanted a text; ask something about the video")
+    yield from _turn("system", system)
+    for asked, answered in history:
+        yield from _turn("user", asked, vision)
+        yield from _answer_turn(answered)
+        vision = ()
+    yield from _turn("user", question, vision)
+    if answer is None:
+        yield _Piece(_IM_START, special=True)
+        yield _Piece("assistant\n")
+    else:
+        yield from _answer_turn(answer)
+
+
+def _turn(role: str, text: str, vision: Sequence[VisionSlot] = ()) -> Iterator[_Piece]:
+    yield _Piece(_IM_START, special=True)
+    # One piece with the role where no token stands between: a text that starts with a line break
+    # merges with the one before it, as in the published template.
+    head = f"{role}\n"
+    for slot in vision:
+        yield _Piece(head)
+        yield _Piece(_VISION_START, special=True)
+        yield _Piece(_PADS[slot.kind], special=True, repeats=slot.num_tokens)
+        yield _Piece(_VISION_END, special=True)
+        head = ""
+    yield _Piece(head + text)
+    yield _Piece(_IM_END, special=True)
+    yield _Piece("\n")
+
+
+def _answer_turn(answer: str) -> Iterator[_Piece]:
+    yield _Piece(_IM_START, special=True)
+    # Apart from the answer: a model that answers has read exactly this piece.
+    yield _Piece("assistant\n")
+    yield _Piece(answer, learned=True)
+    yield _Piece(_IM_END, special=True, learned=True)
+    yield _Piece("\n")
+
+
+def _special_id(tokenizer: ChatTokenizer, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(token_id, int):
+        raise ModelError(
+            f"tokenizer came without {token}; wanted the tokens of the Qwen2.5-VL chat format; "
+            "use the tokenizer that belongs to the model"
+        )
+    return token_id
+
+
+def _encode_plain(text: str, tokenizer: ChatTokenizer, special_ids: dict[str, int]) -> list[int]:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"text came with the character {text[error.start]!r}; wanted valid Unicode; "
+            "remove or re-encode it"
+        ) from None
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    if not set(ids).isdisjoint(special_ids.values()):
+        raise ModelError(
+            f"{type(tokenizer).__name__} encoded text as special tokens; wanted one that honours "
+            "split_special_tokens; use a fast Hugging Face tokenizer"
+        )
+    return ids
