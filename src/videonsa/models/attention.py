@@ -1,0 +1,184 @@
+"""`HybridAttention`: NSA for the rows of images and videos, dense attention for text rows."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videonsa.errors import ModelError, UsageError
+from videonsa.models._hf import Cache, Qwen2_5_VLAttention
+from videonsa.models.config import VideoNSAConfig
+from videonsa.models.gates import branch_gates, init_gates
+from videonsa.models.recorder import AttentionRecorder
+from videonsa.ops.spec import BRANCHES, NSASpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionStep:
+    """What the attention of every layer needs to know about one forward step.
+
+    T rows are new; they are the last of the S keys.
+    """
+
+    attention: Literal["nsa", "dense"]
+    """"dense" also where the step brings no vision row: the two are then the same."""
+    spec: NSASpec
+    vision_mask: Tensor
+    """bool `[B, S]`: keys of images and videos."""
+    attention_mask: Tensor | None
+    """bool `[B, S]`, False where padded; None where nothing is."""
+    frame_sizes: Tensor
+    """int64 `[F]` on the CPU: merged tokens of each temporal patch or image so far, samples
+    concatenated."""
+    dense_mask: Tensor | None = None
+    """bool `[B, 1, T, S]` for dense attention; None where it is causal or sees every key."""
+    backend: str = "auto"
+    recorder: AttentionRecorder | None = None
+
+
+def dense_mask(
+    key_mask: Tensor | None, num_rows: int, num_keys: int, *, device: torch.device
+) -> Tensor | None:
+    """Which keys each of the last `num_rows` rows sees, for `dense_attention`.
+
+    Args:
+        key_mask: bool `[B, S]`, False where padded, or None.
+        num_rows: T.
+        num_keys: S.
+        device: of the result.
+
+    Returns:
+        bool `[B or 1, 1, T, S]`, or None where "causal" (T = S) or "every key" (T = 1) says it all.
+    """
+    if key_mask is None and num_rows in (1, num_keys):
+        return None
+    causal = torch.ones(num_rows, num_keys, dtype=torch.bool, device=device)
+    causal = causal.tril(num_keys - num_rows)[None, None]
+    return causal if key_mask is None else causal & key_mask[:, None, None, :]
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Causal GQA of the last T rows over all S keys.
+
+    Args:
+        q: `[B, T, HQ, D]`.
+        k: `[B, S, H, D]`.
+        v: `[B, S, H, D]`.
+        mask: from `dense_mask`. A row that sees no key gets 0.
+
+    Returns:
+        `[B, T, HQ, D]`.
+    """
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None and q.shape[1] > 1,
+        enable_gqa=True,
+    )
+    return out.transpose(1, 2)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate `[B, T, H, D]` by the angles of `[B, T, D]` (first half of D paired with second)."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x * cos.unsqueeze(2) + turned * sin.unsqueeze(2)
+
+
+class HybridAttention(Qwen2_5_VLAttention):
+    """Self-attention of one decoder layer (paper section 2.2).
+
+    Qwen2.5-VL's projections, and two more for the gates of the branches where `config.attention`
+    is "nsa".
+    """
+
+    def __init__(self, config: VideoNSAConfig, layer_idx: int) -> None:
+        super().__init__(config.text_config, layer_idx)
+        if self.attention_dropout or self.sliding_window is not None:
+            raise ModelError(
+                f"attention_dropout={self.attention_dropout}, sliding_window="
+                f"{self.sliding_window}: the hybrid attention has neither; set them to 0 and None"
+            )
+        self.gate_init = config.gate_init
+        self.has_gates = config.attention == "nsa"
+        if self.has_gates:
+            self.g_proj_1 = nn.Linear(self.hidden_size, self.hidden_size)
+            self.g_proj_2 = nn.Linear(self.hidden_size, len(BRANCHES) * self.num_heads)
+
+    def init_gates(self) -> None:
+        """Set fresh gates as the config says; parameters that a checkpoint filled stay."""
+        if self.has_gates:
+            init_gates(self.g_proj_1, self.g_proj_2, self.gate_init)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        step: AttentionStep | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """Attend.
+
+        Args:
+            hidden_states: `[B, T, hidden]`.
+            position_embeddings: cos and sin of the new rows, each `[B, T, D]`.
+            past_key_values: the cache, to which the new keys and values are appended.
+            step: what holds for all layers of this step.
+
+        Returns:
+            `[B, T, hidden]`, and None in place of attention weights.
+        """
+        if step is None or position_embeddings is None:
+            raise UsageError(
+                "the attention was called without a step: call the whole model "
+                "(VideoNSAForConditionalGeneration), not its inner parts"
+            )
+        q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, HQ, D]
+        k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
+        v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        q, k = apply_rotary(q, *position_embeddings), apply_rotary(k, *position_embeddings)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
+            k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]
+        if step.attention == "dense":
+            out = dense_attention(q, k, v, step.dense_mask)
+        else:
+            out = self._hybrid(hidden_states, q, k, v, step)
+        if step.recorder is not None:
+            step.recorder.record_text(self.layer_idx, q, k)
+        return self.o_proj(out.flatten(-2)), None
+
+    def _hybrid(
+        self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep
+    ) -> Tensor:
+        gates = branch_gates(
+            hidden_states,
+            self.g_proj_1,
+            self.g_proj_2,
+            num_heads=q.shape[2],
+            temperature=step.spec.gate_temperature,
+        )
+        from videonsa.ops.nsa import hybrid_attention
+
+        result = hybrid_attention(
+            q,
+            k,
+            v,
+            gates,
+            step.vision_mask,
+            spec=step.spec,
+            attention_mask=step.attention_mask,
+            frame_sizes=step.frame_sizes if step.spec.block_size == "frame" else None,
+            return_branches=step.recorder is not None,
+            backend=step.backend,
+        )
+        if isinstance(result, Tensor):
+            return result
+        if step.recorder is not None:
+            step.recorder.record_selection(self.layer_idx, result.selected_blocks, step.spec)
+        return result.output

@@ -1,0 +1,119 @@
+"""The KV cache and what later steps must know about the rows already in it."""
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from videonsa.errors import UsageError
+from videonsa.models._hf import DynamicCache
+from videonsa.models.rows import NewRows
+
+
+class VideoNSACache(DynamicCache):
+    """A growing KV cache that also remembers rows: which are vision, which are padding, where.
+
+    A later turn may bring more vision rows; they attend to the vision keys kept here. The masks
+    are `[B, S]` over the keys so far.
+    """
+
+    vision_mask: Tensor
+    """bool `[B, S]`: keys of images and videos."""
+    attention_mask: Tensor
+    """bool `[B, S]`: False where padded."""
+    next_positions: Tensor
+    """int64 `[B, S]`: the position id that text after each row would get."""
+    frame_sizes: list[list[int]]
+    """For each sample, merged tokens of each temporal patch or image so far."""
+    is_padded: bool
+    """Whether any row is padded: kept, so that a step need not look at the mask."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.vision_mask = torch.empty(0, 0, dtype=torch.bool)
+        self.attention_mask = torch.empty(0, 0, dtype=torch.bool)
+        self.next_positions = torch.empty(0, 0, dtype=torch.int64)
+        self.frame_sizes = []
+        self.is_padded = False
+
+    @property
+    def next_position(self) -> list[int]:
+        """The first free position id of each sample; empty while the cache is."""
+        return self.next_positions[:, -1].tolist() if self.next_positions.numel() else []
+
+    def append_rows(self, rows: NewRows) -> None:
+        """Take note of new rows; their keys are appended by the layers.
+
+        Raises:
+            UsageError: another batch size than that of the cache.
+        """
+        if not self.frame_sizes:
+            self.vision_mask, self.attention_mask = rows.vision_mask, rows.attention_mask
+            self.next_positions = rows.next_positions
+            self.frame_sizes = [[] for _ in rows.frame_sizes]
+        elif len(rows.vision_mask) != len(self.vision_mask):
+            raise UsageError(
+                f"a batch of {len(rows.vision_mask)} with a cache of {len(self.vision_mask)} "
+                "samples: pass the cache of the same batch"
+            )
+        else:
+            self.vision_mask = torch.cat([self.vision_mask, rows.vision_mask], dim=1)
+            self.attention_mask = torch.cat([self.attention_mask, rows.attention_mask], dim=1)
+            self.next_positions = torch.cat([self.next_positions, rows.next_positions], dim=1)
+        for sizes, new in zip(self.frame_sizes, rows.frame_sizes, strict=True):
+            sizes.extend(new)
+        self.is_padded = self.is_padded or rows.is_padded
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last rows; `tokens_to_remove` is negative or counts them."""
+        super().crop(-abs(tokens_to_remove))
+        kept = max(self.vision_mask.shape[1] - abs(tokens_to_remove), 0)
+        self.vision_mask = self.vision_mask[:, :kept]
+        self.attention_mask = self.attention_mask[:, :kept]
+        self.next_positions = self.next_positions[:, :kept]
+        counts = (self.vision_mask & self.attention_mask).sum(1).tolist()
+        self.frame_sizes = [
+            _frames_begun(sizes, count)
+            for sizes, count in zip(self.frame_sizes, counts, strict=True)
+        ]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the samples `beam_idx`, in that order."""
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the samples `indices`, in that order."""
+        super().batch_select_indices(indices)
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample `repeats` times."""
+        super().batch_repeat_interleave(repeats)
+        samples = torch.arange(len(self.frame_sizes), device=self.vision_mask.device)
+        self._select(samples.repeat_interleave(repeats))
+
+    def fork(self) -> Self:
+        """A cache with the same rows that grows on its own; no tensor is copied."""
+        twin = copy.copy(self)
+        # Layers and rows replace their tensors as they grow, so sharing those so far is safe.
+        twin.layers = [copy.copy(layer) for layer in self.layers]
+        twin.frame_sizes = [list(sizes) for sizes in self.frame_sizes]
+        return twin
+
+    def _select(self, samples: Tensor) -> None:
+        samples = samples.to(self.vision_mask.device)
+        self.vision_mask = self.vision_mask[samples]
+        self.attention_mask = self.attention_mask[samples]
+        self.next_positions = self.next_positions[samples]
+        self.frame_sizes = [list(self.frame_sizes[i]) for i in samples.tolist()]
+
+
+def _frames_begun(sizes: list[int], tokens: int) -> list[int]:
+    """The frames whose first token is among the first `tokens`."""
+    begun: list[int] = []
+    while tokens > 0:
+        begun.append(sizes[len(begun)])
+        tokens -= begun[-1]
+    return begun

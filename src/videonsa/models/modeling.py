@@ -1,0 +1,341 @@
+"""`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from videonsa.errors import UsageError
+from videonsa.models._hf import (
+    Cache,
+    CausalLMOutputWithPast,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from videonsa.models.attention import AttentionStep, HybridAttention, dense_mask
+from videonsa.models.cache import VideoNSACache
+from videonsa.models.config import VideoNSAConfig
+from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.rope import Grid, TokenType
+from videonsa.models.rows import NewRows, VisionInputs, describe_rows, vision_inputs
+from videonsa.models.vision import batch_vision_attention, plan_vision
+from videonsa.ops.spec import NSASpec
+
+_VISION_ARGUMENTS = (
+    "pixel_values",
+    "image_grid_thw",
+    "pixel_values_videos",
+    "video_grid_thw",
+    "video_times",
+    "second_per_grid_ts",
+)
+
+
+class AttentionChoice(NamedTuple):
+    """How one call attends."""
+
+    attention: Literal["nsa", "dense"]
+    spec: NSASpec
+    backend: str
+    recorder: AttentionRecorder | None
+
+
+class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL whose image and video rows attend by NSA and whose text rows attend densely.
+
+    Parameters have Qwen2.5-VL's names; `config.attention` "nsa" adds the gates, `g_proj_1` and
+    `g_proj_2` of each layer's `self_attn`. Nothing is kept on the module between calls: what a
+    later step needs is in the `VideoNSACache`.
+
+    Arguments of `forward` (B samples, T new rows, S rows with the cached ones):
+
+    * `input_ids`: int64 `[B, T]`. Always needed: vision rows are found by token id.
+    * `attention_mask`: `[B, T]` or `[B, S]`, 0 where padded.
+    * `position_ids`: int64 `[3, B, T]`, in place of the computed ones.
+    * `past_key_values`: a `VideoNSACache`, which the call extends.
+    * `use_cache`: whether to return one; by default unless training.
+    * `inputs_embeds`: `[B, T, hidden]`, in place of the embedded ids and pixels.
+    * `labels`: int64 `[B, T]`, -100 where there is no loss.
+    * `pixel_values`, `pixel_values_videos`: `[P, 1176]` patches of the images, of the videos, of
+      the new rows; `image_grid_thw`, `video_grid_thw`: `[N, 3]` their sizes in patches.
+    * `video_times`: for each video, the seconds of the first frame of each temporal patch; or
+      `second_per_grid_ts`: `[V]`, the seconds of a temporal patch.
+    * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
+    * `attention`, `nsa_spec`: in place of the config's, for this call. `backend`: of the ops.
+    * `recorder`: an `AttentionRecorder`, for a batch of one.
+    * `mm_token_type_ids`: ignored (the processors of transformers give it).
+
+    Arguments that do not fit together raise a `UsageError`.
+    """
+
+    config: VideoNSAConfig
+
+    def __init__(self, config: VideoNSAConfig) -> None:
+        super().__init__(config)
+        for index, layer in enumerate(self.model.language_model.layers):
+            layer.self_attn = HybridAttention(config, index)
+        batch_vision_attention(self.model.visual, config.vision_config)
+        self.post_init()
+
+    def initialize_weights(self) -> None:
+        """Initialise what neither a checkpoint nor an earlier call has, gates included."""
+        fresh = [
+            module
+            for module in self.modules()
+            if isinstance(module, HybridAttention)
+            and module.has_gates
+            and not getattr(module.g_proj_2, "_is_hf_initialized", False)
+        ]
+        super().initialize_weights()
+        for attention in fresh:
+            attention.init_gates()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        video_times: Sequence[Sequence[float]] | None = None,
+        second_per_grid_ts: Sequence[float] | Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        attention: Literal["nsa", "dense"] | None = None,
+        nsa_spec: NSASpec | None = None,
+        backend: str = "auto",
+        recorder: AttentionRecorder | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Logits of the new rows, and the loss where there are `labels`; see the class."""
+        choice = self._choose(attention, nsa_spec, backend, recorder)
+        cache = self._cache(past_key_values, use_cache)
+        times = (video_times, second_per_grid_ts)
+        vision = vision_inputs(
+            image_grid_thw, video_grid_thw, *times, temporal_ids=choice.spec.temporal_ids
+        )
+        types = self._token_types(input_ids)
+        rows = self._describe(types, attention_mask, position_ids, vision, cache, choice.spec)
+        if inputs_embeds is None:
+            inputs_embeds = self._embed(input_ids, types, pixel_values, pixel_values_videos, vision)
+        outputs = self.model.language_model(
+            inputs_embeds=inputs_embeds,
+            position_ids=rows.position_ids,
+            attention_mask={"full_attention": None},  # the step holds the masks
+            past_key_values=cache,
+            use_cache=cache is not None,
+            output_hidden_states=output_hidden_states,
+            step=self._step(rows, cache, choice),
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        result = CausalLMOutputWithPast(
+            loss=self._loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=cache,
+            hidden_states=outputs.hidden_states,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
+        """Features of the merged tokens of images or videos, `[M, hidden]`.
+
+        Args:
+            pixels: `[P, channels * temporal * patch * patch]` patches, those of a merged token
+                together, images and videos one after the other.
+            grids: (t, h, w) of each, in patches.
+
+        Raises:
+            UsageError: patches and grids that do not match.
+        """
+        wanted = sum(t * h * w for t, h, w in grids)
+        if len(pixels) != wanted:
+            raise UsageError(
+                f"{len(pixels)} patches of pixels but the {len(grids)} grids describe {wanted}: "
+                "pass the pixels and grids of the same images and videos"
+            )
+        config, tower = self.config.vision_config, self.model.visual
+        plan = plan_vision(
+            grids,
+            merge_size=config.spatial_merge_size,
+            window_tokens=config.window_size // config.spatial_merge_size // config.patch_size,
+        )
+        features: Tensor = tower(
+            pixels.to(tower.dtype),
+            grid_thw=torch.tensor(grids, device=pixels.device),
+            **plan.tower_inputs(pixels.device),
+        ).pooler_output
+        return features
+
+    def _choose(
+        self,
+        attention: Literal["nsa", "dense"] | None,
+        nsa_spec: NSASpec | None,
+        backend: str,
+        recorder: AttentionRecorder | None,
+    ) -> AttentionChoice:
+        attention = attention or self.config.attention
+        if attention == "nsa" and self.config.attention != "nsa":
+            raise UsageError(
+                "attention='nsa' on a model without gates: load it with attention='nsa' and "
+                "fresh_gates=True"
+            )
+        return AttentionChoice(attention, nsa_spec or self.config.nsa_spec, backend, recorder)
+
+    def _cache(self, given: Cache | None, use_cache: bool | None) -> VideoNSACache | None:
+        if given is None:
+            wanted = self.config.text_config.use_cache and not self.training
+            return VideoNSACache() if (wanted if use_cache is None else use_cache) else None
+        if not isinstance(given, VideoNSACache):
+            raise UsageError(
+                f"past_key_values is a {type(given).__name__}: want a VideoNSACache, which knows "
+                "the vision rows (videonsa.models.cache)"
+            )
+        return given
+
+    def _token_types(self, input_ids: Tensor | None) -> Tensor:
+        if input_ids is None:
+            raise UsageError("input_ids is missing: vision rows are found by token id, so pass it")
+        types = torch.where(input_ids == self.config.video_token_id, TokenType.VIDEO, 0)
+        return types + torch.where(input_ids == self.config.image_token_id, TokenType.IMAGE, 0)
+
+    def _describe(
+        self,
+        types: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        vision: VisionInputs,
+        cache: VideoNSACache | None,
+        spec: NSASpec,
+    ) -> NewRows:
+        batch, length = types.shape
+        past = 0 if cache is None else cache.get_seq_length()
+        if attention_mask is None:
+            attention_mask = torch.ones_like(types)
+        if attention_mask.shape not in ((batch, length), (batch, past + length)):
+            raise UsageError(
+                f"attention_mask is {list(attention_mask.shape)}: want [{batch}, {length}], or "
+                f"[{batch}, {past + length}] with the cached rows"
+            )
+        if position_ids is not None and position_ids.shape != (3, batch, length):
+            raise UsageError(
+                f"position_ids is {list(position_ids.shape)}: want [3, {batch}, {length}] (t, h, "
+                "w), or none to have them computed"
+            )
+        return describe_rows(
+            types,
+            attention_mask[:, -length:].bool(),
+            vision,
+            start=(cache.next_position if cache is not None else []) or [0] * batch,
+            position_ids=position_ids,
+            tokens_per_second=self.config.vision_config.tokens_per_second,
+            merge_size=self.config.vision_config.spatial_merge_size,
+            temporal_ids=spec.temporal_ids,
+        )
+
+    def _embed(
+        self,
+        input_ids: Tensor,
+        types: Tensor,
+        image_pixels: Tensor | None,
+        video_pixels: Tensor | None,
+        vision: VisionInputs,
+    ) -> Tensor:
+        """Embedded ids, with the features of images and videos at their tokens."""
+        embeds: Tensor = self.get_input_embeddings()(input_ids)
+        for kind, pixels, grids in (
+            (TokenType.IMAGE, image_pixels, vision.image_grids),
+            (TokenType.VIDEO, video_pixels, vision.video_grids),
+        ):
+            if (pixels is None) != (not grids):
+                raise UsageError(
+                    f"{kind.name.lower()}s with {'no' if pixels is None else ''} pixels and "
+                    f"{len(grids)} grids: pass both or neither"
+                )
+            if pixels is not None:
+                features = self.encode_vision(pixels, grids).to(embeds.dtype)
+                embeds = embeds.masked_scatter((types == kind)[..., None], features)
+        return embeds
+
+    def _step(
+        self, rows: NewRows, cache: VideoNSACache | None, choice: AttentionChoice
+    ) -> AttentionStep:
+        """Enter the rows into the cache, and put together what the layers need."""
+        known = cache if cache is not None else VideoNSACache()
+        known.append_rows(rows)
+        num_rows, num_keys = rows.vision_mask.shape[1], known.vision_mask.shape[1]
+        padding = known.attention_mask if known.is_padded else None
+        frame_sizes = torch.tensor(
+            [size for sizes in known.frame_sizes for size in sizes], dtype=torch.int64
+        )
+        if choice.recorder is not None:
+            choice.recorder.begin_step(known.vision_mask, padding, frame_sizes)
+        # Without a vision row the hybrid layer is dense attention: no need for gates and streams.
+        dense = choice.attention == "dense" or not rows.has_vision
+        device = rows.vision_mask.device
+        return AttentionStep(
+            attention="dense" if dense else "nsa",
+            spec=choice.spec,
+            vision_mask=self._vision_mask(rows, known, choice.spec),
+            attention_mask=padding,
+            frame_sizes=frame_sizes,
+            dense_mask=dense_mask(padding, num_rows, num_keys, device=device) if dense else None,
+            backend=choice.backend,
+            recorder=choice.recorder,
+        )
+
+    @staticmethod
+    def _vision_mask(rows: NewRows, cache: VideoNSACache, spec: NSASpec) -> Tensor:
+        """The rows that attend by NSA: by token ids, or as the released code finds them."""
+        if (
+            spec.vision_mask == "token_ids"
+            or cache.vision_mask.shape[1] > rows.vision_mask.shape[1]
+        ):
+            return cache.vision_mask
+        t, h, w = rows.position_ids
+        return ((t != h) | (h != w)) & rows.attention_mask
+
+    def _loss(
+        self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None
+    ) -> Tensor | None:
+        if labels is None:
+            return None
+        vocab_size = self.config.text_config.vocab_size
+        loss: Tensor = self.loss_function(
+            logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items
+        )
+        return loss
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Leave out, after the first step, the images and videos that are in the cache."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
+            for name in _VISION_ARGUMENTS:
+                inputs.pop(name, None)
+        return inputs
+
+    def _prepare_position_ids_for_generation(self, *_: Any, **__: Any) -> None:
+        """None: `forward` computes the positions of the new rows."""
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Give `generate` the cache that knows vision rows."""
+        kind = generation_config.cache_implementation
+        if kind not in (None, "dynamic"):
+            raise UsageError(
+                f"cache_implementation={kind!r}: the hybrid attention has the growing cache only; "
+                "leave it out"
+            )
+        wanted = generation_config.use_cache is not False
+        if wanted and model_kwargs.get("past_key_values") is None:  # an empty cache is falsy
+            model_kwargs["past_key_values"] = VideoNSACache()
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)

@@ -1,0 +1,169 @@
+"""The new rows of a forward step: their kinds, frames and positions, from ids and grids."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonsa.errors import UsageError
+from videonsa.models.rope import Grid, TemporalIds, TokenType, mrope_position_ids
+
+
+class VisionInputs(NamedTuple):
+    """Images and videos of a batch, each kind in order of appearance, samples concatenated."""
+
+    image_grids: list[Grid]
+    video_grids: list[Grid]
+    video_times: list[Sequence[float]]
+    """For each video, the seconds of the first frame of each temporal patch."""
+
+
+class NewRows(NamedTuple):
+    """T new rows of each of B samples."""
+
+    vision_mask: Tensor  # bool [B, T]: image and video tokens
+    attention_mask: Tensor  # bool [B, T]: False where padded
+    position_ids: Tensor  # int64 [3, B, T]
+    next_positions: Tensor  # int64 [B, T]: the id that text after each row would get
+    frame_sizes: list[list[int]]
+    has_vision: bool
+    is_padded: bool
+
+
+def vision_inputs(
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    video_times: Sequence[Sequence[float]] | None,
+    second_per_grid_ts: Sequence[float] | Tensor | None,
+    *,
+    temporal_ids: TemporalIds,
+) -> VisionInputs:
+    """Bring the vision arguments of `forward` into one form.
+
+    Raises:
+        UsageError: videos without their times, or with times given twice.
+    """
+    videos = _grids(video_grid_thw)
+    if video_times is not None and second_per_grid_ts is not None:
+        raise UsageError("video_times and second_per_grid_ts are both given: pass one of them")
+    if video_times is None:
+        if second_per_grid_ts is not None:
+            periods = [float(period) for period in second_per_grid_ts]
+        elif temporal_ids == "fixed":
+            periods = [1.0] * len(videos)
+        elif videos:
+            raise UsageError(
+                f"{len(videos)} videos without times: pass video_times (seconds of the first "
+                "frame of each temporal patch) or second_per_grid_ts"
+            )
+        else:
+            periods = []
+        video_times = [
+            [i * period for i in range(grid[0])]
+            for grid, period in zip(videos, periods, strict=False)
+        ]
+    if len(video_times) != len(videos):
+        raise UsageError(
+            f"times of {len(video_times)} videos but {len(videos)} video grids: want one each"
+        )
+    return VisionInputs(_grids(image_grid_thw), videos, list(video_times))
+
+
+def _grids(grid_thw: Tensor | None) -> list[Grid]:
+    if grid_thw is None:
+        return []
+    return [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
+
+
+def describe_rows(
+    token_types: Tensor,
+    attention_mask: Tensor,
+    vision: VisionInputs,
+    *,
+    start: Sequence[int],
+    position_ids: Tensor | None,
+    tokens_per_second: float,
+    merge_size: int,
+    temporal_ids: TemporalIds,
+) -> NewRows:
+    """Describe new rows.
+
+    Args:
+        token_types: `[B, T]` ints of `TokenType`.
+        attention_mask: bool `[B, T]`.
+        vision: the images and videos of these rows.
+        start: first position id of each sample.
+        position_ids: `[3, B, T]` to use in place of computed ones, or None.
+        tokens_per_second: as in `mrope_position_ids`.
+        merge_size: as in `mrope_position_ids`.
+        temporal_ids: as in `mrope_position_ids`.
+
+    Raises:
+        UsageError: grids or times that do not match the vision tokens.
+    """
+    device = token_types.device
+    types, mask = torch.stack([token_types, attention_mask.long()]).cpu()
+    types, mask = types * mask, mask.bool()
+    first = torch.tensor(start)[:, None]
+    ids = (first + mask.cumsum(1) - 1).expand(3, -1, -1) * mask  # right where all is text
+    images, videos = iter(vision.image_grids), iter(zip(*vision[1:], strict=True))
+    frame_sizes: list[list[int]] = []
+    for i, kept in enumerate(types[row][mask[row]] for row in range(len(types))):
+        grids, times = _take_grids(kept, images, videos, merge_size)
+        frame_sizes.append([h * w // merge_size**2 for t, h, w in grids for _ in range(t)])
+        if grids and position_ids is None:
+            ids[:, i, mask[i]], _ = mrope_position_ids(
+                kept,
+                grids,
+                times,
+                tokens_per_second=tokens_per_second,
+                merge_size=merge_size,
+                temporal_ids=temporal_ids,
+                start=start[i],
+            )
+    unused = len(list(images)) + len(list(videos))
+    if unused:
+        raise UsageError(
+            f"{unused} images or videos have no tokens in the prompt: want a run of vision tokens "
+            "for each grid"
+        )
+    if position_ids is not None:
+        ids = position_ids.cpu()
+    after = ((ids.amax(0) + 1) * mask).cummax(1).values.maximum(first)
+    return NewRows(
+        vision_mask=(types != TokenType.TEXT).to(device),
+        attention_mask=mask.to(device),
+        position_ids=ids.to(device),
+        next_positions=after.to(device),
+        frame_sizes=frame_sizes,
+        has_vision=bool(types.any()),
+        is_padded=not bool(mask.all()),
+    )
+
+
+def _take_grids(
+    token_types: Tensor,
+    images: Iterator[Grid],
+    videos: Iterator[tuple[Grid, Sequence[float]]],
+    merge_size: int,
+) -> tuple[list[Grid], list[Sequence[float]]]:
+    """Grids of one sample's images and videos in order of appearance, and its videos' times."""
+    vision = token_types[token_types != TokenType.TEXT].tolist()
+    grids: list[Grid] = []
+    times: list[Sequence[float]] = []
+    taken = 0
+    while taken < len(vision):
+        if vision[taken] == TokenType.IMAGE:
+            grid = next(images, None)
+        else:
+            grid, seconds = next(videos, (None, ()))
+            times.append(seconds)
+        if grid is None:
+            raise UsageError(
+                f"{len(vision) - taken} vision tokens of the prompt have no grid: pass "
+                "image_grid_thw or video_grid_thw (and the pixels) of every image and video"
+            )
+        grids.append(grid)
+        taken += max(grid[0] * (grid[1] // merge_size) * (grid[2] // merge_size), 1)
+    return grids, times

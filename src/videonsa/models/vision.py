@@ -1,0 +1,159 @@
+"""The vision tower's attention, with segments of equal length batched into one call.
+
+Transformers' tower attends to one window or frame after the other in a Python loop. Here equal
+lengths share one call, and the tower's indices are computed once for a run of equal frames.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videonsa.errors import ModelError
+from videonsa.models._hf import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
+from videonsa.models.rope import Grid
+
+Segments = list[Tensor]
+"""Row numbers `[N, n]` of the segments of each length n; together they hold every row once."""
+
+
+class VisionPlan(NamedTuple):
+    """Indices of one forward of the tower; P patches, in windows order from `window_index` on."""
+
+    position_ids: Tensor  # [P, 2] row and column of each patch
+    window_index: Tensor  # [P / merge^2] merged tokens, windows first to last
+    frame_lengths: Tensor  # patches of each frame
+    window_lengths: Tensor  # patches of each window
+
+    def tower_inputs(self, device: torch.device) -> dict[str, Any]:
+        """The keyword arguments of the tower's forward."""
+        return {
+            "position_ids": self.position_ids.to(device),
+            "window_index": self.window_index.to(device),
+            "cu_seqlens": _cumulative(self.frame_lengths).to(device),
+            "cu_window_seqlens": _cumulative(self.window_lengths).to(device),
+            "frame_segments": equal_segments(self.frame_lengths, device=device),
+            "window_segments": equal_segments(self.window_lengths, device=device),
+        }
+
+
+def plan_vision(grids: Sequence[Grid], *, merge_size: int, window_tokens: int) -> VisionPlan:
+    """Order, positions and segments of the patches of images and videos.
+
+    Args:
+        grids: (t, h, w) of each, in patches.
+        merge_size: patches merged along each side.
+        window_tokens: side of an attention window in merged tokens.
+
+    Raises:
+        ModelError: a grid that merging does not divide.
+    """
+    positions, orders, frames, windows = [], [], [], []
+    first = 0
+    for (height, width), run in groupby(grids, key=lambda grid: grid[1:]):
+        if height % merge_size or width % merge_size or min(height, width) < 1:
+            raise ModelError(
+                f"a grid of {height} x {width} patches: want multiples of {merge_size}, at least "
+                "one; resize the frames to multiples of patch_size * merge_size"
+            )
+        count = sum(grid[0] for grid in run)
+        order, lengths = _window_order(height // merge_size, width // merge_size, window_tokens)
+        starts = first + len(order) * torch.arange(count)
+        orders.append((starts[:, None] + order).flatten())
+        windows.append((lengths * merge_size**2).repeat(count))
+        frames.append(torch.full((count,), height * width))
+        positions.append(_patch_positions(height, width, merge_size).repeat(count, 1))
+        first += len(order) * count
+    return VisionPlan(*map(torch.cat, (positions, orders, frames, windows)))
+
+
+def _window_order(height: int, width: int, side: int) -> tuple[Tensor, Tensor]:
+    """Merged tokens of a frame window by window, and the tokens of each window."""
+    rows, columns = torch.arange(height) // side, torch.arange(width) // side
+    window = (rows[:, None] * (int(columns[-1]) + 1) + columns).flatten()
+    return window.argsort(stable=True), window.bincount()
+
+
+def _patch_positions(height: int, width: int, merge_size: int) -> Tensor:
+    """Row and column `[h * w, 2]` of a frame's patches, those of a merged token together."""
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
+    )
+    blocks = grid.unflatten(1, (-1, merge_size)).unflatten(0, (-1, merge_size))
+    return blocks.transpose(1, 2).reshape(-1, 2)
+
+
+def _cumulative(lengths: Tensor) -> Tensor:
+    return F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def equal_segments(lengths: Tensor, *, device: torch.device) -> Segments:
+    """Group consecutive segments by length.
+
+    Args:
+        lengths: rows of each segment, on the CPU; together they cover all rows.
+        device: of the result.
+    """
+    ends = lengths.cumsum(0)
+    return [
+        ((ends[lengths == n] - n)[:, None] + torch.arange(n)).to(device)
+        for n in lengths.unique().tolist()
+    ]
+
+
+class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
+    """Attention within windows, or within frames, of the rows of many images and videos."""
+
+    def __init__(self, config: Any, *, windowed: bool) -> None:
+        super().__init__(config)
+        self.windowed = windowed
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cu_seqlens: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        frame_segments: Segments | None = None,
+        window_segments: Segments | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Attend, rows `[P, hidden]` in and out.
+
+        `cu_seqlens` (int32 `[N + 1]`, the borders of the segments) is read only where the segments
+        are not given, which costs a device synchronisation.
+        """
+        segments = window_segments if self.windowed else frame_segments
+        if segments is None:
+            segments = equal_segments(cu_seqlens.diff().cpu(), device=hidden_states.device)
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))  # [P, 3, H, D]
+        q, k, v = qkv.unbind(1)
+        if position_embeddings is not None:
+            q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+        if len(segments) == 1:  # rows are in order already
+            out = _attend(*(x.unflatten(0, segments[0].shape) for x in (q, k, v))).flatten(0, 1)
+        else:
+            out = torch.empty_like(q)
+            for rows in segments:
+                out[rows] = _attend(q[rows], k[rows], v[rows])
+        return self.proj(out.flatten(1))  # type: ignore[no-any-return]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Full attention of each of N segments, `[N, n, H, D]` in and out."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+def batch_vision_attention(tower: nn.Module, config: Any) -> None:
+    """Give every block of a Qwen2.5-VL vision tower `BatchedVisionAttention`, not yet initialised.
+
+    Args:
+        tower: the tower, with `blocks`.
+        config: its vision config.
+    """
+    for index, block in enumerate(tower.blocks):  # type: ignore[arg-type]
+        windowed = index not in config.fullatt_block_indexes
+        block.attn = BatchedVisionAttention(config, windowed=windowed)
