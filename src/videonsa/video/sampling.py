@@ -169,6 +169,7 @@ def smart_resize(
 
     Raises:
         UsageError: a side below 1, or one side more than 200 times the other.
+
     """
     if min(height, width) < 1:
         raise UsageError(f"frame of {width}x{height}: want at least 1x1 pixel")
@@ -197,6 +198,7 @@ def plan_sampling(info: VideoInfo, spec: SamplingSpec) -> SamplingPlan:
     Raises:
         UsageError: timestamps outside the video, or a frame shape that cannot be resized.
         BudgetError: `max_tokens` below one temporal patch at the smallest size.
+
     """
     times = _target_times(info, spec)
     height, width, most_frames = _fit_budget(info, spec, num_frames=len(times))

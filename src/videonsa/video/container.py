@@ -1,0 +1,328 @@
+"""One video file through PyAV: what it states, and its frames in order of display."""
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from videonsa.errors import VideoError
+from videonsa.video.sampling import VideoInfo
+
+TIME_TOLERANCE = 1e-3
+"""Seconds. Matroska and FLV round times to milliseconds: a frame that begins this much after a
+target still counts as on screen at it."""
+END_SLACK = 1.0
+"""Seconds past the stated end from which on a frame's time is taken for damage."""
+SEEK_GAIN = 2.0
+"""Seek when the next target is more keyframe intervals away than this. A seek decodes half an
+interval on average and throws away what the decoder had in flight."""
+_OPTIONS = {"protocol_whitelist": "file"}
+"""A playlist named like a video must not make us open network addresses."""
+_TEXT_FORMATS = {"tty"}
+"""Demuxers that show any text as a film."""
+
+
+class Orientation(NamedTuple):
+    """How the stored picture becomes the displayed one: transpose, then flip."""
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> "Orientation":
+        """Read the display matrix, rounded to quarter turns; without one, nothing changes."""
+        data = frame.side_data.get("DISPLAYMATRIX")
+        if not isinstance(data, SideData):
+            return cls()
+        # x' = a x + c y, y' = b x + d y
+        a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+        transpose = abs(b) > abs(a)
+        across, down = (c, b) if transpose else (a, d)
+        return cls(transpose, flip_x=across < 0, flip_y=down < 0)
+
+    @property
+    def rotation(self) -> int:
+        """Degrees clockwise; of a mirrored picture, what is left after mirroring it."""
+        if self.transpose:
+            return 90 if self.flip_x else 270
+        return 180 if self.flip_y else 0
+
+    def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn a picture [H, W, 3]; a view, nothing is copied."""
+        if self.transpose:
+            picture = picture.swapaxes(0, 1)
+        return picture[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+
+
+class SourceFrame(NamedTuple):
+    """One frame of a source; its pixels are made when `rgb` is called, and only then."""
+
+    time: float
+    """Seconds since the beginning of the video."""
+    end: float
+    """Seconds at which, as the source states it, the frame leaves the screen."""
+    after_error: bool
+    """Something between the frame before and this one did not decode."""
+    damaged: bool
+    """The decoder says that parts of the picture are wrong."""
+    rgb: Callable[[], NDArray[np.uint8]]
+    """The picture as displayed, [H, W, 3]. VideoError if it cannot be made."""
+
+
+class VideoFile:
+    """A video file: its `info`, and its frames."""
+
+    def __init__(self, path: Path) -> None:
+        self.num_errors = 0
+        """Packets that `frames` could not read or decode so far."""
+        self._path = path
+        with _open_video(path) as (container, stream):
+            first = next(self._decode(container, stream), None)
+            if first is None:
+                raise VideoError(
+                    f"{path}: no picture of its {stream.codec_context.name} stream decodes: "
+                    "want an undamaged video; copy or download it again"
+                )
+            self._origin = stream.start_time if stream.start_time is not None else first.pts or 0
+            self.info = _describe(path, container, stream, first)
+
+    def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]:
+        """Frames by rising time, without long stretches that hold none of `targets` (ascending).
+
+        Leaving frames out never changes which one is on screen at a target: a seek that lands
+        elsewhere than between the last frame and the target is taken back.
+        """
+        self.num_errors = 0
+        with _open_video(self._path) as (container, stream):
+            stream.thread_type = "AUTO"
+            seeks = _Seeks(targets)
+            last, num_errors = -1.0, 0
+            while True:
+                for frame in self._decode(container, stream):
+                    time = self._time(frame, last)
+                    if not seeks.landed(time, last=last):
+                        break
+                    if not last < time <= self.info.duration + END_SLACK:
+                        continue
+                    damaged = self.num_errors > num_errors
+                    yield self._source_frame(frame, time, after_error=damaged)
+                    last, num_errors = time, self.num_errors
+                    if seeks.aim_from(time, keyframe=frame.key_frame, timed=frame.pts is not None):
+                        break
+                else:
+                    if seeks.landed(None, last=last):
+                        return
+                self._seek(container, stream, seeks.aim)
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        """Every frame that decodes; `num_errors` counts what does not."""
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet: Packet[VideoStream] = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError):
+                self.num_errors += 1
+                return
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, OSError):
+                self.num_errors += 1
+                continue
+            yield from frames
+
+    def _time(self, frame: VideoFrame, last: float) -> float:
+        if frame.pts is None or frame.time_base is None:
+            return last + 1 / self.info.fps if last >= 0 and self.info.fps > 0 else 0.0
+        return float((frame.pts - self._origin) * frame.time_base)
+
+    def _source_frame(self, frame: VideoFrame, time: float, *, after_error: bool) -> SourceFrame:
+        stated = float(frame.duration * frame.time_base) if frame.time_base else 0.0
+        period = 1 / self.info.fps if self.info.fps > 0 else 0.0
+        return SourceFrame(
+            time=time,
+            end=time + max(stated, period),
+            after_error=after_error,
+            damaged=frame.is_corrupt,
+            rgb=partial(_to_rgb, frame, self._path),
+        )
+
+    def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
+        time_base = stream.time_base or Fraction(1, av.time_base)
+        try:
+            container.seek(self._origin + int(time / time_base), stream=stream)
+        except (av.FFmpegError, OSError):
+            # Decoding goes on where it was, which `landed` then judges.
+            self.num_errors += 1
+
+
+@dataclass
+class _Seeks:
+    """When to seek, and whether a seek did what it was for."""
+
+    targets: Sequence[float]
+    aim: float = 0.0
+    """Seconds to seek to."""
+    _pending: bool = False
+    _allowed: bool = True
+    _keyframe: float | None = None
+    _interval: float | None = None
+    """Longest stretch between two keyframes so far, in seconds."""
+
+    def aim_from(self, time: float, *, keyframe: bool, timed: bool) -> bool:
+        """Whether to seek from the frame at `time`, then to `aim`."""
+        if keyframe:
+            if self._keyframe is not None:
+                self._interval = max(self._interval or 0.0, time - self._keyframe)
+            self._keyframe = time
+        upcoming = bisect.bisect_right(self.targets, time + TIME_TOLERANCE)
+        if not self._allowed or not timed or self._interval is None:
+            return False
+        if upcoming == len(self.targets):
+            return False
+        self.aim = self.targets[upcoming]
+        self._pending = self.aim - time > SEEK_GAIN * self._interval
+        if self._pending:
+            self._keyframe = None
+        return self._pending
+
+    def landed(self, time: float | None, *, last: float) -> bool:
+        """Whether decoding may go on at `time` (None: at the end). If not, `aim` is the start."""
+        if not self._pending:
+            return True
+        self._pending = False
+        missed = time is None or time > self.aim + TIME_TOLERANCE
+        # A seek that led backwards gained nothing, and so would the next.
+        self._allowed = time is not None and last < time and not missed
+        if missed:
+            self.aim = 0.0
+        return not missed
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    try:
+        container = av.open(
+            f"file:{path}", "r", container_options=_OPTIONS, metadata_errors="replace"
+        )
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(_why_not_open(path, error)) from error
+    with container:
+        if container.format.name in _TEXT_FORMATS:
+            raise VideoError(f"{path}: a text file: want a video, a folder of images or an image")
+        streams = [
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic
+        ]
+        if not streams:
+            held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
+            raise VideoError(
+                f"{path}: no video stream (it holds {', '.join(held)}): "
+                "want a file with moving pictures"
+            )
+        if streams[0].codec_context is None:
+            raise VideoError(
+                f"{path}: its video codec is unknown to PyAV {av.__version__}: "
+                "convert it, for example to h264 in mp4"
+            )
+        yield container, streams[0]
+
+
+def _why_not_open(path: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[4:] == b"ftyp":
+        return (
+            f"{path}: an mp4 without a usable index ({reason}): want a whole file; it was probably "
+            "cut off, so copy or download it again"
+        )
+    return (
+        f"{path}: not a video that can be opened ({reason}): "
+        "want mp4, mkv, webm, avi, mov, gif, a folder of images or an image"
+    )
+
+
+def _describe(
+    path: Path, container: InputContainer, stream: VideoStream, first: VideoFrame
+) -> VideoInfo:
+    num_frames = stream.frames or None
+    duration = _stated_duration(container, stream)
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    if duration <= 0:
+        duration, num_frames = _scan(path, rate)
+    if num_frames and duration > 0:
+        rate = num_frames / duration
+    orientation = Orientation.of(first)
+    size = (first.width, first.height)
+    width, height = size[::-1] if orientation.transpose else size
+    return VideoInfo(
+        path=str(path),
+        duration=duration,
+        num_frames=num_frames or max(1, round(duration * rate)),
+        fps=rate,
+        width=width,
+        height=height,
+        rotation=orientation.rotation,
+        codec=stream.codec_context.name,
+        container=container.format.name,
+        has_audio=bool(container.streams.audio),
+    )
+
+
+def _stated_duration(container: InputContainer, stream: VideoStream) -> float:
+    """Seconds of the video stream, else of the container; 0 where the file does not say."""
+    if stream.duration and stream.time_base:
+        return max(0.0, float(stream.duration * stream.time_base))
+    # Matroska states the container's duration, audio included, and the stream's own as a tag.
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return max(0.0, (container.duration or 0) / av.time_base)
+
+
+def _scan(path: Path, rate: float) -> tuple[float, int | None]:
+    """Seconds and frames, by reading (not decoding) the whole file: live recordings state none."""
+    count, begin, end = 0, None, 0.0
+    with _open_video(path) as (container, stream):
+        try:
+            for packet in container.demux(stream):
+                count += packet.size > 0
+                if packet.pts is not None:
+                    time = float(packet.pts * packet.time_base)
+                    begin = time if begin is None else min(begin, time)
+                    end = max(end, time + float((packet.duration or 0) * packet.time_base))
+        except (av.FFmpegError, OSError):
+            pass  # What could be read counts.
+    if begin is not None and end > begin:
+        return end - begin, count
+    return (count / rate if rate > 0 and count > 1 else 0.0), count
+
+
+def _to_rgb(frame: VideoFrame, path: Path) -> NDArray[np.uint8]:
+    try:
+        picture = frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(
+            f"{path}: a picture of {frame.width}x{frame.height} {frame.format.name} does not "
+            f"convert to RGB ({error}): convert the video, for example to h264 in mp4"
+        ) from error
+    return Orientation.of(frame).apply(picture.astype(np.uint8, copy=False))

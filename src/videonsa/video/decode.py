@@ -1,0 +1,226 @@
+"""A video file, an image or a folder of images to sampled frames at their final size.
+
+Frames are decoded one after the other; each wanted one is downscaled at once, so that a clip is
+never held at the size of its source.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from videonsa.errors import VideoError
+from videonsa.video.container import TIME_TOLERANCE, SourceFrame, VideoFile
+from videonsa.video.images import IMAGE_SUFFIXES, ImageFrames
+from videonsa.video.processing import resize_frames
+from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
+
+HOLD_SLACK = 0.5
+"""Seconds that a frame may stand in for its successor beyond its stated end without a warning."""
+PROGRESS_DELAY = 1.0
+"""Seconds before the progress bar shows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class VideoClip:
+    """Sampled frames, and where they come from."""
+
+    frames: Tensor
+    """uint8 [N, 3, H, W], RGB."""
+    times: tuple[float, ...]
+    """Seconds since the beginning of the video, one a frame, ascending. A frame's own time; where
+    it is still on screen at a further target and taken again, that target."""
+    info: VideoInfo
+    plan: SamplingPlan
+    """The frames that were taken; fewer than planned if some could not be decoded."""
+    warnings: tuple[str, ...] = ()
+    """What was lost or damaged, one line each."""
+
+    @property
+    def sampled_fps(self) -> float:
+        """Frames per second that the plan asked for."""
+        return self.plan.sampled_fps
+
+
+class Pick(NamedTuple):
+    """The frame on screen at one target."""
+
+    target: int
+    """Its index."""
+    time: float
+    """Seconds: of the frame, and of the target where the frame is taken again."""
+    frame: SourceFrame
+    stale: bool
+    """The frame should have left the screen long before, and no other came."""
+
+
+class _Source(Protocol):
+    num_errors: int
+
+    @property
+    def info(self) -> VideoInfo: ...
+
+    def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]: ...
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """What a video, an image or a folder of images holds; decodes at most one frame.
+
+    Raises:
+        VideoError: nothing there that can be read.
+
+    """
+    return _open_source(path).info
+
+
+def read_video(
+    path: str | Path, *, sampling: SamplingSpec | None = None, progress: bool | None = None
+) -> VideoClip:
+    """Sample the frames of a video at their final size.
+
+    The frame taken for a target time is the one on screen then: the last that begins at or before
+    it. What does not decode is left out, and `warnings` says so.
+
+    Args:
+        path: a video file, an image or a folder of images (taken as 2 frames per second).
+        sampling: which frames and what size; None is `SamplingSpec()`.
+        progress: a bar on stderr once the work takes over a second; None is on a terminal only.
+
+    Raises:
+        VideoError: nothing there that can be read.
+        UsageError: timestamps outside the video, or a frame shape that cannot be resized.
+        BudgetError: `max_tokens` below one temporal patch.
+
+    """
+    source = _open_source(path)
+    plan = plan_sampling(source.info, sampling or SamplingSpec())
+    frames = torch.empty((plan.num_frames, 3, plan.height, plan.width), dtype=torch.uint8)
+    taken: list[Pick] = []
+    with _progress_bar(plan.num_frames, progress) as bar:
+        for pick in pick_frames(source.frames(plan.times), plan.times):
+            bar.update(pick.target + 1 - bar.n)
+            if taken and taken[-1].frame is pick.frame:
+                frames[len(taken)] = frames[len(taken) - 1]
+            else:
+                try:
+                    picture = pick.frame.rgb()
+                except VideoError:
+                    source.num_errors += 1
+                    continue
+                frames[len(taken)] = _resized(picture, plan)
+            taken.append(pick)
+    if not taken:
+        raise VideoError(
+            f"{path}: none of the {plan.num_frames} sampled frames decodes "
+            f"({source.num_errors} errors): want an undamaged video; copy or download it again"
+        )
+    return VideoClip(
+        frames=frames[: len(taken)],
+        times=tuple(pick.time for pick in taken),
+        info=source.info,
+        plan=plan.with_times(tuple(plan.times[pick.target] for pick in taken)),
+        warnings=tuple(_warnings(taken, plan, source)),
+    )
+
+
+def pick_frames(frames: Iterator[SourceFrame], targets: Sequence[float]) -> Iterator[Pick]:
+    """For each target, ascending, the last frame that begins at or before it (1 ms after counts).
+
+    A target without a frame is left out: before the first frame, after the end, or where frames
+    did not decode and the one before had left the screen by then (half a second is forgiven).
+    """
+    target = 0
+    for frame, begin, end in _on_screen(frames):
+        while target < len(targets) and targets[target] < begin:
+            target += 1
+        time = frame.time
+        while target < len(targets) and targets[target] < end:
+            stale = targets[target] > frame.end + HOLD_SLACK
+            yield Pick(target, max(time, frame.time), frame, stale)
+            target += 1
+            time = targets[target] if target < len(targets) else time
+        if target == len(targets):
+            return
+
+
+def _on_screen(frames: Iterator[SourceFrame]) -> Iterator[tuple[SourceFrame, float, float]]:
+    """Each frame with the seconds from and before which it is the one to take."""
+    held: SourceFrame | None = None
+    begin = 0.0
+    for frame in frames:
+        end = frame.time - TIME_TOLERANCE
+        if held is None:
+            begin = frame.time - HOLD_SLACK
+        else:
+            yield held, begin, min(end, held.end + HOLD_SLACK) if frame.after_error else end
+            begin = end
+        held = frame
+    if held is not None:
+        yield held, begin, held.end + HOLD_SLACK
+
+
+def _open_source(path: str | Path) -> _Source:
+    path = Path(path)
+    if not path.exists():
+        raise VideoError(f"{path}: no such file: want a video, a folder of images or an image")
+    if not path.is_dir() and not path.is_file():
+        raise VideoError(
+            f"{path}: not a regular file: want a video, a folder of images or an image"
+        )
+    try:
+        if path.is_dir():
+            return ImageFrames(path)
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise VideoError(f"{path}: an empty file: want a video; copy or download it again")
+    except OSError as error:
+        reason = (error.strerror or "not possible").lower()
+        raise VideoError(
+            f"{path}: cannot be read ({reason}): name one that you may read"
+        ) from error
+    return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
+
+
+def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> Tensor:
+    """[H, W, 3] to [3, height, width]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    return resize_frames(pixels[None], height=plan.height, width=plan.width)[0]
+
+
+def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[None]":
+    shown = sys.stderr.isatty() if progress is None else progress
+    return tqdm(
+        total=num_frames,
+        desc="decoding",
+        unit="frame",
+        file=sys.stderr,
+        delay=PROGRESS_DELAY,
+        disable=not shown,
+        leave=False,
+    )
+
+
+def _warnings(taken: Sequence[Pick], plan: SamplingPlan, source: _Source) -> Iterator[str]:
+    lost = sorted(set(range(plan.num_frames)) - {pick.target for pick in taken})
+    if lost:
+        yield (
+            f"{len(lost)} of {plan.num_frames} frames lost between {plan.times[lost[0]]:.2f} s and "
+            f"{plan.times[lost[-1]]:.2f} s: the file is damaged or ends early "
+            f"({source.num_errors} decoding errors)"
+        )
+    stale = [pick for pick in taken if pick.stale]
+    if stale:
+        yield (
+            f"{len(stale)} of {plan.num_frames} frames repeat the one before, between "
+            f"{stale[0].time:.2f} s and {stale[-1].time:.2f} s: the file holds no other there"
+        )
+    damaged = sum(pick.frame.damaged for pick in taken)
+    if damaged:
+        yield f"{damaged} of {plan.num_frames} frames are damaged, and used as they decode"

@@ -1,0 +1,106 @@
+"""One image, or a folder of images taken as frames, through Pillow."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from videonsa.errors import VideoError
+from videonsa.video.container import SourceFrame
+from videonsa.video.sampling import VideoInfo
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+FOLDER_FPS = 2.0
+"""Frames per second that a folder of images stands for: Qwen2-VL's rate for lists of frames."""
+_WHITE = (255, 255, 255, 255)
+
+
+class ImageFrames:
+    """An image (duration 0), or the images of a folder by name, `img2` before `img10`.
+
+    Images of other sizes than the first are resized to the first's shape.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.num_errors = 0
+        self._paths = _images_in(path) if path.is_dir() else [path]
+        width, height, codec = _header(self._paths[0])
+        is_folder = path.is_dir()
+        self.info = VideoInfo(
+            path=str(path),
+            duration=len(self._paths) / FOLDER_FPS if is_folder else 0.0,
+            num_frames=len(self._paths),
+            fps=FOLDER_FPS if is_folder else 0.0,
+            width=width,
+            height=height,
+            codec=codec,
+            container="folder" if is_folder else "image",
+        )
+
+    def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]:
+        """One frame an image; an image is read when its pixels are asked for."""
+        for index, path in enumerate(self._paths):
+            time = index / FOLDER_FPS
+            yield SourceFrame(
+                time=time,
+                end=time + 1 / FOLDER_FPS,
+                after_error=False,
+                damaged=False,
+                rgb=partial(_read_rgb, path),
+            )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    paths = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not paths:
+        raise VideoError(
+            f"{folder}: a folder without images: want frames as "
+            f"{', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))}"
+        )
+    return sorted(paths, key=_natural_key)
+
+
+def _natural_key(path: Path) -> list[tuple[bool, int, str]]:
+    """Digits compare as numbers; the name itself breaks ties such as img1 and img01."""
+    parts = re.split(r"([0-9]+)", path.name)
+    key = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    return [(digits, number, "" if digits else part) for digits, number, part in key] + [
+        (False, 0, path.name)
+    ]
+
+
+def _header(path: Path) -> tuple[int, int, str]:
+    """Width and height as displayed, and the format, without decoding the pixels."""
+    try:
+        with Image.open(path) as image:
+            swapped = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation with a transpose
+            width, height = image.size[::-1] if swapped else image.size
+            return width, height, (image.format or "").lower()
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise VideoError(_why_not_read(path, error)) from error
+
+
+def _read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The picture [H, W, 3], turned as EXIF says; what is transparent becomes white."""
+    try:
+        with Image.open(path) as image:
+            picture = ImageOps.exif_transpose(image)
+            if picture.has_transparency_data:
+                opaque = Image.new("RGBA", picture.size, _WHITE)
+                picture = Image.alpha_composite(opaque, picture.convert("RGBA"))
+            return np.array(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise VideoError(_why_not_read(path, error)) from error
+
+
+def _why_not_read(path: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"{path}: not an image that can be read ({reason}): want a whole image; save it again"
