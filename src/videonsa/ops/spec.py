@@ -9,6 +9,34 @@ BRANCHES = ("compressed", "selected", "window")
 MAX_BLOCK_SIZE = 128
 """Tokens; a longer frame is cut into parts of at most this size."""
 
+_LEAST = {
+    "num_selected_blocks": 1,
+    "window_size": 1,
+    "num_init_blocks": 0,
+    "num_local_blocks": 0,
+}
+_CHOICES = {
+    "selection_scope": ("token", "block"),
+    "compressed_mask": ("past_complete", "current_and_later", "past_and_current"),
+    "head_map": ("group", "padded"),
+    "importance": ("probability", "misread_lse"),
+    "force_current_block": (True, False),
+    "tie_order": ("index", "bitonic"),
+    "stream": ("vision", "sequence"),
+    "pool_partial_block": (True, False),
+    "vision_mask": ("token_ids", "position_ids"),
+    "temporal_ids": ("exact", "truncated", "fixed"),
+}
+_BUNDLE = {
+    "head_map": ("group", "padded"),
+    "importance": ("probability", "misread_lse"),
+    "force_current_block": (True, False),
+    "tie_order": ("index", "bitonic"),
+    "stream": ("vision", "sequence"),
+    "pool_partial_block": (False, True),
+}
+"""Field: its value in the paper, its value in the published code."""
+
 
 class NSAResult(NamedTuple):
     """Output of NSA with its branches. LSE is natural-log, float32, -inf for a row without keys."""
@@ -28,8 +56,9 @@ class NSASpec:
     """What Native Sparse Attention computes (paper sections 2.1 to 2.3).
 
     `NSASpec()` is the paper. `NSASpec.released()` is what the published code computes; the fields
-    from `compressed_mask` on tell the two apart, and only these two combinations are implemented
-    (`compressed_mask` and `temporal_ids` are free in the second).
+    from `compressed_mask` on tell the two apart. Only these two combinations are implemented:
+    another is a ValueError. `compressed_mask` is free in the second; `vision_mask` and
+    `temporal_ids` say how the inputs are made and are free in both.
     """
 
     block_size: int | Literal["frame"] = 64
@@ -63,17 +92,18 @@ class NSASpec:
 
     def __post_init__(self) -> None:
         """Refuse values outside the domain, each with what came and what was wanted."""
+        object.__setattr__(self, "branches", tuple(self.branches))
+        self._check_sizes()
+        self._check_choices()
+        self._check_combination()
+
+    def _check_sizes(self) -> None:
         size = self.block_size
-        if size != "frame" and not (isinstance(size, int) and size >= 1):
+        if size != "frame" and (type(size) is not int or size < 1):
             raise ValueError(f"block_size={size!r}: want a positive int or 'frame'")
-        for name, least in (
-            ("num_selected_blocks", 1),
-            ("window_size", 1),
-            ("num_init_blocks", 0),
-            ("num_local_blocks", 0),
-        ):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if type(value) is not int or value < least:
                 raise ValueError(f"{name}={value!r}: want an int of at least {least}")
         forced = self.num_init_blocks + self.num_local_blocks + 1
         if self.force_current_block and forced > self.num_selected_blocks:
@@ -81,14 +111,39 @@ class NSASpec:
                 f"num_init_blocks + num_local_blocks + 1 = {forced} forced blocks exceed "
                 f"num_selected_blocks={self.num_selected_blocks}: raise it or force fewer"
             )
-        unknown = sorted(set(self.branches) - set(BRANCHES))
-        if unknown:
-            raise ValueError(f"branches has {unknown}: want a subset of {BRANCHES}")
         if not self.gate_temperature > 0:
             raise ValueError(f"gate_temperature={self.gate_temperature!r}: want more than 0")
-        if self.head_map == "padded" and (size != 64 or self.num_selected_blocks > 32):
+
+    def _check_choices(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name}={value!r}: want one of {', '.join(map(repr, choices))}")
+        unknown = sorted(set(self.branches) - set(BRANCHES))
+        if unknown or len(set(self.branches)) < len(self.branches):
+            raise ValueError(f"branches={self.branches}: want a subset of {BRANCHES}")
+
+    def _check_combination(self) -> None:
+        """Only the paper's options together, or the published code's together."""
+        paper, released = (
+            {name for name, values in _BUNDLE.items() if getattr(self, name) == values[side]}
+            for side in (0, 1)
+        )
+        if paper == set(_BUNDLE):
+            if self.compressed_mask != "past_complete":
+                raise ValueError(
+                    f"compressed_mask={self.compressed_mask!r} with the paper's other options: "
+                    "want 'past_complete', or start from NSASpec.released()"
+                )
+        elif released != set(_BUNDLE):
             raise ValueError(
-                f"block_size={size!r}, num_selected_blocks={self.num_selected_blocks}: "
+                f"{', '.join(sorted(released))} of the published code with the paper's "
+                f"{', '.join(sorted(paper))}: only NSASpec.paper() and NSASpec.released() are "
+                "implemented, each as a whole"
+            )
+        elif self.block_size != 64 or self.num_selected_blocks > 32:
+            raise ValueError(
+                f"block_size={self.block_size!r}, num_selected_blocks={self.num_selected_blocks}: "
                 "the released preset exists for block_size 64 and at most 32 selected blocks"
             )
 

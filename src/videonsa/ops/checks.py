@@ -1,0 +1,145 @@
+"""What the public ops refuse: each a ValueError with what came and what was wanted."""
+
+import torch
+from torch import Tensor
+
+from videonsa.ops.layout import HybridLayout
+from videonsa.ops.released import NUM_KV_HEADS, NUM_QUERY_HEADS
+from videonsa.ops.spec import NSASpec
+
+
+def check_attention_inputs(q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> None:
+    """Shapes `[B, T, HQ, D]`, `[B, S, H, D]` twice, `[B, T, HQ, 3]`; floating, on one device."""
+    if q.dim() != 4 or k.dim() != 4:
+        raise ValueError(
+            f"q is {list(q.shape)}, k is {list(k.shape)}: want [B, T, HQ, D] and [B, S, H, D]"
+        )
+    if v.shape != k.shape:
+        raise ValueError(f"v is {list(v.shape)}, k is {list(k.shape)}: want the same shape")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"q is {list(q.shape)}, k is {list(k.shape)}: want the same batch and head dim"
+        )
+    if 0 in (q.shape[0], q.shape[2], q.shape[3], k.shape[2]) or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"q is {list(q.shape)}, k is {list(k.shape)}: want query heads that are a multiple of "
+            "the KV heads, and no empty batch, heads or head dim"
+        )
+    if gates.shape != (*q.shape[:3], 3):
+        raise ValueError(
+            f"gates is {list(gates.shape)}: want {[*q.shape[:3], 3]}, three branches a query head"
+        )
+    _check_dtypes(q, k, v, gates)
+
+
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> None:
+    if not (q.dtype == k.dtype == v.dtype and q.is_floating_point() and gates.is_floating_point()):
+        raise ValueError(
+            f"q, k, v, gates are {q.dtype}, {k.dtype}, {v.dtype}, {gates.dtype}: want one floating "
+            "dtype for q, k, v and any for gates"
+        )
+    if not q.device == k.device == v.device == gates.device:
+        raise ValueError(
+            f"q, k, v, gates are on {q.device}, {k.device}, {v.device}, {gates.device}: want one "
+            "device"
+        )
+
+
+def check_selected_blocks(
+    selected_blocks: Tensor | None, q: Tensor, k: Tensor, *, num_selected: int
+) -> None:
+    """An override of the selection: int `[B, T, H, n]` on the device of q."""
+    if selected_blocks is None:
+        return
+    wanted = (*q.shape[:2], k.shape[2], num_selected)
+    if selected_blocks.shape != wanted or selected_blocks.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"selected_blocks is {selected_blocks.dtype} {list(selected_blocks.shape)}: want int32 "
+            f"{list(wanted)}, the spec's num_selected_blocks for each row and KV head"
+        )
+    if selected_blocks.device != q.device:
+        raise ValueError(f"selected_blocks is on {selected_blocks.device}: want {q.device}")
+
+
+def check_selected_range(selected_blocks: Tensor, num_blocks: int) -> None:
+    """Every entry names a block of the stream, or is negative."""
+    highest = int(selected_blocks.max()) if selected_blocks.numel() else -1
+    if highest >= num_blocks:
+        raise ValueError(
+            f"selected_blocks names block {highest} of {num_blocks}: want indices below that, or "
+            "-1 for none"
+        )
+
+
+def check_key_mask(mask: Tensor | None, name: str, k: Tensor) -> None:
+    """A mask over the keys: bool `[B, S]` on the device of k."""
+    if mask is None:
+        return
+    if mask.shape != k.shape[:2] or mask.dtype != torch.bool:
+        raise ValueError(
+            f"{name} is {mask.dtype} {list(mask.shape)}: want bool {list(k.shape[:2])}, one entry "
+            "for each key"
+        )
+    if mask.device != k.device:
+        raise ValueError(f"{name} is on {mask.device}: want {k.device}, where k is")
+
+
+def check_packing(q: Tensor, q_offset: int | None, *, packed: bool) -> None:
+    """cu_seqlens stand alone: a batch of one, without q_offset."""
+    if packed and q.shape[0] != 1:
+        raise ValueError(
+            f"cu_seqlens with a batch of {q.shape[0]}: packed samples stand behind one another, "
+            "B = 1"
+        )
+    if packed and q_offset is not None:
+        raise ValueError(
+            f"q_offset={q_offset} with cu_seqlens: the rows of a packed sample are its last; "
+            "leave q_offset out"
+        )
+
+
+def check_layout(layout: HybridLayout, q: Tensor, k: Tensor, spec: NSASpec) -> None:
+    """The layout was built for these lengths and this spec."""
+    built = (layout.num_samples, layout.num_rows, layout.num_keys)
+    wanted = (q.shape[0], q.shape[1], k.shape[1])
+    if built != wanted:
+        raise ValueError(
+            f"layout is of (B, T, S) = {built}, the tensors are {wanted}: build it anew for every "
+            "forward pass"
+        )
+    options = (layout.block_size, layout.selection_scope)
+    if options != (spec.block_size, spec.selection_scope):
+        raise ValueError(
+            f"layout is of block size and scope {options}, the spec says "
+            f"{(spec.block_size, spec.selection_scope)}: build it from the same spec"
+        )
+    if layout.order.device != q.device:
+        raise ValueError(f"layout is on {layout.order.device}, q on {q.device}: want one device")
+
+
+def check_released_domain(
+    q: Tensor,
+    k: Tensor,
+    *,
+    packed: bool,
+    padded: bool = False,
+    q_offset: int | None = None,
+    with_layout: bool = False,
+) -> None:
+    """The `released` preset: 28 and 4 heads, one unpadded sample, rows that end the keys."""
+    heads = (q.shape[2], k.shape[2])
+    came = {
+        f"{heads[0]} query and {heads[1]} KV heads": heads != (NUM_QUERY_HEADS, NUM_KV_HEADS),
+        f"a batch of {q.shape[0]}": q.shape[0] != 1,
+        "packed samples": packed,
+        "padding": padded,
+        f"q_offset={q_offset}": q_offset not in (None, k.shape[1] - q.shape[1]),
+        "a layout": with_layout,
+    }
+    found = [what for what, wrong in came.items() if wrong]
+    if found:
+        raise ValueError(
+            f"{' and '.join(found)} with the released preset: it exists for {NUM_QUERY_HEADS} "
+            f"query and {NUM_KV_HEADS} KV heads and one whole unpadded sample; use "
+            "NSASpec.paper() for anything else"
+        )

@@ -1,0 +1,205 @@
+"""`HybridLayout`: which rows are text and which are vision, worked out once a forward pass."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonsa.ops.spec import NSASpec
+from videonsa.ops.varlen import (
+    BlockTable,
+    Sample,
+    batch_sample,
+    block_borders,
+    block_table,
+    check_on_borders,
+    packed_samples,
+)
+
+
+class TextGroup(NamedTuple):
+    """Samples with equally many text rows and keys. Rows count in B * T, keys in B * S."""
+
+    rows: Tensor  # [b, Nt] int64; rows that are padding stand here too
+    keys: Tensor  # [b, Nk] int64
+    positions: Tensor  # [b, Nt] int64, among the sample's keys; -1 for padding
+    key_mask: Tensor  # [b, Nk] bool
+
+
+class VisionGroup(NamedTuple):
+    """Samples with equally many vision rows and vision keys."""
+
+    rows: Tensor  # [b, Nv] int64
+    keys: Tensor  # [b, Mv] int64: the vision stream
+    first_row: int  # position in the stream of the first row
+    blocks: BlockTable
+
+
+@dataclass(frozen=True, slots=True)
+class HybridLayout:
+    """Text rows, vision rows and blocks of one forward pass; the same for all layers.
+
+    Built by `hybrid_layout` with at most one transfer from the device, so that a model of many
+    layers does not repeat it.
+    """
+
+    num_samples: int
+    num_rows: int
+    num_keys: int
+    block_size: int | str
+    selection_scope: str
+    text: tuple[TextGroup, ...]
+    vision: tuple[VisionGroup, ...]
+    order: Tensor
+    """`[B * T]` int64: where each row stands among the rows of all vision, then all text groups."""
+
+
+def hybrid_layout(
+    vision_mask: Tensor,
+    *,
+    spec: NSASpec,
+    num_rows: int,
+    attention_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    q_offset: int | None = None,
+    frame_sizes: Tensor | Sequence[int] | None = None,
+) -> HybridLayout:
+    """Work out the rows, keys and blocks of `hybrid_attention`, whose arguments these are.
+
+    Args:
+        vision_mask: `[B, S]` bool over the keys.
+        spec: a spec of the `paper` preset; its block size and selection scope are used.
+        num_rows: T.
+        attention_mask: `[B, S]` bool over the keys, False for padding.
+        cu_seqlens_q: `[N + 1]` int32 over the rows, B = 1.
+        cu_seqlens_k: `[N + 1]` int32 over the keys, B = 1.
+        q_offset: key position of the first row; not with cu_seqlens.
+        frame_sizes: tokens of each frame of the vision streams, samples concatenated.
+
+    Raises:
+        ValueError: any of them that does not fit the others.
+    """
+    _check_masks(vision_mask, attention_mask, packed=cu_seqlens_k is not None)
+    num_samples, num_keys = vision_mask.shape
+    device = vision_mask.device
+    if cu_seqlens_q is not None or cu_seqlens_k is not None:
+        if q_offset is not None:
+            raise ValueError(f"q_offset={q_offset} with cu_seqlens: packed rows end their samples")
+        samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
+    else:
+        one = batch_sample(num_rows, num_keys, q_offset)
+        samples = [
+            one._replace(first_row=i * num_rows, first_key=i * num_keys) for i in range(num_samples)
+        ]
+    valid = torch.ones_like(vision_mask) if attention_mask is None else attention_mask
+    kinds = torch.stack([vision_mask & valid, valid]).flatten(1).cpu()  # [2, B * S]
+    split = [_split(sample, kinds[0], kinds[1]) for sample in samples]
+    vision = _vision_groups(split, spec, frame_sizes, device)
+    text = _text_groups(split, device)
+    rows = torch.cat([*(v.rows.flatten() for v in vision), *(t.rows.flatten() for t in text)])
+    order = torch.empty_like(rows)
+    order[rows] = torch.arange(len(rows), device=device)
+    return HybridLayout(
+        num_samples=num_samples,
+        num_rows=num_rows,
+        num_keys=num_keys,
+        block_size=spec.block_size,
+        selection_scope=spec.selection_scope,
+        text=text,
+        vision=vision,
+        order=order,
+    )
+
+
+class _Split(NamedTuple):
+    """The rows and keys of one sample by kind, on the host; all indices flat."""
+
+    text_rows: Tensor
+    text_positions: Tensor
+    keys: Tensor
+    key_mask: Tensor
+    vision_rows: Tensor
+    vision_keys: Tensor
+
+
+def _split(sample: Sample, vision: Tensor, valid: Tensor) -> _Split:
+    """Masks are bool `[B * S]`."""
+    keys = slice(sample.first_key, sample.first_key + sample.num_keys)
+    row_is_vision = vision[keys][sample.offset :]
+    text = (~row_is_vision).nonzero()[:, 0]
+    positions = text + sample.offset
+    return _Split(
+        text_rows=sample.first_row + text,
+        text_positions=positions.masked_fill(~valid[keys][positions], -1),
+        keys=torch.arange(keys.start, keys.stop),
+        key_mask=valid[keys],
+        vision_rows=sample.first_row + row_is_vision.nonzero()[:, 0],
+        vision_keys=sample.first_key + vision[keys].nonzero()[:, 0],
+    )
+
+
+def _text_groups(split: Sequence[_Split], device: torch.device) -> tuple[TextGroup, ...]:
+    alike = defaultdict(list)
+    for sample in split:
+        alike[len(sample.text_rows), len(sample.keys)].append(sample)
+    return tuple(
+        TextGroup(
+            rows=torch.stack([sample.text_rows for sample in group]).to(device),
+            keys=torch.stack([sample.keys for sample in group]).to(device),
+            positions=torch.stack([sample.text_positions for sample in group]).to(device),
+            key_mask=torch.stack([sample.key_mask for sample in group]).to(device),
+        )
+        for (num_rows, _), group in alike.items()
+        if num_rows
+    )
+
+
+def _vision_groups(
+    split: Sequence[_Split],
+    spec: NSASpec,
+    frame_sizes: Tensor | Sequence[int] | None,
+    device: torch.device,
+) -> tuple[VisionGroup, ...]:
+    if not any(len(sample.vision_rows) for sample in split):
+        return ()  # a decode step needs no blocks
+    borders = block_borders(
+        spec.block_size, frame_sizes, [len(sample.vision_keys) for sample in split]
+    )
+    alike = defaultdict(list)
+    for sample, offsets in zip(split, borders, strict=True):
+        num_rows, num_keys = len(sample.vision_rows), len(sample.vision_keys)
+        if spec.selection_scope == "block":
+            check_on_borders(offsets, num_keys - num_rows, num_rows)
+        alike[num_rows, num_keys].append((sample, offsets))
+    return tuple(
+        VisionGroup(
+            rows=torch.stack([sample.vision_rows for sample, _ in group]).to(device),
+            keys=torch.stack([sample.vision_keys for sample, _ in group]).to(device),
+            first_row=num_keys - num_rows,
+            blocks=block_table([offsets for _, offsets in group], num_keys, device=device),
+        )
+        for (num_rows, num_keys), group in alike.items()
+        if num_rows
+    )
+
+
+def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None, *, packed: bool) -> None:
+    for name, mask in (("vision_mask", vision_mask), ("attention_mask", attention_mask)):
+        if mask is None:
+            continue
+        if mask.dtype != torch.bool or mask.dim() != 2:
+            raise ValueError(f"{name} is {mask.dtype} {list(mask.shape)}: want bool [B, S]")
+        if mask.shape != vision_mask.shape or mask.device != vision_mask.device:
+            raise ValueError(
+                f"{name} is {list(mask.shape)} on {mask.device}, vision_mask is "
+                f"{list(vision_mask.shape)} on {vision_mask.device}: want the same"
+            )
+    if packed and vision_mask.shape[0] != 1:
+        raise ValueError(
+            f"cu_seqlens with a batch of {vision_mask.shape[0]}: packed samples stand behind one "
+            "another, B = 1"
+        )

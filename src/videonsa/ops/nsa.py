@@ -1,0 +1,313 @@
+"""`nsa_attention` and `hybrid_attention`: validate, compose, dispatch to a backend."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from videonsa.ops import checks
+from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
+from videonsa.ops.reference import dense_reference, nsa_reference
+from videonsa.ops.released import hybrid_released, nsa_released
+from videonsa.ops.spec import NSAResult, NSASpec
+from videonsa.ops.varlen import (
+    Sample,
+    batch_sample,
+    block_borders,
+    block_table,
+    check_on_borders,
+    packed_samples,
+)
+
+Backend: TypeAlias = Literal["auto", "reference", "triton"]
+
+_logger = logging.getLogger(__name__)
+
+
+def nsa_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    *,
+    spec: NSASpec,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    frame_sizes: Tensor | Sequence[int] | None = None,
+    q_offset: int | None = None,
+    selected_blocks: Tensor | None = None,
+    return_branches: bool = False,
+    backend: Backend = "auto",
+) -> Tensor | NSAResult:
+    """Native Sparse Attention over a vision stream (paper section 2.2; docs/semantics.md).
+
+    All lengths are of the vision stream. The query rows are the last of the keys unless `q_offset`
+    says otherwise. With `NSASpec.released()` the stream is the whole sequence, text zeroed.
+
+    Args:
+        q: `[B, T, HQ, D]`, after mRoPE.
+        k: `[B, S, H, D]`, same dtype and device; HQ is a multiple of H.
+        v: `[B, S, H, D]`.
+        gates: `[B, T, HQ, 3]` after the sigmoid, branches (compressed, selected, window).
+        spec: what to compute.
+        cu_seqlens_q: `[N + 1]` int32: packed samples, B = 1. Default: `cu_seqlens_k`.
+        cu_seqlens_k: `[N + 1]` int32.
+        frame_sizes: tokens of each frame in stream order, samples concatenated; read only with
+            `block_size="frame"`. The frames of a sample must cover its keys; the last may exceed
+            them while it is arriving.
+        q_offset: position of the first row; `q_offset + T <= S`, and later keys are ignored (a
+            static cache). Default: S - T.
+        selected_blocks: `[B, T, H, n]` int, overrides the selection; negative entries are no block.
+        return_branches: give an `NSAResult`.
+        backend: "auto" or "reference".
+
+    Returns:
+        `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
+
+    Raises:
+        ValueError: shapes, dtypes, devices, lengths or options that do not fit.
+    """
+    checks.check_attention_inputs(q, k, v, gates)
+    checks.check_selected_blocks(selected_blocks, q, k, num_selected=spec.num_selected_blocks)
+    _check_backend(backend)
+    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
+    checks.check_packing(q, q_offset, packed=packed)
+    if spec.head_map == "padded":
+        checks.check_released_domain(q, k, packed=packed, q_offset=q_offset)
+        return nsa_released(
+            q,
+            k,
+            v,
+            gates,
+            spec=spec,
+            selected_blocks=selected_blocks,
+            return_branches=return_branches,
+        )
+    if packed:
+        samples = packed_samples(
+            cu_seqlens_q, cu_seqlens_k, num_rows=q.shape[1], num_keys=k.shape[1]
+        )
+    else:
+        samples = [batch_sample(q.shape[1], k.shape[1], q_offset)]
+    # Unpacked, one `Sample` stands for all of the batch; its frames are listed batch by batch.
+    streams = samples if packed else samples * q.shape[0]
+    borders = block_borders(spec.block_size, frame_sizes, [one.num_keys for one in streams])
+    parts = [
+        _one_stream(
+            q,
+            k,
+            v,
+            gates,
+            sample,
+            borders=[borders[i]] if packed else borders,
+            spec=spec,
+            selected_blocks=selected_blocks,
+            return_branches=return_branches,
+        )
+        for i, sample in enumerate(samples)
+    ]
+    return _join(parts)
+
+
+def hybrid_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    vision_mask: Tensor,
+    *,
+    spec: NSASpec,
+    attention_mask: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    q_offset: int | None = None,
+    frame_sizes: Tensor | Sequence[int] | None = None,
+    return_branches: bool = False,
+    backend: Backend = "auto",
+    layout: HybridLayout | None = None,
+) -> Tensor | NSAResult:
+    """Text rows attend densely to all keys, vision rows by NSA to the vision keys (section 2.3).
+
+    All lengths are of the whole sequence, except `frame_sizes`, which counts vision tokens. No
+    sample sees another; a row that is padding gives 0.
+
+    Args:
+        q: `[B, T, HQ, D]`, after mRoPE.
+        k: `[B, S, H, D]`, same dtype and device, the cache included.
+        v: `[B, S, H, D]`.
+        gates: `[B, T, HQ, 3]` after the sigmoid; those of text rows are not read.
+        vision_mask: `[B, S]` bool over the keys.
+        spec: what to compute.
+        attention_mask: `[B, S]` bool over the keys, False for padding. Default: no padding.
+        cu_seqlens_q: `[N + 1]` int32: packed samples, B = 1. Default: `cu_seqlens_k`.
+        cu_seqlens_k: `[N + 1]` int32.
+        q_offset: key position of the first row; `q_offset + T <= S`, and later keys are ignored (a
+            static cache). Default: S - T.
+        frame_sizes: tokens of each frame of the vision streams, samples concatenated.
+        return_branches: give an `NSAResult` in sequence order; text rows have branches 0, LSE -inf
+            and no selected block.
+        backend: "auto" or "reference".
+        layout: `hybrid_layout` of these same arguments, to share it among layers; the masks,
+            lengths and frames are then not read again.
+
+    Returns:
+        `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
+
+    Raises:
+        ValueError: shapes, dtypes, devices, lengths or options that do not fit.
+    """
+    checks.check_attention_inputs(q, k, v, gates)
+    checks.check_key_mask(vision_mask, "vision_mask", k)
+    checks.check_key_mask(attention_mask, "attention_mask", k)
+    _check_backend(backend)
+    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
+    checks.check_packing(q, q_offset, packed=packed)
+    if spec.head_map == "padded":
+        padded = attention_mask is not None and not bool(attention_mask.all())
+        checks.check_released_domain(
+            q, k, packed=packed, padded=padded, q_offset=q_offset, with_layout=layout is not None
+        )
+        return hybrid_released(
+            q, k, v, gates, vision_mask, spec=spec, return_branches=return_branches
+        )
+    if layout is None:
+        layout = hybrid_layout(
+            vision_mask,
+            spec=spec,
+            num_rows=q.shape[1],
+            attention_mask=attention_mask,
+            cu_seqlens_q=cu_seqlens_q,
+            cu_seqlens_k=cu_seqlens_k,
+            q_offset=q_offset,
+            frame_sizes=frame_sizes,
+        )
+    checks.check_layout(layout, q, k, spec)
+    return _hybrid(q, k, v, gates, layout, spec=spec, return_branches=return_branches)
+
+
+def _check_backend(backend: str) -> None:
+    if backend == "triton":
+        raise ValueError("backend='triton': not built yet; use 'auto' or 'reference'")
+    if backend not in ("auto", "reference"):
+        raise ValueError(f"backend={backend!r}: want 'auto' or 'reference'")
+    if backend == "auto":
+        _logger.debug("backend 'auto' takes 'reference', the only one built")
+
+
+def _one_stream(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    sample: Sample,
+    *,
+    borders: Sequence[Sequence[int]],
+    spec: NSASpec,
+    selected_blocks: Tensor | None,
+    return_branches: bool,
+) -> tuple[Tensor, ...]:
+    """NSA of one packed sample, or of a whole unpacked batch."""
+    if spec.selection_scope == "block":
+        for offsets in borders:
+            check_on_borders(offsets, sample.offset, sample.num_rows)
+    blocks = block_table(borders, sample.num_keys, device=q.device)
+    rows = slice(sample.first_row, sample.first_row + sample.num_rows)
+    keys = slice(sample.first_key, sample.first_key + sample.num_keys)
+    if selected_blocks is not None:
+        selected_blocks = selected_blocks[:, rows]
+        checks.check_selected_range(selected_blocks, blocks.num_blocks)
+    result = nsa_reference(
+        q[:, rows],
+        k[:, keys],
+        v[:, keys],
+        gates[:, rows],
+        spec=spec,
+        blocks=blocks,
+        first_row=sample.offset,
+        selected_blocks=selected_blocks,
+        return_branches=return_branches,
+    )
+    return _fields(result)
+
+
+def _hybrid(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    layout: HybridLayout,
+    *,
+    spec: NSASpec,
+    return_branches: bool,
+) -> Tensor | NSAResult:
+    """All vision groups, then all text groups, gathered by index; put back in sequence order."""
+    parts = []
+    for vision in layout.vision:
+        result = _vision_rows(q, k, v, gates, vision, spec=spec, return_branches=return_branches)
+        parts.append(_fields(result))
+    for text in layout.text:
+        output = dense_reference(
+            _take(q, text.rows),
+            _take(k, text.keys),
+            _take(v, text.keys),
+            positions=text.positions,
+            key_mask=text.key_mask,
+        )
+        parts.append(_without_branches(output, k.shape[2], spec) if return_branches else (output,))
+    rows = [torch.cat([x.flatten(0, 1) for x in field]) for field in zip(*parts, strict=True)]
+    ordered = [x.index_select(0, layout.order).view(*q.shape[:2], *x.shape[1:]) for x in rows]
+    return NSAResult(*ordered) if return_branches else ordered[0]
+
+
+def _vision_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    group: VisionGroup,
+    *,
+    spec: NSASpec,
+    return_branches: bool,
+) -> Tensor | NSAResult:
+    return nsa_reference(
+        _take(q, group.rows),
+        _take(k, group.keys),
+        _take(v, group.keys),
+        _take(gates, group.rows),
+        spec=spec,
+        blocks=group.blocks,
+        first_row=group.first_row,
+        return_branches=return_branches,
+    )
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x `[B, L, ...]` by an index `[b, K]` into B * L -> `[b, K, ...]`."""
+    rows = x.flatten(0, 1).index_select(0, index.flatten())
+    return rows.view(*index.shape, *x.shape[2:])
+
+
+def _without_branches(output: Tensor, num_kv_heads: int, spec: NSASpec) -> tuple[Tensor, ...]:
+    """The fields of an `NSAResult` for text rows."""
+    rows, heads = output.shape[:2], output.shape[2]
+    nothing = torch.zeros_like(output)
+    lse = torch.full((*rows, heads), -torch.inf, device=output.device)
+    no_block = torch.full(
+        (*rows, num_kv_heads, spec.num_selected_blocks),
+        -1,
+        dtype=torch.int32,
+        device=output.device,
+    )
+    return (output, nothing, nothing, nothing, lse, lse, lse, no_block)
+
+
+def _fields(result: Tensor | NSAResult) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def _join(parts: Sequence[tuple[Tensor, ...]]) -> Tensor | NSAResult:
+    """Packed samples behind one another."""
+    fields = parts[0] if len(parts) == 1 else [torch.cat(x, 1) for x in zip(*parts, strict=True)]
+    return fields[0] if len(fields) == 1 else NSAResult(*fields)

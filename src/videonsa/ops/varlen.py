@@ -1,0 +1,209 @@
+"""Where samples and blocks begin and end: cu_seqlens, fixed and frame-aligned blocks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonsa.ops.spec import MAX_BLOCK_SIZE
+
+NEVER = 2**62
+"""An offset that no position reaches: it pads the shorter block lists of a batch."""
+
+
+class Sample(NamedTuple):
+    """One sample: its query rows are the last of its keys, or end at `num_keys`."""
+
+    first_row: int
+    num_rows: int
+    first_key: int
+    num_keys: int
+
+    @property
+    def offset(self) -> int:
+        """Position, among the sample's keys, of its first query row."""
+        return self.num_keys - self.num_rows
+
+
+class BlockTable(NamedTuple):
+    """The blocks of N streams of equal length; N = 1 where all share the same blocks."""
+
+    offsets: Tensor
+    """`[N, C + 1]` int64: block c covers the positions from offsets[c] up to offsets[c + 1]."""
+    num_complete: int
+    """Leading blocks that are complete within the keys, in at least one stream."""
+    max_size: int
+    """Tokens of the largest block."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks begun, the last incomplete one counted."""
+        return self.offsets.shape[1] - 1
+
+
+def batch_sample(num_rows: int, num_keys: int, q_offset: int | None) -> Sample:
+    """The extent that all samples of an unpacked batch share; keys after the rows are dropped.
+
+    Raises:
+        ValueError: rows that do not fit into the keys.
+    """
+    if q_offset is None:
+        if num_rows > num_keys:
+            raise ValueError(
+                f"{num_rows} query rows but {num_keys} keys: the rows are the last of the keys, "
+                "so pass at least as many keys"
+            )
+        return Sample(0, num_rows, 0, num_keys)
+    if q_offset < 0 or q_offset + num_rows > num_keys:
+        raise ValueError(
+            f"q_offset={q_offset} with {num_rows} query rows and {num_keys} keys: want "
+            f"0 <= q_offset <= {num_keys - num_rows}"
+        )
+    return Sample(0, num_rows, 0, q_offset + num_rows)
+
+
+def packed_samples(
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    *,
+    num_rows: int,
+    num_keys: int,
+) -> list[Sample]:
+    """The samples of a packed batch of one, from int32 `[N + 1]` cumulative lengths.
+
+    `cu_seqlens_q` defaults to `cu_seqlens_k`.
+
+    Raises:
+        ValueError: lengths that do not describe the rows and keys.
+    """
+    if cu_seqlens_k is None:
+        raise ValueError("cu_seqlens_q without cu_seqlens_k: pass the cumulative key lengths too")
+    keys = _cumulative(cu_seqlens_k, "cu_seqlens_k", num_keys)
+    rows = (
+        _cumulative(cu_seqlens_k, "cu_seqlens_q (from cu_seqlens_k)", num_rows)
+        if cu_seqlens_q is None
+        else _cumulative(cu_seqlens_q, "cu_seqlens_q", num_rows)
+    )
+    if len(rows) != len(keys):
+        raise ValueError(
+            f"cu_seqlens_q names {len(rows) - 1} samples, cu_seqlens_k {len(keys) - 1}: want "
+            "the same samples in both"
+        )
+    samples = []
+    for i, ((q_start, q_stop), (k_start, k_stop)) in enumerate(
+        zip(pairwise(rows), pairwise(keys), strict=True)
+    ):
+        if q_stop - q_start > k_stop - k_start:
+            raise ValueError(
+                f"sample {i} has {q_stop - q_start} query rows but {k_stop - k_start} keys: "
+                "the rows are the last of the keys, so pass at least as many keys"
+            )
+        samples.append(Sample(q_start, q_stop - q_start, k_start, k_stop - k_start))
+    return samples
+
+
+def _cumulative(cu_seqlens: Tensor, name: str, total: int) -> list[int]:
+    if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
+        raise ValueError(
+            f"{name} is {cu_seqlens.dtype} {list(cu_seqlens.shape)}: want int32 [N + 1], N >= 1"
+        )
+    bounds: list[int] = cu_seqlens.tolist()
+    if bounds[0] != 0 or bounds[-1] != total:
+        raise ValueError(
+            f"{name} runs from {bounds[0]} to {bounds[-1]}: want 0 to {total}, the packed length"
+        )
+    if any(stop < start for start, stop in pairwise(bounds)):
+        raise ValueError(f"{name} decreases somewhere: want cumulative lengths, never falling")
+    return bounds
+
+
+def block_borders(
+    block_size: int | Literal["frame"],
+    frame_sizes: Tensor | Sequence[int] | None,
+    num_keys: Sequence[int],
+) -> list[list[int]]:
+    """The block offsets of each sample, up to the block that holds its last key.
+
+    Args:
+        block_size: tokens a block, or "frame".
+        frame_sizes: tokens of each frame in stream order, samples concatenated; fixed blocks ignore
+            it.
+            A sample takes frames until its keys are covered, so its last one may still be arriving.
+            Frames after the last key are allowed where there is one sample.
+        num_keys: keys so far of each sample.
+
+    Returns:
+        One list for each sample, beginning with 0.
+
+    Raises:
+        ValueError: frames that do not cover the keys, or cover more samples than there are.
+    """
+    if block_size != "frame":
+        return [list(range(0, keys + block_size, block_size)) for keys in num_keys]
+    frames = _checked_frames(frame_sizes)
+    borders, used = [], 0
+    for i, keys in enumerate(num_keys):
+        offsets = [0]
+        while offsets[-1] < keys:
+            if used == len(frames):
+                raise ValueError(
+                    f"frame_sizes end at token {offsets[-1]} of sample {i}, which has {keys} "
+                    "vision keys: want frames that cover all keys"
+                )
+            offsets.extend(_cut(frames[used], start=offsets[-1]))
+            used += 1
+        borders.append(offsets)
+    if used < len(frames) and len(borders) > 1:
+        raise ValueError(
+            f"frame_sizes has {len(frames)} frames but the samples need {used}: want no frame "
+            "whose first token is not there yet"
+        )
+    return borders
+
+
+def _checked_frames(frame_sizes: Tensor | Sequence[int] | None) -> list[int]:
+    if frame_sizes is None:
+        raise ValueError("block_size='frame' without frame_sizes: pass the tokens of each frame")
+    if isinstance(frame_sizes, Tensor):
+        if frame_sizes.dim() != 1 or frame_sizes.is_floating_point():
+            raise ValueError(
+                f"frame_sizes is {frame_sizes.dtype} {list(frame_sizes.shape)}: want 1-D ints"
+            )
+        frame_sizes = frame_sizes.tolist()
+    frames = [int(size) for size in frame_sizes]
+    if any(size < 1 for size in frames):
+        raise ValueError(f"frame_sizes holds {min(frames)}: want at least 1 token in every frame")
+    return frames
+
+
+def _cut(frame_size: int, *, start: int) -> list[int]:
+    """Ends of the parts of a frame that begins at `start`: at most 128 tokens, larger first."""
+    parts = -(-frame_size // MAX_BLOCK_SIZE)
+    size, larger = divmod(frame_size, parts)
+    return [start + size * part + min(part, larger) for part in range(1, parts + 1)]
+
+
+def block_table(
+    borders: Sequence[Sequence[int]], num_keys: int, *, device: torch.device
+) -> BlockTable:
+    """Stacks the borders of streams of `num_keys` keys each; equal borders are kept once."""
+    distinct = borders if any(other != borders[0] for other in borders) else borders[:1]
+    longest = max(map(len, distinct))
+    padded = [[*offsets, *[NEVER] * (longest - len(offsets))] for offsets in distinct]
+    return BlockTable(
+        offsets=torch.tensor(padded, dtype=torch.int64, device=device),
+        num_complete=max(sum(end <= num_keys for end in offsets[1:]) for offsets in distinct),
+        max_size=max((b - a for offsets in distinct for a, b in pairwise(offsets)), default=1),
+    )
+
+
+def check_on_borders(borders: Sequence[int], first_row: int, num_rows: int) -> None:
+    """Refuse a query chunk that does not begin and end on block borders."""
+    last = first_row + num_rows
+    if num_rows and not {first_row, last} <= set(borders):
+        raise ValueError(
+            f"query rows {first_row} to {last} with selection_scope='block': want a chunk that "
+            "begins and ends on block borders (block_size='frame' puts them between frames)"
+        )
