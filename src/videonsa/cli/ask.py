@@ -1,0 +1,120 @@
+"""`videonsa ask`: load, ask, print."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from videonsa.cli.common import (
+    Commands,
+    add_command,
+    add_model_options,
+    add_sampling_options,
+    budget_text,
+    emit,
+    emit_json,
+    quiet_libraries,
+    report,
+    sampling_options,
+)
+
+if TYPE_CHECKING:
+    from videonsa.inference.answer import Answer, Usage
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "ask",
+        run=run,
+        summary="Ask a video a question. The answer goes to stdout as it is written, "
+        "what was used to stderr.",
+        examples=(
+            'videonsa ask clip.mp4 "What colour is the square?"',
+            'videonsa ask talk.mkv "Who speaks first?" --model Enxin/VideoNSA --fps 1',
+            'videonsa ask frames/ "What happens?" --model ./weights --max-tokens 8000 --json',
+        ),
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images or an image")
+    parser.add_argument("question", metavar="QUESTION", help="what to ask")
+    add_model_options(parser)
+    parser.add_argument(
+        "--fresh-gates",
+        action="store_true",
+        help="allow --attention nsa on weights without gates: all are 0.5, untrained",
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
+    add_sampling_options(parser)
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (%(default)s)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="0 takes the likeliest token, above 0 tokens are drawn (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
+    parser.add_argument("--trace", action="store_true", help="print the shapes at each stage")
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        from videonsa.inference.engine import load
+        from videonsa.inference.trace import Trace
+
+        trace = Trace(report) if args.trace else None
+        model = load(
+            args.model,
+            attention=args.attention,
+            fresh_gates=args.fresh_gates,
+            device=args.device,
+            dtype=args.dtype,
+        )
+        if trace is not None:
+            trace.stage("cli/ask", video=args.video, question=repr(args.question))
+        stream = model.ask(
+            args.video,
+            args.question,
+            stream=True,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.seed,
+            trace=trace,
+            **sampling_options(args),
+        )
+        _report_usage(stream.usage)
+        for piece in stream:
+            if not args.json:
+                emit(piece)
+        if args.json:
+            emit_json(stream.answer.to_dict())
+        else:
+            emit("\n")
+        _report_speed(stream.answer)
+    return 0
+
+
+def _report_usage(usage: "Usage") -> None:
+    report(
+        f"frames     {usage.num_frames} of {usage.width}x{usage.height}, "
+        f"{usage.times[0]:.2f} s to {usage.times[-1]:.2f} s"
+    )
+    report(
+        f"tokens     {usage.video_tokens} video + {usage.prompt_tokens - usage.video_tokens} text "
+        f"= {usage.prompt_tokens} of {usage.context}"
+    )
+    report(f"attention  {usage.attention}: {budget_text(usage.budget)}")
+    for note in usage.notes:
+        report(f"note       {note}")
+    for warning in usage.warnings:
+        report(f"warning    {warning}")
+
+
+def _report_speed(answer: "Answer") -> None:
+    speed = answer.tokens_per_second
+    later = "" if speed is None else f", then {speed:.1f} tokens/s"
+    report(f"time       first token after {answer.first_token_seconds:.2f} s{later}")
+    if answer.finish == "length":
+        report(f"note       cut at {answer.new_tokens} tokens: raise --max-new-tokens for more")

@@ -1,0 +1,169 @@
+"""What the commands share: options, output, and files that are whole or absent.
+
+A command module has `add_parser(commands)`, which sets `run`, and `run(args) -> exit status`.
+Only light imports stand at its top; torch and transformers are imported inside `run`.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import warnings
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from videonsa.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from videonsa.inference.budget import AttentionBudget
+
+DEFAULT_MODEL = "embedded"
+
+
+class LineParser(ArgumentParser):
+    """An `ArgumentParser` whose errors are a `UsageError` of one line, not a page."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(f"{message}: see '{self.prog} --help'")
+
+
+Commands: TypeAlias = "_SubParsersAction[LineParser]"
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    *,
+    run: Callable[[Namespace], int],
+    summary: str,
+    examples: tuple[str, ...],
+) -> LineParser:
+    """A sub-command with its examples and the options all of them have (--json, --debug)."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model_options(parser: LineParser) -> None:
+    """--model, --attention and --dtype."""
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="ID_OR_PATH",
+        help="a folder, a Hugging Face id, or 'embedded', the small demonstration model "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("nsa", "dense"),
+        help="attention of the vision tokens (default: what the weights were trained with)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of weights and KV cache (default: float32 on a CPU, the weights' own elsewhere)",
+    )
+
+
+def add_sampling_options(parser: LineParser) -> None:
+    """Which frames, and how large; what is not given is the model's default."""
+    parser.add_argument("--fps", type=float, metavar="N", help="frames sampled a second")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="at most so many pixels a frame"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="at most so many video tokens; frames get smaller, then fewer",
+    )
+
+
+def sampling_options(args: Namespace) -> dict[str, Any]:
+    """The sampling options that were given, by the names of `SamplingSpec`."""
+    names = ("fps", "max_frames", "max_pixels", "max_tokens")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def budget_text(budget: "AttentionBudget | None") -> str:
+    """The attention budget in words."""
+    if budget is None:
+        return "every row attends to all keys before it"
+    verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
+    return f"K = {budget.keys} keys a row, budget 2K/(L-1) = {budget.gamma:.3g}{verdict}"
+
+
+def report(line: str) -> None:
+    """One line for the reader, on stderr."""
+    sys.stderr.write(line + "\n")
+
+
+def emit(text: str) -> None:
+    """A piece of the result, on stdout, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def emit_json(value: dict[str, Any]) -> None:
+    """The result as one JSON object on stdout."""
+    emit(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. `UsageError` if that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            partial = Path(file.name)
+            file.write(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError, UnboundLocalError):
+            partial.unlink()
+        reason = (error.strerror or "not possible").lower()
+        raise UsageError(
+            f"cannot write {path}: {reason}: name a folder that you may write to"
+        ) from error
+
+
+@contextmanager
+def quiet_libraries(*, debug: bool) -> Iterator[None]:
+    """Keep the warnings and progress bars of torch and transformers off stderr (not with --debug).
+
+    What concerns the user is in the notes and warnings of an answer.
+    """
+    if debug:
+        yield
+        return
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,127 @@
+"""What a question gives back: the text, and what was used to write it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from videonsa.errors import UsageError
+from videonsa.inference.budget import AttentionBudget, budget_to_dict
+from videonsa.inference.generation import TextPieces
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What the model was given. Known before the first token."""
+
+    model: str
+    attention: Literal["nsa", "dense"]
+    times: tuple[float, ...]
+    """Seconds of each frame used."""
+    height: int
+    width: int
+    grid: tuple[int, int, int]
+    """Temporal patches, rows and columns of patches."""
+    video_tokens: int
+    prompt_tokens: int
+    """Video and text."""
+    context: int
+    budget: AttentionBudget | None
+    """None with dense attention."""
+    warnings: tuple[str, ...] = ()
+    """What was lost of the video."""
+    notes: tuple[str, ...] = ()
+    """How the weights are run."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames used."""
+        return len(self.times)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """An answer, complete."""
+
+    text: str
+    usage: Usage
+    new_tokens: int
+    finish: Literal["stop", "length"]
+    """"length": cut at max_new_tokens."""
+    first_token_seconds: float
+    """From the start of the prefill to the first token."""
+    tokens_per_second: float | None
+    """Of the tokens after the first; None where there is none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as JSON keeps it."""
+        budget = budget_to_dict(self.usage.budget)
+        return asdict(self) | {"usage": asdict(self.usage) | {"budget": budget}}
+
+
+class AnswerStream:
+    """Text pieces as they come; `usage` is known at once, `answer` when the pieces are read."""
+
+    def __init__(
+        self, tokens: Iterator[int], pieces: TextPieces, *, usage: Usage, stop_ids: frozenset[int]
+    ) -> None:
+        self.usage = usage
+        self._answer: Answer | None = None
+        self._iterator = self._run(tokens, pieces, stop_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._iterator
+
+    def __next__(self) -> str:
+        return next(self._iterator)
+
+    @property
+    def answer(self) -> Answer:
+        """The complete answer.
+
+        Raises:
+            UsageError: pieces are left to read.
+
+        """
+        if self._answer is None:
+            raise UsageError("the answer is not complete: read all pieces of the stream first")
+        return self._answer
+
+    def finish(self) -> Answer:
+        """Read what is left and give the complete answer."""
+        for _ in self:
+            pass
+        return self.answer
+
+    def _run(
+        self, tokens: Iterator[int], pieces: TextPieces, stop_ids: frozenset[int]
+    ) -> Iterator[str]:
+        text: list[str] = []
+        seconds: list[float] = []  # of the model alone: a slow reader does not count
+        last = None
+        while (token := _timed_next(tokens, seconds)) is not None:
+            last = token
+            if token not in stop_ids and (piece := pieces.push(token)):
+                text.append(piece)
+                yield piece
+        if rest := pieces.flush():
+            text.append(rest)
+            yield rest
+        first, later = seconds[0], sum(seconds[1:])
+        self._answer = Answer(
+            text="".join(text),
+            usage=self.usage,
+            new_tokens=len(seconds),
+            finish="stop" if last in stop_ids else "length",
+            first_token_seconds=first,
+            tokens_per_second=(len(seconds) - 1) / later if later > 0 else None,
+        )
+
+
+def _timed_next(tokens: Iterator[int], seconds: list[float]) -> int | None:
+    """The next token, its time appended to `seconds`; None at the end."""
+    start = time.perf_counter()
+    token = next(tokens, None)
+    if token is not None:
+        seconds.append(time.perf_counter() - start)
+    return token

@@ -1,0 +1,271 @@
+"""`load` a model, then `ask` it about videos: decode, prompt, prefill, answer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+
+import torch
+
+from videonsa.errors import ModelError, UsageError
+from videonsa.inference.answer import Answer, AnswerStream, Usage
+from videonsa.inference.budget import attention_budget, check_context
+from videonsa.inference.clips import Video, plan_clip, read_clip
+from videonsa.inference.defaults import (
+    SamplingChanges,
+    change_sampling,
+    default_sampling,
+    sampling_of_shape,
+)
+from videonsa.inference.devices import resolve_device, resolve_dtype
+from videonsa.inference.generation import GenerationOptions, TextPieces, generate_tokens
+from videonsa.inference.locate import EMBEDDED, locate_model
+from videonsa.inference.plan import NEW_TOKENS
+from videonsa.inference.shapes import ModelShape, load_shape, shape_of_config
+from videonsa.inference.trace import Trace
+from videonsa.models.loading import load_model
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.recorder import AttentionRecorder
+from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
+from videonsa.video.decode import VideoClip
+from videonsa.video.processing import VideoPrompt, build_prompt
+from videonsa.video.sampling import SamplingPlan, SamplingSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Attention = Literal["nsa", "dense"]
+
+
+def load(
+    model: str | Path = EMBEDDED,
+    *,
+    attention: Attention | None = None,
+    fresh_gates: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> "VideoQA":
+    """Load a model to ask questions of.
+
+    Args:
+        model: 'embedded' (the small demonstration model), a folder, or a Hugging Face id such as
+            'Enxin/VideoNSA' or 'Qwen/Qwen2.5-VL-7B-Instruct'.
+        attention: "nsa" or "dense"; None is what the weights were trained with.
+        fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
+        device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
+        dtype: for example "bfloat16"; None is float32 on a CPU and the weights' own elsewhere.
+
+    Raises:
+        ModelError: a model that is unknown, unreachable, incomplete, or without gates for "nsa".
+        UsageError: a device or dtype that is not there.
+
+    """
+    where = locate_model(model)
+    place = resolve_device(device)
+    sampling = default_sampling(where, load_shape(where))
+    loaded = load_model(
+        where,
+        attention=attention,
+        fresh_gates=fresh_gates,
+        dtype=resolve_dtype(dtype, place),
+        device=place,
+    )
+    return VideoQA(
+        loaded.model,
+        load_tokenizer(where),
+        name=str(model),
+        sampling=sampling,
+        notes=tuple(loaded.notes),
+    )
+
+
+def load_tokenizer(where: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder or hub id.
+
+    Raises:
+        ModelError: it is not there, or not readable.
+
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # transformers lets through whatever its parsers raise
+        raise ModelError(
+            f"the tokenizer of {where} cannot be read ({type(error).__name__}): "
+            "want the tokenizer.json that belongs to the model; download it again"
+        ) from error
+    return tokenizer
+
+
+class VideoQA:
+    """A model that answers questions about videos."""
+
+    def __init__(
+        self,
+        model: VideoNSAForConditionalGeneration,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        name: str = "",
+        sampling: SamplingSpec | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.notes = notes
+        """How the weights are run, for the reader."""
+        self.shape: ModelShape = shape_of_config(model.config.to_dict())
+        self.sampling = sampling or sampling_of_shape(self.shape)
+        """Used where `ask` is told nothing else."""
+
+    @overload
+    def ask(
+        self, video: Video, question: str, *, stream: Literal[False] = ..., **options: Any
+    ) -> Answer: ...
+
+    @overload
+    def ask(
+        self, video: Video, question: str, *, stream: Literal[True], **options: Any
+    ) -> AnswerStream: ...
+
+    def ask(
+        self,
+        video: Video,
+        question: str,
+        *,
+        sampling: SamplingSpec | None = None,
+        system: str = DEFAULT_SYSTEM,
+        stream: bool = False,
+        max_new_tokens: int = NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        progress: bool | None = None,
+        recorder: AttentionRecorder | None = None,
+        trace: Trace | None = None,
+        **changes: Unpack[SamplingChanges],
+    ) -> Answer | AnswerStream:
+        """Ask one question about one video.
+
+        Args:
+            video: a file, a folder of images, an image, a list of images, or a `VideoClip`.
+            question: what to ask; never empty.
+            sampling: which frames; None is the model's own.
+            system: the system message.
+            stream: give an `AnswerStream` at once instead of an `Answer` at the end.
+            max_new_tokens: longest answer.
+            temperature: 0 takes the likeliest token; above, tokens are drawn.
+            top_p: draw from the likeliest tokens that hold this much of the probability.
+            seed: makes drawing repeatable.
+            progress: a bar on stderr while decoding takes over a second; None is on a terminal.
+            recorder: collects where the answer looked.
+            trace: reports shapes stage by stage; takes the place of a recorder.
+            changes: single fields of `sampling`: `fps`, `num_frames`, `timestamps`, `max_frames`,
+                `max_pixels`, `max_tokens`.
+
+        Raises:
+            VideoError: a video that cannot be read.
+            UsageError: an argument outside its domain.
+            BudgetError: what does not fit the context or the memory; says what would.
+
+        """
+        if trace is not None and recorder is not None:
+            raise UsageError("both a trace and a recorder: pass one, a trace is a recorder")
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
+        wanted = self._wanted_sampling(video, sampling, changes)
+        self._check_fit(plan_clip(video, wanted), question, system, max_new_tokens)
+        clip = read_clip(video, wanted, progress=progress)
+        prompt = build_prompt(
+            [clip], question, tokenizer=self.tokenizer, system=system, **self._patch_sizes()
+        )
+        if trace is not None:
+            self._trace_inputs(trace, clip, prompt)
+        answer = self._stream(clip, prompt, options, recorder if trace is None else trace)
+        return answer if stream else answer.finish()
+
+    def _wanted_sampling(
+        self, video: Video, sampling: SamplingSpec | None, changes: SamplingChanges
+    ) -> SamplingSpec:
+        given = [name for name, value in changes.items() if value is not None]
+        if isinstance(video, VideoClip) and (sampling is not None or given):
+            raise UsageError(
+                f"a clip that is read already and {', '.join(given) or 'sampling'}: "
+                "pass the path instead, or read the clip with that sampling"
+            )
+        return change_sampling(sampling or self.sampling, **changes)
+
+    def _check_fit(
+        self, plan: SamplingPlan, question: str, system: str, max_new_tokens: int
+    ) -> None:
+        """Refuse, before anything is decoded, what the context cannot hold."""
+        slot = VisionSlot("video", plan.num_tokens)
+        tokens = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system)
+        check_context(
+            plan,
+            text_tokens=len(tokens.ids) - plan.num_tokens,
+            max_new_tokens=max_new_tokens,
+            context=self.shape.context,
+        )
+
+    def _stream(
+        self,
+        clip: VideoClip,
+        prompt: VideoPrompt,
+        options: GenerationOptions,
+        recorder: AttentionRecorder | None,
+    ) -> AnswerStream:
+        stop_ids = self._stop_ids()
+        tokens = generate_tokens(
+            self.model, prompt, options=options, stop_ids=stop_ids, recorder=recorder
+        )
+        pieces = TextPieces(self.tokenizer)
+        return AnswerStream(tokens, pieces, usage=self._usage(clip, prompt), stop_ids=stop_ids)
+
+    def _patch_sizes(self) -> dict[str, int]:
+        vision = self.shape.vision
+        return {
+            "patch_size": vision.patch_size,
+            "merge_size": vision.merge_size,
+            "temporal_patch_size": vision.temporal_patch_size,
+        }
+
+    def _stop_ids(self) -> frozenset[int]:
+        stated = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = {self.tokenizer.eos_token_id}
+        ids |= set(stated) if isinstance(stated, list | tuple) else {stated}
+        return frozenset(token for token in ids if isinstance(token, int))
+
+    def _usage(self, clip: VideoClip, prompt: VideoPrompt) -> Usage:
+        assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
+        frames, rows, columns = prompt.video_grid_thw[0].tolist()
+        tokens_per_frame = rows * columns // self.shape.vision.merge_size**2
+        length = prompt.input_ids.shape[1]
+        attention: Attention = self.model.config.attention
+        budget = attention_budget(
+            self.shape.spec, prompt_tokens=length, tokens_per_frame=tokens_per_frame
+        )
+        return Usage(
+            model=self.name,
+            attention=attention,
+            times=tuple(clip.times),
+            height=clip.frames.shape[2],
+            width=clip.frames.shape[3],
+            grid=(frames, rows, columns),
+            video_tokens=frames * tokens_per_frame,
+            prompt_tokens=length,
+            context=self.shape.context,
+            budget=budget if attention == "nsa" else None,
+            warnings=tuple(clip.warnings),
+            notes=self.notes,
+        )
+
+    def _trace_inputs(self, trace: Trace, clip: VideoClip, prompt: VideoPrompt) -> None:
+        trace.stage("video/decode", frames=clip.frames)
+        trace.stage(
+            "video/processing",
+            pixels=prompt.pixel_values_videos,
+            grid=prompt.video_grid_thw,
+            ids=prompt.input_ids,
+        )
+        trace.stage("inference/engine", prefill=prompt.input_ids, logits=[1, self.shape.vocab_size])

@@ -1,0 +1,156 @@
+"""From a prompt to tokens, and from tokens to text: one prefill, then one step a token."""
+
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from videonsa.errors import BudgetError, UsageError
+from videonsa.models.cache import VideoNSACache
+from videonsa.video.processing import VideoPrompt
+
+if TYPE_CHECKING:
+    from videonsa.models.modeling import VideoNSAForConditionalGeneration
+    from videonsa.models.recorder import AttentionRecorder
+
+_REPLACEMENT = "\ufffd"
+
+
+class TextDecoder(Protocol):
+    """What turning ids into text needs of a tokenizer."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Give the text of some ids."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationOptions:
+    """How tokens are chosen. Temperature 0 is greedy; `seed` makes sampling repeatable."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the domain."""
+        if not (type(self.max_new_tokens) is int and self.max_new_tokens >= 1):
+            raise UsageError(f"max_new_tokens={self.max_new_tokens!r}: want an int of at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature={self.temperature!r}: want a number of at least 0")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p={self.top_p!r}: want a number above 0 and at most 1")
+
+    def chooser(self, device: torch.device) -> Callable[[Tensor], int]:
+        """A function from float32 logits `[V]` to a token id."""
+        if self.temperature == 0:
+            return lambda logits: int(logits.argmax())
+        generator = torch.Generator(device)
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return lambda logits: _sample(
+            logits, temperature=self.temperature, top_p=self.top_p, generator=generator
+        )
+
+
+def _sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """Draw from the fewest likeliest tokens that hold `top_p` of the probability."""
+    probabilities, ids = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
+    before = probabilities.cumsum(0) - probabilities
+    kept = torch.where(before < top_p, probabilities, 0)
+    return int(ids[torch.multinomial(kept, 1, generator=generator)])
+
+
+def generate_tokens(
+    model: "VideoNSAForConditionalGeneration",
+    prompt: VideoPrompt,
+    *,
+    options: GenerationOptions,
+    stop_ids: Set[int],
+    recorder: "AttentionRecorder | None" = None,
+) -> Iterator[int]:
+    """Prefill the prompt once, then decode token by token with the cache.
+
+    Yields the ids as they come, at most `options.max_new_tokens`; a stop id ends it and is the
+    last one yielded.
+
+    Raises:
+        BudgetError: out of memory.
+
+    """
+    device = model.device
+    choose = options.chooser(device)
+    inputs: dict[str, Any] = {
+        "input_ids": prompt.input_ids.to(device),
+        "attention_mask": prompt.attention_mask.to(device),
+        "pixel_values_videos": prompt.pixel_values_videos.to(device),
+        "video_grid_thw": prompt.video_grid_thw.to(device),
+        "video_times": prompt.video_times,
+    }
+    cache = VideoNSACache()
+    for _ in range(options.max_new_tokens):
+        # Not around the loop: the mode would leak into whoever consumes this generator.
+        with torch.inference_mode(), _out_of_memory(prompt.input_ids.shape[1], device):
+            output = model(
+                **inputs,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                recorder=recorder,
+            )
+            token = choose(output.logits[0, -1].float())
+        yield token
+        if token in stop_ids:
+            return
+        inputs = {"input_ids": torch.tensor([[token]], device=device)}
+
+
+@contextmanager
+def _out_of_memory(prompt_tokens: int, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not exhausted and "allocate memory" not in str(error):
+            raise
+        raise BudgetError(
+            f"out of memory on {device} with a prompt of {prompt_tokens} tokens: "
+            "lower --max-frames or --max-pixels, or see 'videonsa plan' for what it takes"
+        ) from error
+
+
+class TextPieces:
+    """Turns ids that come one by one into text pieces; a character is never cut in two."""
+
+    def __init__(self, tokenizer: TextDecoder) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0  # ids before it only give the context that decoding needs
+        self._shown = 0  # ids before it are shown
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is still open."""
+        self._ids.append(token)
+        piece = self._unseen()
+        if not piece or piece.endswith(_REPLACEMENT):
+            return ""
+        self._start, self._shown = self._shown, len(self._ids)
+        return piece
+
+    def flush(self) -> str:
+        """What is left at the end, an unfinished character included."""
+        piece = self._unseen()
+        self._start = self._shown = len(self._ids)
+        return piece
+
+    def _unseen(self) -> str:
+        seen = self._text(self._ids[self._start : self._shown])
+        return self._text(self._ids[self._start :])[len(seen) :]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)

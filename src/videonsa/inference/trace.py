@@ -1,0 +1,84 @@
+"""`Trace`: the shapes of one question at each stage, in the order of docs/tracing.md."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from videonsa.models.recorder import AttentionRecorder
+from videonsa.ops.reference import rows_per_chunk
+from videonsa.ops.spec import BRANCHES, NSASpec
+
+STAGES = (
+    "cli/ask",
+    "video/decode",
+    "video/processing",
+    "inference/engine",
+    "models/modeling",
+    "models/attention",
+    "ops/nsa",
+    "ops/reference",
+)
+"""The modules that a question passes, first to last."""
+
+
+class Trace(AttentionRecorder):
+    """Tells `emit` one line a stage; pass one to `VideoQA.ask` as `trace=`.
+
+    The model knows it as a recorder and shows it what a recorder is shown; it reports the prefill
+    of the first layer and stores no tensor.
+    """
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        super().__init__()
+        self._emit = emit
+        self._vision_mask: Tensor | None = None
+        self._selected: Tensor | None = None
+        self._spec = NSASpec()
+        self._prefilled = False
+
+    def stage(self, name: str, **values: object) -> None:
+        """Report what a stage works on; `name` is one of `STAGES`."""
+        number = STAGES.index(name) + 1
+        shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
+        self._emit(f"{number} {name:<17} {shown}")
+
+    def begin_step(
+        self, vision_mask: Tensor, attention_mask: Tensor | None, frame_sizes: Tensor
+    ) -> None:
+        """Take note of which rows are vision rows."""
+        self._vision_mask = vision_mask
+
+    def record_selection(self, layer: int, selected_blocks: Tensor, spec: NSASpec) -> None:
+        """Take note of the selection of the first layer."""
+        if layer == 0 and not self._prefilled:
+            self._selected, self._spec = selected_blocks, spec
+
+    def record_text(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """Report the stages from the embedded prompt to the attention of the first layer."""
+        if self._prefilled or self._vision_mask is None:
+            return
+        self._prefilled = True
+        length, heads, head_dim = q.shape[1:]
+        num_vision = int(self._vision_mask.sum())
+        self.stage("models/modeling", hidden=[1, length, heads * head_dim], vision_rows=num_vision)
+        if self._selected is None:
+            self.stage("models/attention", q=q, k=k, v=k)
+            self.stage("ops/nsa", passed="no: attention is dense")
+            self.stage("ops/reference", passed="no: attention is dense")
+            return
+        self.stage("models/attention", q=q, k=k, v=k, gates=[1, length, heads, len(BRANCHES)])
+        self.stage("ops/nsa", selected_blocks=self._selected, out=q)
+        if self._spec.stream == "sequence":
+            self.stage("ops/reference", passed="no: the released preset is ops/released")
+            return
+        rows = min(rows_per_chunk(q[:, :num_vision], k[:, :num_vision]), num_vision)
+        chunks = -(-num_vision // max(rows, 1))
+        self.stage("ops/reference", masks=[rows, num_vision], query_chunks=chunks)
+        self._vision_mask = self._selected = None
+
+
+def _shown(value: object) -> str:
+    """A tensor as its shape and dtype, anything else as it prints."""
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return str(value)
