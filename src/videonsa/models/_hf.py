@@ -1,5 +1,9 @@
 """Everything taken from transformers that could move between versions, imported in one place."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,6 +23,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
 )
+from transformers.utils import logging
 
 __all__ = [
     "AutoConfig",
@@ -33,5 +38,22 @@ __all__ = [
     "apply_rotary_pos_emb_vision",
     "get_checkpoint_conversion_mapping",
     "guarded_init",
+    "quiet_loading",
     "register_checkpoint_conversion_mapping",
+    "snapshot_download",
 ]
+
+
+@contextmanager
+def quiet_loading(*, show_progress: bool) -> Iterator[None]:
+    """Keep transformers' load report, and its progress bar if so wished, off stderr for a while."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not show_progress:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -12,6 +12,8 @@ from videonsa.models._hf import Cache, Qwen2_5_VLAttention
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.gates import branch_gates, init_gates
 from videonsa.models.recorder import AttentionRecorder
+from videonsa.ops.layout import HybridLayout
+from videonsa.ops.nsa import Backend, hybrid_attention
 from videonsa.ops.spec import BRANCHES, NSASpec
 
 
@@ -29,12 +31,11 @@ class AttentionStep:
     """bool `[B, S]`: keys of images and videos."""
     attention_mask: Tensor | None
     """bool `[B, S]`, False where padded; None where nothing is."""
-    frame_sizes: Tensor
-    """int64 `[F]` on the CPU: merged tokens of each temporal patch or image so far, samples
-    concatenated."""
+    layout: HybridLayout | None = None
+    """The rows by kind and the blocks, worked out once for all layers; for the `paper` preset."""
     dense_mask: Tensor | None = None
     """bool `[B, 1, T, S]` for dense attention; None where it is causal or sees every key."""
-    backend: str = "auto"
+    backend: Backend = "auto"
     recorder: AttentionRecorder | None = None
 
 
@@ -163,8 +164,6 @@ class HybridAttention(Qwen2_5_VLAttention):
             num_heads=q.shape[2],
             temperature=step.spec.gate_temperature,
         )
-        from videonsa.ops.nsa import hybrid_attention
-
         result = hybrid_attention(
             q,
             k,
@@ -173,9 +172,9 @@ class HybridAttention(Qwen2_5_VLAttention):
             step.vision_mask,
             spec=step.spec,
             attention_mask=step.attention_mask,
-            frame_sizes=step.frame_sizes if step.spec.block_size == "frame" else None,
             return_branches=step.recorder is not None,
             backend=step.backend,
+            layout=step.layout,
         )
         if isinstance(result, Tensor):
             return result

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from videonsa.errors import UsageError
+from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import (
     Cache,
     CausalLMOutputWithPast,
@@ -19,6 +19,8 @@ from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import NewRows, VisionInputs, describe_rows, vision_inputs
 from videonsa.models.vision import batch_vision_attention, plan_vision
+from videonsa.ops.layout import HybridLayout, hybrid_layout
+from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
 
 _VISION_ARGUMENTS = (
@@ -36,7 +38,7 @@ class AttentionChoice(NamedTuple):
 
     attention: Literal["nsa", "dense"]
     spec: NSASpec
-    backend: str
+    backend: Backend
     recorder: AttentionRecorder | None
 
 
@@ -69,6 +71,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     """
 
     config: VideoNSAConfig
+    # A dense model of weights with gates leaves them out; no other can find them unexpected.
+    _keys_to_ignore_on_load_unexpected = (r"self_attn\.g_proj_[12]\.",)
 
     def __init__(self, config: VideoNSAConfig) -> None:
         super().__init__(config)
@@ -90,6 +94,35 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         for attention in fresh:
             attention.init_gates()
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        *args: Any,
+        fresh_gates: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, but weights that are missing or unexpected are an error.
+
+        Args:
+            *args: the folder or hub id, and what else transformers takes.
+            fresh_gates: gates may be missing; they start as `config.gate_init` says.
+            output_loading_info: return (model, info).
+            **kwargs: what else transformers takes.
+
+        Raises:
+            ModelError: naming the weights that are missing or unexpected.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = {name for name in info["missing_keys"] if not (fresh_gates and "g_proj" in name)}
+        for title, names in (("missing", missing), ("unexpected", info["unexpected_keys"])):
+            if names:
+                raise ModelError(
+                    f"{len(names)} weights are {title} in {args[0]}, among them "
+                    f"{', '.join(sorted(names)[:4])}: want those of one complete checkpoint"
+                )
+        return (model, info) if output_loading_info else model
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -108,7 +141,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         logits_to_keep: int | Tensor = 0,
         attention: Literal["nsa", "dense"] | None = None,
         nsa_spec: NSASpec | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         recorder: AttentionRecorder | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -179,7 +212,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         self,
         attention: Literal["nsa", "dense"] | None,
         nsa_spec: NSASpec | None,
-        backend: str,
+        backend: Backend,
         recorder: AttentionRecorder | None,
     ) -> AttentionChoice:
         attention = attention or self.config.attention
@@ -286,10 +319,24 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             spec=choice.spec,
             vision_mask=self._vision_mask(rows, known, choice.spec),
             attention_mask=padding,
-            frame_sizes=frame_sizes,
+            layout=None if dense else self._layout(num_rows, known, frame_sizes, choice.spec),
             dense_mask=dense_mask(padding, num_rows, num_keys, device=device) if dense else None,
             backend=choice.backend,
             recorder=choice.recorder,
+        )
+
+    @staticmethod
+    def _layout(
+        num_rows: int, cache: VideoNSACache, frame_sizes: Tensor, spec: NSASpec
+    ) -> HybridLayout | None:
+        if spec.stream == "sequence":
+            return None  # the released preset takes the sequence as it is
+        return hybrid_layout(
+            cache.vision_mask,
+            spec=spec,
+            num_rows=num_rows,
+            attention_mask=cache.attention_mask,
+            frame_sizes=frame_sizes if spec.block_size == "frame" else None,
         )
 
     @staticmethod
