@@ -128,10 +128,9 @@ def block_borders(
 
     Args:
         block_size: tokens a block, or "frame".
-        frame_sizes: tokens of each frame in stream order, samples concatenated; fixed blocks ignore
-            it.
-            A sample takes frames until its keys are covered, so its last one may still be arriving.
-            Frames after the last key are allowed where there is one sample.
+        frame_sizes: tokens of each frame in stream order, samples concatenated; read only with
+            "frame". A sample takes frames until its keys are covered, so its last one may still be
+            arriving. Frames after the last key are allowed where there is one sample.
         num_keys: keys so far of each sample.
 
     Returns:

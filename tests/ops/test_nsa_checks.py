@@ -1,0 +1,154 @@
+"""What the public ops refuse, and that they say what came."""
+
+import logging
+
+import pytest
+import torch
+from nsa_cases import make_inputs, make_spec
+
+from videonsa.ops import NSASpec, hybrid_attention, hybrid_layout, nsa_attention
+
+SPEC = make_spec()
+
+
+def inputs(**changed):
+    tensors = dict(zip("qkvg", make_inputs(8, heads=4, kv_heads=2), strict=True), **changed)
+    return [tensors[name] for name in "qkvg"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q": torch.zeros(8, 4, 4).double()}, "q is .8, 4, 4."),
+        ({"q": torch.zeros(2, 8, 4, 4).double()}, "same batch"),
+        ({"q": torch.zeros(1, 8, 4, 6).double()}, "head dim"),
+        ({"q": torch.zeros(1, 8, 3, 4).double()}, "multiple of"),
+        ({"v": torch.zeros(1, 7, 2, 4).double()}, "v is .1, 7, 2, 4."),
+        ({"v": torch.zeros(1, 8, 2, 4)}, "torch.float32"),
+        ({"q": torch.zeros(1, 8, 4, 4, dtype=torch.int64)}, "torch.int64"),
+        ({"g": torch.zeros(1, 8, 4)}, "gates is .1, 8, 4."),
+        ({"g": torch.zeros(1, 8, 4, 3, device="meta")}, "meta"),
+        ({"k": torch.zeros(1, 3, 2, 4).double(), "v": torch.zeros(1, 3, 2, 4).double()}, "3 keys"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        nsa_attention(*inputs(**changed), spec=SPEC)
+    assert "\n" not in str(caught.value)
+
+
+def int32(*values):
+    return torch.tensor(values, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "triton"}, "not built yet"),
+        ({"backend": "cuda"}, "'auto' or 'reference'"),
+        ({"q_offset": 1}, "q_offset=1"),
+        ({"q_offset": -1}, "q_offset=-1"),
+        ({"q_offset": 0, "cu_seqlens_k": int32(0, 8)}, "leave q_offset out"),
+        ({"cu_seqlens_q": int32(0, 8)}, "without cu_seqlens_k"),
+        ({"cu_seqlens_k": torch.tensor([0, 8])}, "torch.int64"),
+        ({"cu_seqlens_k": int32(0, 5)}, "0 to 5"),
+        ({"cu_seqlens_k": int32(0, 5, 3, 8)}, "decreases"),
+        ({"cu_seqlens_k": int32(0, 3, 8), "cu_seqlens_q": int32(0, 8)}, "1 samples"),
+        ({"cu_seqlens_k": int32(0, 3, 8), "cu_seqlens_q": int32(0, 5, 8)}, "sample 0 has 5"),
+        ({"selected_blocks": torch.zeros(1, 8, 2, 3, dtype=torch.int32)}, "want int32"),
+        ({"selected_blocks": torch.zeros(1, 8, 2, 2)}, "torch.float32"),
+        ({"selected_blocks": torch.full((1, 8, 2, 2), 2)}, "block 2 of 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        nsa_attention(*inputs(), spec=SPEC, **options)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (None, "without frame_sizes"),
+        ([4, 3], "end at token 7"),
+        ([4, 0, 4], "at least 1 token"),
+        (torch.ones(4), "1-D ints"),
+        (torch.ones(2, 4, dtype=torch.int64), "1-D ints"),
+    ],
+)
+def test_frames_that_do_not_cover_the_keys_are_refused(frames, message):
+    with pytest.raises(ValueError, match=message):
+        nsa_attention(*inputs(), spec=make_spec(s="frame"), frame_sizes=frames)
+
+
+def test_frames_of_more_samples_than_there_are_are_refused():
+    two = make_inputs(8, batch=2)
+    with pytest.raises(ValueError, match="5 frames but the samples need 4"):
+        nsa_attention(*two, spec=make_spec(s="frame"), frame_sizes=[4] * 5)
+
+
+def test_packed_batch_of_more_than_one_is_refused():
+    two = make_inputs(8, batch=2)
+    with pytest.raises(ValueError, match="batch of 2"):
+        nsa_attention(*two, spec=SPEC, cu_seqlens_k=int32(0, 8))
+    with pytest.raises(ValueError, match="batch of 2"):
+        hybrid_layout(
+            torch.ones(2, 8, dtype=torch.bool), spec=SPEC, num_rows=8, cu_seqlens_k=int32(0, 8)
+        )
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"vision_mask": torch.ones(1, 8)}, "vision_mask is torch.float32"),
+        ({"vision_mask": torch.ones(1, 7, dtype=torch.bool)}, "one entry for each key"),
+        ({"attention_mask": torch.ones(1, 8, dtype=torch.int64)}, "attention_mask is torch.int64"),
+        ({"attention_mask": torch.ones(8, dtype=torch.bool)}, "attention_mask is"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(masks, message):
+    masks = {"vision_mask": torch.ones(1, 8, dtype=torch.bool)} | masks
+    with pytest.raises(ValueError, match=message):
+        hybrid_attention(*inputs(), spec=SPEC, **masks)
+
+
+@pytest.mark.parametrize(
+    ("length", "spec", "message"),
+    [
+        (7, SPEC, "the tensors are"),
+        (8, make_spec(s=8), "same spec"),
+        (8, make_spec(selection_scope="block"), "same spec"),
+    ],
+)
+def test_layout_of_another_pass_or_spec_is_refused(length, spec, message):
+    vision = torch.ones(1, 8, dtype=torch.bool)
+    layout = hybrid_layout(vision[:, :length], spec=spec, num_rows=length)
+    with pytest.raises(ValueError, match=message):
+        hybrid_attention(*inputs(), vision, spec=SPEC, layout=layout)
+
+
+def test_shared_selection_of_vision_rows_off_the_borders_is_refused():
+    vision = torch.ones(1, 8, dtype=torch.bool)
+    vision[0, 0] = False
+    with pytest.raises(ValueError, match="block borders"):
+        hybrid_attention(*inputs(), vision, spec=make_spec(selection_scope="block"))
+
+
+def test_released_preset_outside_its_domain_says_so():
+    spec = NSASpec.released()
+    heads = {"heads": 28, "kv_heads": 4, "dim": 2}
+    vision = torch.ones(1, 8, dtype=torch.bool)
+    with pytest.raises(ValueError, match="4 query and 2 KV heads with the released preset"):
+        nsa_attention(*inputs(), spec=spec)
+    right = make_inputs(8, **heads)
+    with pytest.raises(ValueError, match="packed samples"):
+        nsa_attention(*right, spec=spec, cu_seqlens_k=int32(0, 8))
+    with pytest.raises(ValueError, match="batch of 2"):
+        nsa_attention(*make_inputs(8, batch=2, **heads), spec=spec)
+    with pytest.raises(ValueError, match="padding"):
+        hybrid_attention(*right, vision, spec=spec, attention_mask=~vision)
+
+
+def test_automatic_choice_of_backend_is_logged(caplog):
+    with caplog.at_level(logging.DEBUG, logger="videonsa.ops"):
+        nsa_attention(*inputs(), spec=SPEC)
+    assert "'auto' takes 'reference'" in caplog.text
