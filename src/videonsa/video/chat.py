@@ -145,12 +145,13 @@ def _turn(role: str, text: str, vision: Sequence[VisionSlot] = ()) -> Iterator[_
     # One piece with the role where no token stands between: a text that starts with a line break
     # merges with the one before it, as in the published template.
     head = f"{role}\n"
-    for slot in vision:
+    if vision:
         yield _Piece(head)
+        head = ""
+    for slot in vision:
         yield _Piece(_VISION_START, special=True)
         yield _Piece(_PADS[slot.kind], special=True, repeats=slot.num_tokens)
         yield _Piece(_VISION_END, special=True)
-        head = ""
     yield _Piece(head + text)
     yield _Piece(_IM_END, special=True)
     yield _Piece("\n")

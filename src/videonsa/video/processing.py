@@ -107,8 +107,10 @@ def _check_frames(frames: Tensor) -> None:
 def resize_frames(frames: Tensor, *, height: int, width: int) -> Tensor:
     """Resize frames as the Hugging Face processor does: bicubic, antialiased, on 8-bit levels.
 
+    Both passes round to 8 bits, so the result differs from a resize in float at hard edges.
+
     Args:
-        frames: uint8 [N, 3, H, W], RGB.
+        frames: uint8 [N, 3, H, W], RGB, on the CPU; of any memory layout.
         height: wanted height, pixels.
         width: wanted width, pixels.
 
@@ -116,20 +118,21 @@ def resize_frames(frames: Tensor, *, height: int, width: int) -> Tensor:
         uint8 [N, 3, height, width]; `frames` itself where it has that size already.
 
     Raises:
-        UsageError: frames of another type or shape, or a size under one pixel.
+        UsageError: frames of another type, shape or device, or a size under two pixels.
 
     """
     _check_frames(frames)
-    if height < 1 or width < 1:
-        raise UsageError(f"size came as {height} x {width} px; wanted at least 1 x 1; raise it")
+    if height < 2 or width < 2:
+        # One pixel is where torch's 8-bit kernel mistakes the memory layout.
+        raise UsageError(f"size came as {height} x {width} px; wanted at least 2 x 2; raise it")
     if frames.shape[-2:] == (height, width):
         return frames
-    # Only the CPU kernel takes 8-bit levels; elsewhere round as it does.
-    levels = frames if frames.device.type == "cpu" else frames.float()
-    resized = F.interpolate(levels, size=(height, width), mode="bicubic", antialias=True)
-    if resized.dtype != torch.uint8:
-        resized = resized.round_().clamp_(0, _MAX_LEVEL).to(torch.uint8)
-    return resized
+    if frames.device.type != "cpu":
+        raise UsageError(
+            f"frames came on {frames.device}; wanted the CPU, where 8-bit levels are resized; "
+            "resize them before they move"
+        )
+    return F.interpolate(frames, size=(height, width), mode="bicubic", antialias=True)
 
 
 def patchify(
