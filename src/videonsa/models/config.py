@@ -1,7 +1,7 @@
 """`VideoNSAConfig`: Qwen2.5-VL's config and the choices of the hybrid attention."""
 
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, Literal
 
 from videonsa.errors import ModelError
 from videonsa.models._hf import Qwen2_5_VLConfig
@@ -29,7 +29,7 @@ def spec_from_dict(options: dict[str, Any]) -> NSASpec:
     unknown = sorted(set(options) - known)
     if unknown:
         raise ModelError(f"config field nsa has {unknown}: want only {sorted(known)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     try:
         return NSASpec(**values)
     except (TypeError, ValueError) as error:
@@ -50,8 +50,8 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     model_type = "videonsa"
 
     nsa: dict[str, Any] | NSASpec | None = None
-    attention: str = "nsa"
-    gate_init: str = "half"
+    attention: Literal["nsa", "dense"] = "nsa"
+    gate_init: Literal["half", "released"] = "half"
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Complete and check the fields of this class, then those of Qwen2.5-VL."""

@@ -27,7 +27,7 @@ def branch_gates(
         `[B, T, HQ, 3]` in (0, 1), branches in the order of `BRANCHES`.
     """
     logits = second(F.gelu(first(hidden))) / temperature
-    return torch.sigmoid(logits).unflatten(-1, (num_heads, len(BRANCHES)))
+    return torch.sigmoid(logits).view(*hidden.shape[:2], num_heads, len(BRANCHES))
 
 
 def init_gates(first: nn.Linear, second: nn.Linear, gate_init: str) -> None:

@@ -1,6 +1,7 @@
 """`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -40,6 +41,12 @@ class AttentionChoice(NamedTuple):
     spec: NSASpec
     backend: Backend
     recorder: AttentionRecorder | None
+
+
+def _needed(input_ids: Tensor | None) -> Tensor:
+    if input_ids is None:
+        raise UsageError("input_ids is missing: vision rows are found by token id, so pass it")
+    return input_ids
 
 
 class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
@@ -155,6 +162,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         vision = vision_inputs(
             image_grid_thw, video_grid_thw, *times, temporal_ids=choice.spec.temporal_ids
         )
+        input_ids = _needed(input_ids)
         types = self._token_types(input_ids)
         rows = self._describe(types, attention_mask, position_ids, vision, cache, choice.spec)
         if inputs_embeds is None:
@@ -215,13 +223,13 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         backend: Backend,
         recorder: AttentionRecorder | None,
     ) -> AttentionChoice:
-        attention = attention or self.config.attention
-        if attention == "nsa" and self.config.attention != "nsa":
+        chosen: Literal["nsa", "dense"] = attention or self.config.attention
+        if chosen == "nsa" and self.config.attention != "nsa":
             raise UsageError(
                 "attention='nsa' on a model without gates: load it with attention='nsa' and "
                 "fresh_gates=True"
             )
-        return AttentionChoice(attention, nsa_spec or self.config.nsa_spec, backend, recorder)
+        return AttentionChoice(chosen, nsa_spec or self.config.nsa_spec, backend, recorder)
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> VideoNSACache | None:
         if given is None:
@@ -234,9 +242,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             )
         return given
 
-    def _token_types(self, input_ids: Tensor | None) -> Tensor:
-        if input_ids is None:
-            raise UsageError("input_ids is missing: vision rows are found by token id, so pass it")
+    def _token_types(self, input_ids: Tensor) -> Tensor:
         types = torch.where(input_ids == self.config.video_token_id, TokenType.VIDEO, 0)
         return types + torch.where(input_ids == self.config.image_token_id, TokenType.IMAGE, 0)
 
@@ -348,7 +354,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         ):
             return cache.vision_mask
         t, h, w = rows.position_ids
-        return ((t != h) | (h != w)) & rows.attention_mask
+        off_diagonal: Tensor = (t != h) | (h != w)
+        return off_diagonal & rows.attention_mask
 
     def _loss(
         self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None
@@ -368,6 +375,26 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             for name in _VISION_ARGUMENTS:
                 inputs.pop(name, None)
         return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat every sample, its videos' times too."""
+        model_kwargs.pop("position_ids", None)
+        times = model_kwargs.pop("video_times", None)
+        if times is not None:
+            counts = self._get_image_nums_and_video_nums(input_ids)[1].tolist()
+            ends = list(accumulate(counts))
+            samples = [times[end - count : end] for end, count in zip(ends, counts, strict=True)]
+            times = [one for sample in samples for _ in range(expand_size) for one in sample]
+        input_ids, expanded = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, expanded if times is None else expanded | {"video_times": times}
 
     def _prepare_position_ids_for_generation(self, *_: Any, **__: Any) -> None:
         """None: `forward` computes the positions of the new rows."""

@@ -1,5 +1,6 @@
 """mRoPE position ids of text, images and videos (docs/semantics.md, "Positions")."""
 
+import math
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Literal
@@ -101,14 +102,13 @@ def _segment(
 def _advance_text(ids: NDArray[np.int64], position: int) -> int:
     length = ids.shape[1]
     ids[:] = np.arange(position, position + length)
-    return position + length
+    return int(position + length)
 
 
 def _seconds(
     times: Iterator[Sequence[float]], grid: Grid, temporal_ids: TemporalIds
 ) -> NDArray[np.float64]:
     """Seconds of each temporal patch since the first."""
-    patches = np.arange(grid[0], dtype=np.float64)
     given = next(times, None)
     if given is None:
         raise UsageError(
@@ -122,13 +122,14 @@ def _seconds(
         )
     if (np.diff(seconds) < 0).any():
         raise UsageError("video_times decreases: want the seconds of frames in order")
-    if temporal_ids == "fixed":
-        return patches
-    seconds = seconds - seconds[0]
-    if temporal_ids == "truncated" and grid[0] > 1:
+    if temporal_ids == "exact" or grid[0] == 1:
+        since_first: NDArray[np.float64] = seconds - seconds[0]
+        return since_first
+    period = 1.0
+    if temporal_ids == "truncated":
         # Rounded first: times that were summed up may end a hair below a whole second.
-        return patches * np.trunc(np.round(seconds[-1] / (grid[0] - 1), 6))
-    return seconds
+        period = math.trunc(round((seconds[-1] - seconds[0]) / (grid[0] - 1), 6))
+    return np.arange(grid[0], dtype=np.float64) * period
 
 
 def _segment_ids(

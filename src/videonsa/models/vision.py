@@ -83,7 +83,8 @@ def _patch_positions(height: int, width: int, merge_size: int) -> Tensor:
         torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
     )
     blocks = grid.unflatten(1, (-1, merge_size)).unflatten(0, (-1, merge_size))
-    return blocks.transpose(1, 2).reshape(-1, 2)
+    positions: Tensor = blocks.transpose(1, 2).reshape(-1, 2)
+    return positions
 
 
 def _cumulative(lengths: Tensor) -> Tensor:
