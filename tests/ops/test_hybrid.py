@@ -1,8 +1,12 @@
 """The hybrid layer against plain loops: text rows dense, vision rows NSA."""
 
+from itertools import pairwise
+
 import brute
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from nsa_cases import make_inputs, make_spec, options_of
 
 from videonsa.ops import hybrid_attention, hybrid_layout, nsa_attention
@@ -208,3 +212,20 @@ def test_thousands_of_text_runs_are_gathered_in_one_call():
     row, keys = q[0, 5999, 0], k[0, :, 0]
     dense = (keys @ row / 2).softmax(0) @ v[0, :, 0]
     torch.testing.assert_close(output[0, 5999, 0], dense)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_random_packed_samples_equal_the_loops(data):
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    total = sum(lengths)
+    bits = data.draw(st.lists(st.booleans(), min_size=total, max_size=total))
+    ends = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    vision = torch.tensor([bits])
+    inputs = make_inputs(total, heads=2, kv_heads=1, seed=data.draw(st.integers(0, 100)))
+    spec = make_spec(s=data.draw(st.integers(1, 4)), n=data.draw(st.integers(1, 3)), w=2)
+    cu_seqlens = torch.tensor(ends, dtype=torch.int32)
+    output = hybrid_attention(*inputs, vision, spec=spec, cu_seqlens_k=cu_seqlens)
+    for start, stop in pairwise(ends):
+        one = [x[:, start:stop] for x in (*inputs, vision)]
+        torch.testing.assert_close(output[0, start:stop], loops(*one, spec=spec))

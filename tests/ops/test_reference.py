@@ -349,3 +349,18 @@ def test_random_small_problems_equal_the_loops(data):
     )
     expected = brute_nsa(*inputs, spec, frames=frames or ())
     assert_result_equals(whole(*inputs, spec, frame_sizes=frames), expected)
+
+
+def test_several_query_chunks_keep_no_scores_for_the_backward_pass():
+    q, k, v, gates = make_inputs(64, heads=4, kv_heads=2, grad=True)
+    blocks = block_table(block_borders(4, None, [64]), 64, device=q.device)
+    largest = []
+    for chunk_size in (64, 4):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            nsa_reference(q, k, v, gates, spec=make_spec(), blocks=blocks, chunk_size=chunk_size)
+        largest.append(max(sizes))
+    assert largest[0] == 4 * 64 * 64  # HQ * T * S: the probabilities
+    assert largest[1] < 4 * 64 * 64 / 4

@@ -70,7 +70,6 @@ def nsa_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
-    checks.check_selected_blocks(selected_blocks, q, k, num_selected=spec.num_selected_blocks)
     _check_backend(backend)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     checks.check_packing(q, q_offset, packed=packed)
@@ -85,6 +84,7 @@ def nsa_attention(
             selected_blocks=selected_blocks,
             return_branches=return_branches,
         )
+    checks.check_selected_blocks(selected_blocks, q, k, num_selected=spec.num_selected_blocks)
     if packed:
         samples = packed_samples(
             cu_seqlens_q, cu_seqlens_k, num_rows=q.shape[1], num_keys=k.shape[1]
