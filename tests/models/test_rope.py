@@ -5,7 +5,7 @@ from tiny_models import IMAGE, VIDEO, qwen
 from videonsa.errors import UsageError
 from videonsa.models.rope import TokenType, mrope_position_ids
 
-T, I, V = TokenType
+T, I, V = TokenType  # noqa: E741
 
 
 def ids_of(types, grids, times=(), **options):

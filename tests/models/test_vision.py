@@ -47,7 +47,9 @@ def test_plan_covers_every_patch_once():
     plan = plan_vision(GRIDS, merge_size=2, window_tokens=2)
     patches = sum(t * h * w for t, h, w in GRIDS)
     assert plan.window_index.sort().values.tolist() == list(range(patches // 4))
-    assert plan.window_lengths.sum() == plan.frame_lengths.sum() == len(plan.position_ids) == patches
+    assert (
+        plan.window_lengths.sum() == plan.frame_lengths.sum() == len(plan.position_ids) == patches
+    )
 
 
 def test_grid_that_merging_does_not_divide_is_refused():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -35,6 +36,7 @@ __all__ = [
     "Qwen2_5_VLConfig",
     "Qwen2_5_VLForConditionalGeneration",
     "Qwen2_5_VLVisionAttention",
+    "StrictDataclassError",
     "apply_rotary_pos_emb_vision",
     "get_checkpoint_conversion_mapping",
     "guarded_init",

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from videonsa.errors import ModelError
-from videonsa.models._hf import quiet_loading, snapshot_download
+from videonsa.models._hf import StrictDataclassError, quiet_loading, snapshot_download
 from videonsa.models.config import VideoNSAConfig, spec_to_dict
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import NSASpec
@@ -27,6 +27,16 @@ _OLD_NAMES = (
 _DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 _SHOW_PROGRESS_FROM = 2**28
 """Bytes of weights that take longer than a second to read."""
+_CONFIG_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What nonsense in a config.json raises, there or while the model is put together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +99,7 @@ def load_model(
             )
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
-                f"the weights in {folder} cannot be loaded ({_first_line(error)}): download them "
+                f"the weights in {folder} cannot be loaded ({_one_line(error)}): download them "
                 "again"
             ) from error
     return LoadedModel(model=loaded.to(device or "cpu").eval(), folder=folder, notes=notes)
@@ -120,7 +130,7 @@ def _read_json(path: Path, wanted: str) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} is not readable JSON ({_first_line(error)}): download it again"
+            f"{path} is not readable JSON ({_one_line(error)}): download it again"
         ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no JSON object: download it again")
@@ -156,7 +166,7 @@ def _weight_shapes(folder: Path) -> Shapes:
                     shapes[_parameter_name(name)] = tuple(file.get_slice(name).get_shape())
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"{path} is no readable safetensors file ({_first_line(error)}): download it again"
+                f"{path} is no readable safetensors file ({_one_line(error)}): download it again"
             ) from error
     return shapes
 
@@ -196,10 +206,8 @@ def _choose(
         fields["nsa"] = spec_to_dict(nsa_spec)
     try:
         config: VideoNSAConfig = VideoNSAConfig.from_dict(fields)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} cannot be used ({_first_line(error)}): download it again"
-        ) from error
+    except _CONFIG_ERRORS as error:
+        raise _bad_config(folder, error) from error
     if config.attention == "nsa" and not has_gates and not fresh_gates:
         raise ModelError(
             f"the weights in {folder} have no gates (self_attn.g_proj_1, g_proj_2): use "
@@ -228,11 +236,7 @@ def _check_weights(
     folder: Path, config: VideoNSAConfig, shapes: Shapes, *, fresh_gates: bool
 ) -> None:
     """Compare the weights on disk with the parameters of the model, without reading them."""
-    with torch.device("meta"):
-        expected = {
-            name: tuple(tensor.shape)
-            for name, tensor in VideoNSAForConditionalGeneration(config).state_dict().items()
-        }
+    expected = _parameter_shapes(folder, config)
     optional = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if fresh_gates:
         optional |= {name for name in expected if _GATE.search(name)}
@@ -269,10 +273,25 @@ def _check_weights(
         )
 
 
+def _parameter_shapes(folder: Path, config: VideoNSAConfig) -> Shapes:
+    try:
+        with torch.device("meta"):
+            model = VideoNSAForConditionalGeneration(config)
+    except _CONFIG_ERRORS as error:
+        raise _bad_config(folder, error) from error
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _bad_config(folder: Path, error: BaseException) -> ModelError:
+    return ModelError(
+        f"{folder / 'config.json'} cannot be used ({_one_line(error)}): download it again"
+    )
+
+
 def _listed(names: list[str], most: int = 4) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: BaseException, most: int = 200) -> str:
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -49,6 +49,22 @@ def _needed(input_ids: Tensor | None) -> Tensor:
     return input_ids
 
 
+def _row_mask(
+    input_ids: Tensor, attention_mask: Tensor | None, cache: VideoNSACache | None
+) -> Tensor:
+    """The columns of the attention mask for the new rows, bool `[B, T]`."""
+    batch, length = input_ids.shape
+    past = 0 if cache is None else cache.get_seq_length()
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    if attention_mask.shape not in ((batch, length), (batch, past + length)):
+        raise UsageError(
+            f"attention_mask is {list(attention_mask.shape)}: want [{batch}, {length}], or "
+            f"[{batch}, {past + length}] with the cached rows"
+        )
+    return attention_mask[:, -length:].bool()
+
+
 class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL whose image and video rows attend by NSA and whose text rows attend densely.
 
@@ -163,8 +179,9 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             image_grid_thw, video_grid_thw, *times, temporal_ids=choice.spec.temporal_ids
         )
         input_ids = _needed(input_ids)
-        types = self._token_types(input_ids)
-        rows = self._describe(types, attention_mask, position_ids, vision, cache, choice.spec)
+        mask = _row_mask(input_ids, attention_mask, cache)
+        types = self._token_types(input_ids) * mask
+        rows = self._describe(types, mask, position_ids, vision, cache, choice.spec)
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, types, pixel_values, pixel_values_videos, vision)
         outputs = self.model.language_model(
@@ -249,21 +266,13 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     def _describe(
         self,
         types: Tensor,
-        attention_mask: Tensor | None,
+        mask: Tensor,
         position_ids: Tensor | None,
         vision: VisionInputs,
         cache: VideoNSACache | None,
         spec: NSASpec,
     ) -> NewRows:
         batch, length = types.shape
-        past = 0 if cache is None else cache.get_seq_length()
-        if attention_mask is None:
-            attention_mask = torch.ones_like(types)
-        if attention_mask.shape not in ((batch, length), (batch, past + length)):
-            raise UsageError(
-                f"attention_mask is {list(attention_mask.shape)}: want [{batch}, {length}], or "
-                f"[{batch}, {past + length}] with the cached rows"
-            )
         if position_ids is not None and position_ids.shape != (3, batch, length):
             raise UsageError(
                 f"position_ids is {list(position_ids.shape)}: want [3, {batch}, {length}] (t, h, "
@@ -271,7 +280,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             )
         return describe_rows(
             types,
-            attention_mask[:, -length:].bool(),
+            mask,
             vision,
             start=(cache.next_position if cache is not None else []) or [0] * batch,
             position_ids=position_ids,

@@ -90,7 +90,7 @@ def describe_rows(
     """Describe new rows.
 
     Args:
-        token_types: `[B, T]` ints of `TokenType`.
+        token_types: `[B, T]` ints of `TokenType`; padding is text.
         attention_mask: bool `[B, T]`.
         vision: the images and videos of these rows.
         start: first position id of each sample.
@@ -104,7 +104,7 @@ def describe_rows(
     """
     device = token_types.device
     types, mask = torch.stack([token_types, attention_mask.long()]).cpu()
-    types, mask = types * mask, mask.bool()
+    mask = mask.bool()
     first = torch.tensor(start)[:, None]
     ids = (first + mask.cumsum(1) - 1).expand(3, -1, -1) * mask  # right where all is text
     images, videos = iter(vision.image_grids), iter(zip(*vision[1:], strict=True))

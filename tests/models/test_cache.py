@@ -1,0 +1,112 @@
+import pytest
+import torch
+from tiny_models import SPEC, VIDEO, left_padded, prompt, tiny
+
+from videonsa.errors import UsageError
+from videonsa.models.cache import VideoNSACache
+from videonsa.ops.spec import NSASpec
+
+FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
+CASES = [("nsa", SPEC), ("nsa", FIXED), ("dense", SPEC)]
+
+
+@pytest.mark.parametrize(("attention", "spec"), CASES)
+def test_cached_steps_equal_the_full_forward(attention, spec):
+    model, inputs = tiny(spec=spec), prompt(4)
+    text = torch.tensor([[40, 41, 42]])
+    whole = inputs | {"input_ids": torch.cat([inputs["input_ids"], text], dim=1)}
+    full = model(**whole, attention=attention).logits
+    cache = VideoNSACache()
+    parts = [model(**inputs, past_key_values=cache, attention=attention).logits]
+    parts += [
+        model(input_ids=token[None], past_key_values=cache, attention=attention).logits
+        for token in text.T
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), full, atol=1e-5, rtol=1e-4)
+    assert cache.get_seq_length() == full.shape[1]
+
+
+@pytest.mark.parametrize(("attention", "spec"), CASES)
+def test_second_turn_sees_the_vision_keys_of_the_first(attention, spec):
+    """Two turns with a video each, through the cache, equal one forward of both."""
+    model, first, second = tiny(spec=spec), prompt(3), prompt(2, seed=1)
+    both = {
+        name: first[name] + second[name]
+        if name == "video_times"
+        else torch.cat([first[name], second[name]], dim=1 if name == "input_ids" else 0)
+        for name in first
+    }
+    full = model(**both, attention=attention).logits
+    cache = VideoNSACache()
+    turns = [
+        model(**turn, past_key_values=cache, attention=attention).logits for turn in (first, second)
+    ]
+    torch.testing.assert_close(torch.cat(turns, dim=1), full, atol=1e-5, rtol=1e-4)
+    assert cache.frame_sizes == [[4] * 5]
+    assert cache.vision_mask.sum() == (both["input_ids"] == VIDEO).sum()
+
+
+def test_padded_batch_decodes_as_each_sample_alone():
+    model = tiny()
+    samples = [prompt(5), prompt(2, seed=1)]
+    batch = left_padded(samples)
+    step = torch.tensor([[40], [41]])
+    cache = model(**batch).past_key_values
+    mask = torch.nn.functional.pad(batch["attention_mask"], (0, 1), value=1)
+    together = model(input_ids=step, attention_mask=mask, past_key_values=cache).logits
+    for i, sample in enumerate(samples):
+        own = model(**sample).past_key_values
+        alone = model(input_ids=step[i : i + 1], past_key_values=own)
+        torch.testing.assert_close(together[i], alone.logits[0], atol=1e-5, rtol=1e-4)
+        assert cache.next_position[i] == own.next_position[0]
+
+
+def test_fork_leaves_the_original_alone():
+    model = tiny()
+    cache = model(**prompt(3)).past_key_values
+    before = [layer.keys.clone() for layer in cache.layers]
+    twin = cache.fork()
+    asked = model(input_ids=torch.tensor([[40, 41]]), past_key_values=twin).logits
+    model(**prompt(1, seed=4), past_key_values=twin)
+    assert all(torch.equal(a, layer.keys) for a, layer in zip(before, cache.layers, strict=True))
+    assert cache.frame_sizes == [[4] * 3]
+    again = model(input_ids=torch.tensor([[40, 41]]), past_key_values=cache.fork()).logits
+    assert torch.equal(asked, again)
+
+
+def test_crop_forgets_rows_and_their_frames():
+    model, inputs = tiny(), prompt(3)
+    cache = model(**inputs).past_key_values
+    fresh = model(**inputs | prompt(3)).past_key_values
+    model(input_ids=torch.tensor([[40, 41]]), past_key_values=cache)
+    cache.crop(-2)
+    step = torch.tensor([[50]])
+    torch.testing.assert_close(
+        model(input_ids=step, past_key_values=cache).logits,
+        model(input_ids=step, past_key_values=fresh).logits,
+    )
+    cache.crop(-1)
+    cache.crop(-(4 + 6))  # question and end of video, then one frame and a half
+    assert cache.frame_sizes == [[4, 4]]
+    assert cache.vision_mask.sum() == 6
+
+
+def test_samples_can_be_chosen_and_repeated():
+    model = tiny()
+    batch = left_padded([prompt(5), prompt(2, seed=1)])
+    cache = model(**batch).past_key_values
+    positions = cache.next_position
+    cache.batch_repeat_interleave(2)
+    assert cache.frame_sizes == [[4] * 5] * 2 + [[4] * 2] * 2
+    cache.reorder_cache(torch.tensor([3, 0]))
+    assert cache.next_position == positions[::-1]
+    cache.batch_select_indices(torch.tensor([1]))
+    assert cache.frame_sizes == [[4] * 5]
+    assert cache.layers[0].keys.shape[0] == len(cache.vision_mask) == 1
+
+
+def test_another_batch_size_is_refused():
+    model = tiny()
+    cache = model(**prompt(2)).past_key_values
+    with pytest.raises(UsageError, match="a batch of 2 with a cache of 1"):
+        model(input_ids=torch.tensor([[40], [41]]), past_key_values=cache)
