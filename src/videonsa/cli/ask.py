@@ -8,7 +8,7 @@ from videonsa.cli.common import (
     add_command,
     add_model_options,
     add_sampling_options,
-    budget_text,
+    attention_text,
     emit,
     emit_json,
     quiet_libraries,
@@ -63,7 +63,9 @@ def run(args: Namespace) -> int:
     with quiet_libraries(debug=args.debug):
         from videonsa.inference.engine import load
         from videonsa.inference.trace import Trace
+        from videonsa.video.decode import probe
 
+        probe(args.video)  # a video that cannot be read is told before minutes of loading weights
         trace = Trace(report) if args.trace else None
         model = load(
             args.model,
@@ -105,7 +107,7 @@ def _report_usage(usage: "Usage") -> None:
         f"tokens     {usage.video_tokens} video + {usage.prompt_tokens - usage.video_tokens} text "
         f"= {usage.prompt_tokens} of {usage.context}"
     )
-    report(f"attention  {usage.attention}: {budget_text(usage.budget)}")
+    report(f"attention  {attention_text(usage.spec, usage.budget)}")
     for note in usage.notes:
         report(f"note       {note}")
     for warning in usage.warnings:

@@ -5,6 +5,7 @@ Only light imports stand at its top; torch and transformers are imported inside 
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from videonsa.inference.budget import AttentionBudget
+    from videonsa.ops.spec import NSASpec
 
 DEFAULT_MODEL = "embedded"
 
@@ -102,12 +104,15 @@ def sampling_options(args: Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def budget_text(budget: "AttentionBudget | None") -> str:
-    """The attention budget in words."""
-    if budget is None:
-        return "every row attends to all keys before it"
+def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> str:
+    """The attention of the vision rows and its budget in words; neither is given when dense."""
+    if spec is None or budget is None:
+        return "dense: every row attends to all keys before it"
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
-    return f"K = {budget.keys} keys a row, budget 2K/(L-1) = {budget.gamma:.3g}{verdict}"
+    return (
+        f"nsa, compressed mask {spec.compressed_mask}: K = {budget.keys} keys a row, "
+        f"budget 2K/(L-1) = {budget.gamma:.3g}{verdict}"
+    )
 
 
 def report(line: str) -> None:
@@ -145,25 +150,18 @@ def write_output(path: Path, content: bytes) -> None:
 
 @contextmanager
 def quiet_libraries(*, debug: bool) -> Iterator[None]:
-    """Keep the warnings and progress bars of torch and transformers off stderr (not with --debug).
+    """Keep the warnings and logs of torch and transformers off stderr (not with --debug).
 
     What concerns the user is in the notes and warnings of an answer.
     """
     if debug:
         yield
         return
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        logging.disable(before)

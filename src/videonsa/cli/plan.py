@@ -8,7 +8,7 @@ from videonsa.cli.common import (
     add_command,
     add_model_options,
     add_sampling_options,
-    budget_text,
+    attention_text,
     emit,
     emit_json,
     quiet_libraries,
@@ -77,7 +77,7 @@ def _text(plan: "VideoPlan") -> str:
         f"{frames.times[0]:.2f} s to {frames.times[-1]:.2f} s",
         f"tokens     {frames.num_tokens} video + about {text_tokens} text, "
         f"{plan.max_new_tokens} for the answer, of {plan.context}: {fits}",
-        f"attention  {plan.attention}: {budget_text(plan.budget)}",
+        f"attention  {attention_text(plan.spec, plan.budget)}",
         f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, {plan.dtype}",
         f"memory     about {_size(memory.total)}: {_size(memory.weights)} weights, "
         f"{_size(memory.cache)} KV cache, {_size(memory.activations)} activations (estimated)",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from videonsa.errors import UsageError
 from videonsa.inference.budget import AttentionBudget, budget_to_dict
 from videonsa.inference.generation import TextPieces
+from videonsa.ops.spec import NSASpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,8 @@ class Usage:
     prompt_tokens: int
     """Video and text."""
     context: int
+    spec: NSASpec | None
+    """None with dense attention."""
     budget: AttentionBudget | None
     """None with dense attention."""
     warnings: tuple[str, ...] = ()

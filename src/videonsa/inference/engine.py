@@ -1,7 +1,7 @@
 """`load` a model, then `ask` it about videos: decode, prompt, prefill, answer."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
 
@@ -19,7 +19,7 @@ from videonsa.inference.devices import resolve_device, resolve_dtype
 from videonsa.inference.generation import GenerationOptions, TextPieces, generate_tokens
 from videonsa.inference.locate import EMBEDDED, locate_model
 from videonsa.inference.plan import NEW_TOKENS
-from videonsa.inference.shapes import ModelShape, load_shape, shape_of_config
+from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
@@ -58,11 +58,9 @@ def load(
         UsageError: a device or dtype that is not there.
 
     """
-    where = locate_model(model)
     place = resolve_device(device)
-    sampling = default_sampling(where, load_shape(where))
     loaded = load_model(
-        where,
+        locate_model(model),
         attention=attention,
         fresh_gates=fresh_gates,
         dtype=resolve_dtype(dtype, place),
@@ -70,15 +68,15 @@ def load(
     )
     return VideoQA(
         loaded.model,
-        load_tokenizer(where),
+        load_tokenizer(loaded.folder),
         name=str(model),
-        sampling=sampling,
-        notes=tuple(loaded.notes),
+        sampling=default_sampling(loaded.folder, shape_of_config(loaded.model.config.to_dict())),
+        notes=loaded.notes,
     )
 
 
-def load_tokenizer(where: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder or hub id.
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model's folder.
 
     Raises:
         ModelError: it is not there, or not readable.
@@ -87,13 +85,27 @@ def load_tokenizer(where: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # transformers lets through whatever its parsers raise
         raise ModelError(
-            f"the tokenizer of {where} cannot be read ({type(error).__name__}): "
+            f"the tokenizer of {folder} cannot be read ({type(error).__name__}): "
             "want the tokenizer.json that belongs to the model; download it again"
         ) from error
     return tokenizer
+
+
+class AskOptions(SamplingChanges, total=False):
+    """The keywords of `VideoQA.ask` beside `stream`; it explains them."""
+
+    sampling: SamplingSpec | None
+    system: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    progress: bool | None
+    recorder: AttentionRecorder | None
+    trace: Trace | None
 
 
 class VideoQA:
@@ -108,7 +120,7 @@ class VideoQA:
         sampling: SamplingSpec | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        self.model = model.eval()
+        self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.notes = notes
@@ -119,12 +131,22 @@ class VideoQA:
 
     @overload
     def ask(
-        self, video: Video, question: str, *, stream: Literal[False] = ..., **options: Any
+        self,
+        video: Video,
+        question: str,
+        *,
+        stream: Literal[False] = ...,
+        **options: Unpack[AskOptions],
     ) -> Answer: ...
 
     @overload
     def ask(
-        self, video: Video, question: str, *, stream: Literal[True], **options: Any
+        self,
+        video: Video,
+        question: str,
+        *,
+        stream: Literal[True],
+        **options: Unpack[AskOptions],
     ) -> AnswerStream: ...
 
     def ask(
@@ -176,8 +198,15 @@ class VideoQA:
         wanted = self._wanted_sampling(video, sampling, changes)
         self._check_fit(plan_clip(video, wanted), question, system, max_new_tokens)
         clip = read_clip(video, wanted, progress=progress)
+        vision = self.shape.vision
         prompt = build_prompt(
-            [clip], question, tokenizer=self.tokenizer, system=system, **self._patch_sizes()
+            [clip],
+            question,
+            tokenizer=self.tokenizer,
+            system=system,
+            patch_size=vision.patch_size,
+            merge_size=vision.merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
         )
         if trace is not None:
             self._trace_inputs(trace, clip, prompt)
@@ -219,16 +248,11 @@ class VideoQA:
         tokens = generate_tokens(
             self.model, prompt, options=options, stop_ids=stop_ids, recorder=recorder
         )
-        pieces = TextPieces(self.tokenizer)
+        pieces = TextPieces(self._decode)
         return AnswerStream(tokens, pieces, usage=self._usage(clip, prompt), stop_ids=stop_ids)
 
-    def _patch_sizes(self) -> dict[str, int]:
-        vision = self.shape.vision
-        return {
-            "patch_size": vision.patch_size,
-            "merge_size": vision.merge_size,
-            "temporal_patch_size": vision.temporal_patch_size,
-        }
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _stop_ids(self) -> frozenset[int]:
         stated = getattr(self.model.generation_config, "eos_token_id", None)
@@ -255,17 +279,19 @@ class VideoQA:
             video_tokens=frames * tokens_per_frame,
             prompt_tokens=length,
             context=self.shape.context,
+            spec=self.shape.spec if attention == "nsa" else None,
             budget=budget if attention == "nsa" else None,
             warnings=tuple(clip.warnings),
             notes=self.notes,
         )
 
     def _trace_inputs(self, trace: Trace, clip: VideoClip, prompt: VideoPrompt) -> None:
+        assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
         trace.stage("video/decode", frames=clip.frames)
         trace.stage(
             "video/processing",
             pixels=prompt.pixel_values_videos,
-            grid=prompt.video_grid_thw,
+            grid=prompt.video_grid_thw[0].tolist(),
             ids=prompt.input_ids,
         )
         trace.stage("inference/engine", prefill=prompt.input_ids, logits=[1, self.shape.vocab_size])

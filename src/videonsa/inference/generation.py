@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from videonsa.models.recorder import AttentionRecorder
 
 _REPLACEMENT = "\ufffd"
-
-
-class TextDecoder(Protocol):
-    """What turning ids into text needs of a tokenizer."""
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Give the text of some ids."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,12 +78,15 @@ def generate_tokens(
     """
     device = model.device
     choose = options.chooser(device)
+    moved = prompt.to(device)
     inputs: dict[str, Any] = {
-        "input_ids": prompt.input_ids.to(device),
-        "attention_mask": prompt.attention_mask.to(device),
-        "pixel_values_videos": prompt.pixel_values_videos.to(device),
-        "video_grid_thw": prompt.video_grid_thw.to(device),
-        "video_times": prompt.video_times,
+        "input_ids": moved.input_ids,
+        "attention_mask": moved.attention_mask,
+        "pixel_values": moved.pixel_values,
+        "image_grid_thw": moved.image_grid_thw,
+        "pixel_values_videos": moved.pixel_values_videos,
+        "video_grid_thw": moved.video_grid_thw,
+        "video_times": moved.video_times,
     }
     cache = VideoNSACache()
     for _ in range(options.max_new_tokens):
@@ -127,8 +123,8 @@ def _out_of_memory(prompt_tokens: int, device: torch.device) -> Iterator[None]:
 class TextPieces:
     """Turns ids that come one by one into text pieces; a character is never cut in two."""
 
-    def __init__(self, tokenizer: TextDecoder) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
         self._ids: list[int] = []
         self._start = 0  # ids before it only give the context that decoding needs
         self._shown = 0  # ids before it are shown
@@ -149,8 +145,5 @@ class TextPieces:
         return piece
 
     def _unseen(self) -> str:
-        seen = self._text(self._ids[self._start : self._shown])
-        return self._text(self._ids[self._start :])[len(seen) :]
-
-    def _text(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        seen = self._decode(self._ids[self._start : self._shown])
+        return self._decode(self._ids[self._start :])[len(seen) :]

@@ -26,7 +26,7 @@ def locate_model(model: str | Path) -> str:
                 "or name another model with --model"
             )
         return str(folder)
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if not _is_hub_id(name):
         raise ModelError(

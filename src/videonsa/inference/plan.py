@@ -15,6 +15,7 @@ from videonsa.inference.budget import (
 from videonsa.inference.defaults import default_sampling
 from videonsa.inference.locate import EMBEDDED
 from videonsa.inference.shapes import BYTES_PER_VALUE, load_shape
+from videonsa.ops.spec import NSASpec
 from videonsa.video.decode import probe
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 
@@ -40,6 +41,8 @@ class VideoPlan:
     """Tokens the model takes, prompt and answer together."""
     parameters: int
     memory: MemoryEstimate
+    spec: NSASpec | None
+    """None with dense attention."""
     budget: AttentionBudget | None
     """None with dense attention."""
 
@@ -72,6 +75,7 @@ class VideoPlan:
             },
             "parameters": self.parameters,
             "memory_bytes_estimated": asdict(self.memory) | {"total": self.memory.total},
+            "spec": asdict(self.spec) if self.spec else None,
             "budget": budget_to_dict(self.budget),
         }
 
@@ -129,5 +133,6 @@ def plan_video(
         memory=estimate_memory(
             shape, frames, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
         ),
+        spec=shape.spec if used == "nsa" else None,
         budget=budget if used == "nsa" else None,
     )

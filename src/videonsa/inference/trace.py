@@ -38,9 +38,13 @@ class Trace(AttentionRecorder):
 
     def stage(self, name: str, **values: object) -> None:
         """Report what a stage works on; `name` is one of `STAGES`."""
-        number = STAGES.index(name) + 1
-        shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
-        self._emit(f"{number} {name:<17} {shown}")
+        self._line(name, ", ".join(f"{key} {_shown(value)}" for key, value in values.items()))
+
+    def _skip(self, name: str, reason: str) -> None:
+        self._line(name, f"not passed: {reason}")
+
+    def _line(self, name: str, text: str) -> None:
+        self._emit(f"{STAGES.index(name) + 1} {name:<17} {text}")
 
     def begin_step(
         self, vision_mask: Tensor, attention_mask: Tensor | None, frame_sizes: Tensor
@@ -63,13 +67,13 @@ class Trace(AttentionRecorder):
         self.stage("models/modeling", hidden=[1, length, heads * head_dim], vision_rows=num_vision)
         if self._selected is None:
             self.stage("models/attention", q=q, k=k, v=k)
-            self.stage("ops/nsa", passed="no: attention is dense")
-            self.stage("ops/reference", passed="no: attention is dense")
+            self._skip("ops/nsa", "attention is dense")
+            self._skip("ops/reference", "attention is dense")
             return
         self.stage("models/attention", q=q, k=k, v=k, gates=[1, length, heads, len(BRANCHES)])
         self.stage("ops/nsa", selected_blocks=self._selected, out=q)
         if self._spec.stream == "sequence":
-            self.stage("ops/reference", passed="no: the released preset is ops/released")
+            self._skip("ops/reference", "the released preset has ops/released")
             return
         rows = min(rows_per_chunk(q[:, :num_vision], k[:, :num_vision]), num_vision)
         chunks = -(-num_vision // max(rows, 1))

@@ -1,0 +1,88 @@
+"""`videonsa ask`: the answer on stdout, everything else on stderr."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import videonsa
+from videonsa.cli.main import main
+
+
+@pytest.fixture
+def ask(tiny_folder, clip_path, capsys):
+    def run(*options):
+        arguments = ["ask", str(clip_path), "What moves?", "--model", str(tiny_folder)]
+        status = main([*arguments, "--device", "cpu", "--max-new-tokens", "4", *options])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_stdout_holds_the_answer_and_stderr_what_was_used(ask, tiny_folder, clip_path):
+    status, out, err = ask()
+    assert status == 0
+    expected = videonsa.load(tiny_folder, device="cpu").ask(
+        clip_path, "What moves?", max_new_tokens=4
+    )
+    assert out == expected.text + "\n"
+    assert "frames     8 of 112x84, 0.00 s to 3.50 s" in err
+    assert f"= {expected.usage.prompt_tokens} of 2048" in err
+    assert "attention  nsa, compressed mask past_complete: K = 24 keys a row" in err
+    assert "first token after" in err
+
+
+def test_json_is_one_object_with_the_same_answer(ask):
+    status, out, _ = ask("--json")
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["text"] + "\n" == ask()[1]
+    assert answer["usage"]["video_tokens"] == 48
+    assert answer["usage"]["spec"]["block_size"] == 8
+    assert answer["usage"]["budget"]["keys"] == 24
+
+
+def test_sampling_options_reach_the_model(ask):
+    _, out, _ = ask("--json", "--fps", "1", "--max-frames", "2", "--max-pixels", "3136")
+    usage = json.loads(out)["usage"]
+    assert len(usage["times"]) == 2
+    assert usage["height"] * usage["width"] <= 3136
+    _, out, _ = ask("--json", "--max-tokens", "20")
+    assert json.loads(out)["usage"]["video_tokens"] <= 20
+
+
+def test_a_budget_of_one_or_more_is_called_dense_equivalent(ask):
+    _, _, err = ask("--max-frames", "2", "--max-pixels", "3136")
+    assert ">= 1: dense-equivalent" in err
+
+
+def test_dense_attention_says_so(ask):
+    _, _, err = ask("--attention", "dense")
+    assert "attention  dense: every row" in err
+    assert "note       dense attention was asked for" in err
+
+
+def test_weights_without_gates_run_dense_unless_fresh_gates_are_wished(
+    tiny_folder, clip_path, tmp_path, capsys
+):
+    dense = videonsa.load(tiny_folder, attention="dense", device="cpu")
+    dense.model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(tiny_folder / name)
+    arguments = ["ask", str(clip_path), "What?", "--model", str(tmp_path), "--max-new-tokens", "1"]
+    assert main(arguments) == 0
+    assert "note       these weights have no gates: attention is dense" in capsys.readouterr().err
+    assert main([*arguments, "--attention", "nsa"]) == 2
+    assert "have no gates" in capsys.readouterr().err
+    assert main([*arguments, "--attention", "nsa", "--fresh-gates"]) == 0
+    assert "fresh" in capsys.readouterr().err
+
+
+def test_libraries_write_nothing_of_their_own(tiny_folder, clip_path):
+    command = [sys.executable, "-m", "videonsa", "ask", str(clip_path), "What?"]
+    options = ["--model", str(tiny_folder), "--device", "cpu", "--max-new-tokens", "2"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    titles = [line.split()[0] for line in done.stderr.splitlines()]
+    assert titles == ["frames", "tokens", "attention", "time", "note"]

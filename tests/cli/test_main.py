@@ -1,0 +1,106 @@
+"""The frame of all commands: help, errors, interruption, pipes, speed."""
+
+import subprocess
+import sys
+
+import pytest
+
+import videonsa
+from videonsa.cli import main as main_module
+from videonsa.cli.main import EXIT_BROKEN_PIPE, EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER, main
+from videonsa.errors import VideoError
+
+COMMANDS = ("ask", "demo", "doctor", "plan")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_json_and_debug(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert f"videonsa {command}" in text.split("examples:")[1]
+    assert "--json" in text
+    assert "--debug" in text
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"videonsa {videonsa.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["sing"], ["ask"], ["ask", "a.mp4", "b", "--fps", "x"], ["ask", "a.mp4", "b", "--nope"]],
+    ids=["none", "unknown command", "no video", "fps is text", "unknown option"],
+)
+def test_usage_errors_are_one_line_that_points_to_help(arguments, capsys):
+    assert main(arguments) == EXIT_USER
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "--help'" in err
+
+
+def test_abbreviated_options_are_refused(capsys):
+    assert main(["ask", "a.mp4", "b", "--max-f", "3"]) == EXIT_USER
+    assert "--max-f" in capsys.readouterr().err
+
+
+def run_raising(monkeypatch, error, *options):
+    def broken(_):
+        raise error
+
+    monkeypatch.setattr(main_module.doctor, "run", broken)
+    return main(["doctor", *options])
+
+
+def test_an_error_of_the_user_is_one_line_even_if_its_text_has_several(monkeypatch, capsys):
+    assert run_raising(monkeypatch, VideoError("first\n  second")) == EXIT_USER
+    assert capsys.readouterr() == ("", "videonsa: error: first second\n")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    with pytest.raises(VideoError):
+        run_raising(monkeypatch, VideoError("first"), "--debug")
+
+
+def test_a_defect_is_told_apart_from_an_error_of_the_user(monkeypatch, capsys):
+    assert run_raising(monkeypatch, KeyError("lost")) == EXIT_DEFECT
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "unexpected KeyError: 'lost'" in err
+    assert "--debug" in err
+
+
+def test_an_interruption_is_quiet(monkeypatch, capsys):
+    assert run_raising(monkeypatch, KeyboardInterrupt()) == EXIT_INTERRUPTED
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_closed_pipe_is_quiet():
+    script = (
+        "import sys; from videonsa.cli import main as m; from videonsa.cli.common import emit\n"
+        "m.doctor.run = lambda _: [emit('x' * 65536) for _ in range(64)] and 0\n"
+        "sys.exit(m.main(['doctor']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == EXIT_BROKEN_PIPE
+
+
+def test_python_m_videonsa_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "videonsa", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"videonsa {videonsa.__version__}\n"

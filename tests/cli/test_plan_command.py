@@ -1,0 +1,30 @@
+"""`videonsa plan`."""
+
+import json
+
+from videonsa.cli.main import main
+
+
+def test_plan_prints_frames_tokens_memory_and_budget(tiny_folder, clip_path, capsys):
+    assert main(["plan", str(clip_path), "--model", str(tiny_folder)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    titles = [line.split()[0] for line in out.splitlines()]
+    assert titles == ["video", "frames", "tokens", "attention", "model", "memory"]
+    assert "48 video" in out
+    assert "(estimated)" in out
+
+
+def test_plan_of_a_published_model_needs_no_weights(clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", "Qwen/Qwen2.5-VL-7B-Instruct", "--json"]
+    assert main([*arguments, "--dtype", "bfloat16"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["parameters"] == 8_292_166_656
+    assert plan["memory_bytes_estimated"]["weights"] == 2 * 8_292_166_656
+    assert plan["budget"] is None
+
+
+def test_plan_says_when_it_does_not_fit(tiny_folder, clip_path, capsys):
+    options = ["--model", str(tiny_folder), "--fps", "2", "--max-pixels", "50176"]
+    assert main(["plan", str(clip_path), *options]) == 0
+    assert ": fits" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""A tiny random model in a folder and a short clip, for everything that runs the whole path."""
+
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+TOKENIZER = Path(__file__).parents[1] / "src/videonsa/assets/embedded"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, G = 2, context of 2048 tokens, blocks of 8 tokens, random weights, float32."""
+    from transformers import AutoTokenizer
+
+    from videonsa.models.config import VideoNSAConfig
+    from videonsa.models.modeling import VideoNSAForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    token_ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("vision_start", "vision_end")
+    } | {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>")
+        for name in ("image", "video")
+    }
+    config = VideoNSAConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1000.0,
+                "mrope_section": [4, 2, 2],
+            },
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [0],
+        },
+        nsa={"block_size": 8, "num_selected_blocks": 2, "window_size": 8},
+        attention="nsa",
+        tie_word_embeddings=True,
+        **token_ids,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    VideoNSAForConditionalGeneration(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / name, folder)
+    return folder
+
+
+def write_clip(
+    path: Path, *, num_frames: int, width: int = 112, height: int = 84, fps: int = 2
+) -> Path:
+    """A video whose frames differ; MPEG-4, so that every build of FFmpeg can write it."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        rows = np.arange(height, dtype=np.uint8)[:, None, None]
+        for index in range(num_frames):
+            picture = np.broadcast_to(rows + 20 * index, (height, width, 3)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight frames in four seconds, 112 x 84: a grid of (4, 6, 8) and 48 video tokens."""
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", num_frames=8)

@@ -1,0 +1,97 @@
+"""Attention budget, memory, and advice that works."""
+
+import re
+
+import pytest
+
+from videonsa.errors import BudgetError
+from videonsa.inference.budget import attention_budget, check_context, estimate_memory
+from videonsa.inference.defaults import change_sampling
+from videonsa.inference.shapes import load_shape, published_shape
+from videonsa.ops.spec import NSASpec
+from videonsa.video.sampling import SamplingSpec, VideoInfo, plan_sampling
+
+HOUR = VideoInfo(path="x", duration=3600.0, num_frames=90_000, fps=25.0, width=1280, height=720)
+
+
+def test_budget_is_the_papers_at_128k():
+    budget = attention_budget(NSASpec(), prompt_tokens=128_000, tokens_per_frame=64)
+    assert budget.keys == 32 * 64 + 256
+    assert budget.gamma == pytest.approx(0.036, abs=5e-5)
+    assert not budget.dense_equivalent
+
+
+def test_a_short_prompt_is_dense_equivalent():
+    short = attention_budget(NSASpec(), prompt_tokens=4609, tokens_per_frame=64)
+    assert short.gamma == 1.0
+    assert short.dense_equivalent
+
+
+def test_frame_blocks_count_the_tokens_of_a_frame():
+    spec = NSASpec(block_size="frame", num_selected_blocks=4, window_size=16)
+    assert attention_budget(spec, prompt_tokens=1000, tokens_per_frame=60).keys == 4 * 60 + 16
+
+
+def test_what_fits_to_the_last_token_passes():
+    plan = plan_sampling(HOUR, SamplingSpec(max_frames=64))
+    check_context(plan, text_tokens=30, max_new_tokens=64, context=plan.num_tokens + 94)
+    with pytest.raises(BudgetError):
+        check_context(plan, text_tokens=30, max_new_tokens=64, context=plan.num_tokens + 93)
+
+
+@pytest.mark.parametrize("option", ["max-frames", "fps", "max-tokens"])
+def test_the_advice_of_the_error_fits(option):
+    spec = SamplingSpec()
+    with pytest.raises(BudgetError) as raised:
+        check_context(plan_sampling(HOUR, spec), text_tokens=30, max_new_tokens=64, context=9000)
+    advised = re.search(rf"--{option} (?:to )?([0-9.]+)", str(raised.value))
+    assert advised, str(raised.value)
+    value = float(advised[1]) if option == "fps" else int(advised[1])
+    changed = change_sampling(spec, **{option.replace("-", "_"): value})
+    better = plan_sampling(HOUR, changed)
+    check_context(better, text_tokens=30, max_new_tokens=64, context=9000)
+    assert better.num_tokens > 0.5 * 9000, "the advice throws away more than it must"
+
+
+def test_a_question_that_fills_the_context_alone_is_told_so():
+    plan = plan_sampling(HOUR, SamplingSpec())
+    with pytest.raises(BudgetError, match="shorten the question"):
+        check_context(plan, text_tokens=8990, max_new_tokens=64, context=9000)
+
+
+def test_memory_of_the_7b_model_in_bfloat16():
+    shape = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
+    plan = plan_sampling(HOUR, SamplingSpec())
+    memory = estimate_memory(shape, plan, prompt_tokens=100_000, max_new_tokens=0)
+    assert memory.weights == 2 * 8_292_166_656
+    # 28 layers, K and V, 4 heads of 128, 2 bytes: 56 KiB a token.
+    assert memory.cache == 100_000 * 28 * 2 * 4 * 128 * 2
+    assert memory.total == memory.weights + memory.cache + memory.activations
+
+
+def test_cache_estimate_equals_the_cache_of_a_run(tiny_folder, clip_path):
+    import torch
+
+    import videonsa
+    from videonsa.models.cache import VideoNSACache
+    from videonsa.video.processing import build_prompt
+
+    qa = videonsa.load(tiny_folder, device="cpu")
+    clip = videonsa.read_video(clip_path)
+    prompt = build_prompt([clip], "What?", tokenizer=qa.tokenizer)
+    cache = VideoNSACache()
+    with torch.inference_mode():
+        qa.model(
+            input_ids=prompt.input_ids,
+            attention_mask=prompt.attention_mask,
+            pixel_values_videos=prompt.pixel_values_videos,
+            video_grid_thw=prompt.video_grid_thw,
+            video_times=prompt.video_times,
+            past_key_values=cache,
+        )
+    size = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
+    length = prompt.input_ids.shape[1]
+    estimate = estimate_memory(
+        load_shape(tiny_folder), clip.plan, prompt_tokens=length, max_new_tokens=0
+    )
+    assert estimate.cache == size

@@ -1,0 +1,150 @@
+"""Tokens one by one, and text that never cuts a character."""
+
+import pytest
+import torch
+
+import videonsa
+from videonsa.errors import BudgetError, UsageError
+from videonsa.inference.generation import GenerationOptions, TextPieces, generate_tokens
+from videonsa.video.processing import build_prompt
+
+TEXTS = [
+    "a red circle",
+    "na\u00efve \u2192 d\u00e9j\u00e0 vu",
+    "\u65e5\u672c\u8a9e\u306e\u52d5\u753b\u3067\u3059",
+    "\U0001f3ac\U0001f98a two \U0001f469\u200d\U0001f467 three",
+    "\n\n x  y",
+]
+FOX = "\U0001f98a"
+
+
+@pytest.fixture(scope="module")
+def qa(tiny_folder):
+    return videonsa.load(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompt(qa, clip_path):
+    return build_prompt([videonsa.read_video(clip_path)], "What moves?", tokenizer=qa.tokenizer)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_text_and_hold_whole_characters(qa, text):
+    pieces = TextPieces(qa.tokenizer.decode)
+    ids = qa.tokenizer.encode(text, add_special_tokens=False)
+    shown = [pieces.push(token) for token in ids]
+    assert "".join(shown) == text
+    assert not any("\ufffd" in piece for piece in shown)
+    assert pieces.flush() == ""
+
+
+def test_an_unfinished_character_comes_with_the_flush(qa):
+    pieces = TextPieces(qa.tokenizer.decode)
+    ids = qa.tokenizer.encode(FOX, add_special_tokens=False)
+    assert len(ids) > 1, "the test needs a character of several tokens"
+    assert "".join(pieces.push(token) for token in ids[:-1]) == ""
+    assert pieces.flush() == qa.tokenizer.decode(ids[:-1])
+
+
+def test_greedy_tokens_equal_those_of_generate(qa, prompt):
+    options = GenerationOptions(max_new_tokens=12)
+    ours = list(generate_tokens(qa.model, prompt, options=options, stop_ids=frozenset()))
+    theirs = qa.model.generate(
+        input_ids=prompt.input_ids,
+        attention_mask=prompt.attention_mask,
+        pixel_values_videos=prompt.pixel_values_videos,
+        video_grid_thw=prompt.video_grid_thw,
+        video_times=prompt.video_times,
+        max_new_tokens=12,
+        min_new_tokens=12,
+        do_sample=False,
+    )
+    assert ours == theirs[0, prompt.input_ids.shape[1] :].tolist()
+
+
+def test_a_stop_id_ends_the_answer_and_is_the_last_token(qa, prompt):
+    free = list(
+        generate_tokens(
+            qa.model, prompt, options=GenerationOptions(max_new_tokens=3), stop_ids=frozenset()
+        )
+    )
+    stopped = list(
+        generate_tokens(
+            qa.model,
+            prompt,
+            options=GenerationOptions(max_new_tokens=3),
+            stop_ids=frozenset({free[0]}),
+        )
+    )
+    assert stopped == free[:1]
+
+
+def test_drawing_is_repeatable_with_a_seed_and_varies_without(qa, prompt):
+    def draw(seed):
+        options = GenerationOptions(max_new_tokens=8, temperature=2.0, seed=seed)
+        return list(generate_tokens(qa.model, prompt, options=options, stop_ids=frozenset()))
+
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(4)}) > 1
+
+
+def test_drawing_follows_temperature_and_top_p():
+    logits = torch.tensor([2.0, 1.0, 0.0, -30.0])
+    options = GenerationOptions(temperature=1.0, seed=0)
+    choose = options.chooser(torch.device("cpu"))
+    counts = torch.bincount(torch.tensor([choose(logits) for _ in range(4000)]), minlength=4)
+    expected = torch.softmax(logits, 0)
+    assert torch.allclose(counts / 4000, expected, atol=0.03)
+
+    # The two likeliest hold 0.91, the likeliest alone 0.67.
+    narrow = GenerationOptions(temperature=1.0, top_p=0.8, seed=0).chooser(torch.device("cpu"))
+    assert {narrow(logits) for _ in range(300)} == {0, 1}
+    single = GenerationOptions(temperature=1.0, top_p=0.1, seed=0).chooser(torch.device("cpu"))
+    assert {single(logits) for _ in range(50)} == {0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
+)
+def test_options_outside_their_domain_are_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        GenerationOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_a_budget_error(prompt, error):
+    class Exhausted:
+        device = torch.device("cpu")
+
+        def __call__(self, **_):
+            raise error
+
+    tokens = generate_tokens(Exhausted(), prompt, options=GenerationOptions(), stop_ids=frozenset())
+    with pytest.raises(BudgetError, match="out of memory on cpu with a prompt of"):
+        next(tokens)
+
+
+def test_other_errors_of_the_model_come_through(prompt):
+    class Broken:
+        device = torch.device("cpu")
+
+        def __call__(self, **_):
+            raise RuntimeError("shapes differ")
+
+    tokens = generate_tokens(Broken(), prompt, options=GenerationOptions(), stop_ids=frozenset())
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        next(tokens)

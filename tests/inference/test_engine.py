@@ -1,0 +1,150 @@
+"""`load` and `ask`."""
+
+import json
+
+import pytest
+from conftest import write_clip
+from PIL import Image
+
+import videonsa
+from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
+from videonsa.models.recorder import AttentionRecorder
+
+
+@pytest.fixture(scope="module")
+def qa(tiny_folder):
+    return videonsa.load(tiny_folder, device="cpu")
+
+
+def test_an_answer_says_what_was_used(qa, clip_path, tiny_folder):
+    answer = qa.ask(clip_path, "What moves?", max_new_tokens=5)
+    usage = answer.usage
+    assert usage.model == str(tiny_folder)
+    assert usage.times == (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
+    assert (usage.num_frames, usage.height, usage.width) == (8, 84, 112)
+    assert usage.grid == (4, 6, 8)
+    assert usage.video_tokens == 48
+    text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    text += "<|vision_start|><|vision_end|>What moves?<|im_end|>\n<|im_start|>assistant\n"
+    assert usage.prompt_tokens == 48 + len(qa.tokenizer.encode(text))
+    assert (usage.attention, usage.context) == ("nsa", 2048)
+    assert usage.budget.keys == 2 * 8 + 8
+    assert usage.budget.gamma == pytest.approx(2 * 24 / (usage.prompt_tokens - 1))
+    assert 1 <= answer.new_tokens <= 5
+    assert answer.first_token_seconds > 0
+    assert answer.finish == "length"
+    json.dumps(answer.to_dict(), allow_nan=False)
+
+
+def test_a_stream_gives_usage_first_and_the_answer_last(qa, clip_path):
+    stream = qa.ask(clip_path, "What moves?", stream=True, max_new_tokens=5)
+    assert stream.usage.num_frames == 8
+    with pytest.raises(UsageError, match="not complete"):
+        _ = stream.answer
+    text = "".join(stream)
+    assert stream.answer.text == text
+    assert text == qa.ask(clip_path, "What moves?", max_new_tokens=5).text
+
+
+def test_an_error_inside_the_stream_comes_out_of_it(qa, clip_path, monkeypatch):
+    stream = qa.ask(clip_path, "What moves?", stream=True, max_new_tokens=2)
+    monkeypatch.setattr(type(qa.model), "forward", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(stream)
+
+
+def test_a_clip_that_is_read_already_gives_the_same_answer(qa, clip_path):
+    clip = videonsa.read_video(clip_path)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
+    assert qa.ask(clip, "What?", **options).text == qa.ask(clip_path, "What?", **options).text
+    with pytest.raises(UsageError, match="read already and fps"):
+        qa.ask(clip, "What?", fps=1.0)
+
+
+def test_a_list_of_images_counts_as_a_folder_of_them(qa, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(6)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (200, 150), (40 * index, 90, 200)).save(path)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3, "max_pixels": 12_544}
+    listed, folder = qa.ask(paths, "What?", **options), qa.ask(tmp_path, "What?", **options)
+    assert listed.usage == folder.usage
+    assert listed.text == folder.text
+    with pytest.raises(UsageError, match="list of images is empty"):
+        qa.ask([], "What?")
+
+
+def test_sampling_changes_single_fields(qa, clip_path):
+    usage = qa.ask(clip_path, "What?", fps=1.0, max_new_tokens=1).usage
+    assert usage.num_frames == 4
+    usage = qa.ask(clip_path, "What?", max_frames=2, max_new_tokens=1).usage
+    assert usage.grid[0] == 1
+    usage = qa.ask(clip_path, "What?", timestamps=(1.0, 3.0), max_new_tokens=1).usage
+    assert usage.times == (1.0, 3.0)
+    usage = qa.ask(clip_path, "What?", max_tokens=24, max_new_tokens=1).usage
+    assert usage.video_tokens <= 24
+
+
+def test_one_frame_and_one_image_are_served(qa, tmp_path):
+    clip = write_clip(tmp_path / "one.mp4", num_frames=1)
+    assert qa.ask(clip, "What?", max_new_tokens=1).usage.grid == (1, 6, 8)
+    Image.new("RGB", (112, 84)).save(tmp_path / "one.png")
+    assert qa.ask(tmp_path / "one.png", "What?", max_new_tokens=1).usage.grid == (1, 6, 8)
+
+
+def test_a_context_that_does_not_fit_is_refused_before_decoding(qa, clip_path, monkeypatch):
+    monkeypatch.setattr(
+        "videonsa.inference.engine.read_clip", lambda *_, **__: pytest.fail("decoded")
+    )
+    with pytest.raises(BudgetError, match=r"exceed the context of 2048 tokens: lower --max-frames"):
+        qa.ask(clip_path, "What?", max_new_tokens=1990)
+    with pytest.raises(BudgetError, match="shorten the question"):
+        qa.ask(clip_path, "x" * 100_000)
+
+
+def test_an_empty_question_is_refused(qa, clip_path):
+    with pytest.raises(UsageError, match="empty"):
+        qa.ask(clip_path, "  ")
+
+
+def test_a_missing_video_is_refused(qa, tmp_path):
+    with pytest.raises(VideoError, match="no such file"):
+        qa.ask(tmp_path / "none.mp4", "What?")
+
+
+def test_dense_attention_has_no_budget_and_says_what_it_left_out(tiny_folder, clip_path):
+    dense = videonsa.load(tiny_folder, attention="dense", device="cpu")
+    usage = dense.ask(clip_path, "What?", max_new_tokens=1).usage
+    assert (usage.attention, usage.budget, usage.spec) == ("dense", None, None)
+    assert any("dense attention was asked for" in note for note in usage.notes)
+
+
+def test_a_recorder_sees_every_frame(qa, clip_path):
+    recorder = AttentionRecorder()
+    answer = qa.ask(clip_path, "What?", max_new_tokens=3, recorder=recorder)
+    assert recorder.text_mass().shape == (2, answer.new_tokens, 4)
+
+
+def test_special_tokens_in_a_question_are_plain_text(qa, clip_path):
+    usage = qa.ask(clip_path, "<|video_pad|><|im_end|>", max_new_tokens=1).usage
+    assert usage.video_tokens == 48
+
+
+def test_unknown_device_and_dtype_are_refused(tiny_folder):
+    with pytest.raises(UsageError, match="device 'cuda:99' is not there"):
+        videonsa.load(tiny_folder, device="cuda:99")
+    with pytest.raises(UsageError, match="device 'gpu' is not there"):
+        videonsa.load(tiny_folder, device="gpu")
+    with pytest.raises(UsageError, match="dtype='int8'"):
+        videonsa.load(tiny_folder, dtype="int8")
+
+
+def test_bfloat16_answers(tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, device="cpu", dtype="bfloat16")
+    assert qa.ask(clip_path, "What?", max_new_tokens=2).new_tokens >= 1
+
+
+def test_a_folder_without_tokenizer_is_refused(tiny_folder, tmp_path):
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        (tmp_path / name).symlink_to(tiny_folder / name)
+    with pytest.raises(ModelError, match="tokenizer"):
+        videonsa.load(tmp_path)
