@@ -91,9 +91,9 @@ def nsa_attention(
         )
     else:
         samples = [batch_sample(q.shape[1], k.shape[1], q_offset)]
-    # Unpacked, one `Sample` stands for all of the batch; its frames are listed batch by batch.
-    streams = samples if packed else samples * q.shape[0]
-    borders = block_borders(spec.block_size, frame_sizes, [one.num_keys for one in streams])
+    # Packed, B is 1; unpacked, one `Sample` stands for the whole batch.
+    num_keys = [sample.num_keys for sample in samples * q.shape[0]]
+    borders = block_borders(spec.block_size, frame_sizes, num_keys)
     parts = [
         _one_stream(
             q,
@@ -101,7 +101,7 @@ def nsa_attention(
             v,
             gates,
             sample,
-            borders=[borders[i]] if packed else borders,
+            borders=borders[i :: len(samples)],
             spec=spec,
             selected_blocks=selected_blocks,
             return_branches=return_branches,

@@ -298,11 +298,11 @@ def _select_per_block(
             chunk = slice(start, start + chunk_size)
             groups = _grouped(q[:, chunk], num_kv_heads=num_kv_heads)
             compressed = _compressed(groups, stream, rows[chunk], blocks, with_lse=False)
-            seen = masks.visible(blocks.offsets, rows[chunk])[:, None]  # [N, 1, T, C]
             importance = compressed.probability.sum(dim=2)  # [B, H, T, C']
             importance = F.pad(importance, (0, num_blocks - importance.shape[-1]))
-            into = current[:, None, chunk, None].expand_as(importance)
-            total.scatter_add_(2, into, importance * seen)
+            of_block = F.one_hot(current[:, chunk], num_blocks).transpose(1, 2)  # [N, C, T]
+            # Rows that see no block stand in block 0, which has no candidates.
+            total += of_block[:, None].to(total.dtype) @ importance
         block = torch.arange(num_blocks, device=q.device)[None]  # [1, C]
         taken = masks.forced(
             block, num_blocks, num_init=spec.num_init_blocks, num_local=spec.num_local_blocks
