@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -88,11 +87,9 @@ class VideoFile:
     """A video file: its `info`, and its frames."""
 
     def __init__(self, path: Path) -> None:
-        self.num_errors = 0
-        """Packets that `frames` could not read or decode so far."""
         self._path = path
         with _open_video(path) as (container, stream):
-            first = next(self._decode(container, stream), None)
+            first, _ = next(_decode(container, stream), (None, False))
             if first is None:
                 raise VideoError(
                     f"{path}: no picture of its {stream.codec_context.name} stream decodes: "
@@ -107,45 +104,25 @@ class VideoFile:
         Leaving frames out never changes which one is on screen at a target: a seek that lands
         elsewhere than between the last frame and the target is taken back.
         """
-        self.num_errors = 0
         with _open_video(self._path) as (container, stream):
             stream.thread_type = "AUTO"
             seeks = _Seeks(targets)
-            last, num_errors = -1.0, 0
+            last = -1.0
             while True:
-                for frame in self._decode(container, stream):
+                for frame, after_error in _decode(container, stream):
                     time = self._time(frame, last)
                     if not seeks.landed(time, last=last):
                         break
                     if not last < time <= self.info.duration + END_SLACK:
                         continue
-                    damaged = self.num_errors > num_errors
-                    yield self._source_frame(frame, time, after_error=damaged)
-                    last, num_errors = time, self.num_errors
+                    yield self._source_frame(frame, time, after_error=after_error)
+                    last = time
                     if seeks.aim_from(time, keyframe=frame.key_frame, timed=frame.pts is not None):
                         break
                 else:
                     if seeks.landed(None, last=last):
                         return
                 self._seek(container, stream, seeks.aim)
-
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        """Every frame that decodes; `num_errors` counts what does not."""
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet: Packet[VideoStream] = next(packets)
-            except StopIteration:
-                return
-            except (av.FFmpegError, OSError):
-                self.num_errors += 1
-                return
-            try:
-                frames = packet.decode()
-            except (av.FFmpegError, OSError):
-                self.num_errors += 1
-                continue
-            yield from frames
 
     def _time(self, frame: VideoFrame, last: float) -> float:
         if frame.pts is None or frame.time_base is None:
@@ -165,11 +142,9 @@ class VideoFile:
 
     def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
         time_base = stream.time_base or Fraction(1, av.time_base)
-        try:
+        # After a seek that fails, decoding goes on where it was, which `landed` then judges.
+        with suppress(av.FFmpegError, OSError):
             container.seek(self._origin + int(time / time_base), stream=stream)
-        except (av.FFmpegError, OSError):
-            # Decoding goes on where it was, which `landed` then judges.
-            self.num_errors += 1
 
 
 @dataclass
@@ -234,8 +209,8 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if not streams:
             held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
             raise VideoError(
-                f"{path}: no video stream (it holds {', '.join(held)}): "
-                "want a file with moving pictures"
+                f"{path}: no video stream (it holds {', '.join(held)}): want a file with moving "
+                "pictures; if it should be one, it was cut off: copy or download it again"
             )
         if streams[0].codec_context is None:
             raise VideoError(
@@ -243,6 +218,35 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 "convert it, for example to h264 in mp4"
             )
         yield container, streams[0]
+
+
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, bool]]:
+    """Every frame that decodes, and whether something just before it did not.
+
+    Decoders drop what they cannot use without a word, so the packets that went in are checked off
+    against the frames that come out, which they do in order of display.
+    """
+    packets = container.demux(stream)
+    unseen: set[int] = set()
+    failed = False
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            if packet.pts is not None and packet.size > 0:
+                unseen.add(packet.pts)
+            frames = packet.decode()
+        except (av.FFmpegError, OSError):
+            # A demuxer that fails ends its generator, so this cannot go on for ever.
+            failed = True
+            continue
+        for frame in frames:
+            if frame.pts is not None:
+                failed = failed or any(pts < frame.pts for pts in unseen)
+                unseen = {pts for pts in unseen if pts > frame.pts}
+            yield frame, failed
+            failed = False
 
 
 def _why_not_open(path: Path, error: Exception) -> str:

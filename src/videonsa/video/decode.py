@@ -22,8 +22,11 @@ from videonsa.video.images import IMAGE_SUFFIXES, ImageFrames
 from videonsa.video.processing import resize_frames
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 
-HOLD_SLACK = 0.5
-"""Seconds that a frame may stand in for its successor beyond its stated end without a warning."""
+HOLD_SLACK = 0.1
+"""Seconds that a frame stands in beyond its stated end where nothing decodes after it: stated
+durations may count a little more audio than video."""
+STALE_AFTER = 1.0
+"""Seconds beyond its stated end after which a frame that is taken again is reported."""
 PROGRESS_DELAY = 1.0
 """Seconds before the progress bar shows."""
 
@@ -58,12 +61,10 @@ class Pick(NamedTuple):
     """Seconds: of the frame, and of the target where the frame is taken again."""
     frame: SourceFrame
     stale: bool
-    """The frame should have left the screen long before, and no other came."""
+    """Taken again long after it should have left the screen: no other came."""
 
 
 class _Source(Protocol):
-    num_errors: int
-
     @property
     def info(self) -> VideoInfo: ...
 
@@ -101,7 +102,8 @@ def read_video(
     """
     source = _open_source(path)
     plan = plan_sampling(source.info, sampling or SamplingSpec())
-    frames = torch.empty((plan.num_frames, 3, plan.height, plan.width), dtype=torch.uint8)
+    # Copies by numpy: torch's wake all cores for each frame, which then spin beside the decoder.
+    frames = np.empty((plan.num_frames, 3, plan.height, plan.width), dtype=np.uint8)
     taken: list[Pick] = []
     with _progress_bar(plan.num_frames, progress) as bar:
         for pick in pick_frames(source.frames(plan.times), plan.times):
@@ -112,21 +114,20 @@ def read_video(
                 try:
                     picture = pick.frame.rgb()
                 except VideoError:
-                    source.num_errors += 1
                     continue
                 frames[len(taken)] = _resized(picture, plan)
             taken.append(pick)
     if not taken:
         raise VideoError(
-            f"{path}: none of the {plan.num_frames} sampled frames decodes "
-            f"({source.num_errors} errors): want an undamaged video; copy or download it again"
+            f"{path}: none of the {plan.num_frames} sampled frames decodes: "
+            "want an undamaged video; copy or download it again"
         )
     return VideoClip(
-        frames=frames[: len(taken)],
+        frames=torch.from_numpy(frames[: len(taken)]),
         times=tuple(pick.time for pick in taken),
         info=source.info,
         plan=plan.with_times(tuple(plan.times[pick.target] for pick in taken)),
-        warnings=tuple(_warnings(taken, plan, source)),
+        warnings=tuple(_warnings(taken, plan)),
     )
 
 
@@ -134,18 +135,18 @@ def pick_frames(frames: Iterator[SourceFrame], targets: Sequence[float]) -> Iter
     """For each target, ascending, the last frame that begins at or before it (1 ms after counts).
 
     A target without a frame is left out: before the first frame, after the end, or where frames
-    did not decode and the one before had left the screen by then (half a second is forgiven).
+    did not decode and the one before had left the screen by then (0.1 s is forgiven).
     """
     target = 0
     for frame, begin, end in _on_screen(frames):
         while target < len(targets) and targets[target] < begin:
             target += 1
-        time = frame.time
+        again = False
         while target < len(targets) and targets[target] < end:
-            stale = targets[target] > frame.end + HOLD_SLACK
-            yield Pick(target, max(time, frame.time), frame, stale)
+            time = max(frame.time, targets[target]) if again else frame.time
+            yield Pick(target, time, frame, again and time > frame.end + STALE_AFTER)
             target += 1
-            time = targets[target] if target < len(targets) else time
+            again = True
         if target == len(targets):
             return
 
@@ -188,10 +189,12 @@ def _open_source(path: str | Path) -> _Source:
     return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
 
 
-def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> Tensor:
+def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> NDArray[np.uint8]:
     """[H, W, 3] to [3, height, width]."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-    return resize_frames(pixels[None], height=plan.height, width=plan.width)[0]
+    resized = resize_frames(pixels[None], height=plan.height, width=plan.width)[0]
+    levels: NDArray[np.uint8] = resized.numpy()
+    return levels
 
 
 def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[None]":
@@ -207,13 +210,12 @@ def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[None]":
     )
 
 
-def _warnings(taken: Sequence[Pick], plan: SamplingPlan, source: _Source) -> Iterator[str]:
+def _warnings(taken: Sequence[Pick], plan: SamplingPlan) -> Iterator[str]:
     lost = sorted(set(range(plan.num_frames)) - {pick.target for pick in taken})
     if lost:
         yield (
             f"{len(lost)} of {plan.num_frames} frames lost between {plan.times[lost[0]]:.2f} s and "
-            f"{plan.times[lost[-1]]:.2f} s: the file is damaged or ends early "
-            f"({source.num_errors} decoding errors)"
+            f"{plan.times[lost[-1]]:.2f} s: the file is damaged or ends early"
         )
     stale = [pick for pick in taken if pick.stale]
     if stale:

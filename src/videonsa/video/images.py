@@ -26,7 +26,6 @@ class ImageFrames:
     """
 
     def __init__(self, path: Path) -> None:
-        self.num_errors = 0
         self._paths = _images_in(path) if path.is_dir() else [path]
         width, height, codec = _header(self._paths[0])
         is_folder = path.is_dir()

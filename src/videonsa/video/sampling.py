@@ -45,8 +45,9 @@ class VideoInfo:
 class SamplingSpec:
     """How to sample a video. At most one of `fps`, `num_frames`, `timestamps`; else `fps` is 2.
 
-    `fps` takes whole temporal patches, between `min_frames` and `max_frames` frames; `num_frames`
-    and `timestamps` are taken as they are (an odd number is fine: patchify repeats the last frame).
+    `fps` takes whole temporal patches, at least `min_frames` and (this wins) at most `max_frames`
+    frames; `num_frames` and `timestamps` are taken as they are (an odd number is fine: patchify
+    repeats the last frame).
     `fps` and `num_frames` never take more frames than the file has. A frame keeps its size where it
     can: it is shrunk to `max_pixels` and enlarged only up to `min_pixels` (None: 4 merged tokens).
 
@@ -82,11 +83,6 @@ class SamplingSpec:
             value = getattr(self, name)
             if value is not None and not (type(value) is int and value >= 1):
                 raise UsageError(f"{name}={value!r}: want an int of at least 1")
-        if self.min_frames > self.max_frames:
-            raise UsageError(
-                f"min_frames={self.min_frames} exceeds max_frames={self.max_frames}: "
-                "lower the first or raise the second"
-            )
         if self.max_pixels < self.factor**2:
             raise UsageError(
                 f"max_pixels={self.max_pixels}: want at least {self.factor**2} "
@@ -181,14 +177,14 @@ def smart_resize(
     rows = max(1, round(height / factor))
     columns = max(1, round(width / factor))
     if rows * columns * factor**2 < min_pixels:
-        scale = math.sqrt(min_pixels / (height * width))
-        rows = math.ceil(height * scale / factor)
-        columns = math.ceil(width * scale / factor)
+        beta = math.sqrt(min_pixels / (height * width))
+        rows = math.ceil(height * beta / factor)
+        columns = math.ceil(width * beta / factor)
     if rows * columns * factor**2 > max_pixels:
-        scale = math.sqrt(max_pixels / (height * width))
+        beta = math.sqrt((height * width) / max_pixels)
         most = max_pixels // factor**2
-        rows = min(most, max(1, math.floor(height * scale / factor)))
-        columns = min(most // rows, max(1, math.floor(width * scale / factor)))
+        rows = min(most, max(1, math.floor(height / beta / factor)))
+        columns = min(most // rows, max(1, math.floor(width / beta / factor)))
     return rows * factor, columns * factor
 
 
