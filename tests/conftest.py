@@ -73,9 +73,11 @@ def write_clip(
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        rows = np.arange(height, dtype=np.uint8)[:, None, None]
+        rows = np.arange(height)[:, None, None]
         for index in range(num_frames):
-            picture = np.broadcast_to(rows + 20 * index, (height, width, 3)).astype(np.uint8)
+            picture = np.broadcast_to((rows + 20 * index) % 256, (height, width, 3)).astype(
+                np.uint8
+            )
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
