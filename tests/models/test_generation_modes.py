@@ -90,10 +90,16 @@ def test_several_answers_of_a_batch_keep_videos_and_times_together():
     assert torch.equal(twice, once.repeat_interleave(2, dim=0))
 
 
-def test_beam_search_runs_and_one_beam_is_greedy():
+def test_beams_reorder_the_rows_that_the_cache_knows():
+    """The best of three beams is at least as likely as the greedy answer."""
     model, inputs = tiny(), prompt(3)
-    beams = model.generate(**inputs, do_sample=False, num_beams=3, **OPTIONS)
-    assert beams.shape == (1, inputs["input_ids"].shape[1] + 6)
+    length = inputs["input_ids"].shape[1]
+    likelihoods = []
+    for num_beams in (1, 3):
+        out = model.generate(**inputs, do_sample=False, num_beams=num_beams, **OPTIONS)
+        scores = model(**inputs | {"input_ids": out}).logits.log_softmax(-1)[0, length - 1 : -1]
+        likelihoods.append(scores.gather(1, out[0, length:, None]).sum().item())
+    assert likelihoods[1] >= likelihoods[0]
 
 
 def test_second_turn_continues_the_cache():

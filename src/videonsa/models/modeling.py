@@ -1,7 +1,6 @@
 """`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +17,14 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
-from videonsa.models.rows import NewRows, VisionInputs, describe_rows, vision_inputs
+from videonsa.models.rows import (
+    NewRows,
+    PositionRules,
+    VisionInputs,
+    describe_rows,
+    repeat_vision,
+    vision_inputs,
+)
 from videonsa.models.vision import batch_vision_attention, plan_vision
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend
@@ -283,10 +289,12 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             mask,
             vision,
             start=(cache.next_position if cache is not None else []) or [0] * batch,
+            rules=PositionRules(
+                tokens_per_second=self.config.vision_config.tokens_per_second,
+                merge_size=self.config.vision_config.spatial_merge_size,
+                temporal_ids=spec.temporal_ids,
+            ),
             position_ids=position_ids,
-            tokens_per_second=self.config.vision_config.tokens_per_second,
-            merge_size=self.config.vision_config.spatial_merge_size,
-            temporal_ids=spec.temporal_ids,
         )
 
     def _embed(
@@ -392,18 +400,19 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         input_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every sample, its videos' times too."""
-        model_kwargs.pop("position_ids", None)
-        times = model_kwargs.pop("video_times", None)
-        if times is not None:
-            counts = self._get_image_nums_and_video_nums(input_ids)[1].tolist()
-            ends = list(accumulate(counts))
-            samples = [times[end - count : end] for end, count in zip(ends, counts, strict=True)]
-            times = [one for sample in samples for _ in range(expand_size) for one in sample]
+        """Repeat every sample, its images, videos and their times too."""
+        if expand_size == 1:
+            return input_ids, model_kwargs
+        vision = {name: model_kwargs.pop(name, None) for name in _VISION_ARGUMENTS}
+        kept = {name: value for name, value in model_kwargs.items() if value is not None}
+        types = self._token_types(_needed(input_ids))
         input_ids, expanded = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+            expand_size, is_encoder_decoder, input_ids, **kept
         )
-        return input_ids, expanded if times is None else expanded | {"video_times": times}
+        merge_size = self.config.vision_config.spatial_merge_size
+        return input_ids, expanded | repeat_vision(
+            vision, types, repeats=expand_size, merge_size=merge_size
+        )
 
     def _prepare_position_ids_for_generation(self, *_: Any, **__: Any) -> None:
         """None: `forward` computes the positions of the new rows."""

@@ -1,7 +1,7 @@
 """The new rows of a forward step: their kinds, frames and positions, from ids and grids."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ class VisionInputs(NamedTuple):
     video_grids: list[Grid]
     video_times: list[Sequence[float]]
     """For each video, the seconds of the first frame of each temporal patch."""
+
+
+class PositionRules(NamedTuple):
+    """Arguments of `mrope_position_ids` that a model and its spec fix."""
+
+    tokens_per_second: float
+    merge_size: int
+    temporal_ids: TemporalIds
 
 
 class NewRows(NamedTuple):
@@ -82,10 +90,8 @@ def describe_rows(
     vision: VisionInputs,
     *,
     start: Sequence[int],
-    position_ids: Tensor | None,
-    tokens_per_second: float,
-    merge_size: int,
-    temporal_ids: TemporalIds,
+    rules: PositionRules,
+    position_ids: Tensor | None = None,
 ) -> NewRows:
     """Describe new rows.
 
@@ -94,10 +100,8 @@ def describe_rows(
         attention_mask: bool `[B, T]`.
         vision: the images and videos of these rows.
         start: first position id of each sample.
-        position_ids: `[3, B, T]` to use in place of computed ones, or None.
-        tokens_per_second: as in `mrope_position_ids`.
-        merge_size: as in `mrope_position_ids`.
-        temporal_ids: as in `mrope_position_ids`.
+        rules: of the position ids.
+        position_ids: `[3, B, T]` in place of computed ones.
 
     Raises:
         UsageError: grids or times that do not match the vision tokens.
@@ -110,17 +114,11 @@ def describe_rows(
     images, videos = iter(vision.image_grids), iter(zip(*vision[1:], strict=True))
     frame_sizes: list[list[int]] = []
     for i, kept in enumerate(types[row][mask[row]] for row in range(len(types))):
-        grids, times = _take_grids(kept, images, videos, merge_size)
-        frame_sizes.append([h * w // merge_size**2 for t, h, w in grids for _ in range(t)])
+        grids, times = _take_grids(kept, images, videos, rules.merge_size)
+        frame_sizes.append([h * w // rules.merge_size**2 for t, h, w in grids for _ in range(t)])
         if grids and position_ids is None:
             ids[:, i, mask[i]], _ = mrope_position_ids(
-                kept,
-                grids,
-                times,
-                tokens_per_second=tokens_per_second,
-                merge_size=merge_size,
-                temporal_ids=temporal_ids,
-                start=start[i],
+                kept, grids, times, start=start[i], **rules._asdict()
             )
     unused = len(list(images)) + len(list(videos))
     if unused:
@@ -167,3 +165,43 @@ def _take_grids(
         grids.append(grid)
         taken += max(grid[0] * (grid[1] // merge_size) * (grid[2] // merge_size), 1)
     return grids, times
+
+
+def repeat_vision(
+    arguments: Mapping[str, Any], token_types: Tensor, *, repeats: int, merge_size: int
+) -> dict[str, Any]:
+    """The vision arguments of `forward` for a batch whose samples are each repeated.
+
+    Args:
+        arguments: by name, as given for the batch before.
+        token_types: `[B, T]` ints of `TokenType`, of the batch before.
+        repeats: how often each sample comes, one after the other.
+        merge_size: patches merged along each side.
+    """
+    repeated = dict(arguments)
+    for kind, grid_name, pixel_name in (
+        (TokenType.IMAGE, "image_grid_thw", "pixel_values"),
+        (TokenType.VIDEO, "video_grid_thw", "pixel_values_videos"),
+    ):
+        grid_thw = arguments.get(grid_name)
+        if grid_thw is None:
+            continue
+        patches = grid_thw.prod(1).tolist()
+        tokens = iter([count // merge_size**2 for count in patches])
+        order, first = [], 0
+        for wanted in (token_types == kind).sum(1).tolist():
+            count = 0
+            while wanted > 0:
+                wanted -= max(next(tokens, wanted), 1)
+                count += 1
+            order += list(range(first, first + count)) * repeats
+            first += count
+        repeated[grid_name] = grid_thw[order]
+        if arguments.get(pixel_name) is not None:
+            parts = arguments[pixel_name].split(patches)
+            repeated[pixel_name] = torch.cat([parts[i] for i in order])
+        if kind == TokenType.VIDEO:
+            for name in ("video_times", "second_per_grid_ts"):
+                if arguments.get(name) is not None:
+                    repeated[name] = [arguments[name][i] for i in order]
+    return repeated
