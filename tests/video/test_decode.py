@@ -6,7 +6,7 @@ import pytest
 import video_files as vf
 from PIL import Image
 
-from videonsa.errors import UsageError, VideoError
+from videonsa.errors import BudgetError, UsageError, VideoError
 from videonsa.video import decode
 from videonsa.video.container import SourceFrame, VideoFile
 from videonsa.video.decode import pick_frames, probe, read_video
@@ -370,3 +370,10 @@ def test_progress_bar_shows_on_demand_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decode, "PROGRESS_DELAY", 0.0)
     read_video(path, progress=True)
     assert "decoding" in capsys.readouterr().err
+
+
+def test_more_frames_than_memory_is_an_error_before_decoding(tmp_path):
+    path = vf.write_video(tmp_path / "clip.mp4")
+    sampling = SamplingSpec(timestamps=[0.5] * 10**6, min_pixels=10**9, max_pixels=10**9)
+    with pytest.raises(BudgetError, match=r"1000000 frames of .* GB, more than there is: take"):
+        read_video(path, sampling=sampling)

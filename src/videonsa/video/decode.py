@@ -4,6 +4,7 @@ Frames are decoded one after the other; each wanted one is downscaled at once, s
 never held at the size of its source.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from videonsa.errors import VideoError
+from videonsa.errors import BudgetError, VideoError
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame, VideoFile
 from videonsa.video.images import IMAGE_SUFFIXES, ImageFrames
 from videonsa.video.processing import resize_frames
@@ -102,8 +103,7 @@ def read_video(
     """
     source = _open_source(path)
     plan = plan_sampling(source.info, sampling or SamplingSpec())
-    # Copies by numpy: torch's wake all cores for each frame, which then spin beside the decoder.
-    frames = np.empty((plan.num_frames, 3, plan.height, plan.width), dtype=np.uint8)
+    frames = _room_for(plan)
     taken: list[Pick] = []
     with _progress_bar(plan.num_frames, progress) as bar:
         for pick in pick_frames(source.frames(plan.times), plan.times):
@@ -187,6 +187,21 @@ def _open_source(path: str | Path) -> _Source:
             f"{path}: cannot be read ({reason}): name one that you may read"
         ) from error
     return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
+
+
+def _room_for(plan: SamplingPlan) -> NDArray[np.uint8]:
+    """[N, 3, height, width]. BudgetError if that does not fit the memory."""
+    # A numpy array, because torch wakes all cores to copy a frame into its place, and they then
+    # spin beside the decoder: a third more CPU time, measured on 2 cores.
+    shape = (plan.num_frames, 3, plan.height, plan.width)
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError as error:
+        raise BudgetError(
+            f"{plan.num_frames} frames of {plan.width}x{plan.height} take "
+            f"{math.prod(shape) / 1e9:.0f} GB, more than there is: "
+            "take fewer (max_frames, num_frames) or smaller ones (max_pixels)"
+        ) from error
 
 
 def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> NDArray[np.uint8]:
