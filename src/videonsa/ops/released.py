@@ -3,8 +3,8 @@
 The `released` preset is kept to read the published weights as they were used. It differs from the
 paper in its head map, its compressed mask, its importance and its tie order; docs/semantics.md
 lists every difference. `nsa_attention` and `hybrid_attention` come here with checked shapes: one
-unpadded sample, 28 query and 4 KV heads. Letters: T rows (text and vision), D head dim, C blocks, R rows of one
-query chunk, J = 4 KV groups of 16 padded heads.
+unpadded sample, 28 query and 4 KV heads. Letters: T rows (text and vision), D head dim, C blocks,
+R rows of one query chunk, J = 4 KV groups of 16 padded heads.
 """
 
 from collections.abc import Callable
@@ -137,15 +137,10 @@ def hybrid_released(
         `[1, R, 28, D]` in the dtype of `q`, or an `NSAResult`.
 
     Raises:
-        ValueError: a step with vision tokens that is not the whole sequence; a spec, mask, rows or
+        ValueError: a step with vision tokens that is not the whole sequence; a spec, rows or
             selected blocks that do not fit.
     """
     _check_spec(spec)
-    if vision_mask.shape != k.shape[:2] or vision_mask.dtype != torch.bool:
-        raise ValueError(
-            f"vision_mask is {vision_mask.dtype} {list(vision_mask.shape)}: want bool "
-            f"{list(k.shape[:2])}, one entry for each key"
-        )
     num_rows, num_keys = q.shape[1], k.shape[1]
     rows = _checked_rows(rows, q)
     vision = vision_mask[:, num_keys - num_rows :]  # [1, T]
@@ -175,6 +170,48 @@ def hybrid_released(
     return _as_batch(nsa + dense)
 
 
+@torch.no_grad()
+def select_released(
+    q: Tensor,
+    k: Tensor,
+    *,
+    spec: NSASpec,
+    rows: Tensor | None = None,
+    query_chunk: int | None = None,
+) -> Tensor:
+    """The blocks that the published code selects, in the order of its sorting network.
+
+    Args are those of `nsa_released`. Returns int64 `[1, R, 4, n]`, n rounded up to a power of two;
+    -1 in a slot that stayed empty.
+    """
+    k_cmp, rows = _pool(k), _checked_rows(rows, q)
+    num_blocks = k_cmp.shape[1]
+
+    def compressed_lse(rows: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+        visible = _sees_compressed(rows, num_blocks, spec=spec)[:, None]
+        padded = _scaled(_pad_heads(q))
+        return (_attend(padded, k_cmp, k_cmp, visible, dtype=q.dtype)[1],)
+
+    def top(rows: Tensor, q: Tensor, lse: Tensor) -> tuple[Tensor, ...]:
+        current = rows // BLOCK_SIZE
+        padded = _rounded(_scaled(_pad_heads(q)), q.dtype)
+        scores = torch.einsum("rjgd,jcd->rjgc", padded, k_cmp)
+        each = (scores - torch.unflatten(lse, 1, padded.shape[1:3])[..., None]).exp()
+        # One head after the other: text rows tie exactly, so every column must sum in one order.
+        importance = sum(each.unbind(dim=2), start=torch.zeros_like(each[:, :, 0]))
+        is_current = torch.arange(num_blocks, device=q.device) == current[:, None]
+        importance = importance.masked_fill(is_current[:, None], PADDED_GROUP)
+        return (bitonic_top(importance, current)[..., :num_selected],)
+
+    num_selected = _num_slots(spec)
+    size = query_chunk or _chunk_size(max(num_blocks, BLOCK_SIZE))
+    every_row = torch.arange(q.shape[1], device=q.device)
+    (lse,) = _walk(compressed_lse, every_row, q[0], query_chunk=size)
+    lse = _finite(_misread(lse))
+    (selected,) = _walk(top, rows, _take(q[0], rows), _take(lse, rows), query_chunk=size)
+    return selected[None]
+
+
 def _nsa(
     q: Tensor,
     k: Tensor,
@@ -190,9 +227,8 @@ def _nsa(
     """NSA of the given rows, without batch dimension, composed in the dtype of `q`."""
     keys = _Keys(_heads_first(k), _heads_first(v), _pool(k), _pool(v))
     if selected_blocks is None:
-        selected = _select(q[0], keys.k_cmp, rows, spec=spec, query_chunk=query_chunk)
-    else:
-        selected = _checked_selection(selected_blocks, len(rows))
+        selected_blocks = select_released(q, k, spec=spec, rows=rows, query_chunk=query_chunk)
+    selected = _checked_selection(selected_blocks, len(rows))
     counted = torch.tensor([branch in spec.branches for branch in BRANCHES], device=q.device)
 
     def attend(rows: Tensor, q: Tensor, gates: Tensor, selected: Tensor) -> tuple[Tensor, ...]:
@@ -272,38 +308,6 @@ def _sees_compressed(rows: Tensor, num_blocks: int, *, spec: NSASpec) -> Tensor:
     return blocks >= current
 
 
-@torch.no_grad()
-def _select(
-    q: Tensor, k_cmp: Tensor, rows: Tensor, *, spec: NSASpec, query_chunk: int | None
-) -> Tensor:
-    """Selected blocks `[R, J, n]` of the given rows, in the order of the published kernel."""
-    num_blocks = k_cmp.shape[1]
-
-    def compressed_lse(rows: Tensor, q: Tensor) -> tuple[Tensor, ...]:
-        visible = _sees_compressed(rows, num_blocks, spec=spec)[:, None]
-        padded = _scaled(_pad_heads(q))
-        return (_attend(padded, k_cmp, k_cmp, visible, dtype=q.dtype)[1],)
-
-    def top(rows: Tensor, q: Tensor, lse: Tensor) -> tuple[Tensor, ...]:
-        current = rows // BLOCK_SIZE
-        padded = _rounded(_scaled(_pad_heads(q)), q.dtype)
-        scores = torch.einsum("rjgd,jcd->rjgc", padded, k_cmp)
-        each = (scores - torch.unflatten(lse, 1, padded.shape[1:3])[..., None]).exp()
-        # One head after the other: text rows tie exactly, so every column must sum in one order.
-        importance = sum(each.unbind(dim=2), start=torch.zeros_like(each[:, :, 0]))
-        is_current = torch.arange(num_blocks, device=q.device) == current[:, None]
-        importance = importance.masked_fill(is_current[:, None], PADDED_GROUP)
-        return (bitonic_top(importance, current)[..., :num_selected],)
-
-    num_selected = 1 << (spec.num_selected_blocks - 1).bit_length()
-    size = query_chunk or _chunk_size(max(num_blocks, BLOCK_SIZE))
-    every_row = torch.arange(len(q), device=q.device)
-    (lse,) = _walk(compressed_lse, every_row, q, query_chunk=size)
-    lse = _finite(_misread(lse))
-    (selected,) = _walk(top, rows, _take(q, rows), _take(lse, rows), query_chunk=size)
-    return selected
-
-
 def _misread(lse: Tensor) -> Tensor:
     """The published kernels store the LSE as `[64, T]` and read the same memory as `[T, 64]`."""
     return lse.T.reshape(lse.shape)
@@ -345,7 +349,7 @@ def _dense_text_rows(
 def _without_nsa(output: Tensor, spec: NSASpec) -> NSAResult:
     """The result of a step without vision tokens, in which no branch takes part."""
     num_rows, _, dim = output.shape
-    num_selected = 1 << (spec.num_selected_blocks - 1).bit_length()
+    num_selected = _num_slots(spec)
     empty = output.new_zeros(num_rows, PADDED_HEADS, dim)
     lse = output.new_full((num_rows, PADDED_HEADS), -torch.inf, dtype=torch.float32)
     none = output.new_full((num_rows, NUM_KV_HEADS, num_selected), -1, dtype=torch.int32)
@@ -373,6 +377,11 @@ def _walk(
     return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
+def _num_slots(spec: NSASpec) -> int:
+    """Selected blocks a row, n: a power of two, as the network of the published code needs it."""
+    return 1 << (spec.num_selected_blocks - 1).bit_length()
+
+
 def _chunk_size(num_keys: int) -> int:
     return max(1, SCORES_PER_CHUNK // (PADDED_HEADS * num_keys))
 
@@ -383,7 +392,8 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 
 def _scaled(q: Tensor) -> Tensor:
     """Queries times 1 / sqrt(D), in the working dtype."""
-    return q.to(_working_dtype(q)) * q.shape[-1] ** -0.5
+    scale: float = q.shape[-1] ** -0.5
+    return q.to(_working_dtype(q)) * scale
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
