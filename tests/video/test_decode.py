@@ -1,4 +1,5 @@
 import os
+import weakref
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ from videonsa.errors import BudgetError, UsageError, VideoError
 from videonsa.video import decode
 from videonsa.video.container import SourceFrame, VideoFile
 from videonsa.video.decode import pick_frames, probe, read_video
+from videonsa.video.images import ImageFrames
 from videonsa.video.sampling import SamplingSpec
 
 NO_B_FRAMES = ("libx264", "yuv420p", {"bf": "0"})
@@ -377,3 +379,33 @@ def test_more_frames_than_memory_is_an_error_before_decoding(tmp_path):
     sampling = SamplingSpec(timestamps=[0.5] * 10**6, min_pixels=10**9, max_pixels=10**9)
     with pytest.raises(BudgetError, match=r"1000000 frames of .* GB, more than there is: take"):
         read_video(path, sampling=sampling)
+
+
+def test_frames_at_the_size_of_the_source_are_let_go_at_once(tmp_path, monkeypatch):
+    for number in range(40):
+        Image.fromarray(vf.picture(number)).save(tmp_path / f"frame{number}.png")
+    alive = weakref.WeakSet()
+    most = 0
+
+    class Loader:
+        """Stands for what a decoded frame holds."""
+
+        def __init__(self, rgb):
+            self.rgb = rgb
+
+        def __call__(self):
+            return self.rgb()
+
+    class Source(ImageFrames):
+        def frames(self, targets):
+            nonlocal most
+            for frame in super().frames(targets):
+                loader = Loader(frame.rgb)
+                alive.add(loader)
+                most = max(most, len(alive))
+                yield frame._replace(rgb=loader)
+                del loader
+
+    monkeypatch.setattr(decode, "ImageFrames", Source)
+    assert vf.numbers_of(read_video(tmp_path).frames) == list(range(40))
+    assert 1 <= most <= 4

@@ -104,19 +104,9 @@ def read_video(
     source = _open_source(path)
     plan = plan_sampling(source.info, sampling or SamplingSpec())
     frames = _room_for(plan)
-    taken: list[Pick] = []
     with _progress_bar(plan.num_frames, progress) as bar:
-        for pick in pick_frames(source.frames(plan.times), plan.times):
-            bar.update(pick.target + 1 - bar.n)
-            if taken and taken[-1].frame is pick.frame:
-                frames[len(taken)] = frames[len(taken) - 1]
-            else:
-                try:
-                    picture = pick.frame.rgb()
-                except VideoError:
-                    continue
-                frames[len(taken)] = _resized(picture, plan)
-            taken.append(pick)
+        picks = pick_frames(source.frames(plan.times), plan.times)
+        taken = _take(picks, plan, into=frames, bar=bar)
     if not taken:
         raise VideoError(
             f"{path}: none of the {plan.num_frames} sampled frames decodes: "
@@ -124,11 +114,40 @@ def read_video(
         )
     return VideoClip(
         frames=torch.from_numpy(frames[: len(taken)]),
-        times=tuple(pick.time for pick in taken),
+        times=tuple(frame.time for frame in taken),
         info=source.info,
-        plan=plan.with_times(tuple(plan.times[pick.target] for pick in taken)),
+        plan=plan.with_times(tuple(plan.times[frame.target] for frame in taken)),
         warnings=tuple(_warnings(taken, plan)),
     )
+
+
+class _Taken(NamedTuple):
+    """What is kept of a pick: not its frame, which has the size of the source."""
+
+    target: int
+    time: float
+    stale: bool
+    damaged: bool
+
+
+def _take(
+    picks: Iterator[Pick], plan: SamplingPlan, *, into: NDArray[np.uint8], bar: "tqdm[None]"
+) -> list[_Taken]:
+    """Write the picked frames at their final size, one at a time, to the front of `into`."""
+    taken: list[_Taken] = []
+    previous: SourceFrame | None = None
+    for target, time, frame, stale in picks:
+        bar.update(target + 1 - bar.n)
+        if frame is previous:
+            into[len(taken)] = into[len(taken) - 1]
+        else:
+            try:
+                into[len(taken)] = _resized(frame.rgb(), plan)
+            except VideoError:
+                continue
+            previous = frame
+        taken.append(_Taken(target, time, stale, frame.damaged))
+    return taken
 
 
 def pick_frames(frames: Iterator[SourceFrame], targets: Sequence[float]) -> Iterator[Pick]:
@@ -225,19 +244,19 @@ def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[None]":
     )
 
 
-def _warnings(taken: Sequence[Pick], plan: SamplingPlan) -> Iterator[str]:
-    lost = sorted(set(range(plan.num_frames)) - {pick.target for pick in taken})
+def _warnings(taken: Sequence[_Taken], plan: SamplingPlan) -> Iterator[str]:
+    lost = sorted(set(range(plan.num_frames)) - {frame.target for frame in taken})
     if lost:
         yield (
             f"{len(lost)} of {plan.num_frames} frames lost between {plan.times[lost[0]]:.2f} s and "
             f"{plan.times[lost[-1]]:.2f} s: the file is damaged or ends early"
         )
-    stale = [pick for pick in taken if pick.stale]
+    stale = [frame.time for frame in taken if frame.stale]
     if stale:
         yield (
             f"{len(stale)} of {plan.num_frames} frames repeat the one before, between "
-            f"{stale[0].time:.2f} s and {stale[-1].time:.2f} s: the file holds no other there"
+            f"{stale[0]:.2f} s and {stale[-1]:.2f} s: the file holds no other there"
         )
-    damaged = sum(pick.frame.damaged for pick in taken)
+    damaged = sum(frame.damaged for frame in taken)
     if damaged:
         yield f"{damaged} of {plan.num_frames} frames are damaged, and used as they decode"
