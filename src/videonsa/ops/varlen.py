@@ -14,7 +14,7 @@ NEVER = 2**62
 
 
 class Sample(NamedTuple):
-    """One sample: its query rows are the last of its keys, or end at `num_keys`."""
+    """One sample: its query rows are the last of its keys."""
 
     first_row: int
     num_rows: int
