@@ -268,6 +268,12 @@ def test_files_that_are_no_video_get_one_clear_line(tmp_path):
             assert "\n" not in str(caught.value)
 
 
+def test_paths_that_cannot_be_looked_up_get_one_clear_line(tmp_path):
+    for name in ("x" * 5000, "null\0byte"):
+        with pytest.raises(VideoError, match=r"cannot be read: .*: name|no such file"):
+            probe(tmp_path / name)
+
+
 def test_timestamps_after_the_end_are_refused_with_the_duration(tmp_path):
     path = vf.write_video(tmp_path / "clip.mp4")
     with pytest.raises(UsageError, match=r"timestamp 2.5 s: want at most the duration .* 2 s"):

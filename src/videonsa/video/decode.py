@@ -188,23 +188,20 @@ def _on_screen(frames: Iterator[SourceFrame]) -> Iterator[tuple[SourceFrame, flo
 
 def _open_source(path: str | Path) -> _Source:
     path = Path(path)
-    if not path.exists():
-        raise VideoError(f"{path}: no such file: want a video, a folder of images or an image")
-    if not path.is_dir() and not path.is_file():
-        raise VideoError(
-            f"{path}: not a regular file: want a video, a folder of images or an image"
-        )
     try:
         if path.is_dir():
             return ImageFrames(path)
+        if not path.exists():
+            raise VideoError(f"{path}: no such file: want a video, a folder of images or an image")
+        # A pipe or a device may never end.
+        if not path.is_file():
+            raise VideoError(f"{path}: not a regular file: want a video, a folder or an image")
         with path.open("rb") as file:
             if not file.read(1):
                 raise VideoError(f"{path}: an empty file: want a video; copy or download it again")
     except OSError as error:
         reason = (error.strerror or "not possible").lower()
-        raise VideoError(
-            f"{path}: cannot be read ({reason}): name one that you may read"
-        ) from error
+        raise VideoError(f"{path}: cannot be read: {reason}: name one that you may read") from error
     return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
 
 
