@@ -62,7 +62,9 @@ def test_a_question_that_fills_the_context_alone_is_told_so():
 def test_memory_of_the_7b_model_in_bfloat16():
     shape = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
     plan = plan_sampling(HOUR, SamplingSpec())
-    memory = estimate_memory(shape, plan, prompt_tokens=100_000, max_new_tokens=0)
+    memory = estimate_memory(
+        shape, plan, attention="dense", prompt_tokens=100_000, max_new_tokens=0
+    )
     assert memory.weights == 2 * 8_292_166_656
     # 28 layers, K and V, 4 heads of 128, 2 bytes: 56 KiB a token.
     assert memory.cache == 100_000 * 28 * 2 * 4 * 128 * 2
@@ -92,6 +94,6 @@ def test_cache_estimate_equals_the_cache_of_a_run(tiny_folder, clip_path):
     size = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
     length = prompt.input_ids.shape[1]
     estimate = estimate_memory(
-        load_shape(tiny_folder), clip.plan, prompt_tokens=length, max_new_tokens=0
+        load_shape(tiny_folder), clip.plan, attention="nsa", prompt_tokens=length, max_new_tokens=0
     )
     assert estimate.cache == size

@@ -61,11 +61,13 @@ def add_parser(commands: Commands) -> None:
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
-        from videonsa.inference.engine import load
-        from videonsa.inference.trace import Trace
         from videonsa.video.decode import probe
 
-        probe(args.video)  # a video that cannot be read is told before minutes of loading weights
+        probe(args.video)  # a video that cannot be read is told before weights are loaded
+
+        from videonsa.inference.engine import load
+        from videonsa.inference.trace import Trace
+
         trace = Trace(report) if args.trace else None
         model = load(
             args.model,

@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from videonsa.errors import BudgetError
 from videonsa.inference.shapes import BYTES_PER_VALUE, ModelShape
+from videonsa.ops.reference import SCORES_PER_CHUNK
 from videonsa.ops.spec import BRANCHES, NSASpec
 from videonsa.video.sampling import SamplingPlan
 
 _FLOAT32 = 4
+_COPIES_PER_CHUNK = 5  # scores, probabilities and masks of a chunk, as ops/reference.py states
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +87,19 @@ def check_context(
 
 
 def estimate_memory(
-    shape: ModelShape, frames: SamplingPlan, *, prompt_tokens: int, max_new_tokens: int
+    shape: ModelShape,
+    frames: SamplingPlan,
+    *,
+    attention: Literal["nsa", "dense"],
+    prompt_tokens: int,
+    max_new_tokens: int,
 ) -> MemoryEstimate:
     """Bytes of weights, cache and activations.
 
-    Activations are the larger of two peaks: the vision tower's (the patches in float32, and per
-    patch six rows of hidden size and three of the MLP) and one decoder layer's (per token six rows
-    of hidden size and three of the MLP, and in float32 the output of each attention branch and
-    their sum).
+    Weights and cache are exact. Activations are the larger of two peaks: the vision tower's (the
+    patches in float32, and per patch six rows of hidden size and three of the MLP) and one decoder
+    layer's (per token six rows of hidden size and three of the MLP, and in float32 the output of
+    each attention branch and their sum; with NSA a chunk of scores beside it).
     """
     value = BYTES_PER_VALUE[shape.dtype]
     patches = frames.grid[0] * frames.grid[1] * frames.grid[2]
@@ -105,6 +112,9 @@ def estimate_memory(
         (6 * shape.hidden_size + 3 * shape.intermediate_size) * value
         + (len(BRANCHES) + 1) * shape.hidden_size * _FLOAT32
     )
+    if attention == "nsa":
+        scores = min(SCORES_PER_CHUNK, shape.num_heads * frames.num_tokens**2)
+        layer += _COPIES_PER_CHUNK * scores * _FLOAT32
     return MemoryEstimate(
         weights=shape.num_parameters * value,
         cache=(prompt_tokens + max_new_tokens) * shape.cache_bytes_per_token,

@@ -131,7 +131,11 @@ def plan_video(
         context=shape.context,
         parameters=shape.num_parameters,
         memory=estimate_memory(
-            shape, frames, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
+            shape,
+            frames,
+            attention=used,
+            prompt_tokens=prompt_tokens,
+            max_new_tokens=max_new_tokens,
         ),
         spec=shape.spec if used == "nsa" else None,
         budget=budget if used == "nsa" else None,
