@@ -84,8 +84,8 @@ def render(folder: Path) -> str:
     """All of docs/results.md from the JSON files one folder down."""
     parts = [HEADER]
     for name, section in SECTIONS.items():
-        for path in sorted(folder.glob(f"*/{name}.json")):
-            parts.append(section(json.loads(path.read_text())))
+        paths = sorted(folder.glob(f"*/{name}.json"))
+        parts += [section(json.loads(path.read_text())) for path in paths]
     return "\n".join(parts)
 
 

@@ -6,15 +6,17 @@ from typing import NamedTuple, Self
 import torch
 from torch.utils.data import Dataset
 
-from videonsa.train.recipe import EmbeddedRecipe
+from videonsa.train.recipe import MAX_BATCH_SIZE, EmbeddedRecipe, Stage
 from videonsa.video.chat import IGNORED_LABEL, ChatTokenizer, ChatTokens, VisionSlot, chat_tokens
 from videonsa.video.synthetic import (
     KINDS,
+    STILL_KINDS,
     TOKENS_PER_PATCH,
     Scene,
     SceneBatch,
     ask_about,
     make_scene,
+    make_still,
     scene_seed,
 )
 from videonsa.video.synthetic.scene import SAMPLE_PERIOD
@@ -32,6 +34,13 @@ class ClipBatch(NamedTuple):
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
         return type(self)(*(part.to(device) for part in self))
+
+
+def _scene(seed: int, temporal_patches: int) -> Scene:
+    """A moving scene, or a still for clips of one temporal patch."""
+    if temporal_patches == 1:
+        return make_still(seed)
+    return make_scene(seed, duration=2 * SAMPLE_PERIOD * temporal_patches)
 
 
 class ClipBatches(Dataset[ClipBatch]):
@@ -59,12 +68,13 @@ class ClipBatches(Dataset[ClipBatch]):
         step = self.first_step + index
         if not self.first_step <= step < self.recipe.total_steps:
             raise IndexError(index)
-        patches = self._temporal_patches(step)
+        stage = self._stage(step)
+        patches = stage.temporal_patches
         rng = random.Random(f"{self.recipe.seed}/{step}")
         scenes, rows = [], []
-        for i in range(self.recipe.batch_size):
-            seed = scene_seed("train", step * self.recipe.batch_size + i)
-            scenes.append(make_scene(seed, duration=2 * SAMPLE_PERIOD * patches))
+        for i in range(stage.batch_size):
+            seed = scene_seed("train", step * MAX_BATCH_SIZE + i)
+            scenes.append(_scene(seed, patches))
             rows.append(self._conversation(scenes[-1], patches * TOKENS_PER_PATCH, rng))
         length = max(len(ids) for ids, _ in rows)
         phase = torch.tensor([rng.uniform(0, SAMPLE_PERIOD) for _ in rows])
@@ -79,15 +89,16 @@ class ClipBatches(Dataset[ClipBatch]):
             ),
         )
 
-    def _temporal_patches(self, step: int) -> int:
+    def _stage(self, step: int) -> Stage:
         for stage in self.recipe.stages:
             if step < stage.steps:
-                return stage.temporal_patches
+                return stage
             step -= stage.steps
         raise IndexError(step)
 
     def _conversation(self, scene: Scene, video_tokens: int, rng: random.Random) -> ChatTokens:
-        kinds = rng.sample(KINDS, len(KINDS))
+        kinds = KINDS if video_tokens > TOKENS_PER_PATCH else STILL_KINDS
+        kinds = rng.sample(kinds, len(kinds))
         asked = (ask_about(scene, kind, seed=rng.getrandbits(32)) for kind in kinds)
         turns = [(question.text, question.answer) for question in asked if question is not None]
         *history, (question, answer) = turns[: self.recipe.questions_per_clip]

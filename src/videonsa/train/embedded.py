@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.train.batches import ClipBatch, ClipBatches
 from videonsa.train.recipe import EmbeddedRecipe, Stage
@@ -75,12 +76,22 @@ class Trainer:
     """One run: model, optimizer and log."""
 
     def __init__(
-        self, recipe: EmbeddedRecipe, *, tokenizer: Any, out: Path, device: torch.device
+        self,
+        recipe: EmbeddedRecipe,
+        *,
+        tokenizer: Any,
+        out: Path,
+        device: torch.device,
+        init: Path | None = None,
     ) -> None:
         self.recipe, self.tokenizer, self.out, self.device = recipe, tokenizer, out, device
         torch.manual_seed(recipe.seed)
         config = recipe.config(vocab_size=len(tokenizer), token_ids=special_token_ids(tokenizer))
-        self.model = VideoNSAForConditionalGeneration(config).to(device)
+        if init is None:
+            self.model = VideoNSAForConditionalGeneration(config)
+        else:
+            self.model = load_model(str(init), dtype=torch.float32).model
+        self.model.to(device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, recipe.weight_decay),
             lr=recipe.learning_rate,
@@ -102,7 +113,7 @@ class Trainer:
         loader = DataLoader(batches, batch_size=None, num_workers=workers)
         start = time.monotonic()
         with (self.out / "log.jsonl").open("w") as log:
-            for step, batch in enumerate(tqdm(loader, desc="training", unit="step")):
+            for step, batch in enumerate(tqdm(loader, desc="training", unit="step", mininterval=5)):
                 loss = self._step(batch)
                 if step % 50 == 0 or step + 1 == len(batches):
                     self._log(log, step, loss, time.monotonic() - start)
@@ -145,12 +156,15 @@ class Trainer:
 
 
 def _stages(text: str) -> tuple[Stage, ...]:
-    pairs = (part.split("x") for part in text.split(","))
-    return tuple(Stage(temporal_patches=int(length), steps=int(steps)) for length, steps in pairs)
+    parts = (tuple(map(int, part.split("x"))) for part in text.split(","))
+    return tuple(
+        Stage(temporal_patches=patches, batch_size=clips, steps=steps)
+        for patches, clips, steps in parts
+    )
 
 
 def _overridden(recipe: EmbeddedRecipe, settings: list[str]) -> EmbeddedRecipe:
-    """Set fields from `name=value`; stages are written as 10x3000,48x2000."""
+    """Set fields from `name=value`; a stage is written as patches x clips x steps."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -167,6 +181,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--tokenizer", default=EMBEDDED, help="folder of the tokenizer")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from; its shape holds")
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare batches")
     parser.add_argument("--minutes", type=float, help="stop early, with what is learnt by then")
     args = parser.parse_args()
@@ -178,6 +193,7 @@ def main() -> None:
         tokenizer=AutoTokenizer.from_pretrained(args.tokenizer),
         out=args.out,
         device=device,
+        init=args.init,
     )
     trainer.run(workers=args.workers, minutes=args.minutes)
 

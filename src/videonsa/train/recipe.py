@@ -6,12 +6,16 @@ from typing import Any
 from videonsa.models.config import VideoNSAConfig
 from videonsa.ops.spec import NSASpec
 
+MAX_BATCH_SIZE = 4096
+"""Clips of a step; keeps the scenes of one step apart from those of the next."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """A part of training on clips of one length (a temporal patch is 2 frames, 1 s at 2 fps)."""
 
     temporal_patches: int
+    batch_size: int
     steps: int
 
 
@@ -31,11 +35,10 @@ class EmbeddedRecipe:
     max_position_embeddings: int = 32768
 
     stages: tuple[Stage, ...] = (
-        Stage(temporal_patches=10, steps=3000),
-        Stage(temporal_patches=24, steps=2000),
-        Stage(temporal_patches=48, steps=2000),
+        Stage(temporal_patches=10, batch_size=128, steps=1200),
+        Stage(temporal_patches=24, batch_size=64, steps=600),
+        Stage(temporal_patches=48, batch_size=64, steps=800),
     )
-    batch_size: int = 64
     questions_per_clip: int = 6
     learning_rate: float = 1e-3
     warmup_steps: int = 300
@@ -68,6 +71,9 @@ class EmbeddedRecipe:
             "num_key_value_heads": self.num_kv_heads,
             "max_position_embeddings": self.max_position_embeddings,
             "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": token_ids["eos_token_id"],
+            "pad_token_id": token_ids["pad_token_id"],
             # Half of the rotary pairs for time: clips are long and frames are 4 x 4 tokens.
             "rope_parameters": {
                 "rope_type": "default",

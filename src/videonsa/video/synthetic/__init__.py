@@ -1,12 +1,13 @@
 """Rendered videos whose every fact is known: for the demo, tests, training and evaluation."""
 
 from videonsa.video.synthetic.clips import TOKENS_PER_PATCH, video_inputs
-from videonsa.video.synthetic.questions import KINDS, Question, ask_about
+from videonsa.video.synthetic.questions import KINDS, STILL_KINDS, Question, ask_about
 from videonsa.video.synthetic.render import SceneBatch, render_scene, write_video
-from videonsa.video.synthetic.scene import Scene, Sprite, make_scene, scene_seed
+from videonsa.video.synthetic.scene import Scene, Sprite, make_scene, make_still, scene_seed
 
 __all__ = [
     "KINDS",
+    "STILL_KINDS",
     "TOKENS_PER_PATCH",
     "Question",
     "Scene",
@@ -14,6 +15,7 @@ __all__ = [
     "Sprite",
     "ask_about",
     "make_scene",
+    "make_still",
     "render_scene",
     "scene_seed",
     "video_inputs",

@@ -4,10 +4,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from videonsa.video.synthetic.scene import COLOURS, DIRECTIONS, MAX_OBJECTS, SHAPES, Scene
+from videonsa.video.synthetic.scene import COLOURS, DIRECTIONS, MAX_OBJECTS, SHAPES, SIZE, Scene
 
 COUNTS = tuple(str(count) for count in range(1, MAX_OBJECTS + 1))
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
 QUARTERS = tuple(f"in the {order} quarter" for order in ("first", "second", "third", "last"))
 
 
@@ -68,6 +69,14 @@ def _when(scene: Scene, rng: random.Random) -> Question:
     return Question("when", text, quarter, QUARTERS)
 
 
+def _where(scene: Scene, rng: random.Random) -> Question:
+    sprite = rng.choice(scene.objects)
+    row = "top" if sprite.y < SIZE / 2 else "bottom"
+    column = "left" if sprite.x < SIZE / 2 else "right"
+    text = f"Where is the {rng.choice((sprite.name, sprite.colour + ' object'))}?"
+    return Question("where", text, f"{row} {column}", CORNERS)
+
+
 _MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "colour": _colour,
     "shape": _shape,
@@ -76,8 +85,12 @@ _MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "order": _order,
     "flash": _flash,
     "when": _when,
+    "where": _where,
 }
-KINDS = tuple(_MAKERS)
+KINDS = ("colour", "shape", "count", "direction", "order", "flash", "when")
+"""Kinds of question about moving scenes."""
+STILL_KINDS = ("colour", "shape", "where")
+"""Kinds of question about stills."""
 
 
 def ask_about(scene: Scene, kind: str, *, seed: int = 0) -> Question | None:

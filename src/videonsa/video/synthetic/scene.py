@@ -23,6 +23,8 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross", "diamond")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MAX_OBJECTS = 4
+OBJECT_RADIUS = (15.0, 19.0)
+FLASH_RADIUS = (18.0, 24.0)
 MIN_DURATION = 8.0
 _TEST_SEEDS = 1 << 40
 
@@ -89,16 +91,49 @@ def make_scene(seed: int, *, duration: float = 48.0, num_objects: int | None = N
         candidates = (_draw_object(rng, colour, shape, start, duration) for _ in range(20))
         clear = (sprite for sprite in candidates if not _collides(sprite, objects))
         objects.append(next(clear, None) or _draw_object(rng, colour, shape, start, duration))
-    shade = rng.randint(10, 70)
-    background = tuple(shade + rng.randint(-8, 8) for _ in range(3))
-    flash = _draw_flash(rng, colours[0], shapes[0], duration)
     return Scene(
         seed=seed,
         duration=duration,
-        background=(background[0], background[1], background[2]),
+        background=_draw_background(rng),
         objects=tuple(objects),
-        flash=flash,
+        flash=_draw_flash(rng, colours[0], shapes[0], duration),
     )
+
+
+def make_still(seed: int) -> Scene:
+    """Draw a scene of one second with 1 to 3 objects that stand still and do not touch."""
+    rng = random.Random(seed)
+    count = rng.randint(1, 3)
+    names = zip(rng.sample(list(COLOURS), count), rng.sample(SHAPES, count), strict=True)
+    cells = rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], count)
+    objects = []
+    for (colour, shape), (column, row) in zip(names, cells, strict=True):
+        radius = rng.uniform(*OBJECT_RADIUS)
+        low, high = radius, SIZE / 2 - radius
+        x = rng.uniform(low, high) + column * SIZE / 2
+        y = rng.uniform(low, high) + row * SIZE / 2
+        objects.append(_still(colour, shape, radius, x, y, start=0.0, end=1.0))
+    return Scene(
+        seed=seed,
+        duration=1.0,
+        background=_draw_background(rng),
+        objects=tuple(objects),
+        flash=_still("red", "circle", 1.0, 0.0, 0.0, start=0.0, end=0.0),
+    )
+
+
+def _still(
+    colour: str, shape: str, radius: float, x: float, y: float, *, start: float, end: float
+) -> Sprite:
+    return Sprite(
+        colour=colour, shape=shape, radius=radius, x=x, y=y, vx=0.0, vy=0.0, start=start, end=end
+    )
+
+
+def _draw_background(rng: random.Random) -> tuple[int, int, int]:
+    shade = rng.randint(10, 70)
+    red, green, blue = (shade + rng.randint(-8, 8) for _ in range(3))
+    return red, green, blue
 
 
 def _spread_starts(rng: random.Random, count: int, duration: float) -> list[float]:
@@ -116,7 +151,7 @@ def _spread_starts(rng: random.Random, count: int, duration: float) -> list[floa
 def _draw_object(
     rng: random.Random, colour: str, shape: str, start: float, duration: float
 ) -> Sprite:
-    radius = rng.uniform(11, 15)
+    radius = rng.uniform(*OBJECT_RADIUS)
     life = rng.uniform(0.3, 0.8) * duration
     end = min(start + life, duration)
     step_x, step_y = DIRECTIONS[rng.choice(list(DIRECTIONS))]
@@ -161,15 +196,6 @@ def _draw_flash(rng: random.Random, colour: str, shape: str, duration: float) ->
     quarter = rng.randrange(4)
     start = (quarter + rng.uniform(0.08, 0.92)) / 4 * duration
     start = min(start // SAMPLE_PERIOD * SAMPLE_PERIOD, duration - SAMPLE_PERIOD)
-    radius = rng.uniform(15, 20)
-    return Sprite(
-        colour=colour,
-        shape=shape,
-        radius=radius,
-        x=rng.uniform(radius, SIZE - radius),
-        y=rng.uniform(radius, SIZE - radius),
-        vx=0.0,
-        vy=0.0,
-        start=start,
-        end=start + SAMPLE_PERIOD,
-    )
+    radius = rng.uniform(*FLASH_RADIUS)
+    x, y = (rng.uniform(radius, SIZE - radius) for _ in range(2))
+    return _still(colour, shape, radius, x, y, start=start, end=start + SAMPLE_PERIOD)
