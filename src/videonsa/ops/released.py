@@ -24,8 +24,8 @@ NUM_KV_HEADS = 4
 PADDED_HEADS = 64
 PADDED_GROUP = PADDED_HEADS // NUM_KV_HEADS
 BLOCK_SIZE = 64
-SCORES_PER_CHUNK = 2**25
-"""Scores that one branch of a query chunk holds at a time (128 MiB in float32)."""
+SCORES_PER_CHUNK = 2**24
+"""Scores that one branch of a query chunk holds at a time (64 MiB in float32)."""
 
 
 class _Keys(NamedTuple):
@@ -228,7 +228,7 @@ def _nsa(
     keys = _Keys(_heads_first(k), _heads_first(v), _pool(k), _pool(v))
     if selected_blocks is None:
         selected_blocks = select_released(q, k, spec=spec, rows=rows, query_chunk=query_chunk)
-    selected = _checked_selection(selected_blocks, len(rows))
+    selected = _checked_selection(selected_blocks, len(rows)).to(q.device)
     counted = torch.tensor([branch in spec.branches for branch in BRANCHES], device=q.device)
 
     def attend(rows: Tensor, q: Tensor, gates: Tensor, selected: Tensor) -> tuple[Tensor, ...]:
