@@ -1,3 +1,4 @@
+import gc
 import os
 import weakref
 
@@ -378,6 +379,18 @@ def test_progress_bar_shows_on_demand_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decode, "PROGRESS_DELAY", 0.0)
     read_video(path, progress=True)
     assert "decoding" in capsys.readouterr().err
+
+
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(tmp_path):
+    path = vf.write_video(tmp_path / "clip.mp4")
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(read_video(path, sampling=SamplingSpec(num_frames=60)).frames) == 60
+        left = [held for held in gc.get_objects() if type(held) is av.VideoFrame]
+    finally:
+        gc.enable()
+    assert len(left) <= 2  # the one that was asked for the rotation
 
 
 def test_more_frames_than_memory_is_an_error_before_decoding(tmp_path):

@@ -96,7 +96,10 @@ class VideoFile:
                     "want an undamaged video; copy or download it again"
                 )
             self._origin = stream.start_time if stream.start_time is not None else first.pts or 0
-            self.info = _describe(path, container, stream, first)
+            # Once, from the first frame: asking a frame for its side data ties it into a cycle of
+            # references, which would keep it in memory until the garbage collector comes.
+            self._orientation = Orientation.of(first)
+            self.info = _describe(path, container, stream, first, self._orientation)
 
     def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]:
         """Frames by rising time, without long stretches that hold none of `targets` (ascending).
@@ -137,7 +140,7 @@ class VideoFile:
             end=time + max(stated, period),
             after_error=after_error,
             damaged=frame.is_corrupt,
-            rgb=partial(_to_rgb, frame, self._path),
+            rgb=partial(_to_rgb, frame, self._orientation, self._path),
         )
 
     def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
@@ -265,7 +268,11 @@ def _why_not_open(path: Path, error: Exception) -> str:
 
 
 def _describe(
-    path: Path, container: InputContainer, stream: VideoStream, first: VideoFrame
+    path: Path,
+    container: InputContainer,
+    stream: VideoStream,
+    first: VideoFrame,
+    orientation: Orientation,
 ) -> VideoInfo:
     num_frames = stream.frames or None
     duration = _stated_duration(container, stream)
@@ -274,7 +281,6 @@ def _describe(
         duration, num_frames = _scan(path, rate)
     if num_frames and duration > 0:
         rate = num_frames / duration
-    orientation = Orientation.of(first)
     size = (first.width, first.height)
     width, height = size[::-1] if orientation.transpose else size
     return VideoInfo(
@@ -321,7 +327,7 @@ def _scan(path: Path, rate: float) -> tuple[float, int | None]:
     return (count / rate if rate > 0 and count > 1 else 0.0), count
 
 
-def _to_rgb(frame: VideoFrame, path: Path) -> NDArray[np.uint8]:
+def _to_rgb(frame: VideoFrame, orientation: Orientation, path: Path) -> NDArray[np.uint8]:
     try:
         picture = frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -329,4 +335,4 @@ def _to_rgb(frame: VideoFrame, path: Path) -> NDArray[np.uint8]:
             f"{path}: a picture of {frame.width}x{frame.height} {frame.format.name} does not "
             f"convert to RGB ({error}): convert the video, for example to h264 in mp4"
         ) from error
-    return Orientation.of(frame).apply(picture.astype(np.uint8, copy=False))
+    return orientation.apply(picture.astype(np.uint8, copy=False))
