@@ -32,16 +32,16 @@ from videonsa.video.synthetic import (
     TOKENS_PER_PATCH,
     Question,
     Scene,
+    SceneBatch,
     ask_about,
     make_scene,
-    render_scene,
     scene_seed,
     video_inputs,
 )
 from videonsa.video.synthetic.scene import SAMPLE_PERIOD
 
 GREY = 128
-MAX_ANSWER_TOKENS = 12
+MAX_ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,10 @@ def answer_batch(
 ) -> list[str]:
     """Answer one question about each clip of a batch, greedily, from `frames` frames at 2 fps."""
     device = model.device
-    times = [SAMPLE_PERIOD * i for i in range(frames)]
-    clips = torch.stack([render_scene(scene, times) for scene, _ in asked]).to(device)
+    times = SAMPLE_PERIOD * torch.arange(frames, device=device)
+    noise = torch.Generator(device).manual_seed(asked[0][0].seed)
+    scenes = SceneBatch.of([scene for scene, _ in asked]).to(device)
+    clips = scenes.render(times, generator=noise)
     if condition.grey:
         clips.fill_(GREY)
     slot = VisionSlot("video", frames // 2 * TOKENS_PER_PATCH)
@@ -136,6 +138,7 @@ def evaluate(
                 lines.append(json.dumps(entry))
         scores[name][kind] = Accuracy(right, clips)
     if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("\n".join(lines) + "\n")
     constant = {kind: best_constant([question for _, question in asked[kind]]) for kind in KINDS}
     return {
@@ -182,8 +185,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", metavar="ID_OR_PATH")
     parser.add_argument("--clips", type=int, default=200, help="clips of each kind of question")
-    parser.add_argument("--frames", type=int, default=96, help="frames of a clip, at 2 fps")
-    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=48, help="frames of a clip, at 2 fps")
+    parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path, help="every question with its reply, as JSON lines")
     args = parser.parse_args()

@@ -16,6 +16,8 @@ _MARGIN = 16
 _INK, _FAINT = (30, 30, 36), (120, 120, 128)
 _COLOURS = {"answer": (214, 84, 36), "selected": (44, 102, 178)}
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 @dataclass(frozen=True, slots=True)
 class TimelineRow:
@@ -70,7 +72,7 @@ def draw_timeline(
 
 
 def _draw_row(
-    draw: ImageDraw.ImageDraw, row: TimelineRow, top: int, slots: int, font: ImageFont.FreeTypeFont
+    draw: ImageDraw.ImageDraw, row: TimelineRow, top: int, slots: int, font: Font
 ) -> None:
     draw.text((_MARGIN, top + 18), row.title, fill=_INK, font=font)
     draw.text((_MARGIN, top + 38), row.subtitle, fill=_FAINT, font=font)

@@ -10,6 +10,7 @@ from videonsa.train.recipe import MAX_BATCH_SIZE, EmbeddedRecipe, Stage
 from videonsa.video.chat import IGNORED_LABEL, ChatTokenizer, ChatTokens, VisionSlot, chat_tokens
 from videonsa.video.synthetic import (
     KINDS,
+    PLACE_KINDS,
     STILL_KINDS,
     TOKENS_PER_PATCH,
     Scene,
@@ -33,7 +34,8 @@ class ClipBatch(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
-        return type(self)(*(part.to(device) for part in self))
+        scenes, *tensors = self
+        return type(self)(scenes.to(device), *(tensor.to(device) for tensor in tensors))
 
 
 def _scene(seed: int, temporal_patches: int) -> Scene:
@@ -41,6 +43,11 @@ def _scene(seed: int, temporal_patches: int) -> Scene:
     if temporal_patches == 1:
         return make_still(seed)
     return make_scene(seed, duration=2 * SAMPLE_PERIOD * temporal_patches)
+
+
+def _some(rng: random.Random) -> list[str]:
+    """Three kinds beside direction, which is the hardest and so asked twice a clip."""
+    return rng.sample([kind for kind in KINDS if kind != "direction"], 3)
 
 
 class ClipBatches(Dataset[ClipBatch]):
@@ -97,11 +104,11 @@ class ClipBatches(Dataset[ClipBatch]):
         raise IndexError(step)
 
     def _conversation(self, scene: Scene, video_tokens: int, rng: random.Random) -> ChatTokens:
-        kinds = KINDS if video_tokens > TOKENS_PER_PATCH else STILL_KINDS
-        kinds = rng.sample(kinds, len(kinds))
+        still = video_tokens == TOKENS_PER_PATCH
+        kinds = STILL_KINDS if still else ("direction", "direction", *PLACE_KINDS, *_some(rng))
         asked = (ask_about(scene, kind, seed=rng.getrandbits(32)) for kind in kinds)
         turns = [(question.text, question.answer) for question in asked if question is not None]
-        *history, (question, answer) = turns[: self.recipe.questions_per_clip]
+        *history, (question, answer) = rng.sample(turns, len(turns))
         return chat_tokens(
             question,
             answer=answer,

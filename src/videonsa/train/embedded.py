@@ -8,9 +8,9 @@ import argparse
 import json
 import math
 import platform
+import random
 import time
 from dataclasses import asdict, fields, replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.ops.spec import BRANCHES, NSASpec
 from videonsa.train.batches import ClipBatch, ClipBatches
 from videonsa.train.recipe import EmbeddedRecipe, Stage
 from videonsa.video.synthetic import video_inputs
@@ -43,12 +44,9 @@ def special_token_ids(tokenizer: Any) -> dict[str, int]:
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def learning_rate_factor(step: int, recipe: EmbeddedRecipe) -> float:
-    """Linear warm-up, then cosine to zero."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(recipe.total_steps - recipe.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+def learning_rate_factor(step: int, done: float, recipe: EmbeddedRecipe) -> float:
+    """Linear warm-up, then cosine to zero; `done` is the share of the run that is over."""
+    return min(1.0, (step + 1) / recipe.warmup_steps) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -90,16 +88,16 @@ class Trainer:
         if init is None:
             self.model = VideoNSAForConditionalGeneration(config)
         else:
-            self.model = load_model(str(init), dtype=torch.float32).model
+            loaded = load_model(init, nsa_spec=recipe.spec(), dtype=torch.float32)
+            self.model = loaded.model
         self.model.to(device)
+        self.model.model.visual.requires_grad_(not recipe.freeze_vision)
+        self.chance = random.Random(recipe.seed)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, recipe.weight_decay),
             lr=recipe.learning_rate,
             betas=(0.9, 0.98),
             fused=device.type == "cuda",
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, partial(learning_rate_factor, recipe=recipe)
         )
         self.noise = torch.Generator(device).manual_seed(recipe.seed)
 
@@ -114,10 +112,15 @@ class Trainer:
         start = time.monotonic()
         with (self.out / "log.jsonl").open("w") as log:
             for step, batch in enumerate(tqdm(loader, desc="training", unit="step", mininterval=5)):
+                minutes_done = (time.monotonic() - start) / 60 / minutes if minutes else 0.0
+                done = max(step / len(batches), min(minutes_done, 1.0))
+                for group in self.optimizer.param_groups:
+                    factor = learning_rate_factor(step, done, self.recipe)
+                    group["lr"] = self.recipe.learning_rate * factor
                 loss = self._step(batch)
                 if step % 50 == 0 or step + 1 == len(batches):
                     self._log(log, step, loss, time.monotonic() - start)
-                if minutes is not None and time.monotonic() - start > 60 * minutes:
+                if minutes_done >= 1:
                     break
         facts = _run_facts(self.recipe, self.device)
         facts |= {"steps": step + 1, "seconds": round(time.monotonic() - start, 1)}
@@ -132,14 +135,25 @@ class Trainer:
             attention_mask=batch.attention_mask,
             labels=batch.labels,
             use_cache=False,
+            nsa_spec=self._spec(),
             **video_inputs(batch.scenes.render(batch.times, generator=self.noise)),
         ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+    def _spec(self) -> NSASpec:
+        """The attention of this step: of the branches, the selected one always stays."""
+        dropped = {
+            branch
+            for branch in ("compressed", "window")
+            if self.chance.random() < self.recipe.branch_dropout
+        }
+        return self.recipe.spec().with_options(
+            branches=tuple(branch for branch in BRANCHES if branch not in dropped)
+        )
 
     def _log(self, log: TextIO, step: int, loss: torch.Tensor, seconds: float) -> None:
         value = loss.item()
@@ -171,8 +185,12 @@ def _overridden(recipe: EmbeddedRecipe, settings: list[str]) -> EmbeddedRecipe:
         kinds = {field.name: type(getattr(recipe, field.name)) for field in fields(recipe)}
         if name not in kinds:
             raise SystemExit(f"--set {setting}: want one of {', '.join(kinds)}, then = and a value")
-        values[name] = _stages(text) if name == "stages" else kinds[name](text)
+        values[name] = _stages(text) if name == "stages" else _convert(kinds[name], text)
     return replace(recipe, **values)
+
+
+def _convert(kind: type, text: str) -> Any:
+    return text == "true" if kind is bool else kind(text)
 
 
 def main() -> None:

@@ -30,19 +30,21 @@ class EmbeddedRecipe:
     intermediate_size: int = 512
     vision_hidden_size: int = 96
     vision_depth: int = 3
-    num_selected_blocks: int = 4
+    num_selected_blocks: int = 2
     window_size: int = 16
     max_position_embeddings: int = 32768
 
     stages: tuple[Stage, ...] = (
-        Stage(temporal_patches=10, batch_size=128, steps=1200),
-        Stage(temporal_patches=24, batch_size=64, steps=600),
-        Stage(temporal_patches=48, batch_size=64, steps=800),
+        Stage(temporal_patches=1, batch_size=256, steps=1500),
+        Stage(temporal_patches=8, batch_size=128, steps=1000),
+        Stage(temporal_patches=24, batch_size=64, steps=1000),
     )
-    questions_per_clip: int = 6
     learning_rate: float = 1e-3
-    warmup_steps: int = 300
+    warmup_steps: int = 60
     weight_decay: float = 0.05
+    branch_dropout: float = 0.0
+    """Chance, a step, that the compressed branch is left out, and that the window is."""
+    freeze_vision: bool = False
     seed: int = 0
 
     @property

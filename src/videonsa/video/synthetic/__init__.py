@@ -1,12 +1,13 @@
 """Rendered videos whose every fact is known: for the demo, tests, training and evaluation."""
 
 from videonsa.video.synthetic.clips import TOKENS_PER_PATCH, video_inputs
-from videonsa.video.synthetic.questions import KINDS, STILL_KINDS, Question, ask_about
+from videonsa.video.synthetic.questions import KINDS, PLACE_KINDS, STILL_KINDS, Question, ask_about
 from videonsa.video.synthetic.render import SceneBatch, render_scene, write_video
 from videonsa.video.synthetic.scene import Scene, Sprite, make_scene, make_still, scene_seed
 
 __all__ = [
     "KINDS",
+    "PLACE_KINDS",
     "STILL_KINDS",
     "TOKENS_PER_PATCH",
     "Question",

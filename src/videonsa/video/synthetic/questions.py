@@ -4,7 +4,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from videonsa.video.synthetic.scene import COLOURS, DIRECTIONS, MAX_OBJECTS, SHAPES, SIZE, Scene
+from videonsa.video.synthetic.scene import (
+    COLOURS,
+    DIRECTIONS,
+    MAX_OBJECTS,
+    SHAPES,
+    SIZE,
+    Scene,
+    Sprite,
+)
 
 COUNTS = tuple(str(count) for count in range(1, MAX_OBJECTS + 1))
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
@@ -69,12 +77,27 @@ def _when(scene: Scene, rng: random.Random) -> Question:
     return Question("when", text, quarter, QUARTERS)
 
 
+def _corner(sprite: Sprite, time: float) -> str:
+    x, y = sprite.position(time)
+    return f"{'top' if y < SIZE / 2 else 'bottom'} {'left' if x < SIZE / 2 else 'right'}"
+
+
 def _where(scene: Scene, rng: random.Random) -> Question:
     sprite = rng.choice(scene.objects)
-    row = "top" if sprite.y < SIZE / 2 else "bottom"
-    column = "left" if sprite.x < SIZE / 2 else "right"
     text = f"Where is the {rng.choice((sprite.name, sprite.colour + ' object'))}?"
-    return Question("where", text, f"{row} {column}", CORNERS)
+    return Question("where", text, _corner(sprite, sprite.start), CORNERS)
+
+
+def _first_place(scene: Scene, rng: random.Random) -> Question:
+    sprite = rng.choice(scene.objects)
+    text = f"Where was the {sprite.name} first?"
+    return Question("first place", text, _corner(sprite, sprite.start), CORNERS)
+
+
+def _last_place(scene: Scene, rng: random.Random) -> Question:
+    sprite = rng.choice(scene.objects)
+    text = f"Where was the {sprite.name} last?"
+    return Question("last place", text, _corner(sprite, sprite.end), CORNERS)
 
 
 _MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
@@ -86,11 +109,15 @@ _MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "flash": _flash,
     "when": _when,
     "where": _where,
+    "first place": _first_place,
+    "last place": _last_place,
 }
 KINDS = ("colour", "shape", "count", "direction", "order", "flash", "when")
 """Kinds of question about moving scenes."""
 STILL_KINDS = ("colour", "shape", "where")
 """Kinds of question about stills."""
+PLACE_KINDS = ("first place", "last place")
+"""Asked in training only: steps towards `direction`."""
 
 
 def ask_about(scene: Scene, kind: str, *, seed: int = 0) -> Question | None:

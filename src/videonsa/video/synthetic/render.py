@@ -78,9 +78,8 @@ def _coverage(
         torch.maximum(ay - radius, ax - 0.35 * radius),
     )
     triangle = torch.maximum(dy - 0.8 * radius, (1.8 * ax - dy - radius) / 2.06)
-    diamond = (ax + ay - 1.15 * radius) / 2**0.5
     distance = torch.hypot(dx, dy) - radius  # SHAPES[0], the circle
-    for index, other in enumerate((square, triangle, cross, diamond), start=1):
+    for index, other in enumerate((square, triangle, cross), start=1):
         distance = torch.where(shape == index, other, distance)
     return (0.5 - distance).clamp(0, 1)
 

@@ -20,9 +20,9 @@ COLOURS = {
     "purple": (160, 50, 190),
     "white": (240, 240, 240),
 }
-SHAPES = ("circle", "square", "triangle", "cross", "diamond")
+SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-MAX_OBJECTS = 4
+MAX_OBJECTS = 3
 OBJECT_RADIUS = (15.0, 19.0)
 FLASH_RADIUS = (18.0, 24.0)
 MIN_DURATION = 8.0
@@ -78,7 +78,7 @@ def scene_seed(split: Literal["train", "test"], index: int) -> int:
 
 
 def make_scene(seed: int, *, duration: float = 48.0, num_objects: int | None = None) -> Scene:
-    """Draw a scene of `duration` seconds with 1 to 4 moving objects, uniformly."""
+    """Draw a scene of `duration` seconds with 1 to 3 moving objects, uniformly."""
     if duration < MIN_DURATION:
         raise ValueError(f"duration={duration}: want at least {MIN_DURATION} seconds")
     rng = random.Random(seed)
@@ -152,11 +152,11 @@ def _draw_object(
     rng: random.Random, colour: str, shape: str, start: float, duration: float
 ) -> Sprite:
     radius = rng.uniform(*OBJECT_RADIUS)
-    life = rng.uniform(0.3, 0.8) * duration
+    life = rng.uniform(0.4, 0.9) * duration
     end = min(start + life, duration)
     step_x, step_y = DIRECTIONS[rng.choice(list(DIRECTIONS))]
     low, high = radius + 1, SIZE - radius - 1
-    travel = rng.uniform(0.6, 1.0) * (high - low)
+    travel = rng.uniform(0.85, 1.0) * (high - low)
     along = rng.uniform(low, high - travel)
     across = rng.uniform(low, high)
     begin = along if step_x + step_y > 0 else along + travel
