@@ -131,6 +131,21 @@ def emit_json(value: dict[str, Any]) -> None:
     emit(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for results. `UsageError` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    reason = (error.strerror or "not possible").lower()
+    return UsageError(f"cannot write {path}: {reason}: name a folder that you may write to")
+
+
 def write_output(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. `UsageError` if that is not possible."""
     try:
@@ -142,10 +157,7 @@ def write_output(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError, UnboundLocalError):
             partial.unlink()
-        reason = (error.strerror or "not possible").lower()
-        raise UsageError(
-            f"cannot write {path}: {reason}: name a folder that you may write to"
-        ) from error
+        raise _unwritable(path, error) from error
 
 
 @contextmanager

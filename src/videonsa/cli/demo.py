@@ -1,23 +1,136 @@
-"""`videonsa demo`: render a clip, ask a question of each type, show where the model looked."""
+"""`videonsa demo`: render a clip, ask a question of each kind, show where the model looked."""
 
+import io
 from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from videonsa.cli.common import Commands, add_command
-from videonsa.errors import UsageError
+from videonsa.cli.common import (
+    Commands,
+    add_command,
+    add_model_options,
+    attention_text,
+    emit,
+    emit_json,
+    prepare_folder,
+    quiet_libraries,
+    report,
+    write_output,
+)
+
+if TYPE_CHECKING:
+    from videonsa.inference.answer import Answer
+    from videonsa.inference.engine import VideoQA
+    from videonsa.inference.timeline import TimelineRow
+    from videonsa.video.synthetic import Question
+
+CLIP_SECONDS = 24.0
 
 
 def add_parser(commands: Commands) -> None:
     """Register the command."""
-    add_command(
+    parser = add_command(
         commands,
         "demo",
         run=run,
-        summary="Render a clip, ask the embedded model about it and save a picture of where "
-        "it looked.",
-        examples=("videonsa demo",),
+        summary="Render a clip of moving shapes, ask a question of each kind about it, and save "
+        "a picture of the frames that the model looked at.",
+        examples=(
+            "videonsa demo",
+            "videonsa demo --seed 7 --out /path/to/folder",
+            "videonsa demo --attention dense --json",
+        ),
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("videonsa-demo"),
+        metavar="FOLDER",
+        help="where clip.mp4 and demo.png go (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=3, metavar="N", help="which clip (default: %(default)s)"
+    )
+    add_model_options(parser)
 
 
 def run(args: Namespace) -> int:
     """Run the command."""
-    raise UsageError("the demo is not part of this build: use 'videonsa ask VIDEO QUESTION'")
+    prepare_folder(args.out)
+    with quiet_libraries(debug=args.debug):
+        from videonsa.inference.engine import load
+        from videonsa.video.decode import read_video
+        from videonsa.video.synthetic import KINDS, ask_about, make_scene, scene_seed, write_video
+
+        scene = make_scene(scene_seed("test", args.seed), duration=CLIP_SECONDS, num_objects=3)
+        clip_path = args.out / "clip.mp4"
+        write_video(scene, clip_path)
+        model = load(args.model, attention=args.attention, dtype=args.dtype)
+        clip = read_video(clip_path, sampling=model.sampling)
+        asked = [question for kind in KINDS if (question := ask_about(scene, kind))]
+        results: list[dict[str, Any]] = []
+        rows: list[TimelineRow] = []
+        for question in asked:
+            answer = _ask(model, clip, question, rows)
+            results.append(_result(question, answer))
+            if not args.json:
+                emit(_line(results[-1]) + "\n")
+        _report_usage(answer)
+        picture = args.out / "demo.png"
+        write_output(picture, _picture(clip.frames, clip.times, rows, answer))
+    right = sum(result["right"] for result in results)
+    if args.json:
+        files = {"clip": str(clip_path), "picture": str(picture)}
+        emit_json(files | {"questions": results, "right": right})
+    report(f"{right} of {len(results)} right; clip {clip_path}, picture {picture}")
+    return 0
+
+
+def _ask(model: "VideoQA", clip: Any, question: "Question", rows: list["TimelineRow"]) -> "Answer":
+    """Ask, and add what was looked at to the rows of the picture."""
+    from videonsa.inference.timeline import TimelineRow
+    from videonsa.models.recorder import AttentionRecorder
+
+    recorder = AttentionRecorder()
+    answer = model.ask(clip, question.text, recorder=recorder)
+    selection = recorder.selection_frequency()
+    if not rows and len(selection):
+        subtitle = "frames it chose for later video tokens"
+        rows.append(TimelineRow("Selected branch", subtitle, selection.mean(0), "selected"))
+    looked = recorder.text_mass().mean((0, 1))
+    subtitle = f"answer: {answer.text}   (truth: {question.answer})"
+    rows.append(TimelineRow(question.text, subtitle, looked))
+    return answer
+
+
+def _result(question: "Question", answer: "Answer") -> dict[str, Any]:
+    from videonsa.evals.statistics import is_right
+
+    words = {"kind": question.kind, "question": question.text, "answer": answer.text}
+    return words | {"truth": question.answer, "right": is_right(answer.text, question)}
+
+
+def _line(result: dict[str, Any]) -> str:
+    mark = "right" if result["right"] else "wrong"
+    said = f"{result['answer']} (truth: {result['truth']})"
+    return f"{mark}  {result['question']:<58} {said}"
+
+
+def _report_usage(answer: "Answer") -> None:
+    usage = answer.usage
+    report(
+        f"{usage.num_frames} frames of {usage.width}x{usage.height}, {usage.video_tokens} video "
+        f"tokens; {attention_text(usage.spec, usage.budget)}"
+    )
+
+
+def _picture(frames: Any, times: Any, rows: list["TimelineRow"], answer: "Answer") -> bytes:
+    from videonsa.inference.timeline import draw_timeline
+
+    title = (
+        f"A rendered clip: {answer.usage.num_frames} frames, {answer.usage.video_tokens} video "
+        "tokens. Bars: where the selected branch (blue) and each answer's tokens (orange) looked"
+    )
+    content = io.BytesIO()
+    draw_timeline(frames, times, rows, title=title).save(content, format="PNG")
+    return content.getvalue()

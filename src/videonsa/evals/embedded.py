@@ -157,7 +157,8 @@ def _with_total(by_kind: dict[str, Accuracy]) -> dict[str, dict[str, int]]:
     return {kind: {"right": row.right, "total": row.total} for kind, row in rows.items()}
 
 
-def _facts(model: VideoNSAForConditionalGeneration, frames: int) -> dict[str, Any]:
+def result_facts(model: VideoNSAForConditionalGeneration, frames: int) -> dict[str, Any]:
+    """What was scored, where and with what, for the JSON."""
     spec = model.config.nsa_spec
     device = model.device
     commit = subprocess.run(
@@ -203,7 +204,7 @@ def main() -> None:
         batch_size=args.batch_size,
         log=args.log,
     )
-    result |= _facts(model, args.frames) | {"seconds": round(time.monotonic() - start, 1)}
+    result |= result_facts(model, args.frames) | {"seconds": round(time.monotonic() - start, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -130,7 +130,7 @@ class Trainer:
     def _step(self, batch: ClipBatch) -> torch.Tensor:
         batch = batch.to(self.device)
         self.model.train()
-        loss = self.model(
+        loss: torch.Tensor = self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             labels=batch.labels,
