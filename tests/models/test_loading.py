@@ -114,6 +114,9 @@ def test_shards_are_read(tmp_path):
     next(iter(sorted(tmp_path.glob("model-*.safetensors")))).unlink()
     with pytest.raises(ModelError, match=r"lacks model-00001-of"):
         load_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    with pytest.raises(ModelError, match="has no weight_map"):
+        load_model(tmp_path)
 
 
 def test_gates_under_a_qwen_config_are_the_released_ones(tmp_path):
@@ -128,7 +131,7 @@ def test_gates_under_a_qwen_config_are_the_released_ones(tmp_path):
 
 
 def test_nsa_on_weights_without_gates_needs_fresh_gates(plain):
-    with pytest.raises(ModelError, match=r"have no gates .* fresh_gates=True"):
+    with pytest.raises(ModelError, match=r"have no gates .*--attention dense.*--fresh-gates"):
         load_model(plain, attention="nsa")
     loaded = load_model(plain, attention="nsa", fresh_gates=True)
     assert "untrained" in loaded.notes[0]

@@ -227,9 +227,12 @@ def test_training_returns_no_cache_unless_asked():
     [
         ({"video_times": None}, "1 videos without times"),
         ({"second_per_grid_ts": [1.0]}, "both given"),
+        ({"video_times": None, "second_per_grid_ts": [1.0, 1.0]}, "times of 2 videos but 1"),
+        ({"attention": "sparse"}, "attention='sparse': want one of"),
         ({"video_times": []}, "times of 0 videos but 1 video grids"),
         ({"video_grid_thw": None, "video_times": None}, "8 vision tokens of the prompt have no"),
         ({"pixel_values_videos": None}, "videos with no pixels and 1 grids"),
+        ({"pixel_values": torch.zeros(4, 1176)}, "images with their pixels and 0 grids"),
         ({"pixel_values_videos": torch.zeros(9, 1176)}, "9 patches of pixels"),
         ({"input_ids": torch.tensor([[20, 21]])}, "1 images or videos have no tokens"),
         ({"input_ids": None}, "input_ids is missing"),

@@ -31,7 +31,7 @@ def test_text_mass_equals_the_attention_weights_of_transformers():
         torch.testing.assert_close(recorder.text_mass()[layer, 0], frames, atol=1e-6, rtol=1e-4)
 
 
-def test_mass_of_frames_and_text_is_one():
+def test_mass_that_frames_lack_went_to_the_row_itself():
     model, inputs, recorder = tiny(), prompt(3), AttentionRecorder()
     inputs["input_ids"] = inputs["input_ids"][:, 2:-3].contiguous()  # the video and one token
     model(**inputs, recorder=recorder)

@@ -133,6 +133,13 @@ def test_shared_selection_of_vision_rows_off_the_borders_is_refused():
         hybrid_attention(*inputs(), vision, spec=make_spec(selection_scope="block"))
 
 
+def test_hybrid_attention_of_no_rows_is_refused():
+    q, k, v, gates = inputs()
+    vision = torch.ones(1, 8, dtype=torch.bool)
+    with pytest.raises(ValueError, match="at least one query row"):
+        hybrid_attention(q[:, :0], k, v, gates[:, :0], vision, spec=SPEC)
+
+
 def test_released_preset_outside_its_domain_says_so():
     spec = NSASpec.released()
     heads = {"heads": 28, "kv_heads": 4, "dim": 2}
@@ -144,6 +151,8 @@ def test_released_preset_outside_its_domain_says_so():
         nsa_attention(*right, spec=spec, cu_seqlens_k=int32(0, 8))
     with pytest.raises(ValueError, match="batch of 2"):
         nsa_attention(*make_inputs(8, batch=2, **heads), spec=spec)
+    with pytest.raises(ValueError, match="no query row"):
+        nsa_attention(*(x[:, :0] for x in right), spec=spec)
     with pytest.raises(ValueError, match="padding"):
         hybrid_attention(*right, vision, spec=spec, attention_mask=~vision)
 

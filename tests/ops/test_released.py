@@ -319,6 +319,14 @@ def test_outputs_have_the_dtype_of_the_inputs_and_stay_near_float64(dtype):
     torch.testing.assert_close(result.output.double(), exact.output, rtol=tolerance, atol=tolerance)
 
 
+def test_autocast_does_not_lower_the_precision():
+    *inputs, vision = make_inputs(150, dtype=torch.float32)
+    spec = NSASpec.released(window_size=16)
+    plain = hybrid_released(*inputs, vision, spec=spec)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(hybrid_released(*inputs, vision, spec=spec), plain)
+
+
 def arguments(num_tokens=70, **changes):
     q, k, v, gates, vision = make_inputs(num_tokens)
     return {"q": q, "k": k, "v": v, "gates": gates, "vision_mask": vision} | changes

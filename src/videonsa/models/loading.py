@@ -146,7 +146,9 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder} has no model.safetensors and no model.safetensors.index.json: want a "
             "checkpoint in safetensors format"
         )
-    names = _read_json(index, "the index of the shards").get("weight_map", {})
+    names = _read_json(index, "the index of the shards").get("weight_map")
+    if not isinstance(names, dict):
+        raise ModelError(f"{index} has no weight_map of names to files: download it again")
     files = [folder / name for name in sorted(set(names.values()))]
     lacking = [path.name for path in files if not path.is_file()]
     if lacking or not files:
@@ -211,7 +213,8 @@ def _choose(
     if config.attention == "nsa" and not has_gates and not fresh_gates:
         raise ModelError(
             f"the weights in {folder} have no gates (self_attn.g_proj_1, g_proj_2): use "
-            "attention='dense', or fresh_gates=True for untrained ones"
+            "attention='dense' (--attention dense), or fresh_gates=True (--fresh-gates) for "
+            "untrained ones"
         )
     return _Choice(config, _notes(config, kind, has_gates=has_gates, given=nsa_spec is not None))
 

@@ -14,7 +14,7 @@ from videonsa.models._hf import (
 )
 from videonsa.models.attention import AttentionStep, HybridAttention, dense_mask
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.config import VideoNSAConfig
+from videonsa.models.config import ATTENTIONS, VideoNSAConfig
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
@@ -247,6 +247,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         recorder: AttentionRecorder | None,
     ) -> AttentionChoice:
         chosen: Literal["nsa", "dense"] = attention or self.config.attention
+        if chosen not in ATTENTIONS:
+            raise UsageError(f"attention={chosen!r}: want one of {ATTENTIONS}")
         if chosen == "nsa" and self.config.attention != "nsa":
             raise UsageError(
                 "attention='nsa' on a model without gates: load it with attention='nsa' and "
@@ -313,7 +315,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         ):
             if (pixels is None) != (not grids):
                 raise UsageError(
-                    f"{kind.name.lower()}s with {'no' if pixels is None else ''} pixels and "
+                    f"{kind.name.lower()}s with {'no' if pixels is None else 'their'} pixels and "
                     f"{len(grids)} grids: pass both or neither"
                 )
             if pixels is not None:

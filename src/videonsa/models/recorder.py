@@ -34,7 +34,8 @@ class AttentionRecorder:
         num_rows = len(self._text_mass.get(0, []))
         if not num_rows:
             return torch.zeros(len(self._text_mass), 0, self._num_frames)
-        mass = [[_widen(row, self._num_frames) for row in rows] for _, rows in self._layers()]
+        layers = sorted(self._text_mass.items())
+        mass = [[_widen(row, self._num_frames) for row in rows] for _, rows in layers]
         return torch.stack([torch.stack(rows) for rows in mass])
 
     def selection_frequency(self) -> Tensor:
@@ -139,9 +140,6 @@ class AttentionRecorder:
     def _add(self, sums: dict[int, Tensor], layer: int, amount: Tensor) -> None:
         before = sums.get(layer, torch.zeros(0))
         sums[layer] = _widen(before, self._num_frames) + amount.cpu()
-
-    def _layers(self) -> list[tuple[int, list[Tensor]]]:
-        return sorted(self._text_mass.items())
 
 
 def _widen(per_frame: Tensor, num_frames: int) -> Tensor:

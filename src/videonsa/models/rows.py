@@ -67,15 +67,20 @@ def vision_inputs(
             )
         else:
             periods = []
+        _check_count(periods, videos)
         video_times = [
             [i * period for i in range(grid[0])]
-            for grid, period in zip(videos, periods, strict=False)
+            for grid, period in zip(videos, periods, strict=True)
         ]
-    if len(video_times) != len(videos):
-        raise UsageError(
-            f"times of {len(video_times)} videos but {len(videos)} video grids: want one each"
-        )
+    _check_count(video_times, videos)
     return VisionInputs(_grids(image_grid_thw), videos, list(video_times))
+
+
+def _check_count(times: Sequence[Any], videos: Sequence[Grid]) -> None:
+    if len(times) != len(videos):
+        raise UsageError(
+            f"times of {len(times)} videos but {len(videos)} video grids: want one each"
+        )
 
 
 def _grids(grid_thw: Tensor | None) -> list[Grid]:

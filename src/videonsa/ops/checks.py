@@ -84,20 +84,6 @@ def check_key_mask(mask: Tensor | None, name: str, k: Tensor) -> None:
         raise ValueError(f"{name} is on {mask.device}: want {k.device}, where k is")
 
 
-def check_packing(q: Tensor, q_offset: int | None, *, packed: bool) -> None:
-    """cu_seqlens stand alone: a batch of one, without q_offset."""
-    if packed and q.shape[0] != 1:
-        raise ValueError(
-            f"cu_seqlens with a batch of {q.shape[0]}: packed samples stand behind one another, "
-            "B = 1"
-        )
-    if packed and q_offset is not None:
-        raise ValueError(
-            f"q_offset={q_offset} with cu_seqlens: the rows of a packed sample are its last; "
-            "leave q_offset out"
-        )
-
-
 def check_layout(layout: HybridLayout, q: Tensor, k: Tensor, spec: NSASpec) -> None:
     """The layout was built for these lengths and this spec."""
     built = (layout.num_samples, layout.num_rows, layout.num_keys)
@@ -131,6 +117,7 @@ def check_released_domain(
     came = {
         f"{heads[0]} query and {heads[1]} KV heads": heads != (NUM_QUERY_HEADS, NUM_KV_HEADS),
         f"a batch of {q.shape[0]}": q.shape[0] != 1,
+        "no query row": q.shape[1] == 0,
         "packed samples": packed,
         "padding": padded,
         f"q_offset={q_offset}": q_offset not in (None, k.shape[1] - q.shape[1]),

@@ -16,6 +16,7 @@ from videonsa.ops.varlen import (
     block_borders,
     block_table,
     check_on_borders,
+    check_packing,
     packed_samples,
 )
 
@@ -83,12 +84,14 @@ def hybrid_layout(
     Raises:
         ValueError: any of them that does not fit the others.
     """
-    _check_masks(vision_mask, attention_mask, packed=cu_seqlens_k is not None)
+    _check_masks(vision_mask, attention_mask)
     num_samples, num_keys = vision_mask.shape
+    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
+    check_packing(num_samples, q_offset, packed=packed)
+    if num_rows < 1:
+        raise ValueError(f"num_rows={num_rows}: want at least one query row")
     device = vision_mask.device
-    if cu_seqlens_q is not None or cu_seqlens_k is not None:
-        if q_offset is not None:
-            raise ValueError(f"q_offset={q_offset} with cu_seqlens: packed rows end their samples")
+    if packed:
         samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
     else:
         one = batch_sample(num_rows, num_keys, q_offset)
@@ -187,7 +190,7 @@ def _vision_groups(
     )
 
 
-def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None, *, packed: bool) -> None:
+def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None) -> None:
     for name, mask in (("vision_mask", vision_mask), ("attention_mask", attention_mask)):
         if mask is None:
             continue
@@ -198,8 +201,3 @@ def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None, *, packed: 
                 f"{name} is {list(mask.shape)} on {mask.device}, vision_mask is "
                 f"{list(vision_mask.shape)} on {vision_mask.device}: want the same"
             )
-    if packed and vision_mask.shape[0] != 1:
-        raise ValueError(
-            f"cu_seqlens with a batch of {vision_mask.shape[0]}: packed samples stand behind one "
-            "another, B = 1"
-        )

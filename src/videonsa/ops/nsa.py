@@ -18,6 +18,7 @@ from videonsa.ops.varlen import (
     block_borders,
     block_table,
     check_on_borders,
+    check_packing,
     packed_samples,
 )
 
@@ -72,7 +73,7 @@ def nsa_attention(
     checks.check_attention_inputs(q, k, v, gates)
     _check_backend(backend)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
-    checks.check_packing(q, q_offset, packed=packed)
+    check_packing(q.shape[0], q_offset, packed=packed)
     if spec.head_map == "padded":
         checks.check_released_domain(q, k, packed=packed, q_offset=q_offset)
         return nsa_released(
@@ -163,7 +164,7 @@ def hybrid_attention(
     checks.check_key_mask(attention_mask, "attention_mask", k)
     _check_backend(backend)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
-    checks.check_packing(q, q_offset, packed=packed)
+    check_packing(q.shape[0], q_offset, packed=packed)
     if spec.head_map == "padded":
         padded = attention_mask is not None and not bool(attention_mask.all())
         checks.check_released_domain(

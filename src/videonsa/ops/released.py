@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from videonsa.ops.bitonic import bitonic_top
-from videonsa.ops.masks import causal, membership, windowed
+from videonsa.ops.masks import ascending, causal, membership, windowed
+from videonsa.ops.reference import compute_dtype
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 
 NUM_QUERY_HEADS = 28
@@ -29,7 +30,7 @@ SCORES_PER_CHUNK = 2**24
 
 
 class _Keys(NamedTuple):
-    """Keys and values of one sample in the working dtype, KV heads first."""
+    """Keys and values of one sample in the compute dtype, KV heads first."""
 
     k: Tensor  # [J, T, D]
     v: Tensor  # [J, T, D]
@@ -247,7 +248,7 @@ def _nsa(
     )
     if not return_branches:
         return result[0]
-    return NSAResult._make((*result, _ascending(selected, keys.k_cmp.shape[1])))
+    return NSAResult._make((*result, ascending(_within(selected, keys.k_cmp.shape[1]))))
 
 
 def _branches(
@@ -337,7 +338,7 @@ def _dense_text_rows(
     A zero query weighs all its keys alike: a vision row gets the mean of the values so far.
     """
     num_seen = torch.arange(1, v.shape[1] + 1, device=v.device)
-    mean = v[0].to(_working_dtype(v)).cumsum(dim=0) / num_seen[:, None, None]  # [T, J, D]
+    mean = v[0].to(compute_dtype(v)).cumsum(dim=0) / num_seen[:, None, None]  # [T, J, D]
     mean = _take(mean, rows).to(q.dtype)
     mean = mean.repeat_interleave(NUM_QUERY_HEADS // NUM_KV_HEADS, dim=1)  # [R, 28, D]
     text = (~_take(vision, rows)).nonzero()[:, 0]
@@ -367,13 +368,14 @@ def _walk(
     With gradients every chunk is computed again in the backward pass: its scores are never kept.
     """
     chunks = list(zip(*(torch.split(x, query_chunk) for x in (rows, *per_row)), strict=True))
-    if len(chunks) > 1 and torch.is_grad_enabled():
-        results = [
-            checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in chunks
-        ]
-    else:
-        results = [function(*chunk) for chunk in chunks]
+    with torch.autocast(rows.device.type, enabled=False):
+        if len(chunks) > 1 and torch.is_grad_enabled():
+            results = [
+                checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False)
+                for chunk in chunks
+            ]
+        else:
+            results = [function(*chunk) for chunk in chunks]
     return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
@@ -386,14 +388,10 @@ def _chunk_size(num_keys: int) -> int:
     return max(1, SCORES_PER_CHUNK // (PADDED_HEADS * num_keys))
 
 
-def _working_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _scaled(q: Tensor) -> Tensor:
-    """Queries times 1 / sqrt(D), in the working dtype."""
+    """Queries times 1 / sqrt(D), in the compute dtype."""
     scale: float = q.shape[-1] ** -0.5
-    return q.to(_working_dtype(q)) * scale
+    return q.to(compute_dtype(q)) * scale
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -403,8 +401,8 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _heads_first(x: Tensor) -> Tensor:
-    """`[1, S, J, D]` -> `[J, S, D]` in the working dtype."""
-    return x[0].transpose(0, 1).to(_working_dtype(x))
+    """`[1, S, J, D]` -> `[J, S, D]` in the compute dtype."""
+    return x[0].transpose(0, 1).to(compute_dtype(x))
 
 
 def _pool(x: Tensor) -> Tensor:
@@ -443,15 +441,6 @@ def _within(selected: Tensor, num_blocks: int) -> Tensor:
     return selected.masked_fill(selected >= num_blocks, -1).clamp(min=-1)
 
 
-def _ascending(selected: Tensor, num_blocks: int) -> Tensor:
-    """Each block once, ascending, -1 padded: int32 `[R, J, n]`."""
-    chosen = membership(_within(selected, num_blocks), num_blocks)
-    blocks = torch.arange(num_blocks, device=selected.device).expand_as(chosen)
-    ordered = blocks.masked_fill(~chosen, num_blocks).sort(dim=-1).values[..., : selected.shape[-1]]
-    ordered = ordered.masked_fill(ordered == num_blocks, -1).int()
-    return F.pad(ordered, (0, selected.shape[-1] - ordered.shape[-1]), value=-1)
-
-
 def _as_batch(result: Tensor | NSAResult) -> Tensor | NSAResult:
     """Put the batch dimension back."""
     return NSAResult(*(x[None] for x in result)) if isinstance(result, NSAResult) else result[None]
@@ -471,8 +460,8 @@ def _check_spec(spec: NSASpec) -> None:
 def _checked_rows(rows: Tensor | None, q: Tensor) -> Tensor:
     if rows is None:
         return torch.arange(q.shape[1], device=q.device)
-    ascending = rows.dim() == 1 and len(rows) > 0 and bool((rows.diff() > 0).all())
-    if rows.dtype != torch.int64 or not ascending or rows[0] < 0 or rows[-1] >= q.shape[1]:
+    in_order = rows.dim() == 1 and len(rows) > 0 and bool((rows.diff() > 0).all())
+    if rows.dtype != torch.int64 or not in_order or rows[0] < 0 or rows[-1] >= q.shape[1]:
         raise ValueError(
             f"rows is {rows.dtype} {list(rows.shape)}: want int64 [R], at least one, ascending "
             f"without repeats, within 0 and {q.shape[1] - 1}"

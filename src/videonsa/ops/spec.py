@@ -68,6 +68,7 @@ class NSASpec:
     window_size: int = 256
     """Tokens in the window, the row's own counted."""
     num_init_blocks: int = 0
+    """First blocks of the stream that are always selected."""
     num_local_blocks: int = 0
     """Blocks just before the current one that are always selected."""
     selection_scope: Literal["token", "block"] = "token"

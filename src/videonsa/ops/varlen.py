@@ -64,6 +64,20 @@ def batch_sample(num_rows: int, num_keys: int, q_offset: int | None) -> Sample:
     return Sample(0, num_rows, 0, q_offset + num_rows)
 
 
+def check_packing(num_samples: int, q_offset: int | None, *, packed: bool) -> None:
+    """Refuse cu_seqlens (`packed`) with more than a batch of one, or with q_offset."""
+    if packed and num_samples != 1:
+        raise ValueError(
+            f"cu_seqlens with a batch of {num_samples}: packed samples stand behind one another, "
+            "B = 1"
+        )
+    if packed and q_offset is not None:
+        raise ValueError(
+            f"q_offset={q_offset} with cu_seqlens: the rows of a packed sample are its last; "
+            "leave q_offset out"
+        )
+
+
 def packed_samples(
     cu_seqlens_q: Tensor | None,
     cu_seqlens_k: Tensor | None,
