@@ -32,13 +32,13 @@ def make_trainer(tmp_path, **changes) -> Trainer:
 
 
 def test_the_loss_falls_on_a_batch_seen_again_and_gates_get_gradient(tmp_path) -> None:
-    trainer = make_trainer(tmp_path, learning_rate=5e-3)
+    trainer = make_trainer(tmp_path)
     tokenizer = trainer.tokenizer
     batch = ClipBatches(trainer.recipe, tokenizer=tokenizer, pad_token_id=tokenizer.pad_token_id)[0]
     gate = trainer.model.model.language_model.layers[0].self_attn.g_proj_2
     assert gate.weight.abs().max() == 0
     losses = [trainer._step(batch).item() for _ in range(8)]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < losses[0] - 0.3
     assert gate.weight.abs().max() > 0
 
 

@@ -5,6 +5,7 @@ The run is short (minutes on one H200). It writes DIR/model (a checkpoint that `
 """
 
 import argparse
+import copy
 import json
 import math
 import platform
@@ -29,6 +30,8 @@ from videonsa.train.recipe import EmbeddedRecipe, Stage
 from videonsa.video.synthetic import video_inputs
 
 EMBEDDED = str(resources.files("videonsa") / "assets" / "embedded")
+SAVE_EVERY = 100
+"""Steps; a run that dies leaves the last checkpoint."""
 
 
 def special_token_ids(tokenizer: Any) -> dict[str, int]:
@@ -120,6 +123,8 @@ class Trainer:
                 loss = self._step(batch)
                 if step % 50 == 0 or step + 1 == len(batches):
                     self._log(log, step, loss, time.monotonic() - start)
+                if step % SAVE_EVERY == SAVE_EVERY - 1:
+                    self.save()
                 if minutes_done >= 1:
                     break
         facts = _run_facts(self.recipe, self.device)
@@ -164,8 +169,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write DIR/model in bfloat16, tokenizer included."""
-        model = self.model.to(torch.bfloat16)
-        model.save_pretrained(self.out / "model")
+        copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
 
 
