@@ -9,12 +9,10 @@ import json
 import platform
 import subprocess
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -23,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from videonsa.evals.statistics import Accuracy, best_constant, is_right
 from videonsa.inference.locate import locate_model
+from videonsa.models.cache import VideoNSACache
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import BRANCHES
@@ -63,50 +62,109 @@ CONDITIONS = {
 }
 
 
-def draw_questions(
-    kind: str, *, clips: int, duration: float, first: int = 0
-) -> Iterator[tuple[Scene, Question]]:
-    """The first `clips` test scenes, from number `first` on, that have a question of this kind."""
-    scenes = (make_scene(scene_seed("test", i), duration=duration) for i in count(first))
-    asked = ((scene, ask_about(scene, kind)) for scene in scenes)
-    return islice(((scene, q) for scene, q in asked if q is not None), clips)
+class Quiz(NamedTuple):
+    """Test scenes, and for each kind the questions about them: (number of the scene, question)."""
+
+    scenes: list[Scene]
+    questions: dict[str, list[tuple[int, Question]]]
 
 
-@torch.inference_mode()
-def answer_batch(
-    model: VideoNSAForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[tuple[Scene, Question]],
-    *,
-    frames: int,
-    condition: Condition,
-) -> list[str]:
-    """Answer one question about each clip of a batch, greedily, from `frames` frames at 2 fps."""
-    device = model.device
-    times = SAMPLE_PERIOD * torch.arange(frames, device=device)
-    noise = torch.Generator(device).manual_seed(asked[0][0].seed)
-    scenes = SceneBatch.of([scene for scene, _ in asked]).to(device)
-    clips = scenes.render(times, generator=noise)
-    if condition.grey:
-        clips.fill_(GREY)
-    slot = VisionSlot("video", frames // 2 * TOKENS_PER_PATCH)
-    prompts = [
-        chat_tokens(question.text, vision=[slot], tokenizer=tokenizer).ids for _, question in asked
-    ]
-    length = max(len(ids) for ids in prompts)
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in prompts], device=device)
-    mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
-    spec = model.config.nsa_spec.with_options(branches=condition.branches)
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask.to(device),
-        **video_inputs(clips),
-        nsa_spec=spec,
-        max_new_tokens=MAX_ANSWER_TOKENS,
-        do_sample=False,
-    )
-    return list(tokenizer.batch_decode(output[:, length:], skip_special_tokens=True))
+def draw_quiz(clips: int, *, duration: float, first: int = 0) -> Quiz:
+    """The first test scenes, from number `first` on, that give `clips` questions of each kind."""
+    scenes: list[Scene] = []
+    questions: dict[str, list[tuple[int, Question]]] = {kind: [] for kind in KINDS}
+    while min(map(len, questions.values())) < clips:
+        scene = make_scene(scene_seed("test", first + len(scenes)), duration=duration)
+        for kind, asked in questions.items():
+            question = ask_about(scene, kind)
+            if question is not None and len(asked) < clips:
+                asked.append((len(scenes), question))
+        scenes.append(scene)
+    return Quiz(scenes, questions)
+
+
+class Reader:
+    """A model under a condition: sees a batch of clips once, then answers questions about them."""
+
+    def __init__(
+        self,
+        model: VideoNSAForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        condition: Condition,
+    ) -> None:
+        self.model, self.tokenizer, self.condition = model, tokenizer, condition
+        self.spec = model.config.nsa_spec.with_options(branches=condition.branches)
+
+    @torch.inference_mode()
+    def watch(self, scenes: Sequence[Scene], *, frames: int) -> VideoNSACache:
+        """Prefill the clips, `frames` frames each at 2 fps, up to where the question begins."""
+        device = self.model.device
+        times = SAMPLE_PERIOD * torch.arange(frames, device=device)
+        noise = torch.Generator(device).manual_seed(scenes[0].seed)
+        clips = SceneBatch.of(scenes).to(device).render(times, generator=noise)
+        if self.condition.grey:
+            clips.fill_(GREY)
+        slot = VisionSlot("video", frames // 2 * TOKENS_PER_PATCH)
+        ids, _ = self._split(chat_tokens("?", vision=[slot], tokenizer=self.tokenizer).ids)
+        cache = VideoNSACache()
+        self.model(
+            input_ids=torch.tensor([ids] * len(scenes), device=device),
+            past_key_values=cache,
+            nsa_spec=self.spec,
+            logits_to_keep=1,
+            **video_inputs(clips),
+        )
+        return cache
+
+    @torch.inference_mode()
+    def answer(self, cache: VideoNSACache, questions: Sequence[Question]) -> list[str]:
+        """Answer one question about each clip of the cache, greedily; the cache stays as it is."""
+        cache, device = cache.fork(), self.model.device
+        slot = VisionSlot("video", 1)
+        prompts = [
+            self._split(chat_tokens(q.text, vision=[slot], tokenizer=self.tokenizer).ids)[1]
+            for q in questions
+        ]
+        length = max(map(len, prompts))
+        pad = [self.tokenizer.pad_token_id]
+        ids = torch.tensor([pad * (length - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
+        mask = mask.to(device)
+        written = []
+        for _ in range(MAX_ANSWER_TOKENS):
+            logits = self.model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, logits_to_keep=1
+            ).logits
+            ids = logits.argmax(-1)
+            mask = torch.ones_like(ids)
+            written.append(ids)
+        end = self.tokenizer.eos_token_id
+        rows = torch.cat(written, dim=1).tolist()
+        texts = [row[: row.index(end)] if end in row else row for row in rows]
+        return [str(self.tokenizer.decode(text)) for text in texts]
+
+    def _split(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        """What stands up to the end of the video, and what after it."""
+        end = ids.index(self.model.config.vision_end_token_id) + 1
+        return ids[:end], ids[end:]
+
+
+def score(
+    reader: Reader, quiz: Quiz, *, frames: int, batch_size: int
+) -> Iterator[tuple[str, Scene, Question, str]]:
+    """Answer a quiz batch of clips by batch: (kind, scene, question, reply)."""
+    for start in range(0, len(quiz.scenes), batch_size):
+        scenes = quiz.scenes[start : start + batch_size]
+        cache = reader.watch(scenes, frames=frames)
+        for kind, asked in quiz.questions.items():
+            here = [(i - start, q) for i, q in asked if start <= i < start + len(scenes)]
+            if not here:
+                continue
+            part = cache.fork()
+            part.batch_select_indices(torch.tensor([i for i, _ in here]))
+            replies = reader.answer(part, [q for _, q in here])
+            for (i, question), reply in zip(here, replies, strict=True):
+                yield kind, scenes[i], question, reply
 
 
 def evaluate(
@@ -119,33 +177,31 @@ def evaluate(
     log: Path | None,
 ) -> dict[str, Any]:
     """Score every kind under every condition; each answer goes to `log` as a JSON line."""
-    duration = frames * SAMPLE_PERIOD
-    asked = {kind: list(draw_questions(kind, clips=clips, duration=duration)) for kind in KINDS}
-    scores: dict[str, dict[str, Accuracy]] = defaultdict(dict)
+    quiz = draw_quiz(clips, duration=frames * SAMPLE_PERIOD)
+    right = {name: dict.fromkeys(KINDS, 0) for name in CONDITIONS}
     lines: list[str] = []
-    work = [(name, kind) for name in CONDITIONS for kind in KINDS]
-    for name, kind in tqdm(work, desc="scoring", unit="table cell"):
-        right = 0
-        for start in range(0, clips, batch_size):
-            batch = asked[kind][start : start + batch_size]
-            replies = answer_batch(
-                model, tokenizer, batch, frames=frames, condition=CONDITIONS[name]
-            )
-            for (scene, question), reply in zip(batch, replies, strict=True):
-                right += is_right(reply, question)
-                entry = {"condition": name, "kind": kind, "seed": scene.seed}
-                entry |= {"question": question.text, "answer": question.answer, "reply": reply}
-                lines.append(json.dumps(entry))
-        scores[name][kind] = Accuracy(right, clips)
+    for name, condition in CONDITIONS.items():
+        reader = Reader(model, tokenizer, condition)
+        scored = score(reader, quiz, frames=frames, batch_size=batch_size)
+        for kind, scene, question, reply in tqdm(
+            scored, desc=name, unit="answer", total=clips * len(KINDS), mininterval=1
+        ):
+            right[name][kind] += is_right(reply, question)
+            entry = {"condition": name, "kind": kind, "seed": scene.seed}
+            entry |= {"question": question.text, "answer": question.answer, "reply": reply}
+            lines.append(json.dumps(entry))
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("\n".join(lines) + "\n")
-    constant = {kind: best_constant([question for _, question in asked[kind]]) for kind in KINDS}
+    constant = {kind: best_constant([q for _, q in quiz.questions[kind]]) for kind in KINDS}
     return {
         "kinds": list(KINDS),
         "clips_per_kind": clips,
         "frames": frames,
-        "conditions": {name: _with_total(by_kind) for name, by_kind in scores.items()},
+        "conditions": {
+            name: _with_total({kind: Accuracy(n, clips) for kind, n in by_kind.items()})
+            for name, by_kind in right.items()
+        },
         "constant": _with_total(constant),
     }
 
