@@ -21,7 +21,7 @@ def bad_videos(tmp_path_factory):
     whole = write_clip(folder / "whole.mp4", num_frames=8).read_bytes()
     # The index of an mp4 stands at its end: the first half alone cannot be read.
     (folder / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
-    write_header_only(folder / "zero.mkv")
+    write_header_only(folder / "zero.avi")
     (folder / "nothing").mkdir()
     return folder
 
@@ -43,6 +43,7 @@ def write_header_only(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=2)
         stream.width, stream.height, stream.pix_fmt = 112, 84, "yuv420p"
+        container.start_encoding()  # otherwise no file is made at all
         container.mux(stream.encode())
 
 
@@ -50,10 +51,10 @@ CASES = {
     # name: (video, question, options, what came, what was wanted or what to do)
     "missing file": ("none.mp4", "What?", [], "no such file", "want a video"),
     "empty file": ("empty.mp4", "What?", [], "empty file", "want a video"),
-    "text named mp4": ("text.mp4", "What?", [], "text.mp4", "want"),
-    "audio only": ("sound.mp4", "What?", [], "sound.mp4", "want"),
-    "truncated mp4": ("truncated.mp4", "What?", [], "truncated.mp4", "want"),
-    "zero duration": ("zero.mkv", "What?", [], "zero.mkv", "want"),
+    "text named mp4": ("text.mp4", "What?", [], "not a video that can be opened", "want"),
+    "audio only": ("sound.mp4", "What?", [], "no video stream (it holds audio)", "want"),
+    "truncated mp4": ("truncated.mp4", "What?", [], "without a usable index", "want"),
+    "zero duration": ("zero.avi", "What?", [], "no picture of its mpeg4 stream", "want"),
     "empty folder": ("nothing", "What?", [], "folder without images", "want frames"),
     "empty question": ("whole.mp4", "", [], "question came empty", "ask something"),
     "question of 100,000 characters": (

@@ -62,9 +62,11 @@ def test_an_error_of_the_user_is_one_line_even_if_its_text_has_several(monkeypat
     assert capsys.readouterr() == ("", "videonsa: error: first second\n")
 
 
-def test_debug_shows_the_traceback(monkeypatch):
-    with pytest.raises(VideoError):
-        run_raising(monkeypatch, VideoError("first"), "--debug")
+def test_debug_shows_the_traceback_and_keeps_the_status(monkeypatch, capsys):
+    assert run_raising(monkeypatch, VideoError("first"), "--debug") == EXIT_USER
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.endswith("videonsa: error: first\n")
 
 
 def test_a_defect_is_told_apart_from_an_error_of_the_user(monkeypatch, capsys):

@@ -111,6 +111,8 @@ def test_drawing_follows_temperature_and_top_p():
         {"temperature": float("nan")},
         {"top_p": 0.0},
         {"top_p": 1.5},
+        {"seed": -1},
+        {"seed": 2**63},
     ],
 )
 def test_options_outside_their_domain_are_refused(wrong):

@@ -134,6 +134,8 @@ def test_unknown_device_and_dtype_are_refused(tiny_folder):
         videonsa.load(tiny_folder, device="cuda:99")
     with pytest.raises(UsageError, match="device 'gpu' is not there"):
         videonsa.load(tiny_folder, device="gpu")
+    with pytest.raises(UsageError, match="device 'meta' is not there"):
+        videonsa.load(tiny_folder, device="meta")
     with pytest.raises(UsageError, match="dtype='int8'"):
         videonsa.load(tiny_folder, dtype="int8")
 

@@ -12,7 +12,7 @@ from videonsa.ops.spec import NSASpec
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # Sum of the tensors in the published safetensors files.
+        # Totals stated for the published checkpoints; gates come on top.
         ("Qwen/Qwen2.5-VL-3B-Instruct", 3_754_622_976),
         ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656),
         ("Qwen/Qwen2.5-VL-32B-Instruct", 33_452_718_336),

@@ -58,7 +58,6 @@ def assert_within_a_level(actual: np.ndarray, expected: np.ndarray, *, resized: 
     assert (error > EXACT).mean() <= MOST_LEVELS_OFF
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="the vectors were not made yet")
 @pytest.mark.parametrize("case", SCRIPT.CASES, ids=lambda case: case.name)
 def test_patches_equal_those_of_the_torchvision_processors(case: Any) -> None:
     frames = SCRIPT.make_clip(case)

@@ -6,6 +6,7 @@ stderr; 130 interrupted; 141 the reader of stdout went away.
 
 import os
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -54,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception, *, debug: bool, status: int) -> int:
-    """Tell the error in one line, or raise it again where a traceback was asked for."""
+    """Tell the error in one line, after the traceback where that was asked for."""
     if debug:
-        raise error
+        traceback.print_exception(error)
     message = " ".join(str(error).split())
     if status == EXIT_DEFECT:
         message = (

@@ -82,7 +82,8 @@ def check_context(
     else:
         fitting = patches * frames.temporal_patch_size
         fps = math.floor(frames.sampled_fps * fitting / frames.num_frames * 1000) / 1000
-        advice = f"lower --max-frames to {fitting} or --fps to {fps:g}, or pass --max-tokens {room}"
+        rate = f" or --fps to {fps:g}" if fps > 0 else ""
+        advice = f"lower --max-frames to {fitting}{rate}, or pass --max-tokens {room}"
     raise BudgetError(f"{came} exceed the context of {context} tokens: {advice}")
 
 

@@ -71,5 +71,5 @@ def _images_info(paths: Sequence[str | Path]) -> VideoInfo:
         duration=len(paths) / FOLDER_FPS,
         num_frames=len(paths),
         fps=FOLDER_FPS,
-        container="images",
+        container="folder",
     )

@@ -41,8 +41,8 @@ def default_sampling(model: str | Path, shape: ModelShape) -> SamplingSpec:
     `min_frames`, `max_frames` and `size`, whose edges are pixels of a frame.
     """
     base = sampling_of_shape(shape)
-    folder = model if Path(model).is_dir() else locate_model(model)
-    settings = read_json(str(folder), SETTINGS_FILE) if Path(folder).is_dir() else None
+    folder = locate_model(model)
+    settings = read_json(folder, SETTINGS_FILE) if Path(folder).is_dir() else None
     if settings is None:
         return base
     size = settings.get("size") or {}

@@ -16,8 +16,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=place).item()  # also refuses "meta", which holds no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
             f"device {str(device)!r} is not there: want 'cpu' or a GPU such as 'cuda:0' that "
             "'videonsa doctor' lists"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from videonsa.models.recorder import AttentionRecorder
 
 _REPLACEMENT = "\ufffd"
+_SEEDS = 2**63  # what a torch generator takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,9 @@ class GenerationOptions:
             raise UsageError(f"temperature={self.temperature!r}: want a number of at least 0")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p={self.top_p!r}: want a number above 0 and at most 1")
+        seed = self.seed
+        if seed is not None and not (type(seed) is int and 0 <= seed < _SEEDS):
+            raise UsageError(f"seed={seed!r}: want an int of at least 0 and below 2**63")
 
     def chooser(self, device: torch.device) -> Callable[[Tensor], int]:
         """A function from float32 logits `[V]` to a token id."""

@@ -193,5 +193,8 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
     options = {key: value for key, value in (config.get("nsa") or {}).items() if key in known}
     if "branches" in options:
         options["branches"] = tuple(options["branches"])
-    spec = NSASpec(**options)
+    try:
+        spec = NSASpec(**options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"config.json states no usable NSA: {error}") from error
     return replace(shape, gates=True, attention=config.get("attention", "nsa"), spec=spec)
