@@ -1,4 +1,3 @@
-# ruff: noqa: T201 (an example prints)
 """Ask a video a question from Python.
 
     python examples/ask.py VIDEO QUESTION [MODEL]

@@ -32,7 +32,8 @@ def make_trainer(tmp_path, **changes) -> Trainer:
 
 
 def test_the_loss_falls_on_a_batch_seen_again_and_gates_get_gradient(tmp_path) -> None:
-    trainer = make_trainer(tmp_path)
+    # Two layers: what vision rows compute in the last one reaches no text row, so no loss.
+    trainer = make_trainer(tmp_path, num_layers=2)
     tokenizer = trainer.tokenizer
     batch = ClipBatches(trainer.recipe, tokenizer=tokenizer, pad_token_id=tokenizer.pad_token_id)[0]
     gate = trainer.model.model.language_model.layers[0].self_attn.g_proj_2
@@ -40,6 +41,17 @@ def test_the_loss_falls_on_a_batch_seen_again_and_gates_get_gradient(tmp_path) -
     losses = [trainer._step(batch).item() for _ in range(8)]
     assert losses[-1] < losses[0] - 0.3
     assert gate.weight.abs().max() > 0
+
+
+def test_closed_gates_are_those_of_their_branch_and_layers(tmp_path) -> None:
+    trainer = make_trainer(tmp_path, num_layers=2, num_compressed_layers=1, num_window_layers=0)
+    first, second = (
+        layer.self_attn.g_proj_2.bias.detach().view(-1, 3).sigmoid()
+        for layer in trainer.model.model.language_model.layers
+    )
+    closed = torch.tensor(-2.0).sigmoid()
+    assert (first == torch.stack([torch.tensor(0.5), torch.tensor(0.5), closed])).all()
+    assert (second == torch.stack([closed, torch.tensor(0.5), closed])).all()
 
 
 def test_branch_dropout_never_drops_the_selected_branch(tmp_path) -> None:

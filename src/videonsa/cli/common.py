@@ -6,7 +6,6 @@ Only light imports stand at its top; torch and transformers are imported inside 
 
 import json
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -148,14 +147,13 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 def write_output(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. `UsageError` if that is not possible."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            partial = Path(file.name)
-            file.write(content)
-        os.replace(partial, path)
+        partial.write_bytes(content)
+        partial.replace(path)
     except OSError as error:
-        with suppress(OSError, UnboundLocalError):
+        with suppress(OSError):
             partial.unlink()
         raise _unwritable(path, error) from error
 

@@ -227,12 +227,13 @@ def result_facts(model: VideoNSAForConditionalGeneration, frames: int) -> dict[s
         "block_size": size,
         "window_size": spec.window_size,
         "attention_keys": spec.attention_keys(TOKENS_PER_PATCH),
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "commit": commit or "unknown",
-        "versions": {
+        "machine": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "commit": commit or "unknown",
         },
     }
 

@@ -30,6 +30,8 @@ from videonsa.train.recipe import EmbeddedRecipe, Stage
 from videonsa.video.synthetic import video_inputs
 
 EMBEDDED = str(resources.files("videonsa") / "assets" / "embedded")
+CLOSED_LOGIT = -2.0
+"""Before the gate temperature of 0.3: a gate of 0.0013."""
 SAVE_EVERY = 100
 """Steps; a run that dies leaves the last checkpoint."""
 
@@ -50,6 +52,16 @@ def special_token_ids(tokenizer: Any) -> dict[str, int]:
 def learning_rate_factor(step: int, done: float, recipe: EmbeddedRecipe) -> float:
     """Linear warm-up, then cosine to zero; `done` is the share of the run that is over."""
     return min(1.0, (step + 1) / recipe.warmup_steps) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def close_gates(model: VideoNSAForConditionalGeneration, branch: str, *, first_layer: int) -> None:
+    """Set the gate of a branch to 0.0013 for every input, in the layers from `first_layer` on."""
+    index = BRANCHES.index(branch)
+    for layer in model.model.language_model.layers[first_layer:]:
+        gate = layer.self_attn.g_proj_2
+        gate.weight[index :: len(BRANCHES)] = 0.0
+        gate.bias[index :: len(BRANCHES)] = CLOSED_LOGIT
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -94,6 +106,8 @@ class Trainer:
             loaded = load_model(init, nsa_spec=recipe.spec(), dtype=torch.float32)
             self.model = loaded.model
         self.model.to(device)
+        close_gates(self.model, "compressed", first_layer=recipe.num_compressed_layers)
+        close_gates(self.model, "window", first_layer=recipe.num_window_layers)
         self.model.model.visual.requires_grad_(not recipe.freeze_vision)
         self.chance = random.Random(recipe.seed)
         self.optimizer = torch.optim.AdamW(

@@ -21,7 +21,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedRecipe:
-    """Defaults are the run that made the model in the package."""
+    """Defaults are the curriculum of the model in the package, as one run (docs/embedded.md)."""
 
     hidden_size: int = 192
     num_layers: int = 5
@@ -36,12 +36,16 @@ class EmbeddedRecipe:
 
     stages: tuple[Stage, ...] = (
         Stage(temporal_patches=1, batch_size=256, steps=1500),
-        Stage(temporal_patches=8, batch_size=128, steps=1000),
-        Stage(temporal_patches=24, batch_size=64, steps=1000),
+        Stage(temporal_patches=8, batch_size=128, steps=1500),
+        Stage(temporal_patches=24, batch_size=64, steps=1400),
     )
     learning_rate: float = 1e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
+    num_compressed_layers: int = 2
+    num_window_layers: int = 0
+    """Layers above these start with the gate of the branch closed, so that their rows must look
+    through the selected branch; the gates stay free to open."""
     branch_dropout: float = 0.0
     """Chance, a step, that the compressed branch is left out, and that the window is."""
     freeze_vision: bool = False

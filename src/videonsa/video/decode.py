@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Never, Protocol
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ class _Taken(NamedTuple):
 
 
 def _take(
-    picks: Iterator[Pick], plan: SamplingPlan, *, into: NDArray[np.uint8], bar: "tqdm[None]"
+    picks: Iterator[Pick], plan: SamplingPlan, *, into: NDArray[np.uint8], bar: "tqdm[Never]"
 ) -> list[_Taken]:
     """Write the picked frames at their final size, one at a time, to the front of `into`."""
     taken: list[_Taken] = []
@@ -228,7 +228,7 @@ def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> NDArray[np.uint8
     return levels
 
 
-def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[None]":
+def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[Never]":
     shown = sys.stderr.isatty() if progress is None else progress
     return tqdm(
         total=num_frames,
