@@ -42,7 +42,7 @@ class EmbeddedRecipe:
     learning_rate: float = 1e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
-    num_compressed_layers: int = 2
+    num_compressed_layers: int = 1
     num_window_layers: int = 0
     """Layers above these start with the gate of the branch closed, so that their rows must look
     through the selected branch; the gates stay free to open."""
