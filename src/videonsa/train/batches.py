@@ -59,22 +59,18 @@ class ClipBatches(Dataset[ClipBatch]):
         *,
         tokenizer: ChatTokenizer,
         pad_token_id: int,
-        first_step: int = 0,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.pad_token_id = pad_token_id
-        self.first_step = first_step
 
     def __len__(self) -> int:
-        """Steps from `first_step` to the end."""
-        return self.recipe.total_steps - self.first_step
+        """Steps of all stages."""
+        return self.recipe.total_steps
 
     def __getitem__(self, index: int) -> ClipBatch:
-        """Batch of step `first_step + index`."""
-        step = self.first_step + index
-        if not self.first_step <= step < self.recipe.total_steps:
-            raise IndexError(index)
+        """Batch of one step."""
+        step = range(len(self))[index]
         stage = self._stage(step)
         patches = stage.temporal_patches
         rng = random.Random(f"{self.recipe.seed}/{step}")

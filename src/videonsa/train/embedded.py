@@ -12,7 +12,6 @@ import platform
 import random
 import time
 from dataclasses import asdict, fields, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from videonsa.inference.locate import ASSETS, EMBEDDED
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import BRANCHES, NSASpec
@@ -29,7 +29,6 @@ from videonsa.train.batches import ClipBatch, ClipBatches
 from videonsa.train.recipe import EmbeddedRecipe, Stage
 from videonsa.video.synthetic import video_inputs
 
-EMBEDDED = str(resources.files("videonsa") / "assets" / "embedded")
 CLOSED_LOGIT = -2.0
 """Before the gate temperature of 0.3: a gate of 0.0013."""
 SAVE_EVERY = 100
@@ -216,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--tokenizer", default=EMBEDDED, help="folder of the tokenizer")
+    parser.add_argument("--tokenizer", default=ASSETS / EMBEDDED, help="folder of the tokenizer")
     parser.add_argument("--init", type=Path, help="checkpoint to start from; its shape holds")
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare batches")
     parser.add_argument("--minutes", type=float, help="stop early, with what is learnt by then")
