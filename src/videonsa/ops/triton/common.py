@@ -1,0 +1,54 @@
+"""Pieces that the kernels share: tiles loaded with padding, one step of the online softmax."""
+
+import triton
+import triton.language as tl
+
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def load_rows(p_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """`[rows, BLOCK_D]` from pointers; zeros in masked rows and beyond D."""
+    if D == BLOCK_D:
+        return tl.load(p_x, mask=m_row[:, None], other=0.0)
+    return tl.load(p_x, mask=m_row[:, None] & (o_d[None, :] < D), other=0.0)
+
+
+@triton.jit
+def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The counterpart of `load_rows`; rounds to the dtype of the memory."""
+    if D == BLOCK_D:
+        tl.store(p_x, b_x.to(p_x.dtype.element_ty), mask=m_row[:, None])
+    else:
+        m_x = m_row[:, None] & (o_d[None, :] < D)
+        tl.store(p_x, b_x.to(p_x.dtype.element_ty), mask=m_x)
+
+
+@triton.jit
+def scores(b_q, b_k, PRECISION: tl.constexpr):
+    """[M, D] @ [N, D]^T -> [M, N] float32."""
+    return tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+
+
+@triton.jit
+def softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION: tl.constexpr):
+    """Online softmax in base 2 over one more tile of keys; masked scores are -inf.
+
+    b_s [M, N], b_v [N, D], b_acc [M, D], b_m and b_l [M]; all but b_v float32.
+    """
+    b_new = tl.maximum(b_m, tl.max(b_s, 1) * scale_log2)
+    b_safe = tl.where(b_new == float("-inf"), 0.0, b_new)
+    b_p = tl.exp2(b_s * scale_log2 - b_safe[:, None])
+    b_alpha = tl.exp2(b_m - b_safe)
+    b_l = b_l * b_alpha + tl.sum(b_p, 1)
+    b_acc = b_acc * b_alpha[:, None]
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+    return b_acc, b_new, b_l
+
+
+@triton.jit
+def softmax_end(b_acc, b_m, b_l):
+    """Output [M, D] and natural-log LSE [M]; 0 and -inf for a row without keys."""
+    b_some = tl.where(b_l > 0, b_l, 1.0)
+    b_lse = tl.where(b_l > 0, (b_m + tl.log2(b_some)) * 0.6931471805599453, float("-inf"))
+    return b_acc / b_some[:, None], b_lse

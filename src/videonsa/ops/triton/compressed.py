@@ -1,0 +1,128 @@
+"""The compressed branch: dense attention over the means of the blocks that a row sees."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.ops.triton.common import LOG2_E, load_rows, scores, softmax_end, softmax_step, store_rows
+from videonsa.ops.triton.tuning import Config
+
+
+@triton.jit
+def _compressed_kernel(
+    q,  # [R, HQ, D]
+    k_cmp,  # [C, H, D]
+    v_cmp,  # [C, H, D]
+    o_cmp,  # [R, HQ, D]
+    lse_cmp,  # [R, HQ]
+    tiles,  # [tiles, 2]
+    row_begin,  # [R]
+    row_end,  # [R]
+    num_blocks,
+    stride_qr,
+    stride_qh,
+    scale_log2,
+    HQ,
+    H,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    # Late rows see the most blocks: they start first.
+    i_tile = tl.num_programs(0) // HQ - 1 - tl.program_id(0) // HQ
+    i_hq = tl.program_id(0) % HQ
+    i_h = i_hq // G
+    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    if num_rows == 0:
+        return
+    o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    m_row = o_m < num_rows
+    b_begin = tl.load(row_begin + first_row + o_m, mask=m_row, other=0)
+    b_end = tl.load(row_end + first_row + o_m, mask=m_row, other=0)
+    begin = tl.load(row_begin + first_row)
+    end = tl.load(row_end + first_row + num_rows - 1)
+    # Every row of the tile sees [all_begin, all_end); only the tiles of keys around it need a mask.
+    num_front = tl.cdiv(tl.load(row_begin + first_row + num_rows - 1) - begin, BLOCK_N)
+    all_begin = begin + num_front * BLOCK_N
+    num_all = tl.maximum(tl.load(row_end + first_row) - all_begin, 0) // BLOCK_N
+    all_end = all_begin + num_all * BLOCK_N
+
+    base = first_row.to(tl.int64)
+    p_q = q + base * stride_qr + i_hq * stride_qh + o_m[:, None] * stride_qr + o_d[None, :]
+    b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
+    p_k = k_cmp + i_h * D + o_d[None, :]
+    p_v = v_cmp + i_h * D + o_d[None, :]
+    b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    b_l = tl.zeros([BLOCK_M], tl.float32)
+    b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for i_n in range(num_all):
+        o_c = all_begin + i_n * BLOCK_N + o_n
+        m_c = o_c < num_blocks
+        o_kv = o_c.to(tl.int64)[:, None] * H * D
+        b_k = load_rows(p_k + o_kv, m_c, o_d, D, BLOCK_D)
+        b_v = load_rows(p_v + o_kv, m_c, o_d, D, BLOCK_D)
+        b_s = scores(b_q, b_k, PRECISION)
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
+    for i_n in range(num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)):
+        start = tl.where(i_n < num_front, begin + i_n * BLOCK_N, all_end + (i_n - num_front) * BLOCK_N)
+        o_c = start + o_n
+        m_c = o_c < num_blocks
+        o_kv = o_c.to(tl.int64)[:, None] * H * D
+        b_k = load_rows(p_k + o_kv, m_c, o_d, D, BLOCK_D)
+        b_v = load_rows(p_v + o_kv, m_c, o_d, D, BLOCK_D)
+        b_s = scores(b_q, b_k, PRECISION)
+        m_s = (o_c[None, :] >= b_begin[:, None]) & (o_c[None, :] < b_end[:, None])
+        b_s = tl.where(m_s, b_s, float("-inf"))
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
+    b_o, b_lse = softmax_end(b_acc, b_m, b_l)
+    o_row = (base + o_m)[:, None] * HQ + i_hq
+    store_rows(o_cmp + o_row * D + o_d[None, :], b_o, m_row, o_d, D, BLOCK_D)
+    tl.store(lse_cmp + (base + o_m) * HQ + i_hq, b_lse, mask=m_row)
+
+
+def compressed(
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    row_begin: Tensor,
+    row_end: Tensor,
+    tiles: Tensor,
+    *,
+    config: Config,
+) -> tuple[Tensor, Tensor]:
+    """o_cmp `[R, HQ, D]` and its LSE `[R, HQ]`: row r sees the blocks [row_begin, row_end).
+
+    `tiles` are of `config.block_m` rows; both bounds never fall along the rows of a tile.
+    """
+    num_rows, num_heads, dim = q.shape
+    num_blocks, num_kv_heads, _ = k_cmp.shape
+    o_cmp = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
+    lse_cmp = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
+    _compressed_kernel[(len(tiles) * num_heads,)](
+        q,
+        k_cmp,
+        v_cmp,
+        o_cmp,
+        lse_cmp,
+        tiles,
+        row_begin,
+        row_end,
+        num_blocks,
+        *q.stride()[:2],
+        dim**-0.5 * LOG2_E,
+        num_heads,
+        num_kv_heads,
+        G=num_heads // num_kv_heads,
+        D=dim,
+        BLOCK_D=triton.next_power_of_2(dim),
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        PRECISION=config.precision,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    return o_cmp, lse_cmp

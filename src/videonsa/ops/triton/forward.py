@@ -1,0 +1,269 @@
+"""The forward pass of NSA: pool, compressed, importance and top-n, selected, window, gated sum."""
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from videonsa.ops.triton.compressed import compressed
+from videonsa.ops.triton.importance import importance, top_blocks
+from videonsa.ops.triton.index import StreamIndex, row_tiles
+from videonsa.ops.triton.pool import pool
+from videonsa.ops.triton.scattered import ITEM_TILES, selected_scattered, workspace
+from videonsa.ops.triton.selected import selected_union, union
+from videonsa.ops.triton.tuning import Tuning, selected_tile
+from videonsa.ops.triton.window import window_and_sum
+
+
+class Options(NamedTuple):
+    """What of an `NSASpec` the kernels need to know."""
+
+    num_selected: int
+    window_size: int
+    num_init: int
+    num_local: int
+    per_block: bool
+    """All rows of a block share one selection."""
+    branches: tuple[str, ...]
+
+
+class Branches(NamedTuple):
+    """The gated sum, and where asked for all that it was made of; R rows flat over samples."""
+
+    output: Tensor  # [R, HQ, D]
+    o_cmp: Tensor | None
+    o_slc: Tensor | None
+    o_win: Tensor | None
+    lse_cmp: Tensor | None  # [R, HQ] float32
+    lse_slc: Tensor | None
+    lse_win: Tensor | None
+    selected: Tensor | None  # [R, H, n] int32, flat blocks, ascending, then -1
+
+
+def nsa_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    index: StreamIndex,
+    selected: Tensor | None,
+    *,
+    options: Options,
+    tuning: Tuning,
+    return_branches: bool,
+) -> Branches:
+    """NSA of all rows of all samples.
+
+    Args:
+        q: `[R, HQ, D]`, last dimension contiguous.
+        k: `[S, H, D]`, likewise.
+        v: `[S, H, D]`, likewise.
+        gates: `[R, HQ, 3]`.
+        index: of these rows and keys.
+        selected: `[R, H, n]` int32 flat blocks, ascending and then -1: overrides the selection.
+        options: what to compute.
+        tuning: how.
+        return_branches: compute and keep every branch, listed or not.
+    """
+    wants = {
+        name: return_branches or name in options.branches
+        for name in ("compressed", "selected", "window")
+    }
+    o_cmp = lse_cmp = o_slc = lse_slc = None
+    if wants["compressed"] or (wants["selected"] and selected is None):
+        k_cmp, v_cmp = pool(k, v, index)
+        tiles = _tiles(index, tuning.compressed.block_m)
+        o_cmp, lse_cmp = compressed(
+            q, k_cmp, v_cmp, index.row_begin, index.row_end, tiles, config=tuning.compressed
+        )
+        if wants["selected"] and selected is None:
+            select = _select_per_block if options.per_block else _select_per_row
+            selected = select(q, k_cmp, lse_cmp, index, options=options, tuning=tuning)
+    if wants["selected"]:
+        o_slc, lse_slc = _selected(q, k, v, selected, index, tuning=tuning)
+    output, o_win, lse_win = window_and_sum(
+        q,
+        k,
+        v,
+        gates,
+        o_cmp if "compressed" in options.branches else None,
+        o_slc if "selected" in options.branches else None,
+        _tiles(index, tuning.window.block_m),
+        index,
+        window_size=options.window_size,
+        use_window="window" in options.branches,
+        return_branch=return_branches,
+        config=tuning.window,
+    )
+    return Branches(output, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, selected)
+
+
+def _tiles(index: StreamIndex, size: int) -> Tensor:
+    num_samples = len(index.sample_rows) - 1
+    return row_tiles(index, size, num_samples=num_samples, num_rows=len(index.row_key))
+
+
+def _select_per_row(
+    q: Tensor,
+    k_cmp: Tensor,
+    lse_cmp: Tensor,
+    index: StreamIndex,
+    *,
+    options: Options,
+    tuning: Tuning,
+) -> Tensor:
+    """Every row its own selection: `[R, H, n]` flat blocks."""
+    num_kv_heads = k_cmp.shape[1]
+    selected = _no_selection(len(q), num_kv_heads, options.num_selected, q.device)
+    config = tuning.importance
+    tiles = _tiles(index, config.block_m)
+    tile_bytes = config.block_m * num_kv_heads * index.max_blocks * 4
+    chunk = max(1, min(len(tiles), tuning.score_bytes // tile_bytes))
+    shape = (chunk * config.block_m, num_kv_heads, index.max_blocks)
+    scores = torch.empty(shape, dtype=torch.float32, device=q.device)
+    for first in range(0, len(tiles), chunk):
+        part = tiles[first : first + chunk]
+        importance(
+            q,
+            k_cmp,
+            lse_cmp,
+            index.row_begin,
+            index.row_end,
+            part,
+            scores,
+            sum_rows=False,
+            config=config,
+        )
+        top_blocks(
+            scores,
+            selected,
+            part,
+            index.row_begin,
+            index.row_end,
+            index.row_block,
+            tile=config.block_m,
+            num_init=options.num_init,
+            num_local=options.num_local,
+        )
+    return selected
+
+
+def _select_per_block(
+    q: Tensor,
+    k_cmp: Tensor,
+    lse_cmp: Tensor,
+    index: StreamIndex,
+    *,
+    options: Options,
+    tuning: Tuning,
+) -> Tensor:
+    """All rows of a block share a selection among the blocks before it: `[R, H, n]` flat blocks."""
+    num_blocks, num_kv_heads, _ = k_cmp.shape
+    selected = _no_selection(num_blocks, num_kv_heads, options.num_selected, q.device)
+    blocks = torch.arange(num_blocks, dtype=torch.int32, device=q.device)
+    first_row = torch.searchsorted(index.row_block, blocks, out_int32=True)
+    num_rows = torch.searchsorted(index.row_block, blocks, right=True, out_int32=True) - first_row
+    row_tile = torch.stack([first_row, num_rows], dim=1)
+    block_tile = torch.stack([blocks, (num_rows > 0).int()], dim=1)
+    begin = index.row_begin[first_row.clamp(max=len(q) - 1)]
+    config = tuning.importance._replace(block_m=max(16, triton.next_power_of_2(index.max_size)))
+    chunk = max(1, min(num_blocks, tuning.score_bytes // (num_kv_heads * index.max_blocks * 4)))
+    shape = (chunk, num_kv_heads, index.max_blocks)
+    scores = torch.empty(shape, dtype=torch.float32, device=q.device)
+    for first in range(0, num_blocks, chunk):
+        part = slice(first, first + chunk)
+        importance(
+            q,
+            k_cmp,
+            lse_cmp,
+            index.row_begin,
+            index.row_block,
+            row_tile[part],
+            scores,
+            sum_rows=True,
+            config=config,
+        )
+        top_blocks(
+            scores,
+            selected,
+            block_tile[part],
+            begin,
+            blocks,
+            blocks,
+            tile=1,
+            num_init=options.num_init,
+            num_local=options.num_local,
+        )
+    return selected[index.row_block]
+
+
+def _selected(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    selected: Tensor,
+    index: StreamIndex,
+    *,
+    tuning: Tuning,
+) -> tuple[Tensor, Tensor]:
+    """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
+    num_rows, num_heads, dim = q.shape
+    num_kv_heads, num_selected = selected.shape[1:]
+    o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
+    lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
+    tile = selected_tile(num_heads // num_kv_heads)
+    tiles = _tiles(index, tile)
+    unions = union(selected, tiles, index.row_block, tile=tile, union_max=tuning.union_max)
+    selected_union(
+        q,
+        k,
+        v,
+        o_slc,
+        lse_slc,
+        tiles,
+        unions,
+        index,
+        full_blocks=index.uniform and index.max_size == tuning.selected.block_n,
+        config=tuning.selected,
+    )
+    row_bytes = num_heads * num_selected * (dim * q.element_size() + 4)
+    chunk = max(1, min(len(tiles), tuning.partial_bytes // (tile * row_bytes)))
+    space = workspace(
+        q,
+        num_rows=chunk * tile,
+        num_kv_heads=num_kv_heads,
+        num_blocks=len(index.block_start),
+        num_selected=num_selected,
+        item=tuning.partial.block_m // (num_heads // num_kv_heads) * ITEM_TILES,
+    )
+    for first in range(0, len(tiles), chunk):
+        part = slice(first, first + chunk)
+        selected_scattered(
+            q,
+            k,
+            v,
+            selected,
+            o_slc,
+            lse_slc,
+            tiles[part],
+            unions[2][part],
+            index,
+            space,
+            tile=tile,
+            union_max=tuning.union_max,
+            num_programs=tuning.programs_per_sm * _num_multiprocessors(q.device),
+            config=tuning.partial,
+        )
+    return o_slc, lse_slc
+
+
+def _no_selection(num_rows: int, num_kv_heads: int, num_selected: int, device: torch.device) -> Tensor:
+    shape = (num_rows, num_kv_heads, num_selected)
+    return torch.empty(shape, dtype=torch.int32, device=device)
+
+
+def _num_multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 4  # the interpreter
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

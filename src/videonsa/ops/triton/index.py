@@ -1,0 +1,154 @@
+"""Where rows, keys and blocks stand, flat over all samples, worked out on the device.
+
+Kernels know no samples: row r has its own key, its current block, and the blocks it may see. Rows
+are cut into tiles that never cross a sample, so that the positions of a tile are consecutive.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FAR = 2**31 - 1
+"""The start of a block that does not exist: no key is there."""
+
+
+class StreamIndex(NamedTuple):
+    """R rows, S keys and C blocks of N samples; tensors int32."""
+
+    row_key: Tensor  # [R] the key at the row's own position
+    row_block: Tensor  # [R] the block that holds it
+    row_begin: Tensor  # [R] first block of the sample
+    row_end: Tensor  # [R] one past the last complete block that the row sees
+    block_start: Tensor  # [C] first key
+    block_size: Tensor  # [C]
+    sample_rows: Tensor  # [N + 1] cumulative
+    max_blocks: int
+    """Bound on the blocks of one sample."""
+    max_size: int
+    """Bound on the tokens of one block."""
+    uniform: bool
+    """Every block has `max_size` tokens."""
+
+
+class Samples(NamedTuple):
+    """N samples whose query rows are contiguous in R and keys contiguous in S; int64 tensors."""
+
+    rows: Tensor  # [N + 1] cumulative rows
+    first_key: Tensor  # [N]
+    first_position: Tensor  # [N] position of the first row among the sample's keys
+    blocks: Tensor  # [N + 1] cumulative blocks
+
+
+def stream_index(
+    samples: Samples,
+    block_start: Tensor,
+    block_size: Tensor,
+    *,
+    num_rows: int,
+    max_blocks: int,
+    max_size: int,
+    uniform: bool,
+) -> StreamIndex:
+    """The index of R rows, from the flat block list of all samples (`block_start` ascending)."""
+    rows = torch.arange(num_rows, device=block_start.device)
+    sample = torch.searchsorted(samples.rows, rows, right=True) - 1
+    key = (samples.first_key + samples.first_position - samples.rows[:-1])[sample] + rows
+    block = torch.searchsorted(block_start, key, right=True) - 1
+    complete = block_start[block] + block_size[block] <= key + 1
+    return StreamIndex(
+        row_key=key.int(),
+        row_block=block.int(),
+        row_begin=samples.blocks[sample].int(),
+        row_end=(block + complete).int(),
+        block_start=block_start.int(),
+        block_size=block_size.int(),
+        sample_rows=samples.rows.int(),
+        max_blocks=max_blocks,
+        max_size=max_size,
+        uniform=uniform,
+    )
+
+
+def batch_index(
+    offsets: Tensor,
+    *,
+    num_samples: int,
+    num_rows: int,
+    first_row: int,
+    num_keys: int,
+    max_size: int,
+    uniform: bool,
+) -> StreamIndex:
+    """Samples of equally many rows and keys.
+
+    Args:
+        offsets: `[N, C + 1]` int64 block borders of each sample, or `[1, C + 1]` shared; borders
+            beyond the keys may be any larger number.
+        num_samples: B.
+        num_rows: T.
+        first_row: position of the first row.
+        num_keys: S, the distance of two samples in the flat keys.
+        max_size: tokens of the largest block.
+        uniform: every block has that many.
+    """
+    device = offsets.device
+    num_blocks = offsets.shape[1] - 1
+    sample = torch.arange(num_samples + 1, device=device)
+    first_key = sample[:-1, None] * num_keys
+    start = offsets[:, :-1].expand(num_samples, -1).clamp(max=num_keys)
+    size = offsets.diff().clamp(max=max_size).expand(num_samples, -1)
+    size = torch.where(start < num_keys, size, 0)
+    return stream_index(
+        Samples(
+            rows=sample * num_rows,
+            first_key=first_key[:, 0],
+            first_position=torch.full_like(sample[:-1], first_row),
+            blocks=sample * num_blocks,
+        ),
+        (start + first_key).flatten(),
+        size.flatten(),
+        num_rows=num_samples * num_rows,
+        max_blocks=num_blocks,
+        max_size=max_size,
+        uniform=uniform,
+    )
+
+
+def packed_index(
+    cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, *, num_rows: int, num_keys: int, block_size: int
+) -> StreamIndex:
+    """Packed samples with blocks of one size; the lengths are never read by the host."""
+    rows, keys = cu_seqlens_q.long(), cu_seqlens_k.long()
+    num_blocks = (keys.diff() + block_size - 1) // block_size
+    blocks = torch.cat([num_blocks.new_zeros(1), num_blocks.cumsum(0)])
+    bound = num_keys // block_size + len(num_blocks)
+    block = torch.arange(bound, device=keys.device)
+    sample = (torch.searchsorted(blocks, block, right=True) - 1).clamp(max=len(num_blocks) - 1)
+    exists = block < blocks[-1]
+    start = keys[sample] + (block - blocks[sample]) * block_size
+    return stream_index(
+        Samples(rows, keys[:-1], keys.diff() - rows.diff(), blocks),
+        torch.where(exists, start, FAR),
+        torch.where(exists, block_size, 0),
+        num_rows=num_rows,
+        max_blocks=min(bound, num_keys // block_size + 1),
+        max_size=block_size,
+        uniform=True,
+    )
+
+
+def row_tiles(index: StreamIndex, size: int, *, num_samples: int, num_rows: int) -> Tensor:
+    """Tiles of at most `size` rows of one sample: int32 `[tiles, 2]`, first row and rows.
+
+    A tile beyond the last has 0 rows; their number is a bound from shapes alone.
+    """
+    rows = index.sample_rows
+    per_sample = (rows.diff() + size - 1) // size
+    first_tile = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])
+    bound = -(-num_rows // size) + num_samples - 1
+    tile = torch.arange(bound, device=rows.device)
+    sample = (torch.searchsorted(first_tile, tile, right=True) - 1).clamp(max=num_samples - 1)
+    first = rows[sample] + (tile - first_tile[sample]) * size
+    count = (rows[sample + 1] - first).clamp(min=0, max=size)
+    return torch.stack([torch.where(count > 0, first, 0), count], dim=1).int().contiguous()

@@ -1,0 +1,163 @@
+"""The window branch, and the gated sum of the three branches in the same pass."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.ops.triton.common import LOG2_E, load_rows, scores, softmax_end, softmax_step, store_rows
+from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.tuning import Config
+
+
+@triton.jit
+def _window_kernel(
+    q,  # [R, HQ, D]
+    k,  # [S, H, D]
+    v,  # [S, H, D]
+    gates,  # [R, HQ, 3]
+    o_cmp,  # [R, HQ, D]
+    o_slc,  # [R, HQ, D]
+    o_win,  # [R, HQ, D], written if STORE_BRANCH
+    lse_win,  # [R, HQ]
+    output,  # [R, HQ, D]
+    tiles,  # [tiles, 2]
+    row_key,  # [R]
+    row_begin,  # [R]
+    block_start,  # [C]
+    num_keys,
+    stride_qr,
+    stride_qh,
+    stride_ks,
+    stride_kh,
+    stride_vs,
+    stride_vh,
+    stride_gr,
+    stride_gh,
+    stride_gb,
+    window,
+    scale_log2,
+    HQ,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    USE_CMP: tl.constexpr,
+    USE_SLC: tl.constexpr,
+    USE_WIN: tl.constexpr,
+    STORE_BRANCH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    i_tile, i_hq = tl.program_id(0) // HQ, tl.program_id(0) % HQ
+    i_h = i_hq // G
+    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    if num_rows == 0:
+        return
+    o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    m_row = o_m < num_rows
+    base = first_row.to(tl.int64)
+    o_row = (base + o_m) * HQ + i_hq
+    b_sum = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    if USE_WIN or STORE_BRANCH:
+        key = tl.load(row_key + first_row)  # the keys of a tile's rows are consecutive
+        b_key = key + o_m
+        sample = tl.load(block_start + tl.load(row_begin + first_row))
+        begin = tl.maximum(key - window + 1, sample)
+        end = key + num_rows
+        p_q = q + base * stride_qr + i_hq * stride_qh + o_m[:, None] * stride_qr + o_d[None, :]
+        b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
+        p_k = k + i_h * stride_kh + o_d[None, :]
+        p_v = v + i_h * stride_vh + o_d[None, :]
+        b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        b_l = tl.zeros([BLOCK_M], tl.float32)
+        for start in range(begin, end, BLOCK_N):
+            o_key = start + o_n
+            m_n = o_key < num_keys
+            o_kv = o_key.to(tl.int64)[:, None]
+            b_k = load_rows(p_k + o_kv * stride_ks, m_n, o_d, D, BLOCK_D)
+            b_v = load_rows(p_v + o_kv * stride_vs, m_n, o_d, D, BLOCK_D)
+            b_behind = b_key[:, None] - o_key[None, :]
+            b_s = scores(b_q, b_k, PRECISION)
+            b_s = tl.where((b_behind >= 0) & (b_behind < window), b_s, float("-inf"))
+            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2, PRECISION)
+        b_sum, b_lse = softmax_end(b_sum, b_m, b_l)
+        if STORE_BRANCH:
+            store_rows(o_win + o_row[:, None] * D + o_d[None, :], b_sum, m_row, o_d, D, BLOCK_D)
+            tl.store(lse_win + o_row, b_lse, mask=m_row)
+    p_gate = gates + (base + o_m) * stride_gr + i_hq * stride_gh
+    if USE_WIN:
+        b_gate = tl.load(p_gate + 2 * stride_gb, mask=m_row, other=0.0)
+        b_sum = b_sum * b_gate.to(tl.float32)[:, None]
+    else:
+        b_sum = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    if USE_CMP:
+        b_o = load_rows(o_cmp + o_row[:, None] * D + o_d[None, :], m_row, o_d, D, BLOCK_D)
+        b_gate = tl.load(p_gate, mask=m_row, other=0.0)
+        b_sum += b_o.to(tl.float32) * b_gate.to(tl.float32)[:, None]
+    if USE_SLC:
+        b_o = load_rows(o_slc + o_row[:, None] * D + o_d[None, :], m_row, o_d, D, BLOCK_D)
+        b_gate = tl.load(p_gate + stride_gb, mask=m_row, other=0.0)
+        b_sum += b_o.to(tl.float32) * b_gate.to(tl.float32)[:, None]
+    store_rows(output + o_row[:, None] * D + o_d[None, :], b_sum, m_row, o_d, D, BLOCK_D)
+
+
+def window_and_sum(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    o_cmp: Tensor | None,
+    o_slc: Tensor | None,
+    tiles: Tensor,
+    index: StreamIndex,
+    *,
+    window_size: int,
+    use_window: bool,
+    return_branch: bool,
+    config: Config,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gated sum `[R, HQ, D]`, and with `return_branch` o_win and its LSE.
+
+    gates `[R, HQ, 3]`; a branch given as None takes no part. `tiles` are of `config.block_m` rows.
+    """
+    num_rows, num_heads, dim = q.shape
+    output = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
+    o_win = torch.empty_like(output) if return_branch else None
+    lse = output.new_empty((num_rows, num_heads), dtype=torch.float32) if return_branch else None
+    _window_kernel[(len(tiles) * num_heads,)](
+        q,
+        k,
+        v,
+        gates,
+        o_cmp,
+        o_slc,
+        o_win,
+        lse,
+        output,
+        tiles,
+        index.row_key,
+        index.row_begin,
+        index.block_start,
+        len(k),
+        *q.stride()[:2],
+        *k.stride()[:2],
+        *v.stride()[:2],
+        *gates.stride(),
+        window_size,
+        dim**-0.5 * LOG2_E,
+        num_heads,
+        G=num_heads // k.shape[1],
+        D=dim,
+        BLOCK_D=triton.next_power_of_2(dim),
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        USE_CMP=o_cmp is not None,
+        USE_SLC=o_slc is not None,
+        USE_WIN=use_window,
+        STORE_BRANCH=return_branch,
+        PRECISION=config.precision,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    return output, o_win, lse
