@@ -1,7 +1,11 @@
 """Pieces that the kernels share: tiles loaded with padding, one step of the online softmax."""
 
+from typing import Any
+
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = 1.4426950408889634
 
@@ -22,6 +26,22 @@ def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
     else:
         m_x = m_row[:, None] & (o_d[None, :] < D)
         tl.store(p_x, b_x.to(p_x.dtype.element_ty), mask=m_x)
+
+
+@triton.jit
+def load_keys(
+    x, start, i_h, stride_s, stride_h, o_n, m_n, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr, TMA: tl.constexpr
+):  # fmt: skip
+    """Keys or values [N, BLOCK_D] of one head from `start` on; x is a pointer or a descriptor.
+
+    A descriptor reads the whole tile, also what the mask leaves out: finite, or 0 beyond the end.
+    """
+    if TMA:
+        b_x = x.load([start, i_h * D])
+    else:
+        p_x = x + start.to(tl.int64) * stride_s + i_h * stride_h
+        b_x = load_rows(p_x + (o_n[:, None] * stride_s + o_d[None, :]), m_n, o_d, D, BLOCK_D)
+    return b_x
 
 
 @triton.jit
@@ -47,8 +67,36 @@ def softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION: tl.constexpr)
 
 
 @triton.jit
+def softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_row, scale_log2, PRECISION: tl.constexpr):
+    """`softmax_step` for the rows of m_row [M] alone: a mask that costs nothing per score."""
+    b_new = tl.maximum(b_m, tl.where(m_row, tl.max(b_s, 1) * scale_log2, float("-inf")))
+    b_safe = tl.where(b_new == float("-inf"), 0.0, b_new)
+    b_p = tl.exp2(b_s * scale_log2 - tl.where(m_row, b_safe, float("inf"))[:, None])
+    b_alpha = tl.exp2(b_m - b_safe)
+    b_l = b_l * b_alpha + tl.sum(b_p, 1)
+    b_acc = b_acc * b_alpha[:, None]
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+    return b_acc, b_new, b_l
+
+
+@triton.jit
 def softmax_end(b_acc, b_m, b_l):
     """Output [M, D] and natural-log LSE [M]; 0 and -inf for a row without keys."""
     b_some = tl.where(b_l > 0, b_l, 1.0)
     b_lse = tl.where(b_l > 0, (b_m + tl.log2(b_some)) * 0.6931471805599453, float("-inf"))
     return b_acc / b_some[:, None], b_lse
+
+
+def key_source(x: Tensor, block_n: int, *, tma: bool) -> Any:
+    """What `load_keys` reads `[S, H, D]` through: a TMA descriptor of `[block_n, D]` tiles, or x."""
+    if not tma:
+        return x
+    num_keys, num_heads, dim = x.shape
+    return TensorDescriptor(x, [num_keys, num_heads * dim], [x.stride(0), 1], [block_n, dim])
+
+
+def fits_tma(x: Tensor) -> bool:
+    """Whether `[S, H, D]` can be read by TMA: heads side by side, rows of whole 16 bytes."""
+    dim = x.shape[2]
+    aligned = x.stride(0) * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
+    return dim == triton.next_power_of_2(dim) and x.stride()[1:] == (dim, 1) and aligned

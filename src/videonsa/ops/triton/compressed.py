@@ -5,7 +5,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, load_rows, scores, softmax_end, softmax_step, store_rows
+from videonsa.ops.triton.common import (
+    LOG2_E,
+    fits_tma,
+    key_source,
+    load_keys,
+    load_rows,
+    scores,
+    softmax_end,
+    softmax_step,
+    store_rows,
+)
 from videonsa.ops.triton.tuning import Config
 
 
@@ -30,6 +40,7 @@ def _compressed_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TMA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     # Late rows see the most blocks: they start first.
@@ -52,29 +63,27 @@ def _compressed_kernel(
     all_end = all_begin + num_all * BLOCK_N
 
     base = first_row.to(tl.int64)
-    p_q = q + base * stride_qr + i_hq * stride_qh + o_m[:, None] * stride_qr + o_d[None, :]
-    b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
-    p_k = k_cmp + i_h * D + o_d[None, :]
-    p_v = v_cmp + i_h * D + o_d[None, :]
+    p_q = q + base * stride_qr + i_hq * stride_qh
+    b_q = load_rows(p_q + (o_m[:, None] * stride_qr + o_d[None, :]), m_row, o_d, D, BLOCK_D)
     b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_l = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for i_n in range(num_all):
-        o_c = all_begin + i_n * BLOCK_N + o_n
-        m_c = o_c < num_blocks
-        o_kv = o_c.to(tl.int64)[:, None] * H * D
-        b_k = load_rows(p_k + o_kv, m_c, o_d, D, BLOCK_D)
-        b_v = load_rows(p_v + o_kv, m_c, o_d, D, BLOCK_D)
+        start = all_begin + i_n * BLOCK_N
+        m_n = o_n < num_blocks - start
+        b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_s = scores(b_q, b_k, PRECISION)
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
     for i_n in range(num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)):
-        start = tl.where(i_n < num_front, begin + i_n * BLOCK_N, all_end + (i_n - num_front) * BLOCK_N)
-        o_c = start + o_n
-        m_c = o_c < num_blocks
-        o_kv = o_c.to(tl.int64)[:, None] * H * D
-        b_k = load_rows(p_k + o_kv, m_c, o_d, D, BLOCK_D)
-        b_v = load_rows(p_v + o_kv, m_c, o_d, D, BLOCK_D)
+        start = tl.where(
+            i_n < num_front, begin + i_n * BLOCK_N, all_end + (i_n - num_front) * BLOCK_N
+        )
+        m_n = o_n < num_blocks - start
+        b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_s = scores(b_q, b_k, PRECISION)
+        o_c = start + o_n
         m_s = (o_c[None, :] >= b_begin[:, None]) & (o_c[None, :] < b_end[:, None])
         b_s = tl.where(m_s, b_s, float("-inf"))
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
@@ -102,10 +111,11 @@ def compressed(
     num_blocks, num_kv_heads, _ = k_cmp.shape
     o_cmp = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_cmp = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
+    tma = config.tma and fits_tma(k_cmp)
     _compressed_kernel[(len(tiles) * num_heads,)](
         q,
-        k_cmp,
-        v_cmp,
+        key_source(k_cmp, config.block_n, tma=tma),
+        key_source(v_cmp, config.block_n, tma=tma),
         o_cmp,
         lse_cmp,
         tiles,
@@ -121,8 +131,10 @@ def compressed(
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
+        TMA=tma,
         PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=config.maxnreg,
     )
     return o_cmp, lse_cmp

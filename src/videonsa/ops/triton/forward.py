@@ -7,11 +7,11 @@ import triton
 from torch import Tensor
 
 from videonsa.ops.triton.compressed import compressed
-from videonsa.ops.triton.importance import importance, top_blocks
+from videonsa.ops.triton.importance import importance, score_buffers, top_blocks
 from videonsa.ops.triton.index import StreamIndex, row_tiles
 from videonsa.ops.triton.pool import pool
-from videonsa.ops.triton.scattered import ITEM_TILES, selected_scattered, workspace
-from videonsa.ops.triton.selected import selected_union, union
+from videonsa.ops.triton.scattered import ITEM_TILES, add_scattered, workspace
+from videonsa.ops.triton.selected import plan_tiles, selected_shared
 from videonsa.ops.triton.tuning import Tuning, selected_tile
 from videonsa.ops.triton.window import window_and_sum
 
@@ -120,8 +120,13 @@ def _select_per_row(
     tiles = _tiles(index, config.block_m)
     tile_bytes = config.block_m * num_kv_heads * index.max_blocks * 4
     chunk = max(1, min(len(tiles), tuning.score_bytes // tile_bytes))
-    shape = (chunk * config.block_m, num_kv_heads, index.max_blocks)
-    scores = torch.empty(shape, dtype=torch.float32, device=q.device)
+    scores = score_buffers(
+        chunk * config.block_m,
+        num_kv_heads,
+        max_blocks=index.max_blocks,
+        num_selected=options.num_selected,
+        device=q.device,
+    )
     for first in range(0, len(tiles), chunk):
         part = tiles[first : first + chunk]
         importance(
@@ -169,8 +174,13 @@ def _select_per_block(
     begin = index.row_begin[first_row.clamp(max=len(q) - 1)]
     config = tuning.importance._replace(block_m=max(16, triton.next_power_of_2(index.max_size)))
     chunk = max(1, min(num_blocks, tuning.score_bytes // (num_kv_heads * index.max_blocks * 4)))
-    shape = (chunk, num_kv_heads, index.max_blocks)
-    scores = torch.empty(shape, dtype=torch.float32, device=q.device)
+    scores = score_buffers(
+        chunk,
+        num_kv_heads,
+        max_blocks=index.max_blocks,
+        num_selected=options.num_selected,
+        device=q.device,
+    )
     for first in range(0, num_blocks, chunk):
         part = slice(first, first + chunk)
         importance(
@@ -208,22 +218,19 @@ def _selected(
     tuning: Tuning,
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
-    num_rows, num_heads, dim = q.shape
+    num_heads, dim = q.shape[1:]
     num_kv_heads, num_selected = selected.shape[1:]
-    o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
-    lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
-    tile = selected_tile(num_heads // num_kv_heads)
+    tile = selected_tile(num_heads // num_kv_heads, tuning.selected.block_m)
     tiles = _tiles(index, tile)
-    unions = union(selected, tiles, index.row_block, tile=tile, union_max=tuning.union_max)
-    selected_union(
+    plan = plan_tiles(selected, tiles, index, tile=tile, min_shared=tuning.min_shared)
+    o_slc, lse_slc = selected_shared(
         q,
         k,
         v,
-        o_slc,
-        lse_slc,
         tiles,
-        unions,
+        plan,
         index,
+        tile=tile,
         full_blocks=index.uniform and index.max_size == tuning.selected.block_n,
         config=tuning.selected,
     )
@@ -238,20 +245,18 @@ def _selected(
         item=tuning.partial.block_m // (num_heads // num_kv_heads) * ITEM_TILES,
     )
     for first in range(0, len(tiles), chunk):
-        part = slice(first, first + chunk)
-        selected_scattered(
+        add_scattered(
             q,
             k,
             v,
-            selected,
             o_slc,
             lse_slc,
-            tiles[part],
-            unions[2][part],
+            tiles[first : first + chunk],
+            plan,
             index,
             space,
             tile=tile,
-            union_max=tuning.union_max,
+            full_blocks=index.uniform and index.max_size == tuning.partial.block_n,
             num_programs=tuning.programs_per_sm * _num_multiprocessors(q.device),
             config=tuning.partial,
         )

@@ -4,6 +4,10 @@ Rows go through in chunks whose scores fit a buffer of fixed size; a chunk's sco
 the top-n before the next chunk overwrites them.
 """
 
+import math
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -11,8 +15,8 @@ from torch import Tensor
 from videonsa.ops.triton.common import LOG2_E, load_rows, scores
 from videonsa.ops.triton.tuning import Config
 
-INFINITE = 0x7F800000
-"""The bits of +inf: the rank of a block that is always selected."""
+MAX_RANKED = 512
+"""Blocks that are ranked at once; more are ranked by groups first."""
 
 
 @triton.jit
@@ -21,11 +25,13 @@ def _importance_kernel(
     k_cmp,  # [C, H, D]
     lse_cmp,  # [R, HQ]
     importance,  # [rows of the chunk, H, max_blocks] float32
+    highest,  # [rows of the chunk, H, max_groups] float32
     tiles,  # [tiles, 2], those of the chunk
     row_begin,  # [R]
     row_end,  # [R]
     num_blocks,
     max_blocks,
+    max_groups,
     stride_qr,
     stride_qh,
     scale_log2,
@@ -36,6 +42,7 @@ def _importance_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    GROUP: tl.constexpr,
     SUM_ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -53,56 +60,46 @@ def _importance_kernel(
     p_k = k_cmp + (o_c.to(tl.int64)[:, None] * H + i_h) * D + o_d[None, :]
     b_k = load_rows(p_k, o_c < num_blocks, o_d, D, BLOCK_D)
     base = first_row.to(tl.int64)
-    p_q = q + base * stride_qr + o_m[:, None] * stride_qr + o_d[None, :]
-    p_lse = lse_cmp + (base + o_m) * HQ
+    p_q = q + base * stride_qr + i_h * G * stride_qh
+    o_q = o_m[:, None] * stride_qr + o_d[None, :]
+    p_lse = lse_cmp + base * HQ + i_h * G
     b_p = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for i_g in range(G):
-        i_hq = i_h * G + i_g
-        b_q = load_rows(p_q + i_hq * stride_qh, m_row, o_d, D, BLOCK_D)
+        b_q = load_rows(p_q + i_g * stride_qh + o_q, m_row, o_d, D, BLOCK_D)
         # [BLOCK_M]; +inf where the row sees no block, so that its probabilities are 0
-        b_lse = tl.load(p_lse + i_hq, mask=m_row, other=float("inf"))
+        b_lse = tl.load(p_lse + i_g + o_m * HQ, mask=m_row, other=float("inf"))
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse) * 1.4426950408889634
         b_p += tl.exp2(scores(b_q, b_k, PRECISION) * scale_log2 - b_lse[:, None])
     o_local = i_n * BLOCK_N + o_n
     if SUM_ROWS:
-        p_out = importance + (i_tile.to(tl.int64) * H + i_h) * max_blocks + o_local
-        tl.store(p_out, tl.sum(b_p, 0), mask=o_local < max_blocks)
+        b_p = tl.sum(b_p, 0)[None, :]
+        b_end = tl.full([1], end, tl.int32)
+        o_row, m_out = tl.full([1], i_tile, tl.int64), tl.full([1], 1, tl.int1)
     else:
-        o_row = i_tile.to(tl.int64) * BLOCK_M + o_m
-        p_out = importance + (o_row[:, None] * H + i_h) * max_blocks + o_local[None, :]
-        tl.store(p_out, b_p, mask=m_row[:, None] & (o_local[None, :] < max_blocks))
+        b_end = tl.load(row_end + first_row + o_m, mask=m_row, other=0)
+        o_row, m_out = i_tile.to(tl.int64) * BLOCK_M + o_m, m_row
+    o_out = o_row * H + i_h
+    p_out = importance + o_out[:, None] * max_blocks + o_local[None, :]
+    tl.store(p_out, b_p, mask=m_out[:, None] & (o_local < max_blocks)[None, :])
+    if GROUP > 1:
+        b_seen = tl.where(o_c[None, :] < b_end[:, None], b_p, -1.0)
+        b_highest = tl.max(tl.reshape(b_seen, [b_p.shape[0], BLOCK_N // GROUP, GROUP]), 2)
+        o_group = i_n * (BLOCK_N // GROUP) + tl.arange(0, BLOCK_N // GROUP)
+        p_out = highest + o_out[:, None] * max_groups + o_group[None, :]
+        tl.store(p_out, b_highest, mask=m_out[:, None] & (o_group < max_groups)[None, :])
 
 
 @triton.jit
-def _take_best(
-    p_in,  # [ROWS, 1] scores of each row
-    p_out,  # [ROWS, 1] selection of each row
-    m_row,
-    b_begin,
-    b_num,
-    b_current,
-    NUM_SELECTED: tl.constexpr,
-    NUM_INIT: tl.constexpr,
-    NUM_LOCAL: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):
-    """The selection of a few rows among their first `b_num` <= BLOCK_C blocks."""
-    o_c, o_s = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_S)
-    m_seen = m_row[:, None] & (o_c[None, :] < b_num[:, None])
-    # Probabilities are not negative, so their bits rank as they do; -1 is no candidate.
-    b_rank = tl.load(p_in + o_c[None, :], mask=m_seen, other=0.0).to(tl.int32, bitcast=True)
-    b_behind = (b_current - b_begin)[:, None] - o_c[None, :]
-    m_taken = (o_c[None, :] < NUM_INIT) | (b_behind <= NUM_LOCAL)
-    m_taken = m_row[:, None] & (b_behind >= 0) & (m_taken | (b_behind == 0))
-    b_rank = tl.where(m_seen & (m_taken == 0), b_rank, -1)
-    # [ROWS] blocks still to take
-    b_num_taken = tl.sum(m_taken.to(tl.int32), 1)
-    b_want = tl.minimum(NUM_SELECTED - b_num_taken, tl.sum((b_rank >= 0).to(tl.int32), 1))
+def _best(b_rank, m_taken, NUM_SELECTED: tl.constexpr, ROWS: tl.constexpr):
+    """The taken and the highest ranks, NUM_SELECTED in each row; ties to the lower column.
 
+    b_rank [ROWS, N] int32, negative for no candidate (as for those already taken) -> bool [ROWS, N].
+    """
+    b_want = NUM_SELECTED - tl.sum(m_taken.to(tl.int32), 1)
+    b_want = tl.minimum(b_want, tl.sum((b_rank >= 0).to(tl.int32), 1))
     # The highest rank that at least `b_want` candidates reach, by bisection over the bits.
-    b_low = tl.zeros([ROWS], tl.int32)
+    b_low = tl.min(tl.where(b_rank >= 0, b_rank, 2147483647), 1)
+    b_low = tl.where(b_want > 0, b_low, 0)
     b_high = tl.where(b_want > 0, tl.max(b_rank, 1) + 1, 1)
     while tl.max(b_high - b_low, 0) > 1:
         b_mid = b_low + (b_high - b_low) // 2
@@ -114,17 +111,69 @@ def _take_best(
     m_equal = b_rank == b_low[:, None]
     b_rest = b_want - tl.sum(m_above.to(tl.int32), 1)
     m_equal = m_equal & (tl.cumsum(m_equal.to(tl.int32), 1) <= b_rest[:, None])
-    m_best = m_taken | ((m_above | m_equal) & (b_want > 0)[:, None])
-    b_slot = tl.cumsum(m_best.to(tl.int32), 1) - 1
-    tl.store(p_out + b_slot, b_begin[:, None] + o_c[None, :], mask=m_best)
-    b_total = b_num_taken + tl.maximum(b_want, 0)
-    m_none = m_row[:, None] & (o_s[None, :] >= b_total[:, None]) & (o_s[None, :] < NUM_SELECTED)
-    tl.store(p_out + o_s[None, :], tl.full([ROWS, BLOCK_S], -1, tl.int32), mask=m_none)
+    return m_taken | ((m_above | m_equal) & (b_want > 0)[:, None])
+
+
+@triton.jit
+def _store_compact(p_row, m_best, b_value, m_row, N: tl.constexpr, ROWS: tl.constexpr, P2: tl.constexpr):
+    """The marked values of each row in the order of the columns, then -1 up to N."""
+    b_slot = tl.cumsum(m_best.to(tl.int32), 1)
+    tl.store(p_row + b_slot - 1, b_value, mask=m_best)
+    o_s = tl.arange(0, P2)
+    b_total = tl.sum(m_best.to(tl.int32), 1)
+    m_none = m_row[:, None] & (o_s[None, :] >= b_total[:, None]) & (o_s[None, :] < N)
+    tl.store(p_row + o_s[None, :], tl.full([ROWS, P2], -1, tl.int32), mask=m_none)
+
+
+@triton.jit
+def _top_groups_kernel(
+    highest,  # [rows of the chunk, H, max_groups] float32
+    groups,  # [rows of the chunk, H, n] int32
+    tiles,  # [tiles, 2], those of the chunk: first row and rows
+    begin_of,  # [rows] first block
+    end_of,  # [rows] one past the last candidate
+    current_of,  # [rows] current block
+    max_groups,
+    H,
+    GROUP: tl.constexpr,
+    NUM_SELECTED: tl.constexpr,
+    NUM_INIT: tl.constexpr,
+    NUM_LOCAL: tl.constexpr,
+    TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """The n groups of neighbouring blocks that hold the n best blocks and all that are forced."""
+    i_r, i_h = tl.program_id(0) * ROWS, tl.program_id(1)
+    i_tile, in_tile = i_r // TILE, i_r % TILE
+    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    if in_tile >= num_rows:
+        return
+    o_r, o_c = tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
+    m_row = in_tile + o_r < num_rows
+    o_row = first_row + in_tile + o_r
+    b_begin = tl.load(begin_of + o_row, mask=m_row, other=0)
+    b_num = tl.load(end_of + o_row, mask=m_row, other=0) - b_begin
+    b_current = tl.load(current_of + o_row, mask=m_row, other=0) - b_begin
+    o_out = (i_r + o_r).to(tl.int64)[:, None] * H + i_h
+    m_seen = m_row[:, None] & (o_c[None, :] * GROUP < b_num[:, None])
+    b_rank = tl.load(highest + o_out * max_groups + o_c[None, :], mask=m_seen, other=-1.0)
+    b_rank = b_rank.to(tl.int32, bitcast=True)
+    m_taken = o_c[None, :] * GROUP < tl.minimum(b_current, NUM_INIT)[:, None]
+    b_local = tl.maximum(b_current - NUM_LOCAL, 0)
+    m_local = (o_c[None, :] >= (b_local // GROUP)[:, None]) & (o_c[None, :] * GROUP <= b_current[:, None])
+    m_taken = m_row[:, None] & (m_taken | m_local)
+    b_rank = tl.where(m_taken, -1, b_rank)
+    m_best = _best(b_rank, m_taken, NUM_SELECTED, ROWS)
+    b_group = o_c[None, :] + tl.zeros([ROWS, 1], tl.int32)
+    _store_compact(groups + o_out * NUM_SELECTED, m_best, b_group, m_row, NUM_SELECTED, ROWS, BLOCK_S)
 
 
 @triton.jit
 def _top_blocks_kernel(
     importance,  # [rows of the chunk, H, max_blocks] float32
+    groups,  # [rows of the chunk, H, n] int32, if GROUP > 1
     selected,  # [rows, H, n] int32
     tiles,  # [tiles, 2], those of the chunk: first row and rows
     begin_of,  # [rows] first block
@@ -132,6 +181,7 @@ def _top_blocks_kernel(
     current_of,  # [rows] current block
     max_blocks,
     H,
+    GROUP: tl.constexpr,
     NUM_SELECTED: tl.constexpr,
     NUM_INIT: tl.constexpr,
     NUM_LOCAL: tl.constexpr,
@@ -145,31 +195,62 @@ def _top_blocks_kernel(
     first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
     if in_tile >= num_rows:
         return
-    o_r = tl.arange(0, ROWS)
+    o_r, o_c = tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
     m_row = in_tile + o_r < num_rows
     o_row = first_row + in_tile + o_r
     b_begin = tl.load(begin_of + o_row, mask=m_row, other=0)
     b_num = tl.load(end_of + o_row, mask=m_row, other=0) - b_begin
-    b_current = tl.load(current_of + o_row, mask=m_row, other=0)
-    p_in = importance + ((i_r + o_r).to(tl.int64)[:, None] * H + i_h) * max_blocks
-    p_out = selected + (o_row.to(tl.int64)[:, None] * H + i_h) * NUM_SELECTED
-    # The current block may lie just beyond the candidates.
-    reach = tl.max(b_current - b_begin, 0) + 1
-    if reach <= BLOCK_C // 4:
-        _take_best(
-            p_in, p_out, m_row, b_begin, b_num, b_current,
-            NUM_SELECTED, NUM_INIT, NUM_LOCAL, ROWS, BLOCK_C // 4, BLOCK_S,
-        )  # fmt: skip
-    elif reach <= BLOCK_C // 2:
-        _take_best(
-            p_in, p_out, m_row, b_begin, b_num, b_current,
-            NUM_SELECTED, NUM_INIT, NUM_LOCAL, ROWS, BLOCK_C // 2, BLOCK_S,
-        )  # fmt: skip
+    b_current = tl.load(current_of + o_row, mask=m_row, other=0) - b_begin
+    o_in = (i_r + o_r).to(tl.int64)[:, None] * H + i_h
+    if GROUP > 1:
+        o_slot = o_c // GROUP
+        p_group = groups + o_in * NUM_SELECTED + o_slot[None, :]
+        b_c = tl.load(p_group, mask=m_row[:, None] & (o_slot < NUM_SELECTED)[None, :], other=-1)
+        b_c = tl.where(b_c >= 0, b_c * GROUP + (o_c % GROUP)[None, :], 2147483647)
     else:
-        _take_best(
-            p_in, p_out, m_row, b_begin, b_num, b_current,
-            NUM_SELECTED, NUM_INIT, NUM_LOCAL, ROWS, BLOCK_C, BLOCK_S,
-        )  # fmt: skip
+        b_c = o_c[None, :] + tl.zeros([ROWS, 1], tl.int32)
+    m_seen = m_row[:, None] & (b_c < b_num[:, None])
+    # Probabilities are not negative, so their bits rank as they do; -1 is no candidate.
+    b_rank = tl.load(importance + o_in * max_blocks + b_c, mask=m_seen, other=-1.0)
+    b_rank = b_rank.to(tl.int32, bitcast=True)
+    m_taken = (b_c < NUM_INIT) | (b_c >= b_current[:, None] - NUM_LOCAL)
+    m_taken = m_row[:, None] & (m_taken | (b_c == b_current[:, None])) & (b_c <= b_current[:, None])
+    b_rank = tl.where(m_taken, -1, b_rank)
+    m_best = _best(b_rank, m_taken, NUM_SELECTED, ROWS)
+    p_out = selected + (o_row.to(tl.int64)[:, None] * H + i_h) * NUM_SELECTED
+    _store_compact(p_out, m_best, b_begin[:, None] + b_c, m_row, NUM_SELECTED, ROWS, BLOCK_S)
+
+
+class Scores(NamedTuple):
+    """Buffers of one chunk of rows, used again by every chunk."""
+
+    importance: Tensor  # [rows, H, max_blocks] float32
+    highest: Tensor  # [rows, H, max_groups] float32: of each group of neighbouring blocks
+    groups: Tensor  # [rows, H, n] int32: those that hold the best blocks
+    group: int
+    """Blocks of a group; 1: the blocks are few enough to be ranked at once."""
+
+
+def score_buffers(
+    num_rows: int, num_kv_heads: int, *, max_blocks: int, num_selected: int, device: torch.device
+) -> Scores:
+    """Buffers for chunks of `num_rows` rows."""
+    group = 1
+    if max_blocks > MAX_RANKED:
+        # Two rankings, of max_blocks / group and of n * group values: equal at the root.
+        group = triton.next_power_of_2(math.isqrt(max_blocks // num_selected))
+        group = min(max(group, 2), 32)
+    max_groups = -(-max_blocks // group)
+
+    def buffer(width: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty((num_rows, num_kv_heads, width), dtype=dtype, device=device)
+
+    return Scores(
+        importance=buffer(max_blocks, torch.float32),
+        highest=buffer(max_groups if group > 1 else 0, torch.float32),
+        groups=buffer(num_selected if group > 1 else 0, torch.int32),
+        group=group,
+    )
 
 
 def importance(
@@ -179,30 +260,31 @@ def importance(
     row_begin: Tensor,
     row_end: Tensor,
     tiles: Tensor,
-    out: Tensor,
+    out: Scores,
     *,
     sum_rows: bool,
     config: Config,
 ) -> None:
     """Writes the compressed probabilities summed over the heads of a group, or rows too.
 
-    out: float32 `[len(tiles) * block_m, H, max_blocks]`, or `[len(tiles), H, max_blocks]` with
-    `sum_rows`; column c is the c-th block of the tile's sample. Columns that no row of the tile
-    sees are not written.
+    `out` holds `len(tiles) * block_m` rows, or `len(tiles)` with `sum_rows`; column c is the c-th
+    block of the tile's sample. Columns that no row of the tile sees are not written.
     """
     _, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
-    max_blocks = out.shape[-1]
+    max_blocks = out.importance.shape[-1]
     _importance_kernel[(triton.cdiv(max_blocks, config.block_n), len(tiles), num_kv_heads)](
         q,
         k_cmp,
         lse_cmp,
-        out,
+        out.importance,
+        out.highest,
         tiles,
         row_begin,
         row_end,
         num_blocks,
         max_blocks,
+        out.highest.shape[-1],
         *q.stride()[:2],
         dim**-0.5 * LOG2_E,
         num_heads,
@@ -212,15 +294,17 @@ def importance(
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
+        GROUP=out.group,
         SUM_ROWS=sum_rows,
         PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=config.maxnreg,
     )
 
 
 def top_blocks(
-    scores: Tensor,
+    scores: Scores,
     selected: Tensor,
     tiles: Tensor,
     begin: Tensor,
@@ -234,7 +318,7 @@ def top_blocks(
     """Writes the selection of the rows of some tiles: flat block numbers, ascending, then -1.
 
     Args:
-        scores: `[len(tiles) * tile, H, max_blocks]` float32, as `importance` writes them.
+        scores: `len(tiles) * tile` rows, as `importance` writes them.
         selected: `[R, H, n]` int32, written.
         tiles: `[tiles, 2]`.
         begin: `[R]` first block of the row's sample.
@@ -245,25 +329,41 @@ def top_blocks(
         num_local: blocks just before the current that are always taken.
     """
     num_kv_heads, num_selected = selected.shape[1:]
-    block_c = max(triton.next_power_of_2(scores.shape[-1]), 32)
-    # About 64 candidates a thread, a row within one warp where that is enough.
-    num_warps = 4 if block_c <= 4096 else min(block_c // 2048, 32)
-    rows = min(tile, max(1, 8192 // block_c))
-    _top_blocks_kernel[(len(tiles) * tile // rows, num_kv_heads)](
-        scores,
+    max_blocks, max_groups = scores.importance.shape[-1], scores.highest.shape[-1]
+    slots = triton.next_power_of_2(num_selected)
+    shared = {
+        "GROUP": scores.group,
+        "NUM_SELECTED": num_selected,
+        "NUM_INIT": num_init,
+        "NUM_LOCAL": num_local,
+        "TILE": tile,
+        "BLOCK_S": slots,
+    }
+    rows_of = (begin, end, current)
+
+    def shape(width: int) -> tuple[tuple[int, int], dict[str, int]]:
+        block_c = max(32, triton.next_power_of_2(width))
+        num_warps = min(32, max(4, block_c // 1024))
+        rows = max(1, min(tile, num_warps * 1024 // block_c))
+        grid = (len(tiles) * tile // rows, num_kv_heads)
+        return grid, {"ROWS": rows, "BLOCK_C": block_c, "num_warps": num_warps}
+
+    if scores.group > 1:
+        grid, sizes = shape(max_groups)
+        _top_groups_kernel[grid](
+            scores.highest, scores.groups, tiles, *rows_of, max_groups, num_kv_heads, **shared, **sizes
+        )
+        grid, sizes = shape(slots * scores.group)
+    else:
+        grid, sizes = shape(max_blocks)
+    _top_blocks_kernel[grid](
+        scores.importance,
+        scores.groups,
         selected,
         tiles,
-        begin,
-        end,
-        current,
-        scores.shape[-1],
+        *rows_of,
+        max_blocks,
         num_kv_heads,
-        NUM_SELECTED=num_selected,
-        NUM_INIT=num_init,
-        NUM_LOCAL=num_local,
-        TILE=tile,
-        ROWS=rows,
-        BLOCK_C=block_c,
-        BLOCK_S=triton.next_power_of_2(num_selected),
-        num_warps=num_warps,
+        **shared,
+        **sizes,
     )

@@ -10,6 +10,14 @@ from videonsa.ops.triton.index import StreamIndex
 
 
 @triton.jit
+def _halves_sum(b_x, N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[N, D] -> [1, D]: first half plus second half, and again: the tree of the reference."""
+    if N == 1:
+        return b_x
+    return _halves_sum(tl.sum(tl.reshape(b_x, [2, N // 2, BLOCK_D]), 0), N // 2, BLOCK_D)
+
+
+@triton.jit
 def _pool_kernel(
     k,  # [S, H, D]
     v,  # [S, H, D]
@@ -35,13 +43,13 @@ def _pool_kernel(
     o_key = (start + o_n).to(tl.int64)[:, None]
     b_k = load_rows(k + o_key * stride_ks + i_h * stride_kh + o_d[None, :], m_n, o_d, D, BLOCK_D)
     b_v = load_rows(v + o_key * stride_vs + i_h * stride_vh + o_d[None, :], m_n, o_d, D, BLOCK_D)
-    count = tl.maximum(size, 1).to(tl.float32)
+    count = tl.maximum(size, 1).to(tl.float32)[None, None]
     o_out = (i_c.to(tl.int64) * H + i_h) * D + o_d[None, :]
     m_one = tl.full([1], 1, tl.int1)
-    b_k = tl.sum(b_k.to(tl.float32), 0) / count
-    b_v = tl.sum(b_v.to(tl.float32), 0) / count
-    store_rows(k_cmp + o_out, b_k[None, :], m_one, o_d, D, BLOCK_D)
-    store_rows(v_cmp + o_out, b_v[None, :], m_one, o_d, D, BLOCK_D)
+    b_k = _halves_sum(b_k.to(tl.float32), BLOCK_N, BLOCK_D)
+    b_v = _halves_sum(b_v.to(tl.float32), BLOCK_N, BLOCK_D)
+    store_rows(k_cmp + o_out, tl.math.div_rn(b_k, count), m_one, o_d, D, BLOCK_D)
+    store_rows(v_cmp + o_out, tl.math.div_rn(b_v, count), m_one, o_d, D, BLOCK_D)
 
 
 def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Tensor, Tensor]:

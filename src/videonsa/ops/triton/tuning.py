@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import triton
 
-PAIR_ROWS = 128
-"""Lines (rows times heads of a group) of a tile of the selected branch."""
 MAX_TILE_ROWS = 32
 """Rows of a tile of the selected branch: each has a bit in an int32."""
 
@@ -18,6 +16,9 @@ class Config(NamedTuple):
     num_warps: int
     num_stages: int
     precision: str = "ieee"
+    maxnreg: int | None = None
+    tma: bool = False
+    halves: bool = True
 
 
 class Tuning(NamedTuple):
@@ -28,8 +29,8 @@ class Tuning(NamedTuple):
     selected: Config
     partial: Config
     window: Config
-    union_max: int
-    """A tile whose rows chose more different blocks goes to the scattered kernels."""
+    min_shared: int
+    """Rows of a tile that must have chosen a block for the tile to walk it together."""
     score_bytes: int
     """Buffer for the importance of one chunk of rows."""
     partial_bytes: int
@@ -38,22 +39,21 @@ class Tuning(NamedTuple):
     """Programs of the partial kernel on each multiprocessor."""
 
 
-def selected_tile(group: int) -> int:
-    """Rows of a tile of the selected branch: a power of two whose heads fill `PAIR_ROWS` lines."""
-    return min(MAX_TILE_ROWS, 1 << ((PAIR_ROWS // group).bit_length() - 1))
+def selected_tile(group: int, lines: int) -> int:
+    """Rows of a tile of the selected branch: a power of two whose heads fill at most `lines`."""
+    return min(MAX_TILE_ROWS, 1 << ((lines // group).bit_length() - 1))
 
 
 def tuning_for(group: int, max_size: int) -> Tuning:
     """The measured choice for a group of query heads and blocks of at most `max_size` tokens."""
     block = max(16, triton.next_power_of_2(max_size))
-    lines = triton.next_power_of_2(selected_tile(group) * group)
     return Tuning(
         compressed=Config(128, 64, 8, 3),
         importance=Config(128, 128, 8, 2),
-        selected=Config(lines, block, 8, 3),
-        partial=Config(PAIR_ROWS, block, 8, 2),
+        selected=Config(128, block, 8, 3),
+        partial=Config(128, block, 8, 2),
         window=Config(128, 64, 8, 3),
-        union_max=64,
+        min_shared=6,
         score_bytes=2**28,
         partial_bytes=2**30,
         programs_per_sm=2,

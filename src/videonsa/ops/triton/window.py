@@ -5,7 +5,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, load_rows, scores, softmax_end, softmax_step, store_rows
+from videonsa.ops.triton.common import (
+    LOG2_E,
+    fits_tma,
+    key_source,
+    load_keys,
+    load_rows,
+    scores,
+    softmax_end,
+    softmax_step,
+    store_rows,
+)
 from videonsa.ops.triton.index import StreamIndex
 from videonsa.ops.triton.tuning import Config
 
@@ -47,6 +57,7 @@ def _window_kernel(
     USE_SLC: tl.constexpr,
     USE_WIN: tl.constexpr,
     STORE_BRANCH: tl.constexpr,
+    TMA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     i_tile, i_hq = tl.program_id(0) // HQ, tl.program_id(0) % HQ
@@ -61,25 +72,34 @@ def _window_kernel(
     b_sum = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if USE_WIN or STORE_BRANCH:
         key = tl.load(row_key + first_row)  # the keys of a tile's rows are consecutive
-        b_key = key + o_m
         sample = tl.load(block_start + tl.load(row_begin + first_row))
-        begin = tl.maximum(key - window + 1, sample)
-        end = key + num_rows
-        p_q = q + base * stride_qr + i_hq * stride_qh + o_m[:, None] * stride_qr + o_d[None, :]
-        b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
-        p_k = k + i_h * stride_kh + o_d[None, :]
-        p_v = v + i_h * stride_vh + o_d[None, :]
+        begin, end = tl.maximum(key - window + 1, sample), key + num_rows
+        # Every row sees the keys [all_begin, all_end); only the tiles of keys around need a mask.
+        all_begin = tl.maximum(tl.minimum(key + num_rows - window, key + 1), begin)
+        num_front = tl.cdiv(all_begin - begin, BLOCK_N)
+        num_all = (key + 1 - all_begin) // BLOCK_N
+        all_end = all_begin + num_all * BLOCK_N
+        p_q = q + base * stride_qr + i_hq * stride_qh
+        b_q = load_rows(p_q + (o_m[:, None] * stride_qr + o_d[None, :]), m_row, o_d, D, BLOCK_D)
         b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         b_l = tl.zeros([BLOCK_M], tl.float32)
-        for start in range(begin, end, BLOCK_N):
-            o_key = start + o_n
-            m_n = o_key < num_keys
-            o_kv = o_key.to(tl.int64)[:, None]
-            b_k = load_rows(p_k + o_kv * stride_ks, m_n, o_d, D, BLOCK_D)
-            b_v = load_rows(p_v + o_kv * stride_vs, m_n, o_d, D, BLOCK_D)
-            b_behind = b_key[:, None] - o_key[None, :]
+        for i_n in range(num_all):
+            start = all_begin + i_n * BLOCK_N
+            m_n = o_n < num_keys - start
+            b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
             b_s = scores(b_q, b_k, PRECISION)
-            b_s = tl.where((b_behind >= 0) & (b_behind < window), b_s, float("-inf"))
+            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2, PRECISION)
+        for i_n in range(num_front + tl.cdiv(end - all_end, BLOCK_N)):
+            # The front tiles end at all_begin: the first may begin before the sample, masked.
+            start = all_begin + (i_n - num_front) * BLOCK_N
+            start = tl.where(i_n < num_front, start, start + num_all * BLOCK_N)
+            m_n = (o_n < num_keys - start) & (o_n >= begin - start)
+            b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_behind = (key - start) + o_m[:, None] - o_n[None, :]
+            m_s = (b_behind >= 0) & (b_behind < window) & (o_n >= begin - start)[None, :]
+            b_s = tl.where(m_s, scores(b_q, b_k, PRECISION), float("-inf"))
             b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2, PRECISION)
         b_sum, b_lse = softmax_end(b_sum, b_m, b_l)
         if STORE_BRANCH:
@@ -125,10 +145,11 @@ def window_and_sum(
     output = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     o_win = torch.empty_like(output) if return_branch else None
     lse = output.new_empty((num_rows, num_heads), dtype=torch.float32) if return_branch else None
+    tma = config.tma and fits_tma(k) and fits_tma(v)
     _window_kernel[(len(tiles) * num_heads,)](
         q,
-        k,
-        v,
+        key_source(k, config.block_n, tma=tma),
+        key_source(v, config.block_n, tma=tma),
         gates,
         o_cmp,
         o_slc,
@@ -156,8 +177,10 @@ def window_and_sum(
         USE_SLC=o_slc is not None,
         USE_WIN=use_window,
         STORE_BRANCH=return_branch,
+        TMA=tma,
         PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=config.maxnreg,
     )
     return output, o_win, lse
