@@ -84,7 +84,7 @@ def softmax_end(b_acc, b_m, b_l):
     """Output [M, D] and natural-log LSE [M]; 0 and -inf for a row without keys."""
     b_some = tl.where(b_l > 0, b_l, 1.0)
     b_lse = tl.where(b_l > 0, (b_m + tl.log2(b_some)) * 0.6931471805599453, float("-inf"))
-    return b_acc / b_some[:, None], b_lse
+    return b_acc * (1.0 / b_some)[:, None], b_lse
 
 
 def key_source(x: Tensor, block_n: int, *, tma: bool) -> Any:

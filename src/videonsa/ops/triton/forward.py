@@ -10,7 +10,7 @@ from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.importance import importance, score_buffers, top_blocks
 from videonsa.ops.triton.index import StreamIndex, row_tiles
 from videonsa.ops.triton.pool import pool
-from videonsa.ops.triton.scattered import ITEM_TILES, add_scattered, workspace
+from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
 from videonsa.ops.triton.tuning import Tuning, selected_tile
 from videonsa.ops.triton.window import window_and_sum
@@ -218,9 +218,7 @@ def _selected(
     tuning: Tuning,
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
-    num_heads, dim = q.shape[1:]
-    num_kv_heads, num_selected = selected.shape[1:]
-    tile = selected_tile(num_heads // num_kv_heads, tuning.selected.block_m)
+    tile = selected_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
     tiles = _tiles(index, tile)
     plan = plan_tiles(selected, tiles, index, tile=tile, min_shared=tuning.min_shared)
     o_slc, lse_slc = selected_shared(
@@ -234,32 +232,21 @@ def _selected(
         full_blocks=index.uniform and index.max_size == tuning.selected.block_n,
         config=tuning.selected,
     )
-    row_bytes = num_heads * num_selected * (dim * q.element_size() + 4)
-    chunk = max(1, min(len(tiles), tuning.partial_bytes // (tile * row_bytes)))
-    space = workspace(
+    add_scattered(
         q,
-        num_rows=chunk * tile,
-        num_kv_heads=num_kv_heads,
-        num_blocks=len(index.block_start),
-        num_selected=num_selected,
-        item=tuning.partial.block_m // (num_heads // num_kv_heads) * ITEM_TILES,
+        k,
+        v,
+        o_slc,
+        lse_slc,
+        tiles,
+        plan,
+        index,
+        tile=tile,
+        full_blocks=index.uniform and index.max_size == tuning.partial.block_n,
+        partial_bytes=tuning.partial_bytes,
+        num_multiprocessors=_num_multiprocessors(q.device),
+        config=tuning.partial,
     )
-    for first in range(0, len(tiles), chunk):
-        add_scattered(
-            q,
-            k,
-            v,
-            o_slc,
-            lse_slc,
-            tiles[first : first + chunk],
-            plan,
-            index,
-            space,
-            tile=tile,
-            full_blocks=index.uniform and index.max_size == tuning.partial.block_n,
-            num_programs=tuning.programs_per_sm * _num_multiprocessors(q.device),
-            config=tuning.partial,
-        )
     return o_slc, lse_slc
 
 

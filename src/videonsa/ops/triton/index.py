@@ -115,6 +115,44 @@ def batch_index(
     )
 
 
+def uniform_index(
+    block_size: int,
+    *,
+    num_samples: int,
+    num_rows: int,
+    first_row: int,
+    num_keys: int,
+    device: torch.device,
+) -> StreamIndex:
+    """`batch_index` for blocks of one size, with few operations: short streams feel each of them."""
+    last = first_row + num_rows
+    num_blocks = -(-last // block_size)
+    ints = {"dtype": torch.int32, "device": device}
+    position = torch.arange(first_row, last, **ints)
+    start = torch.arange(0, num_blocks * block_size, block_size, **ints)
+    row_key, row_block, row_end = position, position // block_size, (position + 1) // block_size
+    row_begin = torch.zeros_like(position)
+    if num_samples > 1:
+        sample = torch.arange(num_samples, **ints)[:, None]
+        row_key = (row_key + sample * num_keys).flatten()
+        row_block, row_end, row_begin = (
+            (x + sample * num_blocks).flatten() for x in (row_block, row_end, row_begin)
+        )
+        start = (start + sample * num_keys).flatten()
+    return StreamIndex(
+        row_key=row_key,
+        row_block=row_block,
+        row_begin=row_begin,
+        row_end=row_end,
+        block_start=start,
+        block_size=torch.full_like(start, block_size),
+        sample_rows=torch.arange(0, num_samples * num_rows + 1, max(num_rows, 1), **ints),
+        max_blocks=num_blocks,
+        max_size=block_size,
+        uniform=True,
+    )
+
+
 def packed_index(
     cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, *, num_rows: int, num_keys: int, block_size: int
 ) -> StreamIndex:
@@ -143,6 +181,9 @@ def row_tiles(index: StreamIndex, size: int, *, num_samples: int, num_rows: int)
 
     A tile beyond the last has 0 rows; their number is a bound from shapes alone.
     """
+    if num_samples == 1:
+        first = torch.arange(0, num_rows, size, dtype=torch.int32, device=index.row_key.device)
+        return torch.stack([first, (num_rows - first).clamp(max=size)], dim=1)
     rows = index.sample_rows
     per_sample = (rows.diff() + size - 1) // size
     first_tile = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])

@@ -12,9 +12,11 @@ from videonsa.ops.triton.index import StreamIndex
 @triton.jit
 def _halves_sum(b_x, N: tl.constexpr, BLOCK_D: tl.constexpr):
     """[N, D] -> [1, D]: first half plus second half, and again: the tree of the reference."""
-    if N == 1:
-        return b_x
-    return _halves_sum(tl.sum(tl.reshape(b_x, [2, N // 2, BLOCK_D]), 0), N // 2, BLOCK_D)
+    if N > 1:
+        b_sum = _halves_sum(tl.sum(tl.reshape(b_x, [2, N // 2, BLOCK_D]), 0), N // 2, BLOCK_D)
+    else:
+        b_sum = b_x
+    return b_sum
 
 
 @triton.jit

@@ -3,8 +3,11 @@
 For every block, the rows left to it are listed and attend to it in full tiles; each pair leaves a
 normalised partial output and its LSE in a buffer, and a second kernel merges the partials of a row
 with what `selected` made of the shared blocks. K and V are read once a block instead of once a row.
-Rows go through in chunks whose partials fit the buffer. The order of a list is left to atomics: no
-result depends on it.
+
+Pairs are numbered in the order of the rows, and go through in chunks that fit the buffer: where few
+pairs are scattered a chunk spans many rows. Where a chunk begins is known on the device alone; the
+host launches as many as there could be. The order of a list is left to atomics: no result depends
+on it.
 """
 
 from typing import NamedTuple
@@ -21,24 +24,35 @@ from videonsa.ops.triton.tuning import Config
 
 ITEM_TILES = 8
 """Tiles of rows for which a program loads the keys of a block once."""
+CHUNKS_PER_PASS = 16
+"""Chunks whose lists are made at once."""
 
 
 @triton.jit
 def _list_kernel(
     scattered,  # [R, H, n] blocks
     num_scattered,  # [R, H]
-    tiles,  # [tiles, 2], those of the chunk
-    cursor,  # [H, C] counts, or (FILL) the next free place of each list
-    pairs,  # [rows of the chunk * H * n] (row in the chunk) * n + slot, one list a block
+    first_pair,  # [R, H]
+    tile_base,  # [tiles, H] pairs of all tiles before
+    tiles,  # [tiles, 2]
+    cursor,  # [chunks, H, C] counts, or (FILL) the next free place of each list
+    pairs,  # [pairs of a pass, 2] row, and place of its partial output
     num_blocks,
     H,
+    first_chunk,
+    capacity,
     NUM_SELECTED: tl.constexpr,
+    CHUNKS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_S: tl.constexpr,
     FILL: tl.constexpr,
 ):
     i_tile, i_h = tl.program_id(0), tl.program_id(1)
     first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    base = tl.load(tile_base + i_tile * H + i_h)
+    chunk = base // capacity - first_chunk
+    if (chunk < 0) | (chunk >= CHUNKS) | (num_rows == 0):
+        return
     o_t, o_s = tl.arange(0, TILE), tl.arange(0, BLOCK_S)
     o_row = (first_row + o_t).to(tl.int64) * H + i_h
     b_num = tl.load(num_scattered + o_row, mask=o_t < num_rows, other=0)
@@ -46,39 +60,46 @@ def _list_kernel(
         return
     m_pair = o_s[None, :] < b_num[:, None]
     b_c = tl.load(scattered + o_row[:, None] * NUM_SELECTED + o_s[None, :], mask=m_pair, other=0)
-    b_place = tl.atomic_add(cursor + i_h * num_blocks + b_c, 1, mask=m_pair, sem="relaxed")
+    p_cursor = cursor + (chunk * H + i_h) * num_blocks + b_c
+    b_place = tl.atomic_add(p_cursor, 1, mask=m_pair, sem="relaxed").to(tl.int64)
     if FILL:
-        in_chunk = first_row - tl.load(tiles) + o_t
-        tl.store(pairs + b_place, in_chunk[:, None] * NUM_SELECTED + o_s[None, :], mask=m_pair)
+        b_first = tl.load(first_pair + o_row, mask=o_t < num_rows, other=0)
+        b_partial = base % capacity + b_first[:, None] + o_s[None, :]
+        tl.store(pairs + 2 * b_place, (first_row + o_t)[:, None] + o_s[None, :] * 0, mask=m_pair)
+        tl.store(pairs + 2 * b_place + 1, b_partial, mask=m_pair)
 
 
 @triton.jit
 def _items_kernel(
-    counts,  # [H * C]
-    cursor,  # [H * C] where each list starts
+    counts,  # [chunks, H * C]
+    cursor,  # [chunks, H * C] where each list starts
     items,  # [bound, 3] list, first pair, pairs
-    num_items,  # [1]
+    chunk_items,  # [chunks, 4] first item of each chunk, and of the next
     num_lists,
     ITEM: tl.constexpr,
+    CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     o_l = tl.arange(0, BLOCK)
     pair_base, item_base = 0, 0
-    for start in range(0, num_lists, BLOCK):
-        m_l = start + o_l < num_lists
-        b_count = tl.load(counts + start + o_l, mask=m_l, other=0)
-        b_first = pair_base + tl.cumsum(b_count, 0) - b_count
-        tl.store(cursor + start + o_l, b_first, mask=m_l)
-        b_items = (b_count + ITEM - 1) // ITEM
-        b_item = item_base + tl.cumsum(b_items, 0) - b_items
-        for i in range(tl.max(b_items, 0)):
-            p_item = items + (b_item + i) * 3
-            tl.store(p_item, start + o_l, mask=i < b_items)
-            tl.store(p_item + 1, b_first + i * ITEM, mask=i < b_items)
-            tl.store(p_item + 2, tl.minimum(b_count - i * ITEM, ITEM), mask=i < b_items)
-        pair_base += tl.sum(b_count, 0)
-        item_base += tl.sum(b_items, 0)
-    tl.store(num_items, item_base)
+    for i_chunk in range(CHUNKS):
+        tl.store(chunk_items + 4 * i_chunk, item_base)
+        for start in range(0, num_lists, BLOCK):
+            m_l = start + o_l < num_lists
+            o_list = i_chunk * num_lists + start + o_l
+            b_count = tl.load(counts + o_list, mask=m_l, other=0)
+            b_first = pair_base + tl.cumsum(b_count, 0) - b_count
+            tl.store(cursor + o_list, b_first, mask=m_l)
+            b_items = (b_count + ITEM - 1) // ITEM
+            b_item = item_base + tl.cumsum(b_items, 0) - b_items
+            for i in range(tl.max(b_items, 0)):
+                p_item = items + (b_item + i).to(tl.int64) * 3
+                tl.store(p_item, start + o_l, mask=i < b_items)
+                tl.store(p_item + 1, b_first + i * ITEM, mask=i < b_items)
+                tl.store(p_item + 2, tl.minimum(b_count - i * ITEM, ITEM), mask=i < b_items)
+            pair_base += tl.sum(b_count, 0)
+            item_base += tl.sum(b_items, 0)
+        tl.store(chunk_items + 4 * i_chunk + 1, item_base)
 
 
 @triton.jit
@@ -86,12 +107,11 @@ def _partial_kernel(
     q,  # [R, HQ, D]
     k,  # [S, H, D]
     v,  # [S, H, D]
-    partial,  # [rows of the chunk, H, n, G, D]
-    partial_lse,  # [rows of the chunk, H, n, G] base 2
-    tiles,  # [tiles, 2], those of the chunk
-    pairs,
+    partial,  # [pairs of the chunk, G, D]
+    partial_lse,  # [pairs of the chunk, G] base 2
+    pairs,  # [pairs, 2] row, place
     items,  # [bound, 3]
-    num_items,  # [1]
+    chunk_items,  # [4] first item of this chunk and of the next
     block_start,  # [C]
     block_size,  # [C]
     num_blocks,
@@ -102,10 +122,8 @@ def _partial_kernel(
     stride_vs,
     stride_vh,
     scale_log2,
-    H,
     G: tl.constexpr,
     D: tl.constexpr,
-    NUM_SELECTED: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -118,10 +136,10 @@ def _partial_kernel(
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     o_h = tl.arange(0, half)
     o_t, o_g = o_m // G, o_m % G
-    p_chunk = q + tl.load(tiles).to(tl.int64) * stride_qr
-    for i_item in range(tl.program_id(0), tl.load(num_items), tl.num_programs(0)):
-        i_list = tl.load(items + i_item * 3)
-        first, num_pairs = tl.load(items + i_item * 3 + 1), tl.load(items + i_item * 3 + 2)
+    first_item, stop_item = tl.load(chunk_items), tl.load(chunk_items + 1)
+    for i_item in range(first_item + tl.program_id(0), stop_item, tl.num_programs(0)):
+        p_item = items + i_item * 3
+        i_list, first, num_pairs = tl.load(p_item), tl.load(p_item + 1), tl.load(p_item + 2)
         i_h, i_c = i_list // num_blocks, i_list % num_blocks
         m_n = o_n < tl.load(block_size + i_c)
         start_key = tl.load(block_start + i_c).to(tl.int64)
@@ -131,115 +149,84 @@ def _partial_kernel(
         b_v = load_rows(p_v, m_n, o_h, D, half)
         if HALVES == 2:
             b_w = load_rows(p_v + half, m_n, half + o_h, D, half)
+        p_pairs = pairs + first.to(tl.int64) * 2 + o_t * 2
+        p_q = q + (i_h * G + o_g) * stride_qh
         for start in range(0, num_pairs, tile):
             m_row = (o_t < tile) & (start + o_t < num_pairs)
-            b_pair = tl.load(pairs + first + start + o_t, mask=m_row, other=0)
-            o_q = (b_pair // NUM_SELECTED) * stride_qr + (i_h * G + o_g) * stride_qh
-            b_q = load_rows(p_chunk + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
+            b_row = tl.load(p_pairs + start * 2, mask=m_row, other=0)
+            p_row = p_q + b_row.to(tl.int64) * stride_qr
+            b_q = load_rows(p_row[:, None] + o_d[None, :], m_row, o_d, D, BLOCK_D)
             b_s = scores(b_q, b_k, PRECISION)
             if not FULL_BLOCKS:
                 b_s = tl.where(m_n[None, :], b_s, float("-inf"))
             b_m = tl.max(b_s, 1) * scale_log2
             b_p = tl.exp2(b_s * scale_log2 - b_m[:, None])
             b_l = tl.sum(b_p, 1)
-            b_p = b_p.to(b_v.dtype)
-            # (row, head, slot) -> [row, H, n, G]
-            slot = b_pair % NUM_SELECTED + (b_pair // NUM_SELECTED * H + i_h) * NUM_SELECTED
-            o_out = slot * G + o_g
+            b_p = (b_p * (1.0 / b_l)[:, None]).to(b_v.dtype)
+            o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
             tl.store(partial_lse + o_out, b_m + tl.log2(b_l), mask=m_row)
             p_out = partial + (o_out[:, None] * D + o_h[None, :])
-            b_o = tl.dot(b_p, b_v, input_precision=PRECISION) / b_l[:, None]
+            b_o = tl.dot(b_p, b_v, input_precision=PRECISION)
             store_rows(p_out, b_o, m_row, o_h, D, half)
             if HALVES == 2:
-                b_o = tl.dot(b_p, b_w, input_precision=PRECISION) / b_l[:, None]
+                b_o = tl.dot(b_p, b_w, input_precision=PRECISION)
                 store_rows(p_out + half, b_o, m_row, half + o_h, D, half)
 
 
 @triton.jit
 def _merge_kernel(
-    partial,  # [rows of the chunk, H, n, G, D]
-    partial_lse,  # [rows of the chunk, H, n, G] base 2
+    partial,  # [pairs of the chunk, G, D]
+    partial_lse,  # [pairs of the chunk, G] base 2
     num_scattered,  # [R, H]
+    first_pair,  # [R, H]
+    tile_base,  # [tiles, H]
+    chunk_units,  # [4] first (tile, head) of this chunk and of the next
     o_slc,  # [R, HQ, D], holds the shared blocks, gets all
     lse_slc,  # [R, HQ], likewise
-    tiles,  # [tiles, 2], those of the chunk
+    tiles,  # [tiles, 2]
+    capacity,
     H,
     G: tl.constexpr,
     D: tl.constexpr,
-    NUM_SELECTED: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_S: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    i_tile, i_t, i_h = tl.program_id(0) // TILE, tl.program_id(0) % TILE, tl.program_id(1)
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
-    if i_t >= num_rows:
-        return
-    o_row = (first_row + i_t).to(tl.int64) * H + i_h
-    num = tl.load(num_scattered + o_row)
-    if num == 0:
-        return
     o_g, o_s, o_d = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
     m_g = o_g < G
-    slots = ((first_row + i_t - tl.load(tiles)) * H + i_h) * NUM_SELECTED
-    p_lse = partial_lse + slots * G + o_g
-    b_lse = tl.load(lse_slc + o_row * G + o_g, mask=m_g, other=float("-inf")) * 1.4426950408889634
-    m_part = (o_s < num)[:, None] & m_g[None, :]
-    b_part = tl.load(p_lse[None, :] + o_s[:, None] * G, mask=m_part, other=float("-inf"))
-    b_m = tl.maximum(tl.max(b_part, 0), b_lse)
-    b_m = tl.where(m_g, b_m, 0.0)
-    b_w = tl.exp2(b_lse - b_m)
-    b_l = b_w + tl.sum(tl.exp2(b_part - b_m[None, :]), 0)
-    p_o = o_slc + o_row * G * D + (o_g[:, None] * D + o_d[None, :])
-    b_o = load_rows(p_o, m_g, o_d, D, BLOCK_D).to(tl.float32) * b_w[:, None]
-    p_part = partial + slots.to(tl.int64) * G * D + (o_g[:, None] * D + o_d[None, :])
-    for start in range(0, num, STEP):
-        for i in tl.static_range(STEP):
-            m_x = m_g & (start + i < num)
-            b_x = load_rows(p_part + (start + i) * G * D, m_x, o_d, D, BLOCK_D)
-            b_w = tl.load(p_lse + (start + i) * G, mask=m_x, other=float("-inf"))
-            b_o += b_x.to(tl.float32) * tl.exp2(b_w - b_m)[:, None]
-    b_o = b_o / tl.where(m_g, b_l, 1.0)[:, None]
-    store_rows(p_o, b_o, m_g, o_d, D, BLOCK_D)
-    b_lse = (b_m + tl.log2(tl.where(m_g, b_l, 1.0))) * 0.6931471805599453
-    tl.store(lse_slc + o_row * G + o_g, b_lse, mask=m_g)
-
-
-class Workspace(NamedTuple):
-    """Buffers of one chunk of row tiles, used again by every chunk."""
-
-    partial: Tensor  # [rows, H, n, G, D]
-    partial_lse: Tensor  # [rows, H, n, G]
-    counts: Tensor  # [H, C]
-    cursor: Tensor  # [H, C]
-    pairs: Tensor  # [rows * H * n]
-    items: Tensor  # [bound, 3]
-    num_items: Tensor  # [1]
-
-
-def workspace(
-    q: Tensor, *, num_rows: int, num_kv_heads: int, num_blocks: int, num_selected: int, item: int
-) -> Workspace:
-    """Buffers for chunks of `num_rows` rows; `item` is the most pairs of an item."""
-    num_heads, dim = q.shape[1:]
-    pairs = num_rows * num_kv_heads * num_selected
-    lists = num_kv_heads * num_blocks
-    group = num_heads // num_kv_heads
-
-    def ints(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.int32, device=q.device)
-
-    return Workspace(
-        partial=q.new_empty(pairs * group * dim),
-        partial_lse=torch.empty(pairs * group, dtype=torch.float32, device=q.device),
-        counts=ints(lists),
-        cursor=ints(lists),
-        pairs=ints(pairs),
-        items=ints(pairs // item + min(lists, pairs), 3),
-        num_items=ints(1),
-    )
+    first_unit, stop_unit = tl.load(chunk_units), tl.load(chunk_units + 1)
+    num_units = (stop_unit - first_unit) * TILE
+    for i in range(tl.program_id(0), num_units, tl.num_programs(0)):
+        i_unit, i_t = first_unit + i // TILE, i % TILE
+        i_tile, i_h = i_unit // H, i_unit % H
+        first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+        o_row = (first_row + i_t).to(tl.int64) * H + i_h
+        num = tl.load(num_scattered + o_row, mask=i_t < num_rows, other=0)
+        if num > 0:
+            pair = tl.load(tile_base + i_unit) % capacity + tl.load(first_pair + o_row)
+            p_lse = partial_lse + pair * G + o_g
+            p_own = lse_slc + o_row * G + o_g
+            b_lse = tl.load(p_own, mask=m_g, other=float("-inf")) * 1.4426950408889634
+            m_part = (o_s < num)[:, None] & m_g[None, :]
+            b_part = tl.load(p_lse[None, :] + o_s[:, None] * G, mask=m_part, other=float("-inf"))
+            b_m = tl.where(m_g, tl.maximum(tl.max(b_part, 0), b_lse), 0.0)
+            b_w = tl.exp2(b_lse - b_m)
+            b_l = b_w + tl.sum(tl.exp2(b_part - b_m[None, :]), 0)
+            o_gd = o_g[:, None] * D + o_d[None, :]
+            p_o = o_slc + o_row * G * D + o_gd
+            b_o = load_rows(p_o, m_g, o_d, D, BLOCK_D).to(tl.float32) * b_w[:, None]
+            p_part = partial + (pair * G * D + o_gd)
+            for start in range(0, num, STEP):
+                for j in tl.static_range(STEP):
+                    m_x = m_g & (start + j < num)
+                    b_x = load_rows(p_part + (start + j) * G * D, m_x, o_d, D, BLOCK_D)
+                    b_w = tl.load(p_lse + (start + j) * G, mask=m_x, other=float("-inf"))
+                    b_o += b_x.to(tl.float32) * tl.exp2(b_w - b_m)[:, None]
+            b_l = tl.where(m_g, b_l, 1.0)
+            store_rows(p_o, b_o * (1.0 / b_l)[:, None], m_g, o_d, D, BLOCK_D)
+            tl.store(p_own, (b_m + tl.log2(b_l)) * 0.6931471805599453, mask=m_g)
 
 
 def add_scattered(
@@ -251,101 +238,136 @@ def add_scattered(
     tiles: Tensor,
     plan: Plan,
     index: StreamIndex,
-    space: Workspace,
     *,
     tile: int,
     full_blocks: bool,
-    num_programs: int,
+    partial_bytes: int,
+    num_multiprocessors: int,
     config: Config,
 ) -> None:
-    """Merges the scattered pairs of one chunk of tiles of `tile` rows into o_slc and its LSE.
+    """Merges the scattered pairs of all tiles into o_slc `[R, HQ, D]` and its LSE `[R, HQ]`.
 
-    `full_blocks`: every block has `config.block_n` tokens.
+    Args:
+        q: `[R, HQ, D]`.
+        k: `[S, H, D]`.
+        v: `[S, H, D]`.
+        o_slc: attention over the shared blocks; updated.
+        lse_slc: its LSE; updated.
+        tiles: `[tiles, 2]` of `tile` rows.
+        plan: of these tiles.
+        index: of these rows and keys.
+        tile: rows of a tile.
+        full_blocks: every block has `config.block_n` tokens.
+        partial_bytes: size of the buffer of partial outputs.
+        num_multiprocessors: of the GPU.
+        config: of the partial kernel.
     """
-    num_heads, num_kv_heads, dim = q.shape[1], k.shape[1], q.shape[2]
-    group, num_selected = num_heads // num_kv_heads, plan.scattered.shape[2]
-    space.counts.zero_()
-    _list(plan, tiles, space.counts, space, tile=tile, fill=False)
-    _items_kernel[(1,)](
-        space.counts,
-        space.cursor,
-        space.items,
-        space.num_items,
-        len(space.counts),
-        ITEM=config.block_m // group * ITEM_TILES,
-        BLOCK=2048,
-        num_warps=16,
-    )
-    _list(plan, tiles, space.cursor, space, tile=tile, fill=True)
-    _partial_kernel[(min(num_programs, len(space.items)),)](
-        q,
-        k,
-        v,
-        space.partial,
-        space.partial_lse,
-        tiles,
-        space.pairs,
-        space.items,
-        space.num_items,
-        index.block_start,
-        index.block_size,
-        len(index.block_start),
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        dim**-0.5 * LOG2_E,
-        num_kv_heads,
-        G=group,
-        D=dim,
-        NUM_SELECTED=num_selected,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        HALVES=2 if dim > 64 and config.halves else 1,
-        FULL_BLOCKS=full_blocks,
-        PRECISION=config.precision,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        maxnreg=config.maxnreg,
-    )
-    _merge_kernel[(len(tiles) * tile, num_kv_heads)](
-        space.partial,
-        space.partial_lse,
-        plan.num_scattered,
-        o_slc,
-        lse_slc,
-        tiles,
-        num_kv_heads,
-        G=group,
-        D=dim,
-        NUM_SELECTED=num_selected,
-        TILE=tile,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_G=triton.next_power_of_2(group),
-        BLOCK_S=triton.next_power_of_2(num_selected),
-        STEP=MERGE[0],
-        num_warps=MERGE[1],
-    )
+    num_rows, num_kv_heads, num_selected = plan.scattered.shape
+    group, dim = q.shape[1] // num_kv_heads, q.shape[2]
+    num_lists = num_kv_heads * len(index.block_start)
+    most = num_rows * num_kv_heads * num_selected
+    capacity = max(1, min(most, partial_bytes // (group * (dim * q.element_size() + 4))))
+    num_chunks = -(-most // capacity)
+    chunks = min(CHUNKS_PER_PASS, num_chunks)
+    in_pass = min(most, chunks * capacity) + tile * num_selected
+    item = config.block_m // group * ITEM_TILES
 
+    def ints(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=q.device)
 
-MERGE=[4,4]
-
-
-def _list(
-    plan: Plan, tiles: Tensor, cursor: Tensor, space: Workspace, *, tile: int, fill: bool
-) -> None:
-    num_kv_heads, num_selected = plan.scattered.shape[1:]
-    _list_kernel[(len(tiles), num_kv_heads)](
-        plan.scattered,
-        plan.num_scattered,
-        tiles,
-        cursor,
-        space.pairs,
-        len(cursor) // num_kv_heads,
-        num_kv_heads,
-        NUM_SELECTED=num_selected,
-        TILE=tile,
-        BLOCK_S=triton.next_power_of_2(num_selected),
-        FILL=fill,
-        num_warps=4,
-    )
+    pair_end = plan.tile_pairs.flatten().cumsum(0, dtype=torch.int32)
+    tile_base = pair_end - plan.tile_pairs.flatten()
+    limits = torch.arange(num_chunks + 1, dtype=torch.int32, device=q.device) * capacity
+    unit = torch.searchsorted(tile_base, limits, out_int32=True)
+    # Four ints a chunk: every slice starts on 16 bytes, so that one compiled kernel serves all.
+    chunk_units = torch.stack([unit[:-1], unit[1:]] * 2, dim=1)
+    space = (capacity + tile * num_selected) * group
+    partial = q.new_empty(space * dim)
+    partial_lse = torch.empty(space, dtype=torch.float32, device=q.device)
+    counts, cursor = ints(chunks, num_lists), ints(chunks, num_lists)
+    pairs, items = ints(in_pass, 2), ints(in_pass // item + min(chunks * num_lists, in_pass), 3)
+    chunk_items = ints(chunks, 4)
+    for first_chunk in range(0, num_chunks, chunks):
+        counts.zero_()
+        for fill, cells in ((False, counts), (True, cursor)):
+            _list_kernel[(len(tiles), num_kv_heads)](
+                plan.scattered,
+                plan.num_scattered,
+                plan.pair,
+                tile_base,
+                tiles,
+                cells,
+                pairs,
+                len(index.block_start),
+                num_kv_heads,
+                first_chunk,
+                capacity,
+                NUM_SELECTED=num_selected,
+                CHUNKS=chunks,
+                TILE=tile,
+                BLOCK_S=triton.next_power_of_2(num_selected),
+                FILL=fill,
+                num_warps=4,
+            )
+            if not fill:
+                _items_kernel[(1,)](
+                    counts,
+                    cursor,
+                    items,
+                    chunk_items,
+                    num_lists,
+                    ITEM=item,
+                    CHUNKS=chunks,
+                    BLOCK=2048,
+                    num_warps=16,
+                )
+        for i in range(min(chunks, num_chunks - first_chunk)):
+            _partial_kernel[(config.programs * num_multiprocessors,)](
+                q,
+                k,
+                v,
+                partial,
+                partial_lse,
+                pairs,
+                items,
+                chunk_items[i],
+                index.block_start,
+                index.block_size,
+                len(index.block_start),
+                *q.stride()[:2],
+                *k.stride()[:2],
+                *v.stride()[:2],
+                dim**-0.5 * LOG2_E,
+                G=group,
+                D=dim,
+                BLOCK_D=triton.next_power_of_2(dim),
+                BLOCK_M=config.block_m,
+                BLOCK_N=config.block_n,
+                HALVES=2 if dim > 64 and config.halves else 1,
+                FULL_BLOCKS=full_blocks,
+                PRECISION=config.precision,
+                num_warps=config.num_warps,
+                num_stages=config.num_stages,
+                maxnreg=config.maxnreg,
+            )
+            _merge_kernel[(16 * num_multiprocessors,)](
+                partial,
+                partial_lse,
+                plan.num_scattered,
+                plan.pair,
+                tile_base,
+                chunk_units[first_chunk + i],
+                o_slc,
+                lse_slc,
+                tiles,
+                capacity,
+                num_kv_heads,
+                G=group,
+                D=dim,
+                TILE=tile,
+                BLOCK_D=triton.next_power_of_2(dim),
+                BLOCK_G=triton.next_power_of_2(group),
+                BLOCK_S=triton.next_power_of_2(num_selected),
+                STEP=4,
+                num_warps=4,
+            )

@@ -36,6 +36,8 @@ class Plan(NamedTuple):
     num_shared: Tensor  # [tiles, H, 2] shared blocks, and those before the first row's current one
     scattered: Tensor  # [R, H, n] blocks of each row that are not shared
     num_scattered: Tensor  # [R, H]
+    pair: Tensor  # [R, H] number of the row's first scattered pair among those of its tile
+    tile_pairs: Tensor  # [tiles, H] scattered pairs of a tile
 
 
 @triton.jit
@@ -47,6 +49,8 @@ def _plan_kernel(
     num_shared,  # [tiles, H, 2]
     scattered,  # [R, H, n]
     num_scattered,  # [R, H]
+    first_pair,  # [R, H]
+    tile_pairs,  # [tiles, H]
     tiles,  # [tiles, 2]
     row_block,  # [R]
     block_start,  # [C]
@@ -59,7 +63,9 @@ def _plan_kernel(
 ):
     i_tile, i_h = tl.program_id(0), tl.program_id(1)
     first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    o_tile = i_tile.to(tl.int64) * H + i_h
     if num_rows == 0:
+        tl.store(tile_pairs + o_tile, 0)
         return
     none: tl.constexpr = 2147483647
     o_t = tl.arange(0, TILE)
@@ -71,7 +77,6 @@ def _plan_kernel(
     b_next = tl.load(p_row, mask=m_t, other=-1)
     b_next = tl.where(b_next < 0, none, b_next)
     current = tl.load(row_block + first_row)
-    o_tile = i_tile.to(tl.int64) * H + i_h
     num, num_before = 0, 0
     block = tl.min(b_next, 0)
     while block != none:  # merge the ascending lists of the rows
@@ -94,6 +99,8 @@ def _plan_kernel(
     tl.store(num_shared + o_tile * 2, num)
     tl.store(num_shared + o_tile * 2 + 1, num_before)
     tl.store(num_scattered + o_row, b_left, mask=m_t)
+    tl.store(first_pair + o_row, tl.cumsum(b_left, 0) - b_left, mask=m_t)
+    tl.store(tile_pairs + o_tile, tl.sum(b_left, 0))
 
 
 @triton.jit
@@ -197,6 +204,8 @@ def plan_tiles(
         ints(len(tiles), num_kv_heads, 2),
         ints(num_rows, num_kv_heads, num_selected),
         ints(num_rows, num_kv_heads),
+        ints(num_rows, num_kv_heads),
+        ints(len(tiles), num_kv_heads),
     )
     _plan_kernel[(len(tiles), num_kv_heads)](
         selected,

@@ -19,6 +19,8 @@ class Config(NamedTuple):
     maxnreg: int | None = None
     tma: bool = False
     halves: bool = True
+    programs: int = 0
+    """Programs on each multiprocessor, for kernels that loop over their work."""
 
 
 class Tuning(NamedTuple):
@@ -35,8 +37,6 @@ class Tuning(NamedTuple):
     """Buffer for the importance of one chunk of rows."""
     partial_bytes: int
     """Buffer for the partial outputs of one chunk of rows."""
-    programs_per_sm: int
-    """Programs of the partial kernel on each multiprocessor."""
 
 
 def selected_tile(group: int, lines: int) -> int:
@@ -48,13 +48,12 @@ def tuning_for(group: int, max_size: int) -> Tuning:
     """The measured choice for a group of query heads and blocks of at most `max_size` tokens."""
     block = max(16, triton.next_power_of_2(max_size))
     return Tuning(
-        compressed=Config(128, 64, 8, 3),
-        importance=Config(128, 128, 8, 2),
-        selected=Config(128, block, 8, 3),
-        partial=Config(128, block, 8, 2),
-        window=Config(128, 64, 8, 3),
-        min_shared=6,
+        compressed=Config(128, 64, 8, 2, maxnreg=128, tma=True),
+        importance=Config(128, 64, 8, 3),
+        selected=Config(128, block, 8, 2, maxnreg=128, tma=True),
+        partial=Config(64, block, 4, 1, programs=3),
+        window=Config(64, 64, 4, 3, tma=True),
+        min_shared=4,
         score_bytes=2**28,
         partial_bytes=2**30,
-        programs_per_sm=2,
     )
