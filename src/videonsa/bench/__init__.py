@@ -1,0 +1,1 @@
+"""Measuring the attention ops: time, memory and correctness, beside other implementations."""

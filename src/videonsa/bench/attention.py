@@ -1,0 +1,161 @@
+"""The whole benchmark of attention: verify, then shape by shape every op in every regime."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from videonsa.bench.calls import Prepared, attend_with_branches, backend_of
+from videonsa.bench.inputs import Inputs, Regime, make_inputs, mean_union
+from videonsa.bench.machine import machine, same_but_date
+from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_line, watch_of
+from videonsa.bench.registry import BASELINE, Op, hindrance
+from videonsa.bench.shapes import Shape
+from videonsa.bench.verify import verify
+
+FORMAT = "videonsa attention benchmark 1"
+ANY = "any"
+"""The regime of an op whose time depends on none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What to measure."""
+
+    shapes: tuple[Shape, ...]
+    ops: tuple[Op, ...]
+    regimes: tuple[Regime, ...]
+    repeats: int
+    device: torch.device
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    """One op in one regime."""
+
+    op: Op
+    regime: str
+    found: Measurement
+    prepared: Prepared | None = None
+    union: float | None = None
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of the op and its regime."""
+        return self.op.name if self.regime == ANY else f"{self.op.name}, {self.regime}"
+
+    def to_dict(self, dense_ms: float | None) -> dict[str, Any]:
+        """For JSON; `ratio` is the time over that of the baseline."""
+        measured = self.found.to_dict()
+        known = dense_ms is not None and measured["ms"] is not None
+        return {
+            "op": self.op.name,
+            "regime": self.regime,
+            **measured,
+            "ratio": measured["ms"] / dense_ms if known else None,
+            "mean_union": self.union,
+            "notes": self.notes,
+        }
+
+
+def bench_attention(
+    request: Request, *, progress: Callable[[str], None], before: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Verify, then measure; gives the result so far after every shape.
+
+    Args:
+        request: what to measure.
+        progress: told a line now and then.
+        before: an earlier result, whose other shapes are kept if it is of the same machine and
+            code.
+
+    Raises:
+        VideoNSAError: verification failed; nothing was given.
+    """
+    verified = verify(request.ops, request.shapes, device=request.device, progress=progress)
+    where = machine(request.device)
+    kept = {}
+    if before is not None and same_but_date(before["machine"], where):
+        kept = {entry["shape"]["name"]: entry for entry in before["shapes"]}
+    elif before is not None:
+        progress("the earlier result is of another machine or other code: it is replaced")
+    for shape in request.shapes:
+        progress(f"{shape.name}: {shape.text}")
+        kept[shape.name] = {
+            "shape": asdict(shape),
+            "date": where["date"],
+            "verification": verified,
+            "runs": measure_shape(request, shape, progress=progress),
+        }
+        yield {
+            "format": FORMAT,
+            "pass": "forward",
+            "machine": where,
+            "method": METHOD,
+            "baseline": BASELINE,
+            "shapes": list(kept.values()),
+        }
+
+
+def measure_shape(
+    request: Request, shape: Shape, *, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """All ops of one shape side by side; a line for JSON for each op and regime.
+
+    An op that does not fit, is not installed or breaks has its reason in place of numbers.
+    """
+    runs = [
+        _Run(op=op, regime=regime, found=Measurement(), notes=[])
+        for op in request.ops
+        for regime in (request.regimes if op.sparse else (ANY,))
+    ]
+    try:
+        inputs = make_inputs(shape, request.regimes, device=request.device)
+    except torch.OutOfMemoryError as error:
+        for run in runs:
+            run.found.fail(error)
+        return [run.to_dict(None) for run in runs]
+    for run in runs:
+        regime = next((name for name in inputs if name == run.regime), request.regimes[0])
+        _make_ready(run, inputs[regime], shape)
+    calls = {run.name: run.prepared.call for run in runs if run.prepared is not None}
+    found = measure_in_turn(calls, watch=watch_of(request.device), repeats=request.repeats)
+    for run in runs:
+        run.found = found.get(run.name, run.found)
+        progress(f"{shape.name}: {run.name}: {_line(run.found)}")
+    times = {run.op.name: run.found.to_dict()["ms"] for run in runs}
+    return [run.to_dict(times.get(BASELINE)) for run in runs]
+
+
+def _make_ready(run: _Run, inputs: Inputs, shape: Shape) -> None:
+    """What is not timed: the op's own preparation, and the union of an op of this package."""
+    hindered = hindrance(run.op, inputs.q.device)
+    if hindered is not None:
+        run.found.status, run.found.error = hindered
+        return
+    try:
+        with torch.no_grad():
+            run.prepared = run.op.prepare(inputs, shape)
+    except Exception as error:  # whatever an op raises, the others go on
+        run.found.fail(error)
+        return
+    run.notes = list(run.prepared.notes)
+    if run.op.scope is None:
+        return
+    try:
+        with torch.no_grad():
+            result = attend_with_branches(
+                inputs, shape, scope=run.op.scope, backend=backend_of(inputs.q.device)
+            )
+        run.union = mean_union(result.selected_blocks)
+    except Exception as error:  # a number beside the time; the time is measured without it
+        run.notes.append(f"no mean union: {one_line(error)}")
+
+
+def _line(found: Measurement) -> str:
+    result = found.to_dict()
+    if found.error is not None:
+        return f"{found.status}: {found.error}"
+    return f"{result['ms']:.3f} ms ({result['ms_min']:.3f}-{result['ms_max']:.3f})"

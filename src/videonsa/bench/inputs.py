@@ -1,0 +1,91 @@
+"""The inputs of a shape in the two regimes, and how much neighbouring selections agree."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from videonsa.bench.shapes import Shape
+
+Regime: TypeAlias = Literal["random", "coherent"]
+REGIMES: tuple[Regime, ...] = ("random", "coherent")
+
+COHERENT_NOISE = 0.1
+"""Standard deviation of what tells the queries of a frame apart."""
+ENTRIES_PER_CHUNK = 2**24
+"""Block indices that `mean_union` sorts at a time."""
+
+
+class Inputs(NamedTuple):
+    """What one call of an op takes; B = 1."""
+
+    q: Tensor  # [1, T, HQ, D]
+    k: Tensor  # [1, T, H, D]
+    v: Tensor  # [1, T, H, D]
+    gates: Tensor  # [1, T, HQ, 3]
+
+
+def make_inputs(
+    shape: Shape, regimes: Sequence[Regime], *, device: torch.device, seed: int = 0
+) -> dict[Regime, Inputs]:
+    """Inputs of a shape in its dtype, made on the device; k, v and gates are shared.
+
+    random: q, k, v iid normal. coherent: one normal q for each (frame, query head), a frame being a
+    block, plus normal noise of 0.1 for each token; k, v iid normal. Gates are uniform in both.
+
+    Args:
+        shape: what to make.
+        regimes: any of "random" and "coherent".
+        device: where.
+        seed: the same seed gives the same tensors on the same kind of device.
+    """
+    dtype = getattr(torch, shape.dtype)
+    shared = torch.Generator(device).manual_seed(seed)
+    key_size = (1, shape.tokens, shape.kv_heads, shape.head_dim)
+    k = torch.randn(key_size, generator=shared, dtype=dtype, device=device)
+    v = torch.randn(key_size, generator=shared, dtype=dtype, device=device)
+    gate_size = (1, shape.tokens, shape.query_heads, 3)
+    gates = torch.rand(gate_size, generator=shared, dtype=dtype, device=device)
+    return {
+        regime: Inputs(_queries(shape, regime, device=device, seed=seed + 1), k, v, gates)
+        for regime in regimes
+    }
+
+
+def _queries(shape: Shape, regime: Regime, *, device: torch.device, seed: int) -> Tensor:
+    dtype = getattr(torch, shape.dtype)
+    generator = torch.Generator(device).manual_seed(seed)
+    heads = (shape.query_heads, shape.head_dim)
+    q = torch.randn((1, shape.tokens, *heads), generator=generator, dtype=dtype, device=device)
+    if regime == "random":
+        return q
+    num_frames = -(-shape.tokens // shape.block_tokens)
+    frame = torch.randn((1, num_frames, *heads), generator=generator, dtype=dtype, device=device)
+    of_token = frame.repeat_interleave(shape.block_tokens, dim=1)[:, : shape.tokens]
+    return q.mul_(COHERENT_NOISE).add_(of_token)
+
+
+def mean_union(selected_blocks: Tensor, *, rows: int = 16) -> float:
+    """Mean number of distinct blocks that `rows` neighbouring rows of a KV head select together.
+
+    Args:
+        selected_blocks: `[B, T, H, n]` int, negative for none.
+        rows: rows of a tile; T // rows whole tiles are counted, rows left over are not.
+
+    Raises:
+        ValueError: not even one whole tile.
+    """
+    num_samples, num_rows, num_kv_heads, num_selected = selected_blocks.shape
+    num_tiles = num_rows // rows
+    if num_tiles == 0 or num_samples == 0:
+        raise ValueError(f"selected_blocks has {num_rows} rows: want at least {rows}, one tile")
+    chunk = max(1, ENTRIES_PER_CHUNK // (num_samples * num_kv_heads * num_selected * rows))
+    total = 0
+    for first in range(0, num_tiles, chunk):
+        last = min(first + chunk, num_tiles)
+        tiles = selected_blocks[:, first * rows : last * rows].unflatten(1, (last - first, rows))
+        blocks = tiles.transpose(2, 3).flatten(3).sort(dim=-1).values  # [B, tiles, H, rows * n]
+        new = blocks[..., 1:] != blocks[..., :-1]
+        total += int((new & (blocks[..., 1:] >= 0)).sum() + (blocks[..., 0] >= 0).sum())
+    return total / (num_samples * num_tiles * num_kv_heads)

@@ -1,0 +1,88 @@
+"""What the numbers hold for: GPU, driver, versions, code."""
+
+import hashlib
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import videonsa
+
+_PACKAGES = ("torch", "triton", "fla-core")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """All of it for JSON; None for what cannot be found out."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": device_name(device),
+        "memory_gb": torch.cuda.get_device_properties(device).total_memory / 1e9
+        if on_gpu
+        else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        if on_gpu
+        else None,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "videonsa": videonsa.__version__,
+        **_code(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or that this is a CPU and how many threads are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def slug(name: str) -> str:
+    """A device's name as that of a folder: "NVIDIA H200" -> "nvidia-h200"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def same_but_date(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Numbers of both may stand in one file."""
+    return {**one, "date": None} == {**other, "date": None}
+
+
+def _code() -> dict[str, Any]:
+    """The commit where this is a checkout, and a digest of the ops' sources anywhere."""
+    package = Path(videonsa.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted((package / "ops").rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    commit, changed = None, None
+    if (package.parents[1] / ".git").exists():
+        git = ("git", "-C", str(package))
+        commit = _output(*git, "rev-parse", "HEAD")
+        changed = _output(*git, "status", "--porcelain", "--", ".")
+    return {
+        "commit": commit,
+        "dirty": None if changed is None else bool(changed),
+        "ops_sha256": digest.hexdigest()[:16],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    """What a program prints, first GPU first; None if there is none or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

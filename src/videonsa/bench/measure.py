@@ -1,0 +1,210 @@
+"""Time and memory of calls, side by side: every round runs each call once."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Status = Literal["measured", "out of memory", "refused", "failed", "not installed", "needs a GPU"]
+
+FEWEST_RUNS = 3
+"""Of a call that has used its seconds."""
+WARM_UP_SECONDS = 0.2
+MOST_WARM_UPS = 10
+FLUSH_BYTES = 2**28
+"""Written before each run: more than any GPU's L2 cache."""
+HEAD_START = 32
+"""Such writes before each round, some milliseconds, so that the host is ahead of the GPU."""
+LONGEST_ERROR = 300
+
+METHOD = (
+    "rounds; a round runs every call once, every other round in reverse order; CUDA events around "
+    "each call, the L2 cache overwritten before it; the host enqueues a round ahead of the GPU, "
+    "as it does in a model, so launches count only where the GPU waits for them (host_ms is the "
+    "time of enqueueing); extra memory is the peak of one warm call less what was there before "
+    "and less the returned tensor"
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class Measurement:
+    """What came of one call. Times are one for each run."""
+
+    status: Status = "measured"
+    error: str | None = None
+    times_ms: list[float] = field(default_factory=list)
+    host_ms: list[float] = field(default_factory=list)
+    extra_bytes: int | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Keep the error's line and no number."""
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            self.status = "out of memory"
+        else:
+            self.status = "refused" if isinstance(error, ValueError) else "failed"
+        self.error = one_line(error)
+        self.times_ms, self.host_ms, self.extra_bytes = [], [], None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: all values and their median, minimum and maximum, in ms; memory in GB."""
+        times = self.times_ms
+        return {
+            "status": self.status,
+            "error": self.error,
+            "ms": statistics.median(times) if times else None,
+            "ms_min": min(times, default=None),
+            "ms_max": max(times, default=None),
+            "times_ms": times,
+            "host_ms": statistics.median(self.host_ms) if self.host_ms else None,
+            "extra_gb": None if self.extra_bytes is None else self.extra_bytes / 1e9,
+        }
+
+
+class Watch(Protocol):
+    """How a device is timed."""
+
+    def warm(self, call: Callable[[], Tensor]) -> int | None:
+        """Run a call until it is warm; bytes it needs beside inputs and output, if known."""
+
+    def round(self, calls: Sequence[tuple[Callable[[], Tensor], Measurement]]) -> None:
+        """Run each call once and add its times to its measurement."""
+
+    def free(self) -> None:
+        """Give back what a failed call had reserved."""
+
+
+class HostWatch:
+    """Wall time of a CPU; memory is not measured."""
+
+    def warm(self, call: Callable[[], Tensor]) -> int | None:
+        """Run it once."""
+        call()
+        return None
+
+    def round(self, calls: Sequence[tuple[Callable[[], Tensor], Measurement]]) -> None:
+        """One by one; a CPU has nothing to enqueue, so both times are the same."""
+        for call, found in calls:
+            begin = time.perf_counter()
+            try:
+                call()
+            except Exception as error:  # whatever an op raises, the others go on
+                found.fail(error)
+                continue
+            elapsed = 1e3 * (time.perf_counter() - begin)
+            found.times_ms.append(elapsed)
+            found.host_ms.append(elapsed)
+
+    def free(self) -> None:
+        """The host's memory is given back at once."""
+
+
+class CudaWatch:
+    """CUDA events of a GPU; memory of PyTorch's allocator."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def warm(self, call: Callable[[], Tensor]) -> int | None:
+        """First a run that compiles, then one whose memory counts, then until clocks are up."""
+        call()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        begin = time.perf_counter()
+        output = call()
+        torch.cuda.synchronize(self._device)
+        peak = torch.cuda.max_memory_allocated(self._device)
+        extra = peak - before - output.untyped_storage().nbytes()
+        del output
+        for _ in range(MOST_WARM_UPS):
+            if time.perf_counter() - begin > WARM_UP_SECONDS:
+                break
+            call()
+            torch.cuda.synchronize(self._device)
+        return extra
+
+    def round(self, calls: Sequence[tuple[Callable[[], Tensor], Measurement]]) -> None:
+        """Enqueue all, then read all events."""
+        torch.cuda.synchronize(self._device)
+        for _ in range(HEAD_START):
+            self._flush.zero_()
+        events = []
+        for call, found in calls:
+            self._flush.zero_()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            enqueued = time.perf_counter()
+            try:
+                call()
+            except Exception as error:  # whatever an op raises, the others go on
+                found.fail(error)
+                continue
+            found.host_ms.append(1e3 * (time.perf_counter() - enqueued))
+            end.record()
+            events.append((begin, end, found))
+        torch.cuda.synchronize(self._device)
+        for begin, end, found in events:
+            found.times_ms.append(begin.elapsed_time(end))
+
+    def free(self) -> None:
+        """Empty the allocator's cache."""
+        torch.cuda.empty_cache()
+
+
+def watch_of(device: torch.device) -> Watch:
+    """The watch that fits a device."""
+    return CudaWatch(device) if device.type == "cuda" else HostWatch()
+
+
+def measure_in_turn(
+    calls: Mapping[str, Callable[[], Tensor]],
+    *,
+    watch: Watch,
+    repeats: int,
+    seconds: float = 10.0,
+) -> dict[str, Measurement]:
+    """Warm every call, then time all of them in rounds.
+
+    Args:
+        calls: by name.
+        watch: of the device they run on.
+        repeats: runs of each call.
+        seconds: a call that has run so long in all is left out of later rounds, but not before it
+            has run three times.
+
+    Returns:
+        A measurement for each name; a call that raises has its error line and no number.
+    """
+    found = {name: Measurement() for name in calls}
+    with torch.no_grad():
+        for name, call in calls.items():
+            try:
+                found[name].extra_bytes = watch.warm(call)
+            except Exception as error:  # whatever an op raises, the others go on
+                found[name].fail(error)
+            if found[name].error:
+                watch.free()
+        for index in range(repeats):
+            turn = [(call, found[name]) for name, call in calls.items()]
+            turn = [(call, state) for call, state in turn if _goes_on(state, seconds)]
+            watch.round(turn[::-1] if index % 2 else turn)
+            if any(state.error for _, state in turn):
+                watch.free()
+    return found
+
+
+def _goes_on(found: Measurement, seconds: float) -> bool:
+    used = sum(found.times_ms) / 1e3
+    return found.error is None and (used < seconds or len(found.times_ms) < FEWEST_RUNS)
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line that is not too long."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."

@@ -1,0 +1,217 @@
+"""`videonsa bench attention`: time and memory of the attention ops on this machine's GPU."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videonsa.cli.common import (
+    Commands,
+    LineParser,
+    add_command,
+    emit,
+    emit_json,
+    prepare_folder,
+    quiet_libraries,
+    report,
+    write_output,
+)
+from videonsa.errors import UsageError
+
+if TYPE_CHECKING:
+    from videonsa.bench.attention import Request
+
+RESULTS = Path("benchmarks/results")
+FILE = "attention.json"
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command and what it can measure."""
+    parser = commands.add_parser(
+        "bench",
+        help="Measure the attention ops on this machine.",
+        description="Measure the attention ops on this machine.",
+    )
+    what: Commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    attention = add_command(
+        what,
+        "attention",
+        run=run,
+        summary="Time and memory of sparse and dense attention side by side, forward pass. "
+        "Correctness is verified first; if that fails nothing is measured (exit status 2).",
+        examples=(
+            "videonsa bench attention --list",
+            "videonsa bench attention --shapes 7b-64k,7b-128k --out attention.json",
+            "videonsa bench attention --ops videonsa,sdpa-cudnn --regimes coherent --repeats 50",
+            "videonsa bench attention --device cpu --shapes tiny-256",
+        ),
+    )
+    _add_options(attention)
+
+
+def _add_options(parser: LineParser) -> None:
+    parser.add_argument("--shapes", type=_names, metavar="A,B", help="which shapes; see --list")
+    parser.add_argument("--ops", type=_names, metavar="A,B", help="which ops (default: all)")
+    parser.add_argument(
+        "--regimes", type=_names, metavar="A,B", help="random, coherent (default: both)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        metavar="N",
+        help="runs of each op; slow ones stop after 10 s, but not before 3 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the JSON (default: {RESULTS}/GPU/{FILE} where that folder exists, else {FILE}); "
+        "other shapes of the same machine and code in it are kept",
+    )
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes tiny shapes only"
+    )
+    parser.add_argument("--list", action="store_true", help="show the shapes and ops, and leave")
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        if args.list:
+            _emit_list(as_json=args.json)
+            return 0
+        from videonsa.bench.attention import bench_attention
+
+        request = _request(args)
+        path = args.out or _default_path(request)
+        before = _earlier(path)
+        prepare_folder(path.parent)
+        result: dict[str, Any] = {}
+        for result in bench_attention(request, progress=report, before=before):
+            content = json.dumps(result, indent=2, allow_nan=False) + "\n"
+            write_output(path, content.encode())
+    report(f"written to {path}")
+    if args.json:
+        emit_json(result)
+    else:
+        wanted = {shape.name for shape in request.shapes}
+        emit(_text(x for x in result["shapes"] if x["shape"]["name"] in wanted))
+    return 0
+
+
+def _request(args: Namespace) -> "Request":
+    """The options as a request. `UsageError` where they name what is not there."""
+    import torch
+
+    from videonsa.bench.attention import Request
+    from videonsa.bench.inputs import REGIMES
+    from videonsa.bench.registry import OPS, pick
+    from videonsa.bench.shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY
+
+    on_cpu = args.device == "cpu"
+    shapes = pick(
+        args.shapes or (DEFAULT_TINY_SHAPES if on_cpu else DEFAULT_SHAPES), SHAPES, "shapes"
+    )
+    ops = pick(args.ops or OPS, OPS, "ops")
+    regimes = pick(args.regimes or REGIMES, {name: name for name in REGIMES}, "regimes")
+    if args.repeats < 1:
+        raise UsageError(f"--repeats {args.repeats}: want at least 1")
+    large = [shape.name for shape in shapes if not shape.name.startswith(TINY)]
+    if on_cpu and large:
+        raise UsageError(
+            f"--shapes {','.join(large)} with --device cpu: want shapes named {TINY}*, the others "
+            "need a GPU"
+        )
+    if not on_cpu and not torch.cuda.is_available():
+        raise UsageError(
+            "no CUDA GPU here: run this where there is one, or try --device cpu with shapes named "
+            f"{TINY}*"
+        )
+    return Request(
+        shapes=shapes,
+        ops=ops,
+        regimes=regimes,
+        repeats=args.repeats,
+        device=torch.device(args.device),
+    )
+
+
+def _default_path(request: "Request") -> Path:
+    from videonsa.bench.machine import device_name, slug
+
+    if RESULTS.is_dir():
+        return RESULTS / slug(device_name(request.device)) / FILE
+    return Path(FILE)
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """The result that stands in the file, if there is one."""
+    from videonsa.bench.attention import FORMAT
+
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+        if result["format"] == FORMAT:
+            return dict(result)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UsageError(
+        f"--out {path}: it holds something else than a result of this command: name another file"
+    )
+
+
+def _emit_list(*, as_json: bool) -> None:
+    from videonsa.bench.registry import OPS
+    from videonsa.bench.shapes import SHAPES
+
+    texts = {
+        "shapes": {shape.name: shape.text for shape in SHAPES.values()},
+        "ops": {op.name: op.what for op in OPS.values()},
+    }
+    if as_json:
+        emit_json(texts)
+        return
+    for title, entries in texts.items():
+        emit(f"{title}\n")
+        for name, text in entries.items():
+            emit(f"  {name:<14} {text}\n")
+
+
+def _text(entries: Iterable[dict[str, Any]]) -> str:
+    """A short table for each shape."""
+    parts = []
+    for entry in entries:
+        head = (entry["shape"]["name"], "regime", "ms", "min-max", "/ dense", "extra GB", "union")
+        rows = [head, *(_row(run) for run in entry["runs"])]
+        parts.append("".join(_aligned(row) for row in rows))
+    return "\n".join(parts)
+
+
+def _row(run: dict[str, Any]) -> tuple[str, ...]:
+    if run["error"] is not None:
+        return run["op"], run["regime"], f"{run['status']}: {run['error']}"
+    return (
+        run["op"],
+        run["regime"],
+        f"{run['ms']:.3f}",
+        f"{run['ms_min']:.3f}-{run['ms_max']:.3f}",
+        _number(run["ratio"], 3),
+        _number(run["extra_gb"], 2),
+        _number(run["mean_union"], 1),
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _aligned(row: tuple[str, ...]) -> str:
+    widths = (16, 10, 10, 18, 9, 9, 7)
+    return " ".join(f"{x:<{width}}" for x, width in zip(row, widths, strict=False)).rstrip() + "\n"
