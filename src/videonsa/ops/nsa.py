@@ -1,5 +1,6 @@
 """`nsa_attention` and `hybrid_attention`: validate, compose, dispatch to a backend."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -12,6 +13,8 @@ from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
 from videonsa.ops.reference import dense_reference, nsa_reference
 from videonsa.ops.released import hybrid_released, nsa_released
 from videonsa.ops.spec import NSAResult, NSASpec
+from videonsa.ops.triton.index import batch_index, kernel_index, packed_kernel_index
+from videonsa.ops.triton.support import why_not
 from videonsa.ops.varlen import (
     Sample,
     batch_sample,
@@ -62,7 +65,9 @@ def nsa_attention(
             static cache). Default: S - T.
         selected_blocks: `[B, T, H, n]` int, overrides the selection; negative entries are no block.
         return_branches: give an `NSAResult`.
-        backend: "auto" or "reference".
+        backend: "triton" (kernels, an NVIDIA GPU), "reference" (any device), or "auto": kernels
+            where they can, and a line in the log where they cannot. With kernels and blocks of one
+            size, `cu_seqlens` on the GPU are not read by the host, so their values are not checked.
 
     Returns:
         `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
@@ -71,7 +76,7 @@ def nsa_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
-    _check_backend(backend)
+    use_kernels = _use_kernels(backend, q, k, v, gates, spec)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(q.shape[0], q_offset, packed=packed)
     if spec.head_map == "padded":
@@ -86,6 +91,20 @@ def nsa_attention(
             return_branches=return_branches,
         )
     checks.check_selected_blocks(selected_blocks, q, k, num_selected=spec.num_selected_blocks)
+    if use_kernels:
+        return _by_kernels(
+            q,
+            k,
+            v,
+            gates,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            spec=spec,
+            frame_sizes=frame_sizes,
+            q_offset=q_offset,
+            selected_blocks=selected_blocks,
+            return_branches=return_branches,
+        )
     if packed:
         samples = packed_samples(
             cu_seqlens_q, cu_seqlens_k, num_rows=q.shape[1], num_keys=k.shape[1]
@@ -149,7 +168,7 @@ def hybrid_attention(
         frame_sizes: tokens of each frame of the vision streams, samples concatenated.
         return_branches: give an `NSAResult` in sequence order; text rows have branches 0, LSE -inf
             and no selected block.
-        backend: "auto" or "reference".
+        backend: as in `nsa_attention`; it is about the vision rows.
         layout: `hybrid_layout` of these same arguments, to share it among layers; the masks,
             lengths and frames are then not read again.
 
@@ -162,7 +181,7 @@ def hybrid_attention(
     checks.check_attention_inputs(q, k, v, gates)
     checks.check_key_mask(vision_mask, "vision_mask", k)
     checks.check_key_mask(attention_mask, "attention_mask", k)
-    _check_backend(backend)
+    use_kernels = _use_kernels(backend, q, k, v, gates, spec)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(q.shape[0], q_offset, packed=packed)
     if spec.head_map == "padded":
@@ -185,16 +204,88 @@ def hybrid_attention(
             frame_sizes=frame_sizes,
         )
     checks.check_layout(layout, q, k, spec)
-    return _hybrid(q, k, v, gates, layout, spec=spec, return_branches=return_branches)
+    return _hybrid(
+        q,
+        k,
+        v,
+        gates,
+        layout,
+        spec=spec,
+        return_branches=return_branches,
+        use_kernels=use_kernels,
+    )
 
 
-def _check_backend(backend: str) -> None:
-    if backend == "triton":
-        raise ValueError("backend='triton': not built yet; use 'auto' or 'reference'")
-    if backend not in ("auto", "reference"):
-        raise ValueError(f"backend={backend!r}: want 'auto' or 'reference'")
+def _use_kernels(
+    backend: str, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, spec: NSASpec
+) -> bool:
+    """Whether the Triton kernels compute; says in the log why "auto" leaves a GPU to PyTorch."""
+    if backend not in ("auto", "reference", "triton"):
+        raise ValueError(f"backend={backend!r}: want 'auto', 'reference' or 'triton'")
+    if backend == "reference":
+        return False
+    reason = why_not(q, k, spec)
+    if (
+        reason is None
+        and torch.is_grad_enabled()
+        and any(x.requires_grad for x in (q, k, v, gates))
+    ):
+        reason = "gradients are wanted, the kernels have no backward pass yet (torch.no_grad())"
+    if reason is None and backend == "auto" and not q.is_cuda:
+        reason = "the kernels would run in Triton's interpreter"
+    if backend == "triton" and reason is not None:
+        raise ValueError(f"backend='triton': {reason}; use 'auto' or 'reference'")
     if backend == "auto":
-        _logger.debug("backend 'auto' takes 'reference', the only one built")
+        _say_choice(reason, q.device.type)
+    return reason is None
+
+
+@functools.cache
+def _say_choice(reason: str | None, device: str) -> None:
+    """One line for each reason, not one a call."""
+    if reason is None:
+        _logger.info("backend 'auto' takes 'triton'")
+        return
+    level = logging.WARNING if device == "cuda" else logging.INFO
+    _logger.log(level, "backend 'auto' takes 'reference': %s", reason)
+
+
+def _by_kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    *,
+    spec: NSASpec,
+    frame_sizes: Tensor | Sequence[int] | None,
+    q_offset: int | None,
+    selected_blocks: Tensor | None,
+    return_branches: bool,
+) -> Tensor | NSAResult:
+    """NSA by the Triton kernels; for blocks of one size nothing is read from the device."""
+    from videonsa.ops.triton.attention import nsa_triton  # needs Triton
+
+    if cu_seqlens_k is None and cu_seqlens_q is None:
+        index, num_keys = kernel_index(q, k, spec=spec, q_offset=q_offset, frame_sizes=frame_sizes)
+        k, v = k[:, :num_keys], v[:, :num_keys]
+    else:
+        index = packed_kernel_index(
+            q, k, cu_seqlens_q, cu_seqlens_k, spec=spec, frame_sizes=frame_sizes
+        )
+    if selected_blocks is not None:
+        checks.check_selected_range(selected_blocks, index.max_blocks)
+    return nsa_triton(
+        q,
+        k,
+        v,
+        gates,
+        index,
+        spec=spec,
+        selected_blocks=selected_blocks,
+        return_branches=return_branches,
+    )
 
 
 def _one_stream(
@@ -242,11 +333,13 @@ def _hybrid(
     *,
     spec: NSASpec,
     return_branches: bool,
+    use_kernels: bool,
 ) -> Tensor | NSAResult:
     """All vision groups, then all text groups, gathered by index; put back in sequence order."""
     parts = []
     for vision in layout.vision:
-        result = _vision_rows(q, k, v, gates, vision, spec=spec, return_branches=return_branches)
+        attend = _vision_rows_by_kernels if use_kernels else _vision_rows
+        result = attend(q, k, v, gates, vision, spec=spec, return_branches=return_branches)
         parts.append(_fields(result))
     for text in layout.text:
         output = dense_reference(
@@ -280,6 +373,39 @@ def _vision_rows(
         spec=spec,
         blocks=group.blocks,
         first_row=group.first_row,
+        return_branches=return_branches,
+    )
+
+
+def _vision_rows_by_kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    group: VisionGroup,
+    *,
+    spec: NSASpec,
+    return_branches: bool,
+) -> Tensor | NSAResult:
+    from videonsa.ops.triton.attention import nsa_triton  # needs Triton
+
+    rows, keys = group.rows.shape[1], group.keys.shape[1]
+    index = batch_index(
+        group.blocks.offsets,
+        num_samples=len(group.rows),
+        num_rows=rows,
+        first_row=group.first_row,
+        num_keys=keys,
+        max_size=group.blocks.max_size,
+        uniform=spec.block_size != "frame",
+    )
+    return nsa_triton(
+        _take(q, group.rows),
+        _take(k, group.keys),
+        _take(v, group.keys),
+        _take(gates, group.rows),
+        index,
+        spec=spec,
         return_branches=return_branches,
     )
 

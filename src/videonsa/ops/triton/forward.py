@@ -250,7 +250,9 @@ def _selected(
     return o_slc, lse_slc
 
 
-def _no_selection(num_rows: int, num_kv_heads: int, num_selected: int, device: torch.device) -> Tensor:
+def _no_selection(
+    num_rows: int, num_kv_heads: int, num_selected: int, device: torch.device
+) -> Tensor:
     shape = (num_rows, num_kv_heads, num_selected)
     return torch.empty(shape, dtype=torch.int32, device=device)
 

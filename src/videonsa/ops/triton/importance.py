@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, load_rows, scores
+from videonsa.ops.triton.common import LOG2_E, fits_tma, key_source, load_keys, scores
 from videonsa.ops.triton.tuning import Config
 
 MAX_RANKED = 512
@@ -44,6 +44,7 @@ def _importance_kernel(
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
     SUM_ROWS: tl.constexpr,
+    TMA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     i_n, i_tile, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -57,15 +58,15 @@ def _importance_kernel(
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     m_row = o_m < num_rows
     o_c = begin + i_n * BLOCK_N + o_n
-    p_k = k_cmp + (o_c.to(tl.int64)[:, None] * H + i_h) * D + o_d[None, :]
-    b_k = load_rows(p_k, o_c < num_blocks, o_d, D, BLOCK_D)
+    start = begin + i_n * BLOCK_N
+    m_c = o_c < num_blocks
+    b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_c, o_d, D, BLOCK_D, TMA)
     base = first_row.to(tl.int64)
-    p_q = q + base * stride_qr + i_h * G * stride_qh
-    o_q = o_m[:, None] * stride_qr + o_d[None, :]
     p_lse = lse_cmp + base * HQ + i_h * G
     b_p = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for i_g in range(G):
-        b_q = load_rows(p_q + i_g * stride_qh + o_q, m_row, o_d, D, BLOCK_D)
+        i_hq = i_h * G + i_g
+        b_q = load_keys(q, first_row, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
         # [BLOCK_M]; +inf where the row sees no block, so that its probabilities are 0
         b_lse = tl.load(p_lse + i_g + o_m * HQ, mask=m_row, other=float("inf"))
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse) * 1.4426950408889634
@@ -115,7 +116,9 @@ def _best(b_rank, m_taken, NUM_SELECTED: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _store_compact(p_row, m_best, b_value, m_row, N: tl.constexpr, ROWS: tl.constexpr, P2: tl.constexpr):
+def _store_compact(
+    p_row, m_best, b_value, m_row, N: tl.constexpr, ROWS: tl.constexpr, P2: tl.constexpr
+):
     """The marked values of each row in the order of the columns, then -1 up to N."""
     b_slot = tl.cumsum(m_best.to(tl.int32), 1)
     tl.store(p_row + b_slot - 1, b_value, mask=m_best)
@@ -162,12 +165,16 @@ def _top_groups_kernel(
     b_rank = b_rank.to(tl.int32, bitcast=True)
     m_taken = o_c[None, :] * GROUP < tl.minimum(b_current, NUM_INIT)[:, None]
     b_local = tl.maximum(b_current - NUM_LOCAL, 0)
-    m_local = (o_c[None, :] >= (b_local // GROUP)[:, None]) & (o_c[None, :] * GROUP <= b_current[:, None])
+    m_local = (o_c[None, :] >= (b_local // GROUP)[:, None]) & (
+        o_c[None, :] * GROUP <= b_current[:, None]
+    )
     m_taken = m_row[:, None] & (m_taken | m_local)
     b_rank = tl.where(m_taken, -1, b_rank)
     m_best = _best(b_rank, m_taken, NUM_SELECTED, ROWS)
     b_group = o_c[None, :] + tl.zeros([ROWS, 1], tl.int32)
-    _store_compact(groups + o_out * NUM_SELECTED, m_best, b_group, m_row, NUM_SELECTED, ROWS, BLOCK_S)
+    _store_compact(
+        groups + o_out * NUM_SELECTED, m_best, b_group, m_row, NUM_SELECTED, ROWS, BLOCK_S
+    )
 
 
 @triton.jit
@@ -273,9 +280,10 @@ def importance(
     _, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
     max_blocks = out.importance.shape[-1]
+    tma = config.tma and fits_tma(q) and fits_tma(k_cmp)
     _importance_kernel[(triton.cdiv(max_blocks, config.block_n), len(tiles), num_kv_heads)](
-        q,
-        k_cmp,
+        key_source(q, config.block_m, tma=tma),
+        key_source(k_cmp, config.block_n, tma=tma),
         lse_cmp,
         out.importance,
         out.highest,
@@ -296,6 +304,7 @@ def importance(
         BLOCK_N=config.block_n,
         GROUP=out.group,
         SUM_ROWS=sum_rows,
+        TMA=tma,
         PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
@@ -343,16 +352,24 @@ def top_blocks(
 
     def shape(width: int) -> tuple[tuple[int, int], dict[str, int]]:
         block_c = max(32, triton.next_power_of_2(width))
-        # A program of one warp needs no barrier in the bisection.
+        # A program of one warp needs no barrier in the bisection; 16 values a thread where that
+        # is enough leave registers for many warps.
         num_warps = min(32, max(1, block_c // 1024))
-        rows = max(1, min(tile, num_warps * 1024 // block_c))
+        rows = max(1, min(tile, 512 // block_c))
         grid = (len(tiles) * tile // rows, num_kv_heads)
         return grid, {"ROWS": rows, "BLOCK_C": block_c, "num_warps": num_warps}
 
     if scores.group > 1:
         grid, sizes = shape(max_groups)
         _top_groups_kernel[grid](
-            scores.highest, scores.groups, tiles, *rows_of, max_groups, num_kv_heads, **shared, **sizes
+            scores.highest,
+            scores.groups,
+            tiles,
+            *rows_of,
+            max_groups,
+            num_kv_heads,
+            **shared,
+            **sizes,
         )
         grid, sizes = shape(slots * scores.group)
     else:

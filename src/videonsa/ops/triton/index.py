@@ -4,10 +4,21 @@ Kernels know no samples: row r has its own key, its current block, and the block
 are cut into tiles that never cross a sample, so that the positions of a tile are consecutive.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from videonsa.ops.spec import NSASpec
+from videonsa.ops.varlen import (
+    batch_sample,
+    block_borders,
+    block_table,
+    check_on_borders,
+    packed_samples,
+)
 
 FAR = 2**31 - 1
 """The start of a block that does not exist: no key is there."""
@@ -193,3 +204,91 @@ def row_tiles(index: StreamIndex, size: int, *, num_samples: int, num_rows: int)
     first = rows[sample] + (tile - first_tile[sample]) * size
     count = (rows[sample + 1] - first).clamp(min=0, max=size)
     return torch.stack([torch.where(count > 0, first, 0), count], dim=1).int().contiguous()
+
+
+def kernel_index(
+    q: Tensor,
+    k: Tensor,
+    *,
+    spec: NSASpec,
+    q_offset: int | None,
+    frame_sizes: Tensor | Sequence[int] | None,
+) -> tuple[StreamIndex, int]:
+    """The index of an unpacked batch, and the keys of a sample that its rows reach.
+
+    q `[B, T, HQ, D]`, k `[B, S, H, D]`; S of the index is that number of keys.
+
+    Raises:
+        ValueError: rows that do not fit into the keys, frames that do not cover them, or rows
+            off the block borders where all rows of a block share a selection.
+    """
+    sample = batch_sample(q.shape[1], k.shape[1], q_offset)
+    common = {
+        "num_samples": q.shape[0],
+        "num_rows": sample.num_rows,
+        "first_row": sample.offset,
+        "num_keys": sample.num_keys,
+    }
+    size = spec.block_size
+    if size != "frame" and spec.selection_scope == "token":
+        return uniform_index(size, **common, device=q.device), sample.num_keys
+    borders = block_borders(size, frame_sizes, [sample.num_keys] * q.shape[0])
+    if spec.selection_scope == "block":
+        for offsets in borders:
+            check_on_borders(offsets, sample.offset, sample.num_rows)
+    if size != "frame":
+        return uniform_index(size, **common, device=q.device), sample.num_keys
+    blocks = block_table(borders, sample.num_keys, device=q.device)
+    index = batch_index(blocks.offsets, **common, max_size=blocks.max_size, uniform=False)
+    return index, sample.num_keys
+
+
+def packed_kernel_index(
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    *,
+    spec: NSASpec,
+    frame_sizes: Tensor | Sequence[int] | None,
+) -> StreamIndex:
+    """The index of packed samples: q `[1, T, HQ, D]`, k `[1, S, H, D]`.
+
+    Raises:
+        ValueError: as `packed_samples` and `kernel_index`; the values of lengths that are on a GPU
+            are looked at only where the blocks depend on them.
+    """
+    num_rows, num_keys, device = q.shape[1], k.shape[1], q.device
+    lengths = cu_seqlens_k is not None and cu_seqlens_k.is_cuda
+    if spec.block_size != "frame" and spec.selection_scope == "token" and lengths:
+        rows = cu_seqlens_k if cu_seqlens_q is None else cu_seqlens_q.to(device)
+        size = spec.block_size
+        return packed_index(
+            rows, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys, block_size=size
+        )
+    samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
+    borders = block_borders(spec.block_size, frame_sizes, [s.num_keys for s in samples])
+    if spec.selection_scope == "block":
+        for sample, offsets in zip(samples, borders, strict=True):
+            check_on_borders(offsets, sample.offset, sample.num_rows)
+    start = [s.first_key + x for s, b in zip(samples, borders, strict=True) for x in b[:-1]]
+    sizes = [stop - x for b in borders for x, stop in pairwise(b)]
+    counts = [len(b) - 1 for b in borders]
+
+    def on_device(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
+
+    return stream_index(
+        Samples(
+            rows=on_device([0, *(s.first_row + s.num_rows for s in samples)]),
+            first_key=on_device([s.first_key for s in samples]),
+            first_position=on_device([s.offset for s in samples]),
+            blocks=on_device([0, *accumulate(counts)]),
+        ),
+        on_device(start),
+        on_device(sizes),
+        num_rows=num_rows,
+        max_blocks=max(counts),
+        max_size=max(sizes),
+        uniform=spec.block_size != "frame",
+    )

@@ -10,7 +10,6 @@ host launches as many as there could be. The order of a list is left to atomics:
 on it.
 """
 
-from typing import NamedTuple
 
 import torch
 import triton
@@ -71,35 +70,27 @@ def _list_kernel(
 
 @triton.jit
 def _items_kernel(
-    counts,  # [chunks, H * C]
-    cursor,  # [chunks, H * C] where each list starts
+    counts,  # [chunks * H * C]
+    list_end,  # [chunks * H * C] cumulative pairs
+    item_end,  # [chunks * H * C] cumulative items
+    cursor,  # [chunks * H * C] where each list starts
     items,  # [bound, 3] list, first pair, pairs
-    chunk_items,  # [chunks, 4] first item of each chunk, and of the next
     num_lists,
     ITEM: tl.constexpr,
-    CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    o_l = tl.arange(0, BLOCK)
-    pair_base, item_base = 0, 0
-    for i_chunk in range(CHUNKS):
-        tl.store(chunk_items + 4 * i_chunk, item_base)
-        for start in range(0, num_lists, BLOCK):
-            m_l = start + o_l < num_lists
-            o_list = i_chunk * num_lists + start + o_l
-            b_count = tl.load(counts + o_list, mask=m_l, other=0)
-            b_first = pair_base + tl.cumsum(b_count, 0) - b_count
-            tl.store(cursor + o_list, b_first, mask=m_l)
-            b_items = (b_count + ITEM - 1) // ITEM
-            b_item = item_base + tl.cumsum(b_items, 0) - b_items
-            for i in range(tl.max(b_items, 0)):
-                p_item = items + (b_item + i).to(tl.int64) * 3
-                tl.store(p_item, start + o_l, mask=i < b_items)
-                tl.store(p_item + 1, b_first + i * ITEM, mask=i < b_items)
-                tl.store(p_item + 2, tl.minimum(b_count - i * ITEM, ITEM), mask=i < b_items)
-            pair_base += tl.sum(b_count, 0)
-            item_base += tl.sum(b_items, 0)
-        tl.store(chunk_items + 4 * i_chunk + 1, item_base)
+    o_l = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_l = o_l < num_lists
+    b_count = tl.load(counts + o_l, mask=m_l, other=0)
+    b_first = tl.load(list_end + o_l, mask=m_l, other=0) - b_count
+    tl.store(cursor + o_l, b_first, mask=m_l)
+    b_items = (b_count + ITEM - 1) // ITEM
+    b_item = tl.load(item_end + o_l, mask=m_l, other=0) - b_items
+    for i in range(tl.max(b_items, 0)):
+        p_item = items + (b_item + i) * 3
+        tl.store(p_item, o_l, mask=i < b_items)
+        tl.store(p_item + 1, b_first + i * ITEM, mask=i < b_items)
+        tl.store(p_item + 2, tl.minimum(b_count - i * ITEM, ITEM), mask=i < b_items)
 
 
 @triton.jit
@@ -122,6 +113,7 @@ def _partial_kernel(
     stride_vs,
     stride_vh,
     scale_log2,
+    H,
     G: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -140,7 +132,7 @@ def _partial_kernel(
     for i_item in range(first_item + tl.program_id(0), stop_item, tl.num_programs(0)):
         p_item = items + i_item * 3
         i_list, first, num_pairs = tl.load(p_item), tl.load(p_item + 1), tl.load(p_item + 2)
-        i_h, i_c = i_list // num_blocks, i_list % num_blocks
+        i_h, i_c = i_list // num_blocks % H, i_list % num_blocks
         m_n = o_n < tl.load(block_size + i_c)
         start_key = tl.load(block_start + i_c).to(tl.int64)
         p_k = k + start_key * stride_ks + i_h * stride_kh
@@ -279,14 +271,12 @@ def add_scattered(
     tile_base = pair_end - plan.tile_pairs.flatten()
     limits = torch.arange(num_chunks + 1, dtype=torch.int32, device=q.device) * capacity
     unit = torch.searchsorted(tile_base, limits, out_int32=True)
-    # Four ints a chunk: every slice starts on 16 bytes, so that one compiled kernel serves all.
     chunk_units = torch.stack([unit[:-1], unit[1:]] * 2, dim=1)
     space = (capacity + tile * num_selected) * group
     partial = q.new_empty(space * dim)
     partial_lse = torch.empty(space, dtype=torch.float32, device=q.device)
     counts, cursor = ints(chunks, num_lists), ints(chunks, num_lists)
-    pairs, items = ints(in_pass, 2), ints(in_pass // item + min(chunks * num_lists, in_pass), 3)
-    chunk_items = ints(chunks, 4)
+    pairs, items = ints(in_pass, 2), ints(in_pass // item + min(counts.numel(), in_pass), 3)
     for first_chunk in range(0, num_chunks, chunks):
         counts.zero_()
         for fill, cells in ((False, counts), (True, cursor)):
@@ -310,17 +300,7 @@ def add_scattered(
                 num_warps=4,
             )
             if not fill:
-                _items_kernel[(1,)](
-                    counts,
-                    cursor,
-                    items,
-                    chunk_items,
-                    num_lists,
-                    ITEM=item,
-                    CHUNKS=chunks,
-                    BLOCK=2048,
-                    num_warps=16,
-                )
+                chunk_items = _make_items(counts, cursor, items, item=item)
         for i in range(min(chunks, num_chunks - first_chunk)):
             _partial_kernel[(config.programs * num_multiprocessors,)](
                 q,
@@ -338,6 +318,7 @@ def add_scattered(
                 *k.stride()[:2],
                 *v.stride()[:2],
                 dim**-0.5 * LOG2_E,
+                num_kv_heads,
                 G=group,
                 D=dim,
                 BLOCK_D=triton.next_power_of_2(dim),
@@ -350,7 +331,7 @@ def add_scattered(
                 num_stages=config.num_stages,
                 maxnreg=config.maxnreg,
             )
-            _merge_kernel[(16 * num_multiprocessors,)](
+            _merge_kernel[(MERGE[0] * num_multiprocessors,)](
                 partial,
                 partial_lse,
                 plan.num_scattered,
@@ -368,6 +349,33 @@ def add_scattered(
                 BLOCK_D=triton.next_power_of_2(dim),
                 BLOCK_G=triton.next_power_of_2(group),
                 BLOCK_S=triton.next_power_of_2(num_selected),
-                STEP=4,
-                num_warps=4,
+                STEP=MERGE[2],
+                num_warps=MERGE[1],
             )
+
+
+def _make_items(counts: Tensor, cursor: Tensor, items: Tensor, *, item: int) -> Tensor:
+    """Cuts the lists `[chunks, lists]` into items of at most `item` pairs, and starts their cursors.
+
+    Returns `[chunks, 4]` int32: the first item of a chunk and of the next, twice: every row starts
+    on 16 bytes, so that one compiled kernel serves all.
+    """
+    list_end = counts.flatten().cumsum(0, dtype=torch.int32)
+    item_end = ((counts + (item - 1)) // item).flatten().cumsum(0, dtype=torch.int32)
+    _items_kernel[(triton.cdiv(counts.numel(), 256),)](
+        counts,
+        list_end,
+        item_end,
+        cursor,
+        items,
+        counts.numel(),
+        ITEM=item,
+        BLOCK=256,
+        num_warps=1,
+    )
+    stop = item_end.view(counts.shape)[:, -1]
+    first = torch.nn.functional.pad(stop[:-1], (1, 0))
+    return torch.stack([first, stop] * 2, dim=1)
+
+
+MERGE = [16, 4, 4]

@@ -84,8 +84,8 @@ def _plan_kernel(
         # Blocks that need the causal mask are always walked together.
         shared = (tl.sum(m_hit.to(tl.int32), 0) >= MIN_SHARED) | (block >= current)
         o_out = o_tile * BOUND + num
-        tl.store(plan_start + o_out, tl.load(block_start + block), mask=shared)
-        tl.store(plan_size + o_out, tl.load(block_size + block), mask=shared)
+        tl.store(plan_start + o_out, tl.load(block_start + block, mask=shared), mask=shared)
+        tl.store(plan_size + o_out, tl.load(block_size + block, mask=shared), mask=shared)
         tl.store(plan_rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 0), mask=shared)
         m_left = m_hit & (shared == 0)
         tl.store(scattered + o_row * NUM_SELECTED + b_left, block + o_t * 0, mask=m_left)

@@ -1,0 +1,158 @@
+"""The kernels behind `nsa_attention`: custom ops of flat tensors, and the way to and from them."""
+
+import torch
+from torch import Tensor
+
+from videonsa.ops.masks import ascending
+from videonsa.ops.spec import NSAResult, NSASpec
+from videonsa.ops.triton.forward import Branches, Options, nsa_forward
+from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.tuning import tuning_for
+
+
+def nsa_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    index: StreamIndex,
+    *,
+    spec: NSASpec,
+    selected_blocks: Tensor | None = None,
+    return_branches: bool = False,
+) -> Tensor | NSAResult:
+    """NSA of the `paper` preset by kernels (paper section 2.2).
+
+    Args:
+        q: `[B, T, HQ, D]`.
+        k: `[B, S, H, D]`.
+        v: `[B, S, H, D]`.
+        gates: `[B, T, HQ, 3]` after the sigmoid.
+        index: of these rows and keys, flat over the batch.
+        spec: a spec of the `paper` preset.
+        selected_blocks: `[B, T, H, n]` int, overrides the selection; negative entries are none.
+        return_branches: give an `NSAResult`.
+
+    Returns:
+        `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
+    """
+    dtype = q.dtype
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    begin = index.row_begin.view(*q.shape[:2], 1, 1)
+    selected = None
+    if selected_blocks is not None:
+        selected = ascending(selected_blocks)
+        selected = torch.where(selected >= 0, selected + begin, -1).flatten(0, 1).contiguous()
+    flat = (_flat(q), _flat(k), _flat(v), gates.flatten(0, 1))
+    arguments = (*flat, list(index[:7]), list(map(int, index[7:])), selected, *_options(spec))
+    if not return_branches:
+        output: Tensor = torch.ops.videonsa.nsa(*arguments)
+        return output.view(q.shape).to(dtype)
+    *parts, chosen = torch.ops.videonsa.nsa_branches(*arguments)
+    fields = [x.view(*q.shape[:2], *x.shape[1:]) for x in parts]
+    chosen = chosen.view(*q.shape[:2], *chosen.shape[1:])
+    chosen = torch.where(chosen >= 0, chosen - begin, -1)
+    return NSAResult(*(x.to(dtype) for x in fields[:4]), *fields[4:], chosen)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """`[B, L, H, D]` -> `[B * L, H, D]` whose last dimension is contiguous; copied only if needed."""
+    return (x if x.stride(3) == 1 else x.contiguous()).flatten(0, 1)
+
+
+def _options(spec: NSASpec) -> tuple[list[int], bool, list[str]]:
+    counts = [
+        spec.num_selected_blocks,
+        spec.window_size,
+        spec.num_init_blocks,
+        spec.num_local_blocks,
+    ]
+    return counts, spec.selection_scope == "block", list(spec.branches)
+
+
+def _run(
+    flat: tuple[Tensor, Tensor, Tensor, Tensor],
+    index: list[Tensor],
+    bounds: list[int],
+    selected: Tensor | None,
+    counts: list[int],
+    per_block: bool,
+    branches: list[str],
+    *,
+    return_branches: bool,
+) -> Branches:
+    q, k = flat[0], flat[1]
+    stream = StreamIndex(*index, bounds[0], bounds[1], bool(bounds[2]))
+    tuning = tuning_for(q.shape[1] // k.shape[1], stream.max_size, device=q.device)
+    options = Options(*counts, per_block=per_block, branches=tuple(branches))
+    return nsa_forward(
+        *flat, stream, selected, options=options, tuning=tuning, return_branches=return_branches
+    )
+
+
+@torch.library.custom_op("videonsa::nsa", mutates_args=())
+def nsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    index: list[Tensor],
+    bounds: list[int],
+    selected: Tensor | None,
+    counts: list[int],
+    per_block: bool,
+    branches: list[str],
+) -> Tensor:
+    """The gated sum `[R, HQ, D]` of flat q `[R, HQ, D]`, k and v `[S, H, D]`, gates `[R, HQ, 3]`.
+
+    index and bounds are the fields of a `StreamIndex`, counts and per_block those of `Options`.
+    """
+    flat = (q, k, v, gates)
+    return _run(
+        flat, index, bounds, selected, counts, per_block, branches, return_branches=False
+    ).output
+
+
+@torch.library.custom_op("videonsa::nsa_branches", mutates_args=())
+def nsa_branches(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    index: list[Tensor],
+    bounds: list[int],
+    selected: Tensor | None,
+    counts: list[int],
+    per_block: bool,
+    branches: list[str],
+) -> list[Tensor]:
+    """As `videonsa::nsa`, and all that the sum was made of: the fields of `Branches`."""
+    flat = (q, k, v, gates)
+    result = _run(flat, index, bounds, selected, counts, per_block, branches, return_branches=True)
+    *fields, chosen = (x for x in result if x is not None)
+    return [*fields, chosen if selected is None else selected.clone()]
+
+
+@nsa.register_fake
+def _(q: Tensor, *arguments: object) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+@nsa_branches.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    index: list[Tensor],
+    bounds: list[int],
+    selected: Tensor | None,
+    counts: list[int],
+    per_block: bool,
+    branches: list[str],
+) -> list[Tensor]:
+    outputs = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(4)]
+    lses = [q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3)]
+    chosen = q.new_empty((q.shape[0], k.shape[1], counts[0]), dtype=torch.int32)
+    return [*outputs, *lses, chosen]

@@ -1,0 +1,65 @@
+"""What the kernels can do, told without importing Triton."""
+
+import importlib.util
+
+import torch
+
+from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
+
+MAX_GROUP = 16
+MAX_HEAD_DIM = 128
+MAX_SELECTED = 64
+LEAST_CAPABILITY = (8, 0)
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+def why_not(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
+    """The first reason why the kernels cannot take these inputs, or None.
+
+    q `[..., HQ, D]` and k `[..., H, D]` of one dtype and device.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    return _why_not_here(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
+
+
+def _why_not_here(q: torch.Tensor) -> str | None:
+    if q.is_cuda:
+        if torch.version.hip is not None:
+            return "the GPU is not from NVIDIA"
+        capability = torch.cuda.get_device_capability(q.device)
+        if capability < LEAST_CAPABILITY:
+            found, wanted = (".".join(map(str, c)) for c in (capability, LEAST_CAPABILITY))
+            return f"the GPU has compute capability {found}, at least {wanted} is needed"
+        if q.dtype not in DTYPES and not torch.is_autocast_enabled("cuda"):
+            return f"the dtype is {q.dtype}, the kernels take bfloat16 and float16"
+        return None
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return None
+    return f"the tensors are on {q.device.type}, the kernels need a GPU"
+
+
+def _why_not_shape(q: torch.Tensor, k: torch.Tensor) -> str | None:
+    dim, group = q.shape[-1], q.shape[-2] // k.shape[-2]
+    if dim % 16 or dim > MAX_HEAD_DIM:
+        return f"the head dim is {dim}, the kernels take multiples of 16 up to {MAX_HEAD_DIM}"
+    if group > MAX_GROUP:
+        return f"a KV head has {group} query heads, the kernels take up to {MAX_GROUP}"
+    if 0 in q.shape or 0 in k.shape:
+        return "there is no query row"
+    return None
+
+
+def _why_not_spec(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
+    if spec.head_map != "group":
+        return "the spec is of the released preset"
+    if spec.block_size != "frame" and spec.block_size > MAX_BLOCK_SIZE:
+        return f"blocks have {spec.block_size} tokens, the kernels take up to {MAX_BLOCK_SIZE}"
+    if spec.num_selected_blocks > MAX_SELECTED:
+        return f"n is {spec.num_selected_blocks}, the kernels take up to {MAX_SELECTED}"
+    pairs = q[..., 0, 0].numel() * k.shape[-2] * spec.num_selected_blocks
+    if max(pairs, k[..., 0, 0].numel()) >= 2**31:
+        return f"there are {pairs} pairs of rows and blocks, the kernels count up to 2^31"
+    return None
