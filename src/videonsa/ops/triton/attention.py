@@ -57,18 +57,18 @@ def nsa_triton(
 
 
 def _flat(x: Tensor) -> Tensor:
-    """`[B, L, H, D]` -> `[B * L, H, D]` whose last dimension is contiguous; copied only if needed."""
+    """`[B, L, H, D]` -> `[B * L, H, D]`, last dimension contiguous; copied only if needed."""
     return (x if x.stride(3) == 1 else x.contiguous()).flatten(0, 1)
 
 
-def _options(spec: NSASpec) -> tuple[list[int], bool, list[str]]:
+def _options(spec: NSASpec) -> tuple[list[int], bool, str]:
     counts = [
         spec.num_selected_blocks,
         spec.window_size,
         spec.num_init_blocks,
         spec.num_local_blocks,
     ]
-    return counts, spec.selection_scope == "block", list(spec.branches)
+    return counts, spec.selection_scope == "block", " ".join(spec.branches)
 
 
 def _run(
@@ -78,14 +78,22 @@ def _run(
     selected: Tensor | None,
     counts: list[int],
     per_block: bool,
-    branches: list[str],
+    branches: str,
     *,
     return_branches: bool,
 ) -> Branches:
     q, k = flat[0], flat[1]
     stream = StreamIndex(*index, bounds[0], bounds[1], bool(bounds[2]))
     tuning = tuning_for(q.shape[1] // k.shape[1], stream.max_size, device=q.device)
-    options = Options(*counts, per_block=per_block, branches=tuple(branches))
+    num_selected, window_size, num_init, num_local = counts
+    options = Options(
+        num_selected=num_selected,
+        window_size=window_size,
+        num_init=num_init,
+        num_local=num_local,
+        per_block=per_block,
+        branches=tuple(branches.split()),
+    )
     return nsa_forward(
         *flat, stream, selected, options=options, tuning=tuning, return_branches=return_branches
     )
@@ -102,11 +110,12 @@ def nsa(
     selected: Tensor | None,
     counts: list[int],
     per_block: bool,
-    branches: list[str],
+    branches: str,
 ) -> Tensor:
     """The gated sum `[R, HQ, D]` of flat q `[R, HQ, D]`, k and v `[S, H, D]`, gates `[R, HQ, 3]`.
 
-    index and bounds are the fields of a `StreamIndex`, counts and per_block those of `Options`.
+    index and bounds are the fields of a `StreamIndex`, counts and per_block those of `Options`;
+    branches are names with spaces between.
     """
     flat = (q, k, v, gates)
     return _run(
@@ -125,7 +134,7 @@ def nsa_branches(
     selected: Tensor | None,
     counts: list[int],
     per_block: bool,
-    branches: list[str],
+    branches: str,
 ) -> list[Tensor]:
     """As `videonsa::nsa`, and all that the sum was made of: the fields of `Branches`."""
     flat = (q, k, v, gates)
@@ -150,7 +159,7 @@ def _(
     selected: Tensor | None,
     counts: list[int],
     per_block: bool,
-    branches: list[str],
+    branches: str,
 ) -> list[Tensor]:
     outputs = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(4)]
     lses = [q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3)]
