@@ -1,11 +1,63 @@
-"""The committed page of results."""
+"""The committed page of results and its plots."""
 
+import json
 from pathlib import Path
 
-from videonsa.evals.report import render
+from videonsa.evals import report
+from videonsa.evals.report import figures, render
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks/results"
+ATTENTION = ROOT / "tests/fixtures/bench/attention.json"
 
 
 def test_the_committed_page_is_what_the_committed_json_gives() -> None:
-    assert (ROOT / "docs/results.md").read_text() == render(ROOT / "benchmarks/results")
+    assert (ROOT / "docs/results.md").read_text() == render(RESULTS)
+
+
+def test_the_committed_plots_are_what_the_committed_json_gives() -> None:
+    drawn = figures(RESULTS)
+    committed = {path.name: path.read_text() for path in (ROOT / "docs").glob("attention*.svg")}
+    assert committed == drawn
+
+
+def folder_of(tmp_path: Path, *machines: str) -> Path:
+    folder = tmp_path / "results"
+    for machine in machines:
+        (folder / machine).mkdir(parents=True)
+        (folder / machine / "attention.json").write_bytes(ATTENTION.read_bytes())
+    return folder
+
+
+def test_page_and_plot_are_written_whole_beside_each_other(tmp_path, monkeypatch) -> None:
+    folder, out = folder_of(tmp_path, "gpu"), tmp_path / "docs" / "results.md"
+    out.parent.mkdir()
+    monkeypatch.setattr("sys.argv", ["report", str(folder), "--out", str(out)])
+    report.main()
+    assert out.read_text() == render(folder)
+    assert "![Time against length](attention.svg)" in out.read_text()
+    assert (out.parent / "attention.svg").read_text() == figures(folder)["attention.svg"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["attention.svg", "results.md"]
+
+
+def test_every_machine_has_its_own_plot(tmp_path) -> None:
+    folder = folder_of(tmp_path, "gpu-a", "gpu-b")
+    assert list(figures(folder)) == ["attention.svg", "attention-gpu-b.svg"]
+    assert "(attention-gpu-b.svg)" in render(folder)
+
+
+def test_without_an_attention_benchmark_there_is_neither_section_nor_plot(tmp_path) -> None:
+    assert figures(tmp_path) == {}
+    assert "Attention" not in render(tmp_path)
+
+
+def test_a_benchmark_of_one_length_has_a_table_and_no_plot(tmp_path) -> None:
+    folder = folder_of(tmp_path, "gpu")
+    path = folder / "gpu/attention.json"
+    result = json.loads(path.read_text())
+    result["shapes"] = result["shapes"][:1]
+    path.write_text(json.dumps(result))
+    assert figures(folder) == {}
+    page = render(folder)
+    assert "![" not in page
+    assert "### 7b-16k" in page

@@ -8,7 +8,7 @@ import torch
 
 from videonsa.bench.calls import Prepared, attend_with_branches, backend_of
 from videonsa.bench.inputs import Inputs, Regime, make_inputs, mean_union
-from videonsa.bench.machine import machine, same_but_date
+from videonsa.bench.machine import comparable, machine
 from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_line, watch_of
 from videonsa.bench.registry import BASELINE, Op, hindrance
 from videonsa.bench.shapes import Shape
@@ -77,7 +77,7 @@ def bench_attention(
     verified = verify(request.ops, request.shapes, device=request.device, progress=progress)
     where = machine(request.device)
     kept = {}
-    if before is not None and same_but_date(before["machine"], where):
+    if before is not None and comparable(before["machine"], where):
         kept = {entry["shape"]["name"]: entry for entry in before["shapes"]}
     elif before is not None:
         progress("the earlier result is of another machine or other code: it is replaced")

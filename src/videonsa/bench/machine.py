@@ -49,16 +49,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def same_but_date(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Numbers of both may stand in one file."""
-    return {**one, "date": None} == {**other, "date": None}
+def comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Numbers of both may stand in one file: all is the same but the day and the commit.
+
+    The digest of the sources stands for what of a commit matters.
+    """
+    free = {"date": None, "commit": None, "dirty": None}
+    return {**one, **free} == {**other, **free}
 
 
 def _code() -> dict[str, Any]:
-    """The commit where this is a checkout, and a digest of the ops' sources anywhere."""
+    """The commit where this is a checkout; anywhere a digest of what is measured and measures."""
     package = Path(videonsa.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted((package / "ops").rglob("*.py")):
+    sources = [path for room in ("ops", "bench") for path in (package / room).rglob("*.py")]
+    for path in sorted(sources):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     commit, changed = None, None
     if (package.parents[1] / ".git").exists():
@@ -68,7 +73,7 @@ def _code() -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": None if changed is None else bool(changed),
-        "ops_sha256": digest.hexdigest()[:16],
+        "sources_sha256": digest.hexdigest()[:16],
     }
 
 

@@ -44,6 +44,8 @@ class Measurement:
         """Keep the error's line and no number."""
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             self.status = "out of memory"
+        elif isinstance(error, ModuleNotFoundError):
+            self.status = "not installed"
         else:
             self.status = "refused" if isinstance(error, ValueError) else "failed"
         self.error = one_line(error)

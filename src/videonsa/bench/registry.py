@@ -71,7 +71,7 @@ OPS = MappingProxyType(
                 name="fla-nsa",
                 what="parallel_nsa of flash-linear-attention, heads padded, no window branch",
                 prepare=prepare_fla,
-                packages=(("fla", "fla-core"), ("triton", "triton")),
+                packages=(("fla", "fla-core"), ("einops", "einops"), ("triton", "triton")),
                 needs_gpu=True,
             ),
         )

@@ -1,6 +1,7 @@
 """Writes docs/results.md from committed JSON: `python -m videonsa.evals.report DIR --out FILE`.
 
-DIR holds one folder a machine; a file's name says what it measured (`embedded.json`, ...).
+DIR holds one folder a machine; a file's name says what it measured (`embedded.json`, ...). Plots
+are written beside FILE.
 """
 
 import argparse
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from videonsa.evals.markdown import provenance, table
+from videonsa.evals.report_attention import attention_figure, render_attention
 from videonsa.evals.statistics import Accuracy
 
 HEADER = """# Results
@@ -28,11 +31,6 @@ def _cell(score: dict[str, int]) -> str:
     return f"{_percent(accuracy.share)} ({_percent(low)}-{_percent(high)})"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def render_embedded(result: dict[str, Any]) -> str:
     """Accuracy of the embedded model by kind of question and by what was taken away."""
     kinds = result["kinds"]
@@ -49,8 +47,8 @@ def render_embedded(result: dict[str, Any]) -> str:
         f"w = {result['window_size']}: a row attends to {result['attention_keys']} keys beside "
         f"the compressed ones, {result['video_tokens'] / result['attention_keys']:.1f} times fewer "
         "than there are. Right answers in percent.\n\n"
-        + _table(["condition", *kinds, "all"], rows)
-        + f"\n{_provenance(result['machine'])}\n"
+        + table(["condition", *kinds, "all"], rows)
+        + f"\n{provenance(result['machine'])}\n"
     )
 
 
@@ -67,10 +65,10 @@ def render_decode(result: dict[str, Any]) -> str:
     return (
         f"## Reading a video\n\n{result['what']}; {result['ours']['frames']} frames taken; "
         f"{len(result['ours']['seconds'])} runs of each, in turn.\n\n"
-        + _table(["", "seconds: median (range)", "CPU seconds", "peak resident, MB"], rows)
+        + table(["", "seconds: median (range)", "CPU seconds", "peak resident, MB"], rows)
         + f"\nTime, ours over bare, pair by pair: median {ratio['median']:.3f} "
         f"({ratio['min']:.3f}-{ratio['max']:.3f}; at most {result['limits']['time_ratio']} "
-        f"wanted).\n\n{_provenance(result['machine'])}\n"
+        f"wanted).\n\n{provenance(result['machine'])}\n"
     )
 
 
@@ -96,13 +94,9 @@ def render_reference_memory(result: dict[str, Any]) -> str:
     return (
         f"## Memory of the reference attention\n\n{shape}; at most {result['limit_gb']:.0f} GB "
         "beyond the inputs wanted.\n\n"
-        + _table(["", "GB beyond the inputs", "seconds"], rows)
-        + f"\n{_provenance(machine)}\n"
+        + table(["", "GB beyond the inputs", "seconds"], rows)
+        + f"\n{provenance(machine)}\n"
     )
-
-
-def _provenance(machine: dict[str, Any]) -> str:
-    return "Measured with: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -118,7 +112,30 @@ def render(folder: Path) -> str:
     for name, section in SECTIONS.items():
         paths = sorted(folder.glob(f"*/{name}.json"))
         parts += [section(json.loads(path.read_text())) for path in paths]
+    for figure, result in _attention_results(folder).items():
+        has_figure = attention_figure(result) is not None
+        parts.append(render_attention(result, figure=figure if has_figure else None))
     return "\n".join(parts)
+
+
+def figures(folder: Path) -> dict[str, str]:
+    """The plots that the page shows: file name and SVG text."""
+    drawn = {name: attention_figure(x) for name, x in _attention_results(folder).items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _attention_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Attention benchmarks by the name of their plot: the first machine's has the plain name."""
+    paths = sorted(folder.glob("*/attention.json"))
+    names = ["attention.svg", *(f"attention-{path.parent.name}.svg" for path in paths[1:])]
+    return {name: json.loads(path.read_text()) for name, path in zip(names, paths, strict=False)}
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def main() -> None:
@@ -127,7 +144,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.write_text(render(args.folder))
+    for name, figure in figures(args.folder).items():
+        _write(args.out.with_name(name), figure)
+    _write(args.out, render(args.folder))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""Timing in rounds: order, counts, errors."""
+
+import json
+
+import pytest
+import torch
+
+from videonsa.bench.measure import HostWatch, Measurement, measure_in_turn, one_line
+
+CPU_WATCH = HostWatch()
+
+
+class ScriptedWatch(HostWatch):
+    """Takes the time that a call's output says, in ms; knows what memory it needs."""
+
+    def __init__(self):
+        self.freed = 0
+
+    def warm(self, call):
+        call()
+        return 1000
+
+    def round(self, calls):
+        for call, found in calls:
+            try:
+                found.times_ms.append(float(call()))
+            except Exception as error:
+                found.fail(error)
+
+    def free(self):
+        self.freed += 1
+
+
+def recording(log, name, *, milliseconds=1.0):
+    def call():
+        log.append(name)
+        return torch.tensor(milliseconds)
+
+    return call
+
+
+def test_rounds_run_every_call_once_and_alternate_the_order():
+    log = []
+    calls = {name: recording(log, name) for name in "abc"}
+    found = measure_in_turn(calls, watch=ScriptedWatch(), repeats=3)
+    assert "".join(log) == "abc" + "abc" + "cba" + "abc"
+    assert all(x.times_ms == [1.0] * 3 for x in found.values())
+
+
+def test_a_slow_call_stops_after_its_seconds_but_not_before_three_runs():
+    log = []
+    calls = {
+        "fast": recording(log, "fast", milliseconds=0.1),
+        "slow": recording(log, "slow", milliseconds=400.0),
+        "slower": recording(log, "slower", milliseconds=9000.0),
+    }
+    found = measure_in_turn(calls, watch=ScriptedWatch(), repeats=10, seconds=2.0)
+    runs = {name: len(x.times_ms) for name, x in found.items()}
+    assert runs == {"fast": 10, "slow": 5, "slower": 3}
+
+
+def failing(error, *, after):
+    runs = []
+
+    def call():
+        runs.append(None)
+        if len(runs) > after:
+            raise error
+        return torch.tensor(1.0)
+
+    return call
+
+
+@pytest.mark.parametrize("after", [0, 2], ids=["while warming", "in a round"])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of\n memory"), "out of memory"),
+        (ValueError("wrong size"), "refused"),
+        (RuntimeError("no kernel"), "failed"),
+        (ModuleNotFoundError("No module named 'x'"), "not installed"),
+    ],
+)
+def test_a_call_that_raises_has_its_line_and_the_others_go_on(error, status, after):
+    watch = ScriptedWatch()
+    calls = {"bad": failing(error, after=after), "good": failing(error, after=99)}
+    found = measure_in_turn(calls, watch=watch, repeats=4)
+    assert found["bad"].status == status
+    assert found["bad"].error == one_line(error)
+    assert found["bad"].times_ms == []
+    assert found["bad"].extra_bytes is None
+    assert len(found["good"].times_ms) == 4
+    assert watch.freed == 1
+
+
+def test_the_host_watch_times_calls_and_records_errors():
+    calls = {"good": lambda: torch.ones(1), "bad": failing(RuntimeError("broken"), after=1)}
+    found = measure_in_turn(calls, watch=CPU_WATCH, repeats=3)
+    assert len(found["good"].times_ms) == 3
+    assert all(x > 0 for x in found["good"].times_ms)
+    assert found["good"].extra_bytes is None
+    assert found["bad"].error == "RuntimeError: broken"
+
+
+def test_calls_run_without_gradients():
+    seen = []
+
+    def call():
+        seen.append(torch.is_grad_enabled())
+        return torch.ones(1)
+
+    measure_in_turn({"a": call}, watch=CPU_WATCH, repeats=1)
+    assert seen == [False, False]
+
+
+def test_a_measurement_gives_median_spread_and_all_values():
+    found = Measurement(times_ms=[3.0, 1.0, 2.0, 10.0], host_ms=[0.1, 0.3, 0.2], extra_bytes=2**30)
+    result = found.to_dict()
+    assert (result["ms"], result["ms_min"], result["ms_max"]) == (2.5, 1.0, 10.0)
+    assert result["times_ms"] == [3.0, 1.0, 2.0, 10.0]
+    assert result["host_ms"] == 0.2
+    assert result["extra_gb"] == pytest.approx(1.073741824)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_measurement_without_a_run_has_no_number():
+    found = Measurement()
+    found.fail(RuntimeError("broken"))
+    result = found.to_dict()
+    names = ("ms", "ms_min", "ms_max", "host_ms", "extra_gb")
+    assert all(result[name] is None for name in names)
+    assert result["status"] == "failed"
+
+
+def test_a_long_error_is_cut():
+    line = one_line(RuntimeError("x" * 1000))
+    assert len(line) == 300
+    assert line.endswith("...")
