@@ -82,9 +82,9 @@ def _run(
     *,
     return_branches: bool,
 ) -> Branches:
-    q, k = flat[0], flat[1]
-    stream = StreamIndex(*index, bounds[0], bounds[1], bool(bounds[2]))
-    tuning = tuning_for(q.shape[1] // k.shape[1], stream.max_size, device=q.device)
+    q = flat[0]
+    stream = StreamIndex(*index, bounds[0], bounds[1], bool(bounds[2]), bounds[3])
+    tuning = tuning_for(stream.max_size, device=q.device)
     num_selected, window_size, num_init, num_local = counts
     options = Options(
         num_selected=num_selected,

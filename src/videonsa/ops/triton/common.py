@@ -11,6 +11,20 @@ LOG2_E = 1.4426950408889634
 
 
 @triton.jit
+def tile_of(tiles, i_tile, rows_of_sample, SIZE: tl.constexpr):
+    """First row and number of rows of a tile: from the table, or where samples are equally long."""
+    if tiles is None:
+        per_sample = tl.cdiv(rows_of_sample, SIZE)
+        i_sample = i_tile // per_sample
+        in_sample = (i_tile - i_sample * per_sample) * SIZE
+        first_row = i_sample * rows_of_sample + in_sample
+        num_rows = tl.minimum(rows_of_sample - in_sample, SIZE)
+    else:
+        first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    return first_row, num_rows
+
+
+@triton.jit
 def load_rows(p_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """`[rows, BLOCK_D]` from pointers; zeros in masked rows and beyond D."""
     if D == BLOCK_D:
@@ -30,8 +44,18 @@ def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def load_keys(
-    x, start, i_h, stride_s, stride_h, o_n, m_n, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr, TMA: tl.constexpr
-):  # fmt: skip
+    x,
+    start,
+    i_h,
+    stride_s,
+    stride_h,
+    o_n,
+    m_n,
+    o_d,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TMA: tl.constexpr,
+):
     """Keys or values [N, BLOCK_D] of one head from `start` on; x is a pointer or a descriptor.
 
     A descriptor reads the whole tile, also what the mask leaves out: finite, or 0 beyond the end.
@@ -88,7 +112,7 @@ def softmax_end(b_acc, b_m, b_l):
 
 
 def key_source(x: Tensor, block_n: int, *, tma: bool) -> Any:
-    """What `load_keys` reads `[S, H, D]` through: a TMA descriptor of `[block_n, D]` tiles, or x."""
+    """What `load_keys` reads `[S, H, D]` through: a descriptor of `[block_n, D]` tiles, or x."""
     if not tma:
         return x
     num_keys, num_heads, dim = x.shape

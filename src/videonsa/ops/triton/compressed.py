@@ -15,7 +15,9 @@ from videonsa.ops.triton.common import (
     softmax_end,
     softmax_step,
     store_rows,
+    tile_of,
 )
+from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.tuning import Config
 
 
@@ -26,7 +28,8 @@ def _compressed_kernel(
     v_cmp,  # [C, H, D]
     o_cmp,  # [R, HQ, D]
     lse_cmp,  # [R, HQ]
-    tiles,  # [tiles, 2]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
     row_begin,  # [R]
     row_end,  # [R]
     num_blocks,
@@ -47,7 +50,7 @@ def _compressed_kernel(
     i_tile = tl.num_programs(0) // HQ - 1 - tl.program_id(0) // HQ
     i_hq = tl.program_id(0) % HQ
     i_h = i_hq // G
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, BLOCK_M)
     if num_rows == 0:
         return
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -99,7 +102,7 @@ def compressed(
     v_cmp: Tensor,
     row_begin: Tensor,
     row_end: Tensor,
-    tiles: Tensor,
+    tiles: Tiles,
     *,
     config: Config,
 ) -> tuple[Tensor, Tensor]:
@@ -112,13 +115,14 @@ def compressed(
     o_cmp = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_cmp = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
     tma = config.tma and fits_tma(k_cmp)
-    _compressed_kernel[(len(tiles) * num_heads,)](
+    _compressed_kernel[(tiles.num * num_heads,)](
         q,
         key_source(k_cmp, config.block_n, tma=tma),
         key_source(v_cmp, config.block_n, tma=tma),
         o_cmp,
         lse_cmp,
-        tiles,
+        tiles.table,
+        tiles.rows_of_sample,
         row_begin,
         row_end,
         num_blocks,

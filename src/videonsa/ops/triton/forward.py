@@ -8,12 +8,16 @@ from torch import Tensor
 
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.importance import importance, score_buffers, top_blocks
-from videonsa.ops.triton.index import StreamIndex, row_tiles
+from videonsa.ops.triton.index import StreamIndex, Tiles, row_tiles
 from videonsa.ops.triton.pool import pool
 from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
 from videonsa.ops.triton.tuning import Tuning, selected_tile
 from videonsa.ops.triton.window import window_and_sum
+
+
+MAX_GRID = 65535
+"""Programs along the second axis of a grid."""
 
 
 class Options(NamedTuple):
@@ -73,7 +77,7 @@ def nsa_forward(
     o_cmp = lse_cmp = o_slc = lse_slc = None
     if wants["compressed"] or (wants["selected"] and selected is None):
         k_cmp, v_cmp = pool(k, v, index)
-        tiles = _tiles(index, tuning.compressed.block_m)
+        tiles = row_tiles(index, tuning.compressed.block_m)
         o_cmp, lse_cmp = compressed(
             q, k_cmp, v_cmp, index.row_begin, index.row_end, tiles, config=tuning.compressed
         )
@@ -89,7 +93,7 @@ def nsa_forward(
         gates,
         o_cmp if "compressed" in options.branches else None,
         o_slc if "selected" in options.branches else None,
-        _tiles(index, tuning.window.block_m),
+        row_tiles(index, tuning.window.block_m),
         index,
         window_size=options.window_size,
         use_window="window" in options.branches,
@@ -97,11 +101,6 @@ def nsa_forward(
         config=tuning.window,
     )
     return Branches(output, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, selected)
-
-
-def _tiles(index: StreamIndex, size: int) -> Tensor:
-    num_samples = len(index.sample_rows) - 1
-    return row_tiles(index, size, num_samples=num_samples, num_rows=len(index.row_key))
 
 
 def _select_per_row(
@@ -117,9 +116,9 @@ def _select_per_row(
     num_kv_heads = k_cmp.shape[1]
     selected = _no_selection(len(q), num_kv_heads, options.num_selected, q.device)
     config = tuning.importance
-    tiles = _tiles(index, config.block_m)
+    tiles = row_tiles(index, config.block_m)
     tile_bytes = config.block_m * num_kv_heads * index.max_blocks * 4
-    chunk = max(1, min(len(tiles), tuning.score_bytes // tile_bytes))
+    chunk = max(1, min(tiles.num, MAX_GRID, tuning.score_bytes // tile_bytes))
     scores = score_buffers(
         chunk * config.block_m,
         num_kv_heads,
@@ -127,14 +126,15 @@ def _select_per_row(
         num_selected=options.num_selected,
         device=q.device,
     )
-    for first in range(0, len(tiles), chunk):
-        part = tiles[first : first + chunk]
+    for first in range(0, tiles.num, chunk):
+        part = range(first, min(first + chunk, tiles.num))
         importance(
             q,
             k_cmp,
             lse_cmp,
             index.row_begin,
             index.row_end,
+            tiles,
             part,
             scores,
             sum_rows=False,
@@ -143,11 +143,11 @@ def _select_per_row(
         top_blocks(
             scores,
             selected,
+            tiles,
             part,
             index.row_begin,
             index.row_end,
             index.row_block,
-            tile=config.block_m,
             num_init=options.num_init,
             num_local=options.num_local,
         )
@@ -169,11 +169,14 @@ def _select_per_block(
     blocks = torch.arange(num_blocks, dtype=torch.int32, device=q.device)
     first_row = torch.searchsorted(index.row_block, blocks, out_int32=True)
     num_rows = torch.searchsorted(index.row_block, blocks, right=True, out_int32=True) - first_row
-    row_tile = torch.stack([first_row, num_rows], dim=1)
-    block_tile = torch.stack([blocks, (num_rows > 0).int()], dim=1)
+    row_tile = Tiles(torch.stack([first_row, num_rows], dim=1), num_blocks, index.max_size, 0)
+    exists = (num_rows > 0).int()
+    block_tile = Tiles(torch.stack([blocks, exists], dim=1), num_blocks, 1, 0)
     begin = index.row_begin[first_row.clamp(max=len(q) - 1)]
     config = tuning.importance._replace(block_m=max(16, triton.next_power_of_2(index.max_size)))
-    chunk = max(1, min(num_blocks, tuning.score_bytes // (num_kv_heads * index.max_blocks * 4)))
+    chunk = max(
+        1, min(num_blocks, MAX_GRID, tuning.score_bytes // (num_kv_heads * index.max_blocks * 4))
+    )
     scores = score_buffers(
         chunk,
         num_kv_heads,
@@ -182,14 +185,15 @@ def _select_per_block(
         device=q.device,
     )
     for first in range(0, num_blocks, chunk):
-        part = slice(first, first + chunk)
+        part = range(first, min(first + chunk, num_blocks))
         importance(
             q,
             k_cmp,
             lse_cmp,
             index.row_begin,
             index.row_block,
-            row_tile[part],
+            row_tile,
+            part,
             scores,
             sum_rows=True,
             config=config,
@@ -197,11 +201,11 @@ def _select_per_block(
         top_blocks(
             scores,
             selected,
-            block_tile[part],
+            block_tile,
+            part,
             begin,
             blocks,
             blocks,
-            tile=1,
             num_init=options.num_init,
             num_local=options.num_local,
         )
@@ -219,8 +223,8 @@ def _selected(
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
     tile = selected_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
-    tiles = _tiles(index, tile)
-    plan = plan_tiles(selected, tiles, index, tile=tile, min_shared=tuning.min_shared)
+    tiles = row_tiles(index, tile)
+    plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared)
     o_slc, lse_slc = selected_shared(
         q,
         k,
@@ -228,7 +232,6 @@ def _selected(
         tiles,
         plan,
         index,
-        tile=tile,
         full_blocks=index.uniform and index.max_size == tuning.selected.block_n,
         config=tuning.selected,
     )
@@ -241,7 +244,6 @@ def _selected(
         tiles,
         plan,
         index,
-        tile=tile,
         full_blocks=index.uniform and index.max_size == tuning.partial.block_n,
         partial_bytes=tuning.partial_bytes,
         num_multiprocessors=_num_multiprocessors(q.device),

@@ -12,21 +12,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, fits_tma, key_source, load_keys, scores
+from videonsa.ops.triton.common import LOG2_E, fits_tma, key_source, load_keys, scores, tile_of
+from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.tuning import Config
 
 MAX_RANKED = 512
 """Blocks that are ranked at once; more are ranked by groups first."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_tile"])
 def _importance_kernel(
     q,  # [R, HQ, D]
     k_cmp,  # [C, H, D]
     lse_cmp,  # [R, HQ]
     importance,  # [rows of the chunk, H, max_blocks] float32
     highest,  # [rows of the chunk, H, max_groups] float32
-    tiles,  # [tiles, 2], those of the chunk
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
+    first_tile,  # of the chunk
     row_begin,  # [R]
     row_end,  # [R]
     num_blocks,
@@ -48,7 +51,7 @@ def _importance_kernel(
     PRECISION: tl.constexpr,
 ):
     i_n, i_tile, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, BLOCK_M)
     if num_rows == 0:
         return
     begin = tl.load(row_begin + first_row)
@@ -94,7 +97,7 @@ def _importance_kernel(
 def _best(b_rank, m_taken, NUM_SELECTED: tl.constexpr, ROWS: tl.constexpr):
     """The taken and the highest ranks, NUM_SELECTED in each row; ties to the lower column.
 
-    b_rank [ROWS, N] int32, negative for no candidate (as for those already taken) -> bool [ROWS, N].
+    b_rank [ROWS, N] int32, negative for no candidate, as for those taken -> bool [ROWS, N].
     """
     b_want = NUM_SELECTED - tl.sum(m_taken.to(tl.int32), 1)
     b_want = tl.minimum(b_want, tl.sum((b_rank >= 0).to(tl.int32), 1))
@@ -128,11 +131,13 @@ def _store_compact(
     tl.store(p_row + o_s[None, :], tl.full([ROWS, P2], -1, tl.int32), mask=m_none)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_tile"])
 def _top_groups_kernel(
     highest,  # [rows of the chunk, H, max_groups] float32
     groups,  # [rows of the chunk, H, n] int32
-    tiles,  # [tiles, 2], those of the chunk: first row and rows
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
+    first_tile,  # of the chunk
     begin_of,  # [rows] first block
     end_of,  # [rows] one past the last candidate
     current_of,  # [rows] current block
@@ -150,7 +155,7 @@ def _top_groups_kernel(
     """The n groups of neighbouring blocks that hold the n best blocks and all that are forced."""
     i_r, i_h = tl.program_id(0) * ROWS, tl.program_id(1)
     i_tile, in_tile = i_r // TILE, i_r % TILE
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, TILE)
     if in_tile >= num_rows:
         return
     o_r, o_c = tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
@@ -177,12 +182,14 @@ def _top_groups_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_tile"])
 def _top_blocks_kernel(
     importance,  # [rows of the chunk, H, max_blocks] float32
     groups,  # [rows of the chunk, H, n] int32, if GROUP > 1
     selected,  # [rows, H, n] int32
-    tiles,  # [tiles, 2], those of the chunk: first row and rows
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
+    first_tile,  # of the chunk
     begin_of,  # [rows] first block
     end_of,  # [rows] one past the last candidate
     current_of,  # [rows] current block
@@ -199,7 +206,7 @@ def _top_blocks_kernel(
 ):
     i_r, i_h = tl.program_id(0) * ROWS, tl.program_id(1)
     i_tile, in_tile = i_r // TILE, i_r % TILE
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, TILE)
     if in_tile >= num_rows:
         return
     o_r, o_c = tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
@@ -266,7 +273,8 @@ def importance(
     lse_cmp: Tensor,
     row_begin: Tensor,
     row_end: Tensor,
-    tiles: Tensor,
+    tiles: Tiles,
+    chunk: range,
     out: Scores,
     *,
     sum_rows: bool,
@@ -274,20 +282,22 @@ def importance(
 ) -> None:
     """Writes the compressed probabilities summed over the heads of a group, or rows too.
 
-    `out` holds `len(tiles) * block_m` rows, or `len(tiles)` with `sum_rows`; column c is the c-th
-    block of the tile's sample. Columns that no row of the tile sees are not written.
+    `out` holds the rows of the `chunk` of tiles: `block_m` a tile, or one with `sum_rows`. Column c
+    is the c-th block of the tile's sample. Columns that no row of the tile sees are not written.
     """
     _, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
     max_blocks = out.importance.shape[-1]
     tma = config.tma and fits_tma(q) and fits_tma(k_cmp)
-    _importance_kernel[(triton.cdiv(max_blocks, config.block_n), len(tiles), num_kv_heads)](
+    _importance_kernel[(triton.cdiv(max_blocks, config.block_n), len(chunk), num_kv_heads)](
         key_source(q, config.block_m, tma=tma),
         key_source(k_cmp, config.block_n, tma=tma),
         lse_cmp,
         out.importance,
         out.highest,
-        tiles,
+        tiles.table,
+        tiles.rows_of_sample,
+        chunk.start,
         row_begin,
         row_end,
         num_blocks,
@@ -315,25 +325,25 @@ def importance(
 def top_blocks(
     scores: Scores,
     selected: Tensor,
-    tiles: Tensor,
+    tiles: Tiles,
+    chunk: range,
     begin: Tensor,
     end: Tensor,
     current: Tensor,
     *,
-    tile: int,
     num_init: int,
     num_local: int,
 ) -> None:
     """Writes the selection of the rows of some tiles: flat block numbers, ascending, then -1.
 
     Args:
-        scores: `len(tiles) * tile` rows, as `importance` writes them.
+        scores: the rows of the chunk, as `importance` writes them.
         selected: `[R, H, n]` int32, written.
-        tiles: `[tiles, 2]`.
+        tiles: of all rows.
+        chunk: the tiles to rank.
         begin: `[R]` first block of the row's sample.
         end: `[R]` one past the last candidate.
         current: `[R]` the block that is always taken.
-        tile: rows of a tile in `scores`.
         num_init: first blocks that are always taken, as far as they lie before the current.
         num_local: blocks just before the current that are always taken.
     """
@@ -345,18 +355,18 @@ def top_blocks(
         "NUM_SELECTED": num_selected,
         "NUM_INIT": num_init,
         "NUM_LOCAL": num_local,
-        "TILE": tile,
+        "TILE": tiles.size,
         "BLOCK_S": slots,
     }
-    rows_of = (begin, end, current)
+    rows_of = (tiles.table, tiles.rows_of_sample, chunk.start, begin, end, current)
 
     def shape(width: int) -> tuple[tuple[int, int], dict[str, int]]:
         block_c = max(32, triton.next_power_of_2(width))
         # A program of one warp needs no barrier in the bisection; 16 values a thread where that
         # is enough leave registers for many warps.
         num_warps = min(32, max(1, block_c // 1024))
-        rows = max(1, min(tile, 512 // block_c))
-        grid = (len(tiles) * tile // rows, num_kv_heads)
+        rows = max(1, min(tiles.size, 512 // block_c))
+        grid = (len(chunk) * tiles.size // rows, num_kv_heads)
         return grid, {"ROWS": rows, "BLOCK_C": block_c, "num_warps": num_warps}
 
     if scores.group > 1:
@@ -364,7 +374,6 @@ def top_blocks(
         _top_groups_kernel[grid](
             scores.highest,
             scores.groups,
-            tiles,
             *rows_of,
             max_groups,
             num_kv_heads,
@@ -378,7 +387,6 @@ def top_blocks(
         scores.importance,
         scores.groups,
         selected,
-        tiles,
         *rows_of,
         max_blocks,
         num_kv_heads,

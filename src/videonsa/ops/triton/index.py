@@ -40,6 +40,18 @@ class StreamIndex(NamedTuple):
     """Bound on the tokens of one block."""
     uniform: bool
     """Every block has `max_size` tokens."""
+    rows_of_sample: int
+    """Rows of every sample, or 0 where they differ."""
+
+
+class Tiles(NamedTuple):
+    """Runs of at most `size` rows of one sample."""
+
+    table: Tensor | None
+    """`[num, 2]` int32, first row and rows; a tile beyond the last has 0. None: equal samples."""
+    num: int
+    size: int
+    rows_of_sample: int
 
 
 class Samples(NamedTuple):
@@ -60,6 +72,7 @@ def stream_index(
     max_blocks: int,
     max_size: int,
     uniform: bool,
+    rows_of_sample: int = 0,
 ) -> StreamIndex:
     """The index of R rows, from the flat block list of all samples (`block_start` ascending)."""
     rows = torch.arange(num_rows, device=block_start.device)
@@ -78,6 +91,7 @@ def stream_index(
         max_blocks=max_blocks,
         max_size=max_size,
         uniform=uniform,
+        rows_of_sample=rows_of_sample,
     )
 
 
@@ -123,6 +137,7 @@ def batch_index(
         max_blocks=num_blocks,
         max_size=max_size,
         uniform=uniform,
+        rows_of_sample=num_rows,
     )
 
 
@@ -135,7 +150,7 @@ def uniform_index(
     num_keys: int,
     device: torch.device,
 ) -> StreamIndex:
-    """`batch_index` for blocks of one size, with few operations: short streams feel each of them."""
+    """`batch_index` for blocks of one size, with few operations: short streams feel each."""
     last = first_row + num_rows
     num_blocks = -(-last // block_size)
     ints = {"dtype": torch.int32, "device": device}
@@ -161,6 +176,7 @@ def uniform_index(
         max_blocks=num_blocks,
         max_size=block_size,
         uniform=True,
+        rows_of_sample=num_rows,
     )
 
 
@@ -187,14 +203,12 @@ def packed_index(
     )
 
 
-def row_tiles(index: StreamIndex, size: int, *, num_samples: int, num_rows: int) -> Tensor:
-    """Tiles of at most `size` rows of one sample: int32 `[tiles, 2]`, first row and rows.
-
-    A tile beyond the last has 0 rows; their number is a bound from shapes alone.
-    """
-    if num_samples == 1:
-        first = torch.arange(0, num_rows, size, dtype=torch.int32, device=index.row_key.device)
-        return torch.stack([first, (num_rows - first).clamp(max=size)], dim=1)
+def row_tiles(index: StreamIndex, size: int) -> Tiles:
+    """All rows in tiles of at most `size`; their number is a bound from shapes alone."""
+    num_samples, num_rows = len(index.sample_rows) - 1, len(index.row_key)
+    if index.rows_of_sample:
+        num = num_samples * -(-index.rows_of_sample // size)
+        return Tiles(None, num, size, index.rows_of_sample)
     rows = index.sample_rows
     per_sample = (rows.diff() + size - 1) // size
     first_tile = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])
@@ -203,7 +217,8 @@ def row_tiles(index: StreamIndex, size: int, *, num_samples: int, num_rows: int)
     sample = (torch.searchsorted(first_tile, tile, right=True) - 1).clamp(max=num_samples - 1)
     first = rows[sample] + (tile - first_tile[sample]) * size
     count = (rows[sample + 1] - first).clamp(min=0, max=size)
-    return torch.stack([torch.where(count > 0, first, 0), count], dim=1).int().contiguous()
+    table = torch.stack([torch.where(count > 0, first, 0), count], dim=1).int().contiguous()
+    return Tiles(table, bound, size, 0)
 
 
 def kernel_index(

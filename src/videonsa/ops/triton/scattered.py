@@ -10,14 +10,13 @@ host launches as many as there could be. The order of a list is left to atomics:
 on it.
 """
 
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, load_rows, scores, store_rows
-from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.common import LOG2_E, load_rows, scores, store_rows, tile_of
+from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.selected import Plan
 from videonsa.ops.triton.tuning import Config
 
@@ -25,15 +24,18 @@ ITEM_TILES = 8
 """Tiles of rows for which a program loads the keys of a block once."""
 CHUNKS_PER_PASS = 16
 """Chunks whose lists are made at once."""
+MERGE_PROGRAMS = 32
+"""Programs of one warp on each multiprocessor: without barriers they hide the memory best."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_chunk", "capacity"])
 def _list_kernel(
     scattered,  # [R, H, n] blocks
     num_scattered,  # [R, H]
     first_pair,  # [R, H]
     tile_base,  # [tiles, H] pairs of all tiles before
-    tiles,  # [tiles, 2]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
     cursor,  # [chunks, H, C] counts, or (FILL) the next free place of each list
     pairs,  # [pairs of a pass, 2] row, and place of its partial output
     num_blocks,
@@ -47,7 +49,7 @@ def _list_kernel(
     FILL: tl.constexpr,
 ):
     i_tile, i_h = tl.program_id(0), tl.program_id(1)
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
     base = tl.load(tile_base + i_tile * H + i_h)
     chunk = base // capacity - first_chunk
     if (chunk < 0) | (chunk >= CHUNKS) | (num_rows == 0):
@@ -146,6 +148,7 @@ def _partial_kernel(
         for start in range(0, num_pairs, tile):
             m_row = (o_t < tile) & (start + o_t < num_pairs)
             b_row = tl.load(p_pairs + start * 2, mask=m_row, other=0)
+            o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
             p_row = p_q + b_row.to(tl.int64) * stride_qr
             b_q = load_rows(p_row[:, None] + o_d[None, :], m_row, o_d, D, BLOCK_D)
             b_s = scores(b_q, b_k, PRECISION)
@@ -155,7 +158,6 @@ def _partial_kernel(
             b_p = tl.exp2(b_s * scale_log2 - b_m[:, None])
             b_l = tl.sum(b_p, 1)
             b_p = (b_p * (1.0 / b_l)[:, None]).to(b_v.dtype)
-            o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
             tl.store(partial_lse + o_out, b_m + tl.log2(b_l), mask=m_row)
             p_out = partial + (o_out[:, None] * D + o_h[None, :])
             b_o = tl.dot(b_p, b_v, input_precision=PRECISION)
@@ -165,7 +167,7 @@ def _partial_kernel(
                 store_rows(p_out + half, b_o, m_row, half + o_h, D, half)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _merge_kernel(
     partial,  # [pairs of the chunk, G, D]
     partial_lse,  # [pairs of the chunk, G] base 2
@@ -175,7 +177,8 @@ def _merge_kernel(
     chunk_units,  # [4] first (tile, head) of this chunk and of the next
     o_slc,  # [R, HQ, D], holds the shared blocks, gets all
     lse_slc,  # [R, HQ], likewise
-    tiles,  # [tiles, 2]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
     capacity,
     H,
     G: tl.constexpr,
@@ -193,7 +196,7 @@ def _merge_kernel(
     for i in range(tl.program_id(0), num_units, tl.num_programs(0)):
         i_unit, i_t = first_unit + i // TILE, i % TILE
         i_tile, i_h = i_unit // H, i_unit % H
-        first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+        first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
         o_row = (first_row + i_t).to(tl.int64) * H + i_h
         num = tl.load(num_scattered + o_row, mask=i_t < num_rows, other=0)
         if num > 0:
@@ -227,11 +230,10 @@ def add_scattered(
     v: Tensor,
     o_slc: Tensor,
     lse_slc: Tensor,
-    tiles: Tensor,
+    tiles: Tiles,
     plan: Plan,
     index: StreamIndex,
     *,
-    tile: int,
     full_blocks: bool,
     partial_bytes: int,
     num_multiprocessors: int,
@@ -245,10 +247,9 @@ def add_scattered(
         v: `[S, H, D]`.
         o_slc: attention over the shared blocks; updated.
         lse_slc: its LSE; updated.
-        tiles: `[tiles, 2]` of `tile` rows.
+        tiles: of at most 32 rows.
         plan: of these tiles.
         index: of these rows and keys.
-        tile: rows of a tile.
         full_blocks: every block has `config.block_n` tokens.
         partial_bytes: size of the buffer of partial outputs.
         num_multiprocessors: of the GPU.
@@ -261,7 +262,7 @@ def add_scattered(
     capacity = max(1, min(most, partial_bytes // (group * (dim * q.element_size() + 4))))
     num_chunks = -(-most // capacity)
     chunks = min(CHUNKS_PER_PASS, num_chunks)
-    in_pass = min(most, chunks * capacity) + tile * num_selected
+    in_pass = min(most, chunks * capacity) + tiles.size * num_selected
     item = config.block_m // group * ITEM_TILES
 
     def ints(*shape: int) -> Tensor:
@@ -272,7 +273,7 @@ def add_scattered(
     limits = torch.arange(num_chunks + 1, dtype=torch.int32, device=q.device) * capacity
     unit = torch.searchsorted(tile_base, limits, out_int32=True)
     chunk_units = torch.stack([unit[:-1], unit[1:]] * 2, dim=1)
-    space = (capacity + tile * num_selected) * group
+    space = (capacity + tiles.size * num_selected) * group
     partial = q.new_empty(space * dim)
     partial_lse = torch.empty(space, dtype=torch.float32, device=q.device)
     counts, cursor = ints(chunks, num_lists), ints(chunks, num_lists)
@@ -280,12 +281,13 @@ def add_scattered(
     for first_chunk in range(0, num_chunks, chunks):
         counts.zero_()
         for fill, cells in ((False, counts), (True, cursor)):
-            _list_kernel[(len(tiles), num_kv_heads)](
+            _list_kernel[(tiles.num, num_kv_heads)](
                 plan.scattered,
                 plan.num_scattered,
                 plan.pair,
                 tile_base,
-                tiles,
+                tiles.table,
+                tiles.rows_of_sample,
                 cells,
                 pairs,
                 len(index.block_start),
@@ -294,7 +296,7 @@ def add_scattered(
                 capacity,
                 NUM_SELECTED=num_selected,
                 CHUNKS=chunks,
-                TILE=tile,
+                TILE=tiles.size,
                 BLOCK_S=triton.next_power_of_2(num_selected),
                 FILL=fill,
                 num_warps=4,
@@ -331,7 +333,7 @@ def add_scattered(
                 num_stages=config.num_stages,
                 maxnreg=config.maxnreg,
             )
-            _merge_kernel[(MERGE[0] * num_multiprocessors,)](
+            _merge_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
                 partial,
                 partial_lse,
                 plan.num_scattered,
@@ -340,22 +342,23 @@ def add_scattered(
                 chunk_units[first_chunk + i],
                 o_slc,
                 lse_slc,
-                tiles,
+                tiles.table,
+                tiles.rows_of_sample,
                 capacity,
                 num_kv_heads,
                 G=group,
                 D=dim,
-                TILE=tile,
+                TILE=tiles.size,
                 BLOCK_D=triton.next_power_of_2(dim),
                 BLOCK_G=triton.next_power_of_2(group),
                 BLOCK_S=triton.next_power_of_2(num_selected),
-                STEP=MERGE[2],
-                num_warps=MERGE[1],
+                STEP=2,
+                num_warps=1,
             )
 
 
 def _make_items(counts: Tensor, cursor: Tensor, items: Tensor, *, item: int) -> Tensor:
-    """Cuts the lists `[chunks, lists]` into items of at most `item` pairs, and starts their cursors.
+    """Cuts lists `[chunks, lists]` into items of at most `item` pairs, and starts their cursors.
 
     Returns `[chunks, 4]` int32: the first item of a chunk and of the next, twice: every row starts
     on 16 bytes, so that one compiled kernel serves all.
@@ -376,6 +379,3 @@ def _make_items(counts: Tensor, cursor: Tensor, items: Tensor, *, item: int) -> 
     stop = item_end.view(counts.shape)[:, -1]
     first = torch.nn.functional.pad(stop[:-1], (1, 0))
     return torch.stack([first, stop] * 2, dim=1)
-
-
-MERGE = [16, 4, 4]

@@ -22,8 +22,9 @@ from videonsa.ops.triton.common import (
     softmax_step,
     softmax_step_of_rows,
     store_rows,
+    tile_of,
 )
-from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.tuning import Config
 
 
@@ -51,7 +52,8 @@ def _plan_kernel(
     num_scattered,  # [R, H]
     first_pair,  # [R, H]
     tile_pairs,  # [tiles, H]
-    tiles,  # [tiles, 2]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
     row_block,  # [R]
     block_start,  # [C]
     block_size,  # [C]
@@ -62,7 +64,7 @@ def _plan_kernel(
     TILE: tl.constexpr,
 ):
     i_tile, i_h = tl.program_id(0), tl.program_id(1)
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
     o_tile = i_tile.to(tl.int64) * H + i_h
     if num_rows == 0:
         tl.store(tile_pairs + o_tile, 0)
@@ -110,7 +112,8 @@ def _selected_kernel(
     v,  # [S, H, D]
     o_slc,  # [R, HQ, D]
     lse_slc,  # [R, HQ]
-    tiles,  # [tiles, 2]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
     plan_start,  # [tiles, H, BOUND]
     plan_size,  # [tiles, H, BOUND]
     plan_rows,  # [tiles, H, BOUND]
@@ -132,12 +135,13 @@ def _selected_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BOUND: tl.constexpr,
+    TILE: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
     TMA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     i_tile, i_h = tl.num_programs(0) // H - 1 - tl.program_id(0) // H, tl.program_id(0) % H
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
     if num_rows == 0:
         return
     o_tile = i_tile.to(tl.int64) * H + i_h
@@ -185,32 +189,31 @@ def _selected_kernel(
     tl.store(lse_slc + base * HQ + i_h * G + o_out, b_lse, mask=m_row)
 
 
-def plan_tiles(
-    selected: Tensor, tiles: Tensor, index: StreamIndex, *, tile: int, min_shared: int
-) -> Plan:
+def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared: int) -> Plan:
     """Shares out the selection `[R, H, n]` (flat blocks, ascending, then -1) of tiles of rows.
 
     A tile walks a block together where at least `min_shared` of its rows chose it, or where the
     block is not wholly before the tile.
     """
     num_rows, num_kv_heads, num_selected = selected.shape
-    bound = tile * num_selected // min_shared + tile
+    bound = tiles.size * num_selected // min_shared + tiles.size
 
     def ints(*shape: int) -> Tensor:
         return selected.new_empty(shape)
 
     plan = Plan(
-        *(ints(len(tiles), num_kv_heads, bound) for _ in range(3)),
-        ints(len(tiles), num_kv_heads, 2),
+        *(ints(tiles.num, num_kv_heads, bound) for _ in range(3)),
+        ints(tiles.num, num_kv_heads, 2),
         ints(num_rows, num_kv_heads, num_selected),
         ints(num_rows, num_kv_heads),
         ints(num_rows, num_kv_heads),
-        ints(len(tiles), num_kv_heads),
+        ints(tiles.num, num_kv_heads),
     )
-    _plan_kernel[(len(tiles), num_kv_heads)](
+    _plan_kernel[(tiles.num, num_kv_heads)](
         selected,
         *plan,
-        tiles,
+        tiles.table,
+        tiles.rows_of_sample,
         index.row_block,
         index.block_start,
         index.block_size,
@@ -218,7 +221,7 @@ def plan_tiles(
         NUM_SELECTED=num_selected,
         BOUND=bound,
         MIN_SHARED=min_shared,
-        TILE=tile,
+        TILE=tiles.size,
         num_warps=1,
     )
     return plan
@@ -228,11 +231,10 @@ def selected_shared(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    tiles: Tensor,
+    tiles: Tiles,
     plan: Plan,
     index: StreamIndex,
     *,
-    tile: int,
     full_blocks: bool,
     config: Config,
 ) -> tuple[Tensor, Tensor]:
@@ -245,13 +247,14 @@ def selected_shared(
     o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
     tma = config.tma and fits_tma(k) and fits_tma(v)
-    _selected_kernel[(len(tiles) * num_kv_heads,)](
+    _selected_kernel[(tiles.num * num_kv_heads,)](
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
         o_slc,
         lse_slc,
-        tiles,
+        tiles.table,
+        tiles.rows_of_sample,
         *plan[:4],
         index.row_key,
         len(k),
@@ -264,9 +267,10 @@ def selected_shared(
         G=num_heads // num_kv_heads,
         D=dim,
         BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=max(16, triton.next_power_of_2(tile * num_heads // num_kv_heads)),
+        BLOCK_M=max(16, triton.next_power_of_2(tiles.size * num_heads // num_kv_heads)),
         BLOCK_N=config.block_n,
         BOUND=plan.start.shape[-1],
+        TILE=tiles.size,
         FULL_BLOCKS=full_blocks,
         TMA=tma,
         PRECISION=config.precision,

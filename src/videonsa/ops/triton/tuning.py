@@ -45,27 +45,56 @@ def selected_tile(group: int, lines: int) -> int:
     return min(MAX_TILE_ROWS, 1 << ((lines // group).bit_length() - 1))
 
 
-def tuning_for(group: int, max_size: int, *, device: torch.device) -> Tuning:
-    """The measured choice for a group of query heads and blocks of at most `max_size` tokens."""
+def tuning_for(max_size: int, *, device: torch.device) -> Tuning:
+    """The choice for blocks of at most `max_size` tokens."""
+    if device.type != "cuda":
+        return interpreter(max_size)
+    is_hopper = torch.cuda.get_device_capability(device)[0] == 9
+    return hopper(max_size) if is_hopper else portable(max_size)
+
+
+def hopper(max_size: int) -> Tuning:
+    """Compute capability 9.0; measured on an H200 (docs/kernels.md)."""
     block = max(16, triton.next_power_of_2(max_size))
-    if device.type == "cpu":  # the interpreter: small tiles, and several chunks in small tests
-        return Tuning(
-            compressed=Config(32, 16, 4, 1),
-            importance=Config(32, 32, 4, 1),
-            selected=Config(64, block, 4, 1),
-            partial=Config(64, block, 4, 1, programs=1),
-            window=Config(32, 32, 4, 1),
-            min_shared=4,
-            score_bytes=2**18,
-            partial_bytes=2**20,
-        )
+    # Two programs of 8 warps fit a multiprocessor with 128 registers; larger blocks need more.
+    registers = 128 if block <= 64 else None
     return Tuning(
         compressed=Config(128, 64, 8, 2, maxnreg=128, tma=True),
-        importance=Config(128, 64, 8, 3),
-        selected=Config(128, block, 8, 2, maxnreg=128, tma=True),
-        partial=Config(64, block, 4, 1, programs=3),
+        importance=Config(128, 64, 8, 3, tma=True),
+        selected=Config(128, block, 8, 2, maxnreg=registers, tma=True),
+        partial=Config(64, block, 4, 3 if block <= 64 else 2, maxnreg=168, programs=3),
         window=Config(64, 64, 4, 3, tma=True),
+        min_shared=4,
+        score_bytes=2**29,
+        partial_bytes=2**31,
+    )
+
+
+def portable(max_size: int) -> Tuning:
+    """Any other GPU from compute capability 8.0 on: compiles and fits, not measured."""
+    block = max(16, triton.next_power_of_2(max_size))
+    return Tuning(
+        compressed=Config(128, 64, 8, 2),
+        importance=Config(128, 64, 8, 2),
+        selected=Config(128, block, 8, 2),
+        partial=Config(64, block, 4, 1, programs=2),
+        window=Config(64, 64, 4, 2),
         min_shared=4,
         score_bytes=2**28,
         partial_bytes=2**30,
+    )
+
+
+def interpreter(max_size: int) -> Tuning:
+    """Small tiles, and several chunks in small tests."""
+    block = max(16, triton.next_power_of_2(max_size))
+    return Tuning(
+        compressed=Config(32, 16, 4, 1),
+        importance=Config(32, 32, 4, 1),
+        selected=Config(64, block, 4, 1),
+        partial=Config(64, block, 4, 1, programs=1),
+        window=Config(32, 32, 4, 1),
+        min_shared=4,
+        score_bytes=2**18,
+        partial_bytes=2**20,
     )

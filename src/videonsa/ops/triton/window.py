@@ -15,8 +15,9 @@ from videonsa.ops.triton.common import (
     softmax_end,
     softmax_step,
     store_rows,
+    tile_of,
 )
-from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.tuning import Config
 
 
@@ -31,7 +32,8 @@ def _window_kernel(
     o_win,  # [R, HQ, D], written if STORE_BRANCH
     lse_win,  # [R, HQ]
     output,  # [R, HQ, D]
-    tiles,  # [tiles, 2]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
     row_key,  # [R]
     row_begin,  # [R]
     block_start,  # [C]
@@ -62,7 +64,7 @@ def _window_kernel(
 ):
     i_tile, i_hq = tl.program_id(0) // HQ, tl.program_id(0) % HQ
     i_h = i_hq // G
-    first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, BLOCK_M)
     if num_rows == 0:
         return
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -129,7 +131,7 @@ def window_and_sum(
     gates: Tensor,
     o_cmp: Tensor | None,
     o_slc: Tensor | None,
-    tiles: Tensor,
+    tiles: Tiles,
     index: StreamIndex,
     *,
     window_size: int,
@@ -146,7 +148,7 @@ def window_and_sum(
     o_win = torch.empty_like(output) if return_branch else None
     lse = output.new_empty((num_rows, num_heads), dtype=torch.float32) if return_branch else None
     tma = config.tma and fits_tma(k) and fits_tma(v)
-    _window_kernel[(len(tiles) * num_heads,)](
+    _window_kernel[(tiles.num * num_heads,)](
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
@@ -156,7 +158,8 @@ def window_and_sum(
         o_win,
         lse,
         output,
-        tiles,
+        tiles.table,
+        tiles.rows_of_sample,
         index.row_key,
         index.row_begin,
         index.block_start,
