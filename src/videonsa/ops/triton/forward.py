@@ -223,7 +223,7 @@ def _selected(
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
     tile = selected_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
-    tiles = row_tiles(index, tile)
+    tiles = row_tiles(index, tile, aligned=True)
     plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared)
     o_slc, lse_slc = selected_shared(
         q,
