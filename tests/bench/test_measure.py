@@ -5,7 +5,14 @@ import json
 import pytest
 import torch
 
-from videonsa.bench.measure import HostWatch, Measurement, measure_in_turn, one_line
+from videonsa.bench.measure import (
+    CudaWatch,
+    HostWatch,
+    Measurement,
+    measure_in_turn,
+    one_line,
+    watch_of,
+)
 
 CPU_WATCH = HostWatch()
 
@@ -136,3 +143,28 @@ def test_a_long_error_is_cut():
     line = one_line(RuntimeError("x" * 1000))
     assert len(line) == 300
     assert line.endswith("...")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_gives_event_times_and_memory_beyond_inputs_and_output():
+    device = torch.device("cuda")
+    x = torch.ones(2**20, device=device)
+
+    def call():
+        twice = torch.cat([x, x])  # 8 MiB beside the output of 4
+        return twice[: 2**20] + 1
+
+    def too_large():
+        return torch.empty(2**50, dtype=torch.int8, device=device)
+
+    found = measure_in_turn({"call": call, "large": too_large}, watch=CudaWatch(device), repeats=5)
+    assert found["call"].extra_bytes == 2**23
+    assert len(found["call"].times_ms) == len(found["call"].host_ms) == 5
+    assert all(0 < milliseconds < 1000 for milliseconds in found["call"].times_ms)
+    assert found["large"].status == "out of memory"
+    assert found["large"].times_ms == []
+
+
+def test_a_cpu_has_the_watch_of_the_host():
+    assert isinstance(watch_of(torch.device("cpu")), HostWatch)

@@ -115,7 +115,6 @@ class CudaWatch:
         """First a run that compiles, then one whose memory counts, then until clocks are up."""
         call()
         torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         begin = time.perf_counter()
