@@ -1,10 +1,16 @@
-"""Compiles every launch of a forward pass for a GPU that is not there, and reads what it needs."""
+"""Compiles every launch of a forward pass for a GPU that is not there, and prints what it needs.
 
+Run as a script, in a process whose kernels are not interpreted: one JSON list on stdout, an object
+for each different launch. The tensors are on the meta device: nothing is computed.
+"""
+
+import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +21,12 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from videonsa.ops import NSASpec
+from videonsa.ops.spec import BRANCHES
+from videonsa.ops.triton.forward import Options, nsa_forward
+from videonsa.ops.triton.index import StreamIndex, kernel_index, packed_index
+from videonsa.ops.triton.tuning import Tuning, hopper, portable
+
 POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -23,6 +35,7 @@ POINTERS = {
     torch.int64: "*i64",
 }
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
+META = torch.device("meta")
 
 
 class Launch(NamedTuple):
@@ -31,11 +44,56 @@ class Launch(NamedTuple):
     options: dict[str, int]
 
 
-class Resources(NamedTuple):
-    name: str
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel needs of capability 9.0 and the like, written as 90."""
+
+    capability: int
+    shape: str
+    kernel: str
     registers: int
     spilled_bytes: int
     shared_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A layer and its stream of T rows; two packed samples where `packed`."""
+
+    rows: int = 4096
+    num_heads: int = 28
+    num_kv_heads: int = 4
+    dim: int = 128
+    block_size: int = 64
+    frame: int | None = None
+    n: int = 32
+    dtype: torch.dtype = torch.bfloat16
+    per_block: bool = False
+    packed: bool = False
+    return_branches: bool = False
+
+
+LONG = Shape(rows=2**16)
+"""More blocks than are ranked at once."""
+SHAPES = {
+    "7B": Shape(),
+    "7B, long": LONG,
+    "7B, float16, n of 64, with branches": Shape(dtype=torch.float16, n=64, return_branches=True),
+    "7B, block scope": Shape(per_block=True),
+    "7B, frames of 60": Shape(frame=60),
+    "7B, blocks of 128": Shape(block_size=128),
+    "3B": Shape(num_heads=16, num_kv_heads=2),
+    "dim 64": Shape(dim=64),
+    "dim 80, sixteen heads a group, packed": Shape(
+        dim=80, num_heads=16, num_kv_heads=1, packed=True
+    ),
+}
+PORTABLE_SHAPES = {"7B, long": LONG, "7B, blocks of 128": SHAPES["7B, blocks of 128"]}
+TARGETS: dict[int, tuple[Callable[[int], Tuning], dict[str, Shape]]] = {
+    90: (hopper, SHAPES),
+    80: (portable, PORTABLE_SHAPES),
+    100: (portable, PORTABLE_SHAPES),
+}
 
 
 @contextmanager
@@ -57,11 +115,56 @@ def recorded_launches() -> Iterator[list[Launch]]:
         JITFunction.run = original
 
 
+def launches_of(shape: Shape, tuning: Callable[[int], Tuning]) -> list[Launch]:
+    """All launches of one forward pass."""
+
+    def empty(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=shape.dtype, device=META)
+
+    q = empty(shape.rows, shape.num_heads, shape.dim)
+    k = empty(shape.rows, shape.num_kv_heads, shape.dim)
+    index = _index(shape, q, k)
+    options = Options(
+        num_selected=shape.n,
+        window_size=256,
+        num_init=0,
+        num_local=0,
+        per_block=shape.per_block,
+        branches=BRANCHES,
+    )
+    with recorded_launches() as launches:
+        nsa_forward(
+            q,
+            k,
+            k,
+            empty(shape.rows, shape.num_heads, 3),
+            index,
+            None,
+            options=options,
+            tuning=tuning(index.max_size),
+            return_branches=shape.return_branches,
+        )
+    return launches
+
+
+def _index(shape: Shape, q: torch.Tensor, k: torch.Tensor) -> StreamIndex:
+    if shape.packed:
+        lengths = torch.empty(3, dtype=torch.int32, device=META)
+        size = {"num_rows": shape.rows, "num_keys": shape.rows, "block_size": shape.block_size}
+        return packed_index(lengths, lengths, **size)
+    frames = [shape.frame] * -(-shape.rows // shape.frame) if shape.frame else None
+    spec = NSASpec(block_size="frame" if frames else shape.block_size, num_selected_blocks=shape.n)
+    return kernel_index(q[None], k[None], spec=spec, q_offset=None, frame_sizes=frames)[0]
+
+
 def source_of(launch: Launch) -> ASTSource:
+    """What the launcher would compile: types, constants and what it knows of the values."""
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        specialized = not parameter.do_not_specialize
+        one = specialized and type(value) is int and value == 1
+        if parameter.is_constexpr or value is None or one:
             signature[parameter.name] = "constexpr"
             constants[(i,)] = value
         elif isinstance(value, torch.Tensor):
@@ -74,14 +177,16 @@ def source_of(launch: Launch) -> ASTSource:
             signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
-            if value % 16 == 0:
+            if specialized and value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def compile_launch(launch: Launch, capability: int) -> Resources:
+def resources_of(
+    source: ASTSource, options: dict[str, int], capability: int, shape: str
+) -> Resources:
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source_of(launch), target=target, options=launch.options)
+    compiled = triton.compile(source, target=target, options=options)
     cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -90,8 +195,27 @@ def compile_launch(launch: Launch, capability: int) -> Resources:
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     return Resources(
-        name=launch.kernel.fn.__name__,
+        capability=capability,
+        shape=shape,
+        kernel=source.fn.fn.__name__,
         registers=found["REG"],
         spilled_bytes=found["STACK"] + found["LOCAL"],
         shared_bytes=compiled.metadata.shared,
     )
+
+
+def main() -> None:
+    """Every different launch of all targets and shapes."""
+    found = {}
+    for capability, (tuning, shapes) in TARGETS.items():
+        for name, shape in shapes.items():
+            for launch in launches_of(shape, tuning):
+                source = source_of(launch)
+                key = (capability, source.hash(), *launch.options.items())
+                if key not in found:
+                    found[key] = resources_of(source, launch.options, capability, name)
+    print(json.dumps([asdict(resources) for resources in found.values()], indent=1))
+
+
+if __name__ == "__main__":
+    main()
