@@ -20,6 +20,8 @@ class Config(NamedTuple):
     maxnreg: int | None = None
     tma: bool = False
     halves: bool = True
+    columns: int = 1
+    """Tiles of `block_n` keys for which a tile of queries is loaded once."""
     programs: int = 0
     """Programs on each multiprocessor, for kernels that loop over their work."""
 
