@@ -11,7 +11,7 @@ from torch import Tensor
 from videonsa.ops import checks
 from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
 from videonsa.ops.reference import dense_reference, nsa_reference
-from videonsa.ops.released import hybrid_released, nsa_released
+from videonsa.ops.released import hybrid_released, nsa_released, why_not_released
 from videonsa.ops.spec import NSAResult, NSASpec
 from videonsa.ops.triton.index import batch_index, kernel_index, packed_kernel_index
 from videonsa.ops.triton.support import why_not
@@ -89,6 +89,7 @@ def nsa_attention(
             spec=spec,
             selected_blocks=selected_blocks,
             return_branches=return_branches,
+            use_kernels=use_kernels,
         )
     checks.check_selected_blocks(selected_blocks, q, k, num_selected=spec.num_selected_blocks)
     if use_kernels:
@@ -190,7 +191,14 @@ def hybrid_attention(
             q, k, packed=packed, padded=padded, q_offset=q_offset, with_layout=layout is not None
         )
         return hybrid_released(
-            q, k, v, gates, vision_mask, spec=spec, return_branches=return_branches
+            q,
+            k,
+            v,
+            gates,
+            vision_mask,
+            spec=spec,
+            return_branches=return_branches,
+            use_kernels=use_kernels,
         )
     if layout is None:
         layout = hybrid_layout(
@@ -224,7 +232,7 @@ def _use_kernels(
         raise ValueError(f"backend={backend!r}: want 'auto', 'reference' or 'triton'")
     if backend == "reference":
         return False
-    reason = why_not(q, k, spec)
+    reason = (why_not_released if spec.head_map == "padded" else why_not)(q, k, spec)
     if (
         reason is None
         and torch.is_grad_enabled()

@@ -11,22 +11,44 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from videonsa.ops.bitonic import bitonic_top
 from videonsa.ops.masks import ascending, causal, membership, windowed
+from videonsa.ops.padded import (
+    BLOCK_SIZE,
+    PADDED_GROUP,
+    PADDED_HEADS,
+    heads_first,
+    mean_of_copies,
+    num_slots,
+    pad_heads,
+    pool_all_blocks,
+    rounded,
+    within,
+)
+from videonsa.ops.padded import NUM_KV_HEADS as NUM_KV_HEADS
+from videonsa.ops.padded import NUM_QUERY_HEADS as NUM_QUERY_HEADS
 from videonsa.ops.reference import compute_dtype
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
+from videonsa.ops.triton.support import DTYPES, why_not
 
-NUM_QUERY_HEADS = 28
-NUM_KV_HEADS = 4
-PADDED_HEADS = 64
-PADDED_GROUP = PADDED_HEADS // NUM_KV_HEADS
-BLOCK_SIZE = 64
 SCORES_PER_CHUNK = 2**24
 """Scores that one branch of a query chunk holds at a time (64 MiB in float32)."""
+LEAST_DENSE_ROWS = 16
+"""Text rows from which on a kernel attends for them: fewer leave most of a GPU idle in one pass
+over the keys of a row, where PyTorch spreads the keys."""
+
+
+def why_not_released(q: Tensor, k: Tensor, spec: NSASpec) -> str | None:
+    """The first reason why the kernels cannot take these inputs, or None.
+
+    q `[..., 28, D]` and k `[..., 4, D]` of one dtype and device.
+    """
+    if q.is_cuda and q.dtype not in DTYPES:  # autocast does not lower the precision of this preset
+        return f"the dtype is {q.dtype}, the kernels take bfloat16 and float16"
+    return why_not(q, k, NSASpec(num_selected_blocks=spec.num_selected_blocks))
 
 
 class _Keys(NamedTuple):
@@ -49,6 +71,7 @@ def nsa_released(
     return_branches: bool = False,
     rows: Tensor | None = None,
     query_chunk: int | None = None,
+    use_kernels: bool = False,
 ) -> Tensor | NSAResult:
     """The gated NSA sum of the published code over a whole sequence (commit 377eeb9).
 
@@ -72,6 +95,8 @@ def nsa_released(
             the same 28 again, 8 zero heads) and its `selected_blocks` the 4 padded KV groups.
         rows: `[R]` int64 ascending: compute only these query rows. Default: all T.
         query_chunk: rows computed at a time. Default: as many as `SCORES_PER_CHUNK` allows.
+        use_kernels: compute by the Triton kernels, where `why_not_released` has no objection and
+            no gradient is wanted; single `rows` are left to PyTorch.
 
     Returns:
         `[1, R, 28, D]` in the dtype of `q`, or an `NSAResult`.
@@ -96,6 +121,7 @@ def nsa_released(
         selected_blocks=selected_blocks,
         return_branches=return_branches,
         query_chunk=query_chunk,
+        use_kernels=use_kernels,
     )
     return _as_batch(result)
 
@@ -112,6 +138,7 @@ def hybrid_released(
     return_branches: bool = False,
     rows: Tensor | None = None,
     query_chunk: int | None = None,
+    use_kernels: bool = False,
 ) -> Tensor | NSAResult:
     """The whole attention of a layer of the published code: what goes into `o_proj`.
 
@@ -133,6 +160,7 @@ def hybrid_released(
         return_branches: as in `nsa_released`; `output` is still that of the layer.
         rows: as in `nsa_released`.
         query_chunk: as in `nsa_released`.
+        use_kernels: as in `nsa_released`; for text rows too, unless they are few.
 
     Returns:
         `[1, R, 28, D]` in the dtype of `q`, or an `NSAResult`.
@@ -146,7 +174,7 @@ def hybrid_released(
     rows = _checked_rows(rows, q)
     vision = vision_mask[:, num_keys - num_rows :]  # [1, T]
     if not vision.any():
-        dense = _dense(q, k, v, rows, query_chunk=query_chunk)
+        dense = _dense(q, k, v, rows, query_chunk=query_chunk, use_kernels=use_kernels)
         return _as_batch(_without_nsa(dense, spec) if return_branches else dense)
     if num_rows != num_keys:
         raise ValueError(
@@ -164,8 +192,11 @@ def hybrid_released(
         selected_blocks=selected_blocks,
         return_branches=return_branches,
         query_chunk=query_chunk,
+        use_kernels=use_kernels,
     )
-    dense = _dense_text_rows(q, k, v, vision[0], rows, query_chunk=query_chunk)
+    dense = _dense_text_rows(
+        q, k, v, vision[0], rows, query_chunk=query_chunk, use_kernels=use_kernels
+    )
     if isinstance(nsa, NSAResult):
         return _as_batch(nsa._replace(output=nsa.output + dense))
     return _as_batch(nsa + dense)
@@ -185,17 +216,17 @@ def select_released(
     Args are those of `nsa_released`. Returns int64 `[1, R, 4, n]`, n rounded up to a power of two;
     -1 in a slot that stayed empty.
     """
-    k_cmp, rows = _pool(k), _checked_rows(rows, q)
+    k_cmp, rows = pool_all_blocks(k), _checked_rows(rows, q)
     num_blocks = k_cmp.shape[1]
 
     def compressed_lse(rows: Tensor, q: Tensor) -> tuple[Tensor, ...]:
         visible = _sees_compressed(rows, num_blocks, spec=spec)[:, None]
-        padded = _scaled(_pad_heads(q))
+        padded = _scaled(pad_heads(q))
         return (_attend(padded, k_cmp, k_cmp, visible, dtype=q.dtype)[1],)
 
     def top(rows: Tensor, q: Tensor, lse: Tensor) -> tuple[Tensor, ...]:
         current = rows // BLOCK_SIZE
-        padded = _rounded(_scaled(_pad_heads(q)), q.dtype)
+        padded = rounded(_scaled(pad_heads(q)), q.dtype)
         scores = torch.einsum("rjgd,jcd->rjgc", padded, k_cmp)
         each = (scores - torch.unflatten(lse, 1, padded.shape[1:3])[..., None]).exp()
         # One head after the other: text rows tie exactly, so every column must sum in one order.
@@ -204,7 +235,7 @@ def select_released(
         importance = importance.masked_fill(is_current[:, None], PADDED_GROUP)
         return (bitonic_top(importance, current)[..., :num_selected],)
 
-    num_selected = _num_slots(spec)
+    num_selected = num_slots(spec)
     size = query_chunk or _chunk_size(max(num_blocks, BLOCK_SIZE))
     every_row = torch.arange(q.shape[1], device=q.device)
     (lse,) = _walk(compressed_lse, every_row, q[0], query_chunk=size)
@@ -224,20 +255,28 @@ def _nsa(
     selected_blocks: Tensor | None,
     return_branches: bool,
     query_chunk: int | None,
+    use_kernels: bool,
 ) -> Tensor | NSAResult:
     """NSA of the given rows, without batch dimension, composed in the dtype of `q`."""
-    keys = _Keys(_heads_first(k), _heads_first(v), _pool(k), _pool(v))
-    if selected_blocks is None:
-        selected_blocks = select_released(q, k, spec=spec, rows=rows, query_chunk=query_chunk)
-    selected = _checked_selection(selected_blocks, len(rows)).to(q.device)
+    selected = None
+    if selected_blocks is not None:
+        selected = _checked_selection(selected_blocks, len(rows)).to(q.device)
+    if use_kernels and len(rows) == q.shape[1]:
+        from videonsa.ops.triton.released import released_forward  # needs Triton
+
+        inputs = q[0], k[0], v[0], gates[0], selected
+        return released_forward(*inputs, spec=spec, return_branches=return_branches)
+    keys = _Keys(heads_first(k), heads_first(v), pool_all_blocks(k), pool_all_blocks(v))
+    if selected is None:
+        selected = select_released(q, k, spec=spec, rows=rows, query_chunk=query_chunk)[0]
     counted = torch.tensor([branch in spec.branches for branch in BRANCHES], device=q.device)
 
     def attend(rows: Tensor, q: Tensor, gates: Tensor, selected: Tensor) -> tuple[Tensor, ...]:
         branches = _branches(q, keys, rows, selected, spec=spec)
         o_cmp, o_slc, o_win = (o for o, _ in branches)
-        gates = _pad_heads(gates.to(q.dtype) * counted).flatten(1, 2)  # [R, 64, 3]
+        gates = pad_heads(gates.to(q.dtype) * counted).flatten(1, 2)  # [R, 64, 3]
         g_cmp, g_slc, g_win = torch.split(gates, 1, dim=-1)
-        output = _mean_of_copies(g_cmp * o_cmp + g_slc * o_slc + g_win * o_win)
+        output = mean_of_copies(g_cmp * o_cmp + g_slc * o_slc + g_win * o_win)
         if not return_branches:
             return (output,)
         return output, o_cmp, o_slc, o_win, *(lse.float() for _, lse in branches)
@@ -248,7 +287,7 @@ def _nsa(
     )
     if not return_branches:
         return result[0]
-    return NSAResult._make((*result, ascending(_within(selected, keys.k_cmp.shape[1]))))
+    return NSAResult._make((*result, ascending(within(selected, keys.k_cmp.shape[1]))))
 
 
 def _branches(
@@ -260,17 +299,17 @@ def _branches(
 
     start, stop = int(rows[0]), int(rows[-1]) + 1  # rows ascend: later keys are out of reach
     position = torch.arange(stop, device=q.device)
-    chosen = membership(_within(selected, num_blocks), num_blocks)  # [R, J, C]
+    chosen = membership(within(selected, num_blocks), num_blocks)  # [R, J, C]
     in_selected = chosen[..., position // BLOCK_SIZE] & causal(rows, position)[:, None]
 
     start = max(0, start - spec.window_size + 1)
     in_window = windowed(rows, position[start:], spec.window_size)[:, None]
 
-    padded, dtype = _scaled(_pad_heads(q)), q.dtype
+    padded, dtype = _scaled(pad_heads(q)), q.dtype
     k, v = keys.k[:, :stop], keys.v[:, :stop]
     return [
         _attend(padded, keys.k_cmp, keys.v_cmp, compressed, dtype=dtype),
-        _attend(_rounded(padded, dtype), k, v, in_selected, dtype=dtype),
+        _attend(rounded(padded, dtype), k, v, in_selected, dtype=dtype),
         _attend(padded, k[:, start:], v[:, start:], in_window, dtype=dtype),
     ]
 
@@ -288,7 +327,7 @@ def _attend(
     highest = scores.detach().amax(dim=-1)
     weights = (scores - _finite(highest)[..., None]).exp()
     total = weights.sum(dim=-1)  # at least 1, the weight of the highest; 0 in a row without keys
-    output = torch.einsum("rjgk,jkd->rjgd", _rounded(weights, dtype), v)
+    output = torch.einsum("rjgk,jkd->rjgd", rounded(weights, dtype), v)
     output = output / total.clamp(min=1)[..., None]
     return output.flatten(1, 2).to(dtype), (highest + total.detach().log()).flatten(1)
 
@@ -314,9 +353,22 @@ def _misread(lse: Tensor) -> Tensor:
     return lse.T.reshape(lse.shape)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, query_chunk: int | None) -> Tensor:
+def _dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    *,
+    query_chunk: int | None,
+    use_kernels: bool,
+) -> Tensor:
     """Causal attention of some of the last T positions over S keys: `[R, 28, D]`."""
-    keys, values = _heads_first(k), _heads_first(v)
+    positions = rows + k.shape[1] - q.shape[1]
+    if use_kernels and len(rows) >= LEAST_DENSE_ROWS:
+        from videonsa.ops.triton.released import dense_rows  # needs Triton
+
+        return dense_rows(_take(q[0], rows), k[0], v[0], positions)
+    keys, values = heads_first(k), heads_first(v)
 
     def attend(positions: Tensor, q: Tensor) -> tuple[Tensor, ...]:
         stop = int(positions[-1]) + 1
@@ -324,33 +376,42 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, query_chunk: int | 
         grouped = _scaled(torch.unflatten(q, 1, (NUM_KV_HEADS, -1)))
         return (_attend(grouped, keys[:, :stop], values[:, :stop], visible, dtype=q.dtype)[0],)
 
-    positions = rows + k.shape[1] - q.shape[1]
     size = query_chunk or _chunk_size(k.shape[1])
     (output,) = _walk(attend, positions, _take(q[0], rows), query_chunk=size)
     return output
 
 
 def _dense_text_rows(
-    q: Tensor, k: Tensor, v: Tensor, vision: Tensor, rows: Tensor, *, query_chunk: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    vision: Tensor,
+    rows: Tensor,
+    *,
+    query_chunk: int | None,
+    use_kernels: bool,
 ) -> Tensor:
     """Dense causal attention with the queries of vision rows zeroed: `[R, 28, D]`.
 
     A zero query weighs all its keys alike: a vision row gets the mean of the values so far.
     """
     num_seen = torch.arange(1, v.shape[1] + 1, device=v.device)
-    mean = v[0].to(compute_dtype(v)).cumsum(dim=0) / num_seen[:, None, None]  # [T, J, D]
+    # Tokens last: a GPU scans along the last dimension in parallel, along any other in sequence.
+    values = heads_first(v).transpose(1, 2).contiguous()  # [J, D, T]
+    mean = (values.cumsum(dim=2) / num_seen).permute(2, 0, 1)  # [T, J, D]
     mean = _take(mean, rows).to(q.dtype)
     mean = mean.repeat_interleave(NUM_QUERY_HEADS // NUM_KV_HEADS, dim=1)  # [R, 28, D]
     text = (~_take(vision, rows)).nonzero()[:, 0]
     if not len(text):
         return mean
-    return mean.index_copy(0, text, _dense(q, k, v, rows[text], query_chunk=query_chunk))
+    dense = _dense(q, k, v, rows[text], query_chunk=query_chunk, use_kernels=use_kernels)
+    return mean.index_copy(0, text, dense)
 
 
 def _without_nsa(output: Tensor, spec: NSASpec) -> NSAResult:
     """The result of a step without vision tokens, in which no branch takes part."""
     num_rows, _, dim = output.shape
-    num_selected = _num_slots(spec)
+    num_selected = num_slots(spec)
     empty = output.new_zeros(num_rows, PADDED_HEADS, dim)
     lse = output.new_full((num_rows, PADDED_HEADS), -torch.inf, dtype=torch.float32)
     none = output.new_full((num_rows, NUM_KV_HEADS, num_selected), -1, dtype=torch.int32)
@@ -379,11 +440,6 @@ def _walk(
     return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
-def _num_slots(spec: NSASpec) -> int:
-    """Selected blocks a row, n: a power of two, as the network of the published code needs it."""
-    return 1 << (spec.num_selected_blocks - 1).bit_length()
-
-
 def _chunk_size(num_keys: int) -> int:
     return max(1, SCORES_PER_CHUNK // (PADDED_HEADS * num_keys))
 
@@ -394,51 +450,9 @@ def _scaled(q: Tensor) -> Tensor:
     return q.to(compute_dtype(q)) * scale
 
 
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values as `dtype` can hold them, in the dtype of x."""
-    held: Tensor = x.to(dtype)
-    return held.to(x.dtype)
-
-
-def _heads_first(x: Tensor) -> Tensor:
-    """`[1, S, J, D]` -> `[J, S, D]` in the compute dtype."""
-    return x[0].transpose(0, 1).to(compute_dtype(x))
-
-
-def _pool(x: Tensor) -> Tensor:
-    """Mean over the tokens of each block, the partial last one included: `[J, C, D]`.
-
-    Rounded once to the input dtype, in which the published code keeps it.
-    """
-    tokens = _heads_first(x)
-    num_tokens = tokens.shape[1]
-    padded = F.pad(tokens, (0, 0, 0, -num_tokens % BLOCK_SIZE))
-    starts = torch.arange(0, num_tokens, BLOCK_SIZE, device=x.device)
-    sizes = (num_tokens - starts).clamp(max=BLOCK_SIZE)
-    mean = torch.unflatten(padded, 1, (-1, BLOCK_SIZE)).sum(dim=2) / sizes[:, None]
-    return _rounded(mean, x.dtype)
-
-
-def _pad_heads(q: Tensor) -> Tensor:
-    """`[R, 28, D]` -> `[R, J, 16, D]`: the heads, the same heads again, 8 zero heads."""
-    zeros = q.new_zeros(len(q), PADDED_HEADS - 2 * NUM_QUERY_HEADS, q.shape[-1])
-    padded = torch.cat((q, q, zeros), dim=1)
-    return torch.unflatten(padded, 1, (NUM_KV_HEADS, PADDED_GROUP))
-
-
-def _mean_of_copies(o: Tensor) -> Tensor:
-    """`[R, 64, D]` -> `[R, 28, D]`."""
-    return (o[:, :NUM_QUERY_HEADS] + o[:, NUM_QUERY_HEADS : 2 * NUM_QUERY_HEADS]) / 2
-
-
 def _take(x: Tensor, rows: Tensor) -> Tensor:
     """The given rows of x; x itself, uncopied, if they are all of them."""
     return x if len(rows) == len(x) else x[rows]
-
-
-def _within(selected: Tensor, num_blocks: int) -> Tensor:
-    """Block indices with every entry that names no block set to -1."""
-    return selected.masked_fill(selected >= num_blocks, -1).clamp(min=-1)
 
 
 def _as_batch(result: Tensor | NSAResult) -> Tensor | NSAResult:

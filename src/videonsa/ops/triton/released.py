@@ -228,7 +228,7 @@ class _Sum:
         if self._kept:
             self._kept[branch][:, heads] = output
         if self._listed[branch]:
-            self.total[:, heads] += output.mul_(self._gates[:, group, :, branch, None])
+            self.total[:, heads].add_(output.mul_(self._gates[:, group, :, branch, None]))
 
     def result(self, selected: Tensor) -> Tensor | NSAResult:
         """The mean over the copies of the heads `[T, 28, D]`, or all fields."""
@@ -304,13 +304,15 @@ def released_forward(
     return total.result(selected)
 
 
-def dense_rows(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
+def dense_rows(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, *, tuning: Tuning | None = None
+) -> Tensor:
     """Dense causal attention `[R, HQ, D]` of single rows over the keys up to their positions.
 
     q `[R, HQ, D]`, k and v `[S, H, D]`, positions `[R]` ascending.
     """
+    tuning = tuning or tuning_for(BLOCK_SIZE, device=q.device)
     end = (positions + 1).int()
-    tuning = tuning_for(BLOCK_SIZE, device=q.device)
     q, k, v = (x.contiguous() for x in (q, k, v))
     return _over_ranges(q, k, v, torch.zeros_like(end), end, tuning=tuning)[0]
 
