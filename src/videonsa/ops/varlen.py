@@ -206,7 +206,8 @@ def block_table(
     longest = max(map(len, distinct))
     padded = [[*offsets, *[NEVER] * (longest - len(offsets))] for offsets in distinct]
     return BlockTable(
-        offsets=torch.tensor(padded, dtype=torch.int64, device=device),
+        # Enqueued, so that the host need not wait for the device.
+        offsets=torch.tensor(padded, dtype=torch.int64).to(device, non_blocking=True),
         num_complete=max(sum(end <= num_keys for end in offsets[1:]) for offsets in distinct),
         max_size=max((b - a for offsets in distinct for a, b in pairwise(offsets)), default=1),
     )

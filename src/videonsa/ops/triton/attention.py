@@ -53,7 +53,7 @@ def nsa_triton(
     fields = [x.view(*q.shape[:2], *x.shape[1:]) for x in parts]
     chosen = chosen.view(*q.shape[:2], *chosen.shape[1:])
     chosen = torch.where(chosen >= 0, chosen - begin, -1)
-    return NSAResult(*(x.to(dtype) for x in fields[:4]), *fields[4:], chosen)
+    return NSAResult._make([*(x.to(dtype) for x in fields[:4]), *fields[4:], chosen])
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -83,7 +83,8 @@ def _run(
     return_branches: bool,
 ) -> Branches:
     q = flat[0]
-    stream = StreamIndex(*index, bounds[0], bounds[1], bool(bounds[2]), bounds[3])
+    max_blocks, max_size, uniform, rows_of_sample = bounds
+    stream = StreamIndex._make([*index, max_blocks, max_size, bool(uniform), rows_of_sample])
     tuning = tuning_for(stream.max_size, device=q.device)
     num_selected, window_size, num_init, num_local = counts
     options = Options(

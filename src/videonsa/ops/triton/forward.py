@@ -85,6 +85,7 @@ def nsa_forward(
             select = _select_per_block if options.per_block else _select_per_row
             selected = select(q, k_cmp, lse_cmp, index, options=options, tuning=tuning)
     if wants["selected"]:
+        assert selected is not None, "chosen above"
         o_slc, lse_slc = _selected(q, k, v, selected, index, tuning=tuning)
     output, o_win, lse_win = window_and_sum(
         q,
@@ -173,7 +174,8 @@ def _select_per_block(
     exists = (num_rows > 0).int()
     block_tile = Tiles(torch.stack([blocks, exists], dim=1), num_blocks, 1, 0)
     begin = index.row_begin[first_row.clamp(max=len(q) - 1)]
-    config = tuning.importance._replace(block_m=max(16, triton.next_power_of_2(index.max_size)))
+    rows = max(16, triton.next_power_of_2(index.max_size))
+    config = tuning.importance._replace(block_m=rows, num_warps=8 if rows > 64 else 4)
     chunk = max(
         1, min(num_blocks, MAX_GRID, tuning.score_bytes // (num_kv_heads * index.max_blocks * 4))
     )

@@ -16,8 +16,8 @@ from videonsa.ops.triton.common import LOG2_E, fits_tma, key_source, load_keys, 
 from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.tuning import Config
 
-RANKED_AT_ONCE = 512
-"""Values that a program ranks: 16 a thread of one warp."""
+RANKED_AT_ONCE = 256
+"""Values that a program ranks: 8 a thread of one warp, so that registers leave room for many."""
 MAX_RANKED = 512
 """Blocks that are ranked at once; more are ranked by groups first."""
 
@@ -404,8 +404,7 @@ def top_blocks(
 
     def shape(width: int) -> tuple[tuple[int, int], dict[str, int]]:
         block_c = max(32, triton.next_power_of_2(width))
-        # A program of one warp needs no barrier in the bisection; 16 values a thread where that
-        # is enough leave registers for many warps.
+        # A program of one warp needs no barrier in the bisection.
         num_warps = min(32, max(1, block_c // 1024))
         rows = max(1, min(tiles.size, RANKED_AT_ONCE // block_c))
         grid = (len(chunk) * tiles.size // rows, num_kv_heads)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.varlen import (
+    Sample,
     batch_sample,
     block_borders,
     block_table,
@@ -153,13 +154,16 @@ def uniform_index(
     """`batch_index` for blocks of one size, with few operations: short streams feel each."""
     last = first_row + num_rows
     num_blocks = -(-last // block_size)
-    ints = {"dtype": torch.int32, "device": device}
-    position = torch.arange(first_row, last, **ints)
-    start = torch.arange(0, num_blocks * block_size, block_size, **ints)
+
+    def arange(start: int, stop: int, step: int = 1) -> Tensor:
+        return torch.arange(start, stop, step, dtype=torch.int32, device=device)
+
+    position = arange(first_row, last)
+    start = arange(0, num_blocks * block_size, block_size)
     row_key, row_block, row_end = position, position // block_size, (position + 1) // block_size
     row_begin = torch.zeros_like(position)
     if num_samples > 1:
-        sample = torch.arange(num_samples, **ints)[:, None]
+        sample = arange(0, num_samples)[:, None]
         row_key = (row_key + sample * num_keys).flatten()
         row_block, row_end, row_begin = (
             (x + sample * num_blocks).flatten() for x in (row_block, row_end, row_begin)
@@ -172,7 +176,7 @@ def uniform_index(
         row_end=row_end,
         block_start=start,
         block_size=torch.full_like(start, block_size),
-        sample_rows=torch.arange(0, num_samples * num_rows + 1, max(num_rows, 1), **ints),
+        sample_rows=arange(0, num_samples * num_rows + 1, num_rows),
         max_blocks=num_blocks,
         max_size=block_size,
         uniform=True,
@@ -255,24 +259,37 @@ def kernel_index(
             off the block borders where all rows of a block share a selection.
     """
     sample = batch_sample(q.shape[1], k.shape[1], q_offset)
-    common = {
-        "num_samples": q.shape[0],
-        "num_rows": sample.num_rows,
-        "first_row": sample.offset,
-        "num_keys": sample.num_keys,
-    }
     size = spec.block_size
     if size != "frame" and spec.selection_scope == "token":
-        return uniform_index(size, **common, device=q.device), sample.num_keys
+        return _uniform(size, sample, q), sample.num_keys
     borders = block_borders(size, frame_sizes, [sample.num_keys] * q.shape[0])
     if spec.selection_scope == "block":
         for offsets in borders:
             check_on_borders(offsets, sample.offset, sample.num_rows)
     if size != "frame":
-        return uniform_index(size, **common, device=q.device), sample.num_keys
+        return _uniform(size, sample, q), sample.num_keys
     blocks = block_table(borders, sample.num_keys, device=q.device)
-    index = batch_index(blocks.offsets, **common, max_size=blocks.max_size, uniform=False)
+    index = batch_index(
+        blocks.offsets,
+        num_samples=q.shape[0],
+        num_rows=sample.num_rows,
+        first_row=sample.offset,
+        num_keys=sample.num_keys,
+        max_size=blocks.max_size,
+        uniform=False,
+    )
     return index, sample.num_keys
+
+
+def _uniform(size: int, sample: Sample, q: Tensor) -> StreamIndex:
+    return uniform_index(
+        size,
+        num_samples=q.shape[0],
+        num_rows=sample.num_rows,
+        first_row=sample.offset,
+        num_keys=sample.num_keys,
+        device=q.device,
+    )
 
 
 def packed_kernel_index(
@@ -291,12 +308,12 @@ def packed_kernel_index(
             are looked at only where the blocks depend on them.
     """
     num_rows, num_keys, device = q.shape[1], k.shape[1], q.device
-    lengths = cu_seqlens_k is not None and cu_seqlens_k.is_cuda
-    if spec.block_size != "frame" and spec.selection_scope == "token" and lengths:
+    size = spec.block_size
+    from_shapes = size != "frame" and spec.selection_scope == "token"
+    if from_shapes and cu_seqlens_k is not None and cu_seqlens_k.is_cuda:
         rows = cu_seqlens_k if cu_seqlens_q is None else cu_seqlens_q.to(device)
-        size = spec.block_size
         return packed_index(
-            rows, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys, block_size=size
+            rows, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys, block_size=int(size)
         )
     samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
     borders = block_borders(spec.block_size, frame_sizes, [s.num_keys for s in samples])

@@ -201,15 +201,18 @@ def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared
     def ints(*shape: int) -> Tensor:
         return selected.new_empty(shape)
 
+    units = (tiles.num, num_kv_heads)
     plan = Plan(
-        *(ints(tiles.num, num_kv_heads, bound) for _ in range(3)),
-        ints(tiles.num, num_kv_heads, 2),
-        ints(num_rows, num_kv_heads, num_selected),
-        ints(num_rows, num_kv_heads),
-        ints(num_rows, num_kv_heads),
-        ints(tiles.num, num_kv_heads),
+        start=ints(*units, bound),
+        size=ints(*units, bound),
+        rows=ints(*units, bound),
+        num_shared=ints(*units, 2),
+        scattered=ints(num_rows, num_kv_heads, num_selected),
+        num_scattered=ints(num_rows, num_kv_heads),
+        pair=ints(num_rows, num_kv_heads),
+        tile_pairs=ints(*units),
     )
-    _plan_kernel[(tiles.num, num_kv_heads)](
+    _plan_kernel[units](
         selected,
         *plan,
         tiles.table,

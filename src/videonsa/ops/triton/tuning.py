@@ -62,7 +62,7 @@ def hopper(max_size: int) -> Tuning:
     registers = 128 if block <= 64 else None
     return Tuning(
         compressed=Config(128, 64, 8, 2, maxnreg=128, tma=True),
-        importance=Config(128, 64, 8, 3, tma=True),
+        importance=Config(64, 64, 4, 2, tma=True, columns=2),
         selected=Config(128, block, 8, 2, maxnreg=registers, tma=True),
         partial=Config(64, block, 4, 3 if block <= 64 else 2, maxnreg=168, programs=3),
         window=Config(64, 64, 4, 3, tma=True),
