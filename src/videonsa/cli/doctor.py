@@ -131,11 +131,21 @@ def _backends() -> Check:
 
     from videonsa.ops.nsa import nsa_attention
     from videonsa.ops.spec import NSASpec
+    from videonsa.ops.triton.support import why_not
 
     x = torch.zeros(1, 8, 2, 8)
     spec = NSASpec(block_size=4, num_selected_blocks=2, window_size=4)
     nsa_attention(x, x, x, torch.full((1, 8, 2, 3), 0.5), spec=spec, backend="reference")
-    return Check(name="backends", status="ok", detail="reference (any device)")
+    detail = "reference (any device)"
+    if not torch.cuda.is_available():
+        return Check(name="backends", status="ok", detail=f"{detail}; triton needs an NVIDIA GPU")
+    q = torch.zeros(1, 64, 2, 16, dtype=torch.bfloat16, device="cuda")
+    reason = why_not(q, q, NSASpec())
+    if reason is not None:
+        return Check(name="backends", status="ok", detail=f"{detail}; triton: {reason}")
+    gates = torch.full((1, 64, 2, 3), 0.5, device="cuda")
+    nsa_attention(q, q, q, gates, spec=NSASpec(), backend="triton")
+    return Check(name="backends", status="ok", detail=f"{detail}, triton (kernels)")
 
 
 def _codecs() -> Check:

@@ -15,7 +15,6 @@ from videonsa.ops.triton.selected import plan_tiles, selected_shared
 from videonsa.ops.triton.tuning import Tuning, selected_tile
 from videonsa.ops.triton.window import window_and_sum
 
-
 MAX_GRID = 65535
 """Programs along the second axis of a grid."""
 
