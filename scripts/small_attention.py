@@ -1,7 +1,7 @@
 """Small calls of the kernels for compute-sanitizer.
 
     compute-sanitizer --tool memcheck python scripts/small_attention.py
-compute-sanitizer --tool racecheck python scripts/small_attention.py
+    compute-sanitizer --tool racecheck python scripts/small_attention.py
 """
 
 import torch
