@@ -1,8 +1,4 @@
-"""Small calls of the kernels for compute-sanitizer.
-
-    compute-sanitizer --tool memcheck python scripts/small_attention.py
-    compute-sanitizer --tool racecheck python scripts/small_attention.py
-"""
+"""Small calls of the kernels, to run under compute-sanitizer --tool memcheck or racecheck."""
 
 import torch
 
