@@ -16,6 +16,7 @@ from kernel_cases import (
 
 from videonsa.ops import nsa_attention
 from videonsa.ops.spec import BRANCHES
+from videonsa.ops.triton import forward
 
 HALF = torch.float16
 PER_BLOCK = {"selection_scope": "block"}
@@ -118,6 +119,21 @@ def test_given_blocks_count_within_each_packed_sample(device):
     assert_close_to_reference(case, inputs, found)
 
 
+@pytest.mark.xfail(strict=True, reason="given blocks behind a row overflow the plan of its tile")
+def test_given_blocks_behind_the_row_are_left_out_of_the_plan(device, monkeypatch):
+    case = Case(rows=20, group=16, s=1, n=4)
+    inputs = make_inputs(case, device)
+    given = torch.arange(80, device=device).view(1, 20, 1, 4) % 20
+    plans = []
+    original = forward.plan_tiles
+    monkeypatch.setattr(
+        forward, "plan_tiles", lambda *a, **k: plans.append(original(*a, **k)) or plans[0]
+    )
+    found = run_kernels(case, inputs, selected_blocks=given)
+    assert_close_to_reference(case, inputs, found)
+    assert plans[0].num_shared[..., 0].max() <= plans[0].start.shape[-1]
+
+
 def test_views_of_heads_first_tensors_are_read_in_place(device):
     case = Case(rows=21, group=3, kv_heads=2)
     inputs = make_inputs(case, device)
@@ -156,9 +172,9 @@ REPEATED = {
 def test_same_bits_again_whatever_fresh_memory_holds(case, device, monkeypatch):
     inputs = make_inputs(case, device)
     first = run_kernels(case, inputs)
-    fill_fresh_memory(monkeypatch)
-    assert torch.empty(2).isnan().all()
+    check_guards = guard_fresh_memory(monkeypatch)
     assert_same_bits(run_kernels(case, inputs), first)
+    assert check_guards() > 10, "hardly any memory was guarded"
 
 
 def test_lengths_on_host_and_device_give_the_same_bits(device):
@@ -172,21 +188,49 @@ def test_lengths_on_host_and_device_give_the_same_bits(device):
     assert_same_bits(run_kernels(case, inputs, **lengths), run_kernels(case, inputs))
 
 
-def fill_fresh_memory(monkeypatch):
-    """Uninitialised memory holds NaN, and integers a number that is no index."""
+GUARD = 1024
+"""Elements on each side of fresh memory."""
 
-    def filled(x):
-        return x.fill_(
-            torch.nan if x.is_floating_point() else 2**30 if x.dtype != torch.bool else 1
-        )
 
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        original = getattr(owner, name)
-        monkeypatch.setattr(
-            owner,
-            name,
-            lambda *args, original=original, **kwargs: filled(original(*args, **kwargs)),
-        )
+def guard_fresh_memory(monkeypatch):
+    """Fresh memory holds NaN, or a number that is no index, and lies between guards.
+
+    Gives a function that asserts that all guards are as they were, and counts them.
+    """
+    guarded = []
+    fresh = torch.full
+
+    def guarded_empty(shape, dtype, device):
+        value = torch.nan if dtype.is_floating_point else 2**30
+        numel = torch.Size(shape).numel()
+        memory = fresh((numel + 2 * GUARD,), value, dtype=dtype, device=device)
+        guarded.append((memory, numel))
+        return memory[GUARD : GUARD + numel].view(shape)
+
+    def sizes(args):
+        return args[0] if args and not isinstance(args[0], int) else args
+
+    def empty(*args, dtype=None, device=None, **kwargs):
+        return guarded_empty(sizes(args), dtype or torch.float32, device)
+
+    def new_empty(self, *args, dtype=None, device=None, **kwargs):
+        return guarded_empty(sizes(args), dtype or self.dtype, device or self.device)
+
+    def empty_like(x, **kwargs):
+        return guarded_empty(x.shape, x.dtype, x.device)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+
+    def check():
+        for memory, numel in guarded:
+            for guard in (memory[:GUARD], memory[GUARD + numel :]):
+                value = torch.full_like(guard, torch.nan if guard.is_floating_point() else 2**30)
+                assert torch.equal(guard.nan_to_num(7), value.nan_to_num(7)), "written beside"
+        return len(guarded)
+
+    return check
 
 
 def assert_same_bits(found, wanted):
