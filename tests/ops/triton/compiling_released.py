@@ -1,4 +1,4 @@
-"""Compiles every launch of the `released` preset, as `compiling` does for the other: JSON on stdout."""
+"""Compiles every launch of the `released` preset, as `compiling` does for `paper`."""
 
 import json
 from dataclasses import asdict

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from videonsa.ops import bitonic
 from videonsa.ops.masks import ascending
 from videonsa.ops.padded import (
     BLOCK_SIZE,
@@ -42,8 +43,10 @@ from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.tuning import Tuning, tuning_for
 
-CHUNK_SLOTS = tl.constexpr(64)
-NUM_KEPT = tl.constexpr(32)
+BLOCK = tl.constexpr(BLOCK_SIZE)
+CHUNK_SLOTS = tl.constexpr(bitonic.CHUNK_SLOTS)
+NUM_KEPT = tl.constexpr(bitonic.NUM_KEPT)
+# Small programs without spills, several to a multiprocessor, hide each other's loads.
 SELECTED_WARPS, SELECTED_STAGES = 4, 2
 ORDER_ROWS, ORDER_WARPS = 32, 4
 
@@ -53,7 +56,7 @@ def _importance_kernel(
     q,  # [T, G, D], scaled and rounded
     k_cmp,  # [C, D]
     lse,  # [T, HP] float32, this group's columns: the misread LSE
-    importance,  # [rows of the chunk, C rounded up to 64] float32
+    importance,  # [rows of the chunk, whole chunks of slots] float32
     first_row,
     num_rows,
     num_blocks,
@@ -68,7 +71,7 @@ def _importance_kernel(
     """Sums over the heads of exp(score - LSE), for the blocks up to the last row's own."""
     i_n, i_m = tl.program_id(0), tl.program_id(1)
     last_row = tl.minimum(first_row + i_m * BLOCK_M + BLOCK_M, num_rows) - 1
-    if i_n * CHUNK_SLOTS > last_row // CHUNK_SLOTS:
+    if i_n * CHUNK_SLOTS > last_row // BLOCK:
         return
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, CHUNK_SLOTS), tl.arange(0, BLOCK_D)
     o_row = (first_row + i_m * BLOCK_M + o_m).to(tl.int64)
@@ -132,7 +135,7 @@ def _load_slots(p_row, m_row, current, i_chunk, ROWS: tl.constexpr, FULL: tl.con
 
 @triton.jit
 def _order_kernel(
-    importance,  # [rows of the chunk, C rounded up to 64] float32
+    importance,  # [rows of the chunk, whole chunks of slots] float32
     selected,  # [T, H, N] int32, this group's rows
     first_row,
     num_rows,
@@ -150,7 +153,7 @@ def _order_kernel(
     o_local = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     o_row = (first_row + o_local).to(tl.int64)
     m_row = o_row < num_rows
-    current = (first_row + tl.program_id(0) * ROWS) // CHUNK_SLOTS
+    current = (first_row + tl.program_id(0) * ROWS) // BLOCK
     p_row = importance + o_local.to(tl.int64)[:, None] * stride_in
     o_s = tl.arange(0, CHUNK_SLOTS)[None, :]
     b_best = _sort_slots(_load_slots(p_row, m_row, current, 0, ROWS, FULL), True, ROWS)
@@ -275,7 +278,7 @@ def released_forward(
     total = _Sum(q, gates, spec.branches, keep=return_branches)
     selecting = selected_blocks is None and total.wants(1)
     if total.wants(0) or selecting:
-        bounds = _compressed_bounds(len(q), num_blocks, spec=spec, device=q.device)
+        bounds = compressed_bounds(len(q), num_blocks, spec=spec, device=q.device)
         for group in range(NUM_KV_HEADS):  # the LSE of every group, before the first importance
             queries = _group_queries(q, group)
             o_cmp, lse = _over_ranges(queries, k_cmp[group], v_cmp[group], *bounds, tuning=tuning)
@@ -294,7 +297,7 @@ def released_forward(
         if total.wants(2):
             of_window = _over_ranges(queries, keys, values, *window, tuning=tuning)
         if total.wants(1):
-            queries *= q.shape[-1] ** -0.5
+            queries *= q.shape[-1] ** -0.5  # in place: the window has read them unscaled
             if selecting:
                 misread = total.lse[0].view(len(q), PADDED_HEADS)[:, group * PADDED_GROUP :]
                 select_group(queries, k_cmp[group], misread, selected[:, group], tuning=tuning)
@@ -331,14 +334,14 @@ def select_group(
     """
     num_rows, num_heads, dim = q.shape
     config = tuning.importance
-    width = triton.cdiv(len(k_cmp), BLOCK_SIZE) * BLOCK_SIZE
+    width = triton.cdiv(len(k_cmp), bitonic.CHUNK_SLOTS) * bitonic.CHUNK_SLOTS
     unit = max(config.block_m, BLOCK_SIZE)  # a chunk begins with a block
     chunk = max(1, tuning.score_bytes // (4 * width * unit)) * unit
     chunk = min(chunk, triton.cdiv(num_rows, unit) * unit)
     importance = torch.empty((chunk, width), dtype=torch.float32, device=q.device)
     for first in range(0, num_rows, chunk):
         rows = min(chunk, num_rows - first)
-        _importance_kernel[(width // BLOCK_SIZE, triton.cdiv(rows, config.block_m))](
+        _importance_kernel[(width // bitonic.CHUNK_SLOTS, triton.cdiv(rows, config.block_m))](
             q,
             k_cmp,
             misread_lse,
@@ -427,7 +430,7 @@ def _over_ranges(
     return compressed(q, k, v, begin, end, tiles, config=config._replace(tma=tma))
 
 
-def _compressed_bounds(
+def compressed_bounds(
     num_rows: int, num_blocks: int, *, spec: NSASpec, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The first block that each row sees and one past the last, int32 `[T]`."""
