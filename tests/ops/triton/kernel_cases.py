@@ -14,6 +14,8 @@ from videonsa.ops.varlen import Sample, block_borders, block_table
 
 OUTPUTS = ("output", "o_cmp", "o_slc", "o_win")
 LSES = ("lse_cmp", "lse_slc", "lse_win")
+KERNEL_DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+"""The interpreter cannot multiply bfloat16; the kernels take no float32 on a GPU."""
 NEAR_TIE = 1e-5
 """Relative gap of two importances under which either block may be selected."""
 
@@ -28,7 +30,7 @@ class Case:
     group: int = 2
     kv_heads: int = 1
     dim: int = 16
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = KERNEL_DTYPE
     gate_dtype: torch.dtype = torch.float32
     q_offset: int | None = None
     q_lengths: tuple[int, ...] = ()

@@ -21,26 +21,26 @@ from videonsa.ops.triton import forward
 HALF = torch.float16
 PER_BLOCK = {"selection_scope": "block"}
 CASES = {
-    "one head a group": Case(rows=37, group=1, kv_heads=2, dim=64),
+    "one head a group": Case(rows=21, group=1, kv_heads=2, dim=64),
     "three heads, dim 48": Case(rows=37, group=3, dim=48),
-    "seven heads": Case(rows=70, group=7),
+    "seven heads": Case(rows=53, group=7),
     "seven heads, dim 128, half": Case(rows=37, group=7, dim=128, dtype=HALF),
-    "eight heads, dim 80, half": Case(rows=37, group=8, dim=80, dtype=HALF),
+    "eight heads, dim 80, half": Case(rows=21, group=8, dim=80, dtype=HALF),
     "sixteen heads": Case(rows=20, group=16),
-    "two groups of seven, half": Case(rows=21, group=7, kv_heads=2, dim=32, s=4, dtype=HALF),
+    "two groups of seven, half": Case(rows=12, group=7, kv_heads=2, dim=32, s=4, dtype=HALF),
     "coherent rows": Case(rows=100, group=2, coherence=0.9, n=4),
     "blocks of 20": Case(rows=70, group=3, s=20),
     "blocks of 64": Case(rows=135, group=1, s=64, n=2, w=100),
     "blocks of 128": Case(rows=140, group=1, s=128, n=2),
-    "many small blocks": Case(rows=60, group=2, s=2, n=20),
+    "many small blocks": Case(rows=40, group=2, s=2, n=12),
     "one selected block": Case(rows=37, n=1),
-    "n of 64": Case(rows=40, keys=150, group=1, s=2, n=64),
+    "n of 64": Case(rows=9, keys=150, group=1, s=2, n=64),
     "more selected than there are": Case(rows=37, n=32),
     "one row": Case(rows=1),
     "five rows in a block of 64": Case(rows=5, group=7, s=64),
     "window of one": Case(rows=37, w=1),
     "window larger than the stream": Case(rows=37, w=1000),
-    "window of several tiles": Case(rows=130, group=1, w=70),
+    "window of several tiles": Case(rows=101, group=1, w=70),
     "init and local blocks": Case(
         rows=100, group=1, n=5, options={"num_init_blocks": 1, "num_local_blocks": 2}
     ),
@@ -94,7 +94,9 @@ def test_branches_that_are_not_listed_add_nothing(branches, device):
     output = run_kernels(case, inputs, return_branches=False)
     with torch.no_grad():
         wanted = nsa_attention(*inputs, spec=case.spec, backend="reference")
-    torch.testing.assert_close(output, wanted, rtol=0, atol=1e-6)
+    # Both compute in float32; the kernels also round the branches to the dtype of the inputs.
+    noise = 8 * torch.finfo(case.dtype).eps
+    torch.testing.assert_close(output, wanted, rtol=noise, atol=noise)
 
 
 def test_given_blocks_override_the_selection(device):

@@ -88,7 +88,7 @@ def test_importance_is_the_probability_summed_over_heads(num_blocks, device):
     out = score_buffers(64, 2, max_blocks=num_blocks, num_selected=4, device=device)
     write_importance(inputs, row_end, out, sum_rows=False)
     found = out.importance[:40]
-    assert (found - wanted).abs()[seen[:, None].expand_as(found)].max() < 1e-6
+    assert (found - wanted).abs()[seen[:, None].expand_as(found)].max() < 2e-6
     if out.group > 1:
         fill = (0, -num_blocks % out.group)
         padded = torch.nn.functional.pad(found.masked_fill(~seen[:, None], -1), fill, value=-1)
@@ -109,8 +109,8 @@ def test_importance_of_a_block_of_rows_is_the_sum_over_them(device):
 def probabilities(row_end, num_blocks):
     """Random q, k_cmp and their LSE; importance `[R, H, C]` in float64; the blocks rows see."""
     generator = torch.Generator().manual_seed(0)
-    q = torch.randn(len(row_end), 6, 16, generator=generator).to(row_end.device)
-    k_cmp = torch.randn(num_blocks, 2, 16, generator=generator).to(row_end.device)
+    q = torch.randn(len(row_end), 6, 16, generator=generator).to(row_end.device, torch.float16)
+    k_cmp = torch.randn(num_blocks, 2, 16, generator=generator).to(row_end.device, torch.float16)
     seen = torch.arange(num_blocks, device=row_end.device) < row_end[:, None]
     scores = torch.einsum("rhgd,chd->hgrc", q.double().unflatten(1, (2, 3)), k_cmp.double()) / 4
     scores = scores.masked_fill(~seen, -torch.inf)

@@ -101,7 +101,7 @@ def test_choice_of_the_default_backend_breaks_no_graph(device, traceable_interpr
 
 
 def test_autocast_takes_float32_inputs_to_its_dtype(device):
-    case = Case(rows=20, n=2)
+    case = Case(rows=20, n=2, dtype=torch.float32)
     inputs = make_inputs(case, device)
     with torch.autocast(device.type, dtype=HALF):
         found = run_kernels(case, inputs)

@@ -9,8 +9,8 @@ from videonsa.ops.triton.forward import Options, nsa_forward
 from videonsa.ops.triton.index import uniform_index
 from videonsa.ops.triton.tuning import tuning_for
 
-NUM_ROWS, GROUP, DIM, N, SIZE = 48, 16, 16, 4, 4
-PAIR_BYTES = GROUP * (DIM * 4 + 4)
+NUM_ROWS, GROUP, DIM, N, SIZE = 32, 16, 16, 4, 4
+PAIR_BYTES = GROUP * (DIM * 2 + 4)
 OPTIONS = Options(
     num_selected=N, window_size=1, num_init=0, num_local=0, per_block=False, branches=("selected",)
 )
@@ -22,7 +22,7 @@ def problem(device):
     generator = torch.Generator().manual_seed(0)
 
     def normal(heads, last):
-        return torch.randn(NUM_ROWS, heads, last, generator=generator).to(device)
+        return torch.randn(NUM_ROWS, heads, last, generator=generator).to(device, torch.float16)
 
     index = uniform_index(
         SIZE, num_samples=1, num_rows=NUM_ROWS, first_row=0, num_keys=NUM_ROWS, device=device
@@ -54,4 +54,5 @@ def test_passes_do_not_change_the_bits(problem, monkeypatch):
 @pytest.mark.parametrize("min_shared", [1, 4])
 def test_sharing_changes_nothing_but_rounding(problem, min_shared):
     found, scattered = attend(problem, min_shared=min_shared), attend(problem)
-    torch.testing.assert_close(found, scattered, rtol=0, atol=2e-6)
+    # Each rounds partial outputs, their sum and the product with the gate, of values up to 4.
+    assert (found - scattered).abs().max() < 4 * 4 * torch.finfo(torch.float16).eps

@@ -21,9 +21,9 @@ def random_selection(num_rows, n, index, device):
 @pytest.mark.parametrize("min_shared", [1, 2, 4, 33])
 @pytest.mark.parametrize(("tile", "n"), [(32, 4), (8, 1), (4, 6)])
 def test_shared_and_scattered_blocks_are_the_selection(tile, n, min_shared, device):
-    num_rows, size = 70, 4
+    num_rows, size = 43, 4
     index = uniform_index(
-        size, num_samples=1, num_rows=num_rows, first_row=9, num_keys=79, device=device
+        size, num_samples=1, num_rows=num_rows, first_row=9, num_keys=52, device=device
     )
     selected = random_selection(num_rows, n, index, device)
     tiles = row_tiles(index, tile)

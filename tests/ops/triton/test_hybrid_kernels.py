@@ -1,0 +1,68 @@
+"""`hybrid_attention(backend="triton")`: vision rows by the kernels, text rows as always."""
+
+import pytest
+import torch
+from kernel_cases import KERNEL_DTYPE, Case, make_inputs
+
+from videonsa.ops import NSASpec, hybrid_attention, hybrid_layout, nsa_attention
+
+SPEC = NSASpec(block_size=8, num_selected_blocks=2, window_size=5)
+
+
+def mask_of(num_samples, num_rows, *runs, device):
+    mask = torch.zeros(num_samples, num_rows, dtype=torch.bool, device=device)
+    for start, stop in runs:
+        mask[:, start:stop] = True
+    return mask
+
+
+def hybrid(inputs, vision, **options):
+    with torch.no_grad():
+        return hybrid_attention(*inputs, vision, **({"spec": SPEC} | options))
+
+
+@pytest.mark.parametrize("frames", [None, (9, 6, 10)], ids=["blocks", "frames"])
+def test_vision_rows_are_those_of_the_stream_and_text_rows_those_of_the_reference(frames, device):
+    spec = SPEC.with_options(block_size="frame") if frames else SPEC
+    options = {"spec": spec, "frame_sizes": frames and [*frames, *frames]}
+    inputs = make_inputs(Case(rows=33, batch=2, kv_heads=2), device)
+    vision = mask_of(2, 33, (3, 12), (14, 20), (22, 32), device=device)
+    found = hybrid(inputs, vision, backend="triton", **options)
+    reference = hybrid(inputs, vision, backend="reference", **options)
+    assert torch.equal(found[~vision], reference[~vision])
+    stream = [x[vision].view(2, 25, *x.shape[2:]) for x in inputs]
+    with torch.no_grad():
+        wanted = nsa_attention(*stream, backend="triton", **options)
+    assert torch.equal(found[vision].view_as(wanted), wanted)
+    noise = 8 * torch.finfo(KERNEL_DTYPE).eps
+    torch.testing.assert_close(found, reference, rtol=noise, atol=noise)
+
+
+def test_samples_of_unequal_counts_and_padding_keep_to_themselves(device):
+    inputs = make_inputs(Case(rows=24, batch=2), device)
+    vision = mask_of(2, 24, (2, 20), device=device)
+    vision[1, 15:] = False
+    valid = torch.ones_like(vision)
+    valid[1, 18:] = False
+    found = hybrid(inputs, vision, attention_mask=valid, backend="triton", return_branches=True)
+    reference = hybrid(inputs, vision, attention_mask=valid, backend="reference")
+    noise = 8 * torch.finfo(KERNEL_DTYPE).eps
+    torch.testing.assert_close(found.output, reference, rtol=noise, atol=noise)
+    assert (found.output[~valid] == 0).all()
+    assert found.lse_slc[~vision].isneginf().all()
+    assert (found.selected_blocks[~vision] == -1).all()
+
+
+def test_a_shared_layout_gives_the_same_bits(device):
+    inputs = make_inputs(Case(rows=20), device)
+    vision = mask_of(1, 20, (2, 18), device=device)
+    layout = hybrid_layout(vision, spec=SPEC, num_rows=20)
+    found = hybrid(inputs, vision, layout=layout, backend="triton")
+    assert torch.equal(found, hybrid(inputs, vision, backend="triton"))
+
+
+def test_a_sequence_without_vision_needs_no_kernel(device):
+    inputs = make_inputs(Case(rows=9), device)
+    vision = mask_of(1, 9, device=device)
+    found = hybrid(inputs, vision, backend="triton")
+    assert torch.equal(found, hybrid(inputs, vision, backend="reference"))
