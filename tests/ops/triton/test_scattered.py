@@ -1,10 +1,10 @@
-"""Scattered pairs give the same bits in one chunk, in several, and in several passes of chunks."""
+"""Scattered pairs give the same bits in one chunk, in several, and in several passes."""
 
 import pytest
 import torch
 
 from videonsa.ops.masks import ascending
-from videonsa.ops.triton import lists
+from videonsa.ops.triton import lists, scattered
 from videonsa.ops.triton.forward import Options, nsa_forward
 from videonsa.ops.triton.index import uniform_index
 from videonsa.ops.triton.tuning import tuning_for
@@ -40,19 +40,32 @@ def attend(problem, *, pairs=2**20, min_shared=33):
     return nsa_forward(*problem, options=OPTIONS, tuning=tuning, return_branches=False).output
 
 
-def test_chunks_do_not_change_the_bits(problem):
-    assert torch.equal(attend(problem, pairs=30), attend(problem))
+@pytest.fixture(scope="module")
+def in_one_chunk(problem):
+    return attend(problem)
 
 
-def test_passes_do_not_change_the_bits(problem, monkeypatch):
-    monkeypatch.setattr(lists, "CHUNKS_PER_PASS", 3)
-    num_chunks = NUM_ROWS * N // 16
-    assert num_chunks > 3
-    assert torch.equal(attend(problem, pairs=16), attend(problem))
+@pytest.mark.parametrize("chunks_per_pass", [16, 2], ids=["one pass", "several passes"])
+def test_chunks_and_passes_do_not_change_the_bits(
+    problem, in_one_chunk, chunks_per_pass, monkeypatch
+):
+    made = []
+    original = lists.make_lists
+
+    def make_lists(plan, *arguments, first_chunk):
+        original(plan, *arguments, first_chunk=first_chunk)
+        made.append((first_chunk, int(plan.tile_pairs.sum())))
+
+    monkeypatch.setattr(scattered, "make_lists", make_lists)
+    monkeypatch.setattr(lists, "CHUNKS_PER_PASS", chunks_per_pass)
+    assert torch.equal(attend(problem, pairs=10), in_one_chunk)
+    last_chunk, num_pairs = made[-1]
+    assert num_pairs > 3 * 10, "the pairs do not fill more than a pass of two chunks"
+    assert (last_chunk > 0) == (chunks_per_pass == 2)
 
 
 @pytest.mark.parametrize("min_shared", [1, 4])
-def test_sharing_changes_nothing_but_rounding(problem, min_shared):
-    found, scattered = attend(problem, min_shared=min_shared), attend(problem)
+def test_sharing_changes_nothing_but_rounding(problem, in_one_chunk, min_shared):
+    found = attend(problem, min_shared=min_shared)
     # Each rounds partial outputs, their sum and the product with the gate, of values up to 4.
-    assert (found - scattered).abs().max() < 4 * 4 * torch.finfo(torch.float16).eps
+    assert (found - in_one_chunk).abs().max() < 4 * 4 * torch.finfo(torch.float16).eps
