@@ -25,7 +25,7 @@ def hybrid(inputs, vision, **options):
 def test_vision_rows_are_those_of_the_stream_and_text_rows_those_of_the_reference(frames, device):
     spec = SPEC.with_options(block_size="frame") if frames else SPEC
     options = {"spec": spec, "frame_sizes": frames and [*frames, *frames]}
-    inputs = make_inputs(Case(rows=33, batch=2, kv_heads=2), device)
+    inputs = make_inputs(Case(rows=33, batch=2, group=1), device)
     vision = mask_of(2, 33, (3, 12), (14, 20), (22, 32), device=device)
     found = hybrid(inputs, vision, backend="triton", **options)
     reference = hybrid(inputs, vision, backend="reference", **options)

@@ -10,7 +10,7 @@ from videonsa.ops.triton import attention
 
 HALF = torch.float16
 CASES = {
-    "batch of two": Case(rows=20, batch=2, kv_heads=2, n=2, dtype=HALF),
+    "batch of two": Case(rows=9, batch=2, kv_heads=2, s=4, n=2, dtype=HALF),
     "frames": Case(rows=20, s="frame", frames=(9, 12), n=2, dtype=HALF),
     "block scope": Case(rows=32, n=2, dtype=HALF, options={"selection_scope": "block"}),
 }
@@ -39,10 +39,9 @@ def arguments_of(monkeypatch, device):
 
 
 @pytest.mark.parametrize("return_branches", [False, True])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_op_keeps_its_schema_and_its_fake_tells_the_truth(case, return_branches, arguments_of):
+def test_op_keeps_its_schema_and_its_fake_tells_the_truth(return_branches, arguments_of):
     op = getattr(attention, OPS[return_branches])
-    arguments = arguments_of(case, return_branches=return_branches)
+    arguments = arguments_of(CASES["batch of two"], return_branches=return_branches)
     torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
