@@ -16,7 +16,7 @@ from videonsa.bench.shapes import SHAPES
 from videonsa.ops import NSASpec, nsa_attention
 
 CALLS = 5
-SHAPE_NAMES = ("7b-16k", "7b-64k", "7b-128k")
+SHAPE_NAMES = ("7b-16k", "7b-64k", "7b-128k", "7b-1m")
 
 
 def kernel_times(shape_name: str, device: torch.device) -> dict[str, dict[str, float]]:

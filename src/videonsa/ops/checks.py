@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from videonsa.ops.layout import HybridLayout
-from videonsa.ops.released import NUM_KV_HEADS, NUM_QUERY_HEADS
+from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
 
 

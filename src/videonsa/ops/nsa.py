@@ -243,7 +243,7 @@ def _use_kernels(
         reason = "the kernels would run in Triton's interpreter"
     if backend == "triton" and reason is not None:
         raise ValueError(f"backend='triton': {reason}; use 'auto' or 'reference'")
-    if backend == "auto":
+    if backend == "auto" and not torch.compiler.is_compiling():  # a log line breaks the graph
         _say_choice(reason, q.device.type)
     return reason is None
 

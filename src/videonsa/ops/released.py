@@ -18,6 +18,8 @@ from videonsa.ops.bitonic import bitonic_top
 from videonsa.ops.masks import ascending, causal, membership, windowed
 from videonsa.ops.padded import (
     BLOCK_SIZE,
+    NUM_KV_HEADS,
+    NUM_QUERY_HEADS,
     PADDED_GROUP,
     PADDED_HEADS,
     heads_first,
@@ -28,8 +30,6 @@ from videonsa.ops.padded import (
     rounded,
     within,
 )
-from videonsa.ops.padded import NUM_KV_HEADS as NUM_KV_HEADS
-from videonsa.ops.padded import NUM_QUERY_HEADS as NUM_QUERY_HEADS
 from videonsa.ops.reference import compute_dtype
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 from videonsa.ops.triton.support import DTYPES, why_not

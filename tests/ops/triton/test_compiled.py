@@ -21,6 +21,7 @@ SPILLS = {
     (80, "_selected_kernel"): 72,
     (80, "_window_kernel"): 32,
     (100, "_selected_kernel"): 64,
+    **{(capability, "_top_blocks_kernel"): 16 for capability in SHARED_LIMIT},
 }
 """Bytes that a thread may spill: what was measured with Triton 3.6 and a little; 0 where unlisted.
 

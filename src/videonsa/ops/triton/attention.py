@@ -1,5 +1,7 @@
 """The kernels behind `nsa_attention`: custom ops of flat tensors, and the way to and from them."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -95,9 +97,11 @@ def _run(
         per_block=per_block,
         branches=tuple(branches.split()),
     )
-    return nsa_forward(
-        *flat, stream, selected, options=options, tuning=tuning, return_branches=return_branches
-    )
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        return nsa_forward(
+            *flat, stream, selected, options=options, tuning=tuning, return_branches=return_branches
+        )
 
 
 @torch.library.custom_op("videonsa::nsa", mutates_args=())
