@@ -86,7 +86,6 @@ def test_compiled_function_has_one_graph_and_the_same_bits(name, device, traceab
     assert torch.equal(found, run_kernels(case, inputs, return_branches=False) * 2)
 
 
-@pytest.mark.xfail(strict=True, reason="the log line of backend='auto' breaks the graph")
 def test_choice_of_the_default_backend_breaks_no_graph(device, traceable_interpreter):
     case = CASES["batch of two"]
 
