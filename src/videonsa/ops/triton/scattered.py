@@ -221,29 +221,16 @@ def add_scattered(
                 num_programs=config.programs * num_multiprocessors,
                 config=config,
             )
-            _merge_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
+            _merge_pairs(
                 partial,
                 lse,
-                plan.num_scattered,
-                plan.pair,
-                plan.tile_pairs,
-                lists.pair_end,
-                lists.chunk_units,
                 o_slc,
                 lse_slc,
-                tiles.table,
-                tiles.rows_of_sample,
-                first_chunk + i_chunk,
-                lists.capacity,
-                num_kv_heads,
-                G=group,
-                D=dim,
-                TILE=tiles.size,
-                BLOCK_D=triton.next_power_of_2(dim),
-                BLOCK_G=triton.next_power_of_2(group),
-                BLOCK_S=triton.next_power_of_2(num_selected),
-                STEP=2,
-                num_warps=1,
+                tiles,
+                plan,
+                lists,
+                i_chunk=first_chunk + i_chunk,
+                num_programs=MERGE_PROGRAMS * num_multiprocessors,
             )
 
 
@@ -294,4 +281,45 @@ def _attend_pairs(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,
+    )
+
+
+def _merge_pairs(
+    partial: Tensor,
+    partial_lse: Tensor,
+    o_slc: Tensor,
+    lse_slc: Tensor,
+    tiles: Tiles,
+    plan: Plan,
+    lists: Lists,
+    *,
+    i_chunk: int,
+    num_programs: int,
+) -> None:
+    """Merges the partial outputs of one chunk into o_slc `[R, HQ, D]` and its LSE."""
+    num_kv_heads, num_selected = plan.scattered.shape[1:]
+    group, dim = o_slc.shape[1] // num_kv_heads, o_slc.shape[2]
+    _merge_kernel[(num_programs,)](
+        partial,
+        partial_lse,
+        plan.num_scattered,
+        plan.pair,
+        plan.tile_pairs,
+        lists.pair_end,
+        lists.chunk_units,
+        o_slc,
+        lse_slc,
+        tiles.table,
+        tiles.rows_of_sample,
+        i_chunk,
+        lists.capacity,
+        num_kv_heads,
+        G=group,
+        D=dim,
+        TILE=tiles.size,
+        BLOCK_D=triton.next_power_of_2(dim),
+        BLOCK_G=triton.next_power_of_2(group),
+        BLOCK_S=triton.next_power_of_2(num_selected),
+        STEP=2,
+        num_warps=1,
     )
