@@ -1,5 +1,7 @@
-"""A tiny random model in a folder and a short clip, for everything that runs the whole path."""
+"""What rooms share: a tiny random model, a short clip, and where the Triton kernels run."""
 
+import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +9,17 @@ import av
 import numpy as np
 import pytest
 import torch
+
+# Without a GPU the kernels run in Triton's interpreter. Triton decides when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+KERNEL_TESTS = Path(__file__).parent / "ops/triton"
+# The interpreter reads scalars out of arrays of one element, which numpy discourages.
+OF_THE_INTERPRETER = (
+    "ignore:Conversion of an array with ndim > 0 to a scalar is deprecated:DeprecationWarning"
+)
+collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["ops/triton/test_*.py"]
 
 TOKENIZER = Path(__file__).parents[1] / "src/videonsa/assets/embedded"
 
@@ -87,3 +100,26 @@ def write_clip(
 def clip_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight frames in four seconds, 112 x 84: a grid of (4, 6, 8) and 48 video tokens."""
     return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", num_frames=8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(KERNEL_TESTS):
+            item.add_marker(pytest.mark.filterwarnings(OF_THE_INTERPRETER))
+            if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where kernels run. On the CPU they must have been imported as interpreted kernels."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from videonsa.ops.triton.pool import _pool_kernel
+
+    assert isinstance(_pool_kernel, InterpretedFunction), (
+        "Triton was imported before tests/conftest.py set TRITON_INTERPRET"
+    )
+    return torch.device("cpu")

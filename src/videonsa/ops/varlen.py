@@ -209,7 +209,7 @@ def block_table(
         # Enqueued, so that the host need not wait for the device.
         offsets=torch.tensor(padded, dtype=torch.int64).to(device, non_blocking=True),
         num_complete=max(sum(end <= num_keys for end in offsets[1:]) for offsets in distinct),
-        max_size=max((b - a for offsets in distinct for a, b in pairwise(offsets)), default=1),
+        max_size=max([1, *(b - a for offsets in distinct for a, b in pairwise(offsets))]),
     )
 
 

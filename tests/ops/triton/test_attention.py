@@ -123,7 +123,6 @@ def test_given_blocks_count_within_each_packed_sample(device):
     assert_close_to_reference(case, inputs, found)
 
 
-@pytest.mark.xfail(strict=True, reason="given blocks behind a row overflow the plan of its tile")
 def test_given_blocks_behind_the_row_are_left_out_of_the_plan(device, monkeypatch):
     case = Case(rows=20, group=16, s=1, n=4)
     inputs = make_inputs(case, device)

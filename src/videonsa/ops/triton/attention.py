@@ -41,11 +41,13 @@ def nsa_triton(
     dtype = q.dtype
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
-    begin = index.row_begin.view(*q.shape[:2], 1, 1)
-    selected = None
+    begin, current = (x.view(*q.shape[:2], 1, 1) for x in (index.row_begin, index.row_block))
+    given = selected = None
     if selected_blocks is not None:
-        selected = ascending(selected_blocks)
-        selected = torch.where(selected >= 0, selected + begin, -1).flatten(0, 1).contiguous()
+        given = ascending(selected_blocks)
+        # A block after the row's own holds no key for it; what is cut stood last in its row.
+        seen = (given >= 0) & (given <= current - begin)
+        selected = torch.where(seen, given + begin, -1).flatten(0, 1).contiguous()
     flat = (_flat(q), _flat(k), _flat(v), gates.flatten(0, 1))
     arguments = (*flat, list(index[:7]), list(map(int, index[7:])), selected, *_options(spec))
     if not return_branches:
@@ -54,7 +56,7 @@ def nsa_triton(
     *parts, chosen = torch.ops.videonsa.nsa_branches(*arguments)
     fields = [x.view(*q.shape[:2], *x.shape[1:]) for x in parts]
     chosen = chosen.view(*q.shape[:2], *chosen.shape[1:])
-    chosen = torch.where(chosen >= 0, chosen - begin, -1)
+    chosen = torch.where(chosen >= 0, chosen - begin, -1) if given is None else given
     return NSAResult._make([*(x.to(dtype) for x in fields[:4]), *fields[4:], chosen])
 
 
