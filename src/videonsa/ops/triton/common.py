@@ -69,13 +69,13 @@ def load_keys(
 
 
 @triton.jit
-def scores(b_q, b_k, PRECISION: tl.constexpr):
+def scores(b_q, b_k):
     """[M, D] @ [N, D]^T -> [M, N] float32."""
-    return tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    return tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
 
 
 @triton.jit
-def softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION: tl.constexpr):
+def softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2):
     """Online softmax in base 2 over one more tile of keys; masked scores are -inf.
 
     b_s [M, N], b_v [N, D], b_acc [M, D], b_m and b_l [M]; all but b_v float32.
@@ -86,12 +86,12 @@ def softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION: tl.constexpr)
     b_alpha = tl.exp2(b_m - b_safe)
     b_l = b_l * b_alpha + tl.sum(b_p, 1)
     b_acc = b_acc * b_alpha[:, None]
-    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision="ieee")
     return b_acc, b_new, b_l
 
 
 @triton.jit
-def softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_row, scale_log2, PRECISION: tl.constexpr):
+def softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_row, scale_log2):
     """`softmax_step` for the rows of m_row [M] alone: a mask that costs nothing per score."""
     b_new = tl.maximum(b_m, tl.where(m_row, tl.max(b_s, 1) * scale_log2, float("-inf")))
     b_safe = tl.where(b_new == float("-inf"), 0.0, b_new)
@@ -99,7 +99,7 @@ def softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_row, scale_log2, PRECISION
     b_alpha = tl.exp2(b_m - b_safe)
     b_l = b_l * b_alpha + tl.sum(b_p, 1)
     b_acc = b_acc * b_alpha[:, None]
-    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision="ieee")
     return b_acc, b_new, b_l
 
 

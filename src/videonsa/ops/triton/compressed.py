@@ -44,7 +44,6 @@ def _compressed_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     # Late rows see the most blocks: they start first.
     i_tile = tl.num_programs(0) // HQ - 1 - tl.program_id(0) // HQ
@@ -76,8 +75,8 @@ def _compressed_kernel(
         m_n = o_n < num_blocks - start
         b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_s = scores(b_q, b_k, PRECISION)
-        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
+        b_s = scores(b_q, b_k)
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     for i_n in range(num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)):
         start = tl.where(
             i_n < num_front, begin + i_n * BLOCK_N, all_end + (i_n - num_front) * BLOCK_N
@@ -85,11 +84,11 @@ def _compressed_kernel(
         m_n = o_n < num_blocks - start
         b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_s = scores(b_q, b_k, PRECISION)
+        b_s = scores(b_q, b_k)
         o_c = start + o_n
         m_s = (o_c[None, :] >= b_begin[:, None]) & (o_c[None, :] < b_end[:, None])
         b_s = tl.where(m_s, b_s, float("-inf"))
-        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     o_row = (base + o_m)[:, None] * HQ + i_hq
     store_rows(o_cmp + o_row * D + o_d[None, :], b_o, m_row, o_d, D, BLOCK_D)
@@ -136,7 +135,6 @@ def compressed(
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         TMA=tma,
-        PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,

@@ -51,7 +51,6 @@ def _importance_kernel(
     GROUP: tl.constexpr,
     SUM_ROWS: tl.constexpr,
     TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     i_n, i_tile, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, BLOCK_M)
@@ -78,9 +77,9 @@ def _importance_kernel(
         # [BLOCK_M]; +inf where the row sees no block, so that its probabilities are 0
         b_lse = tl.load(p_lse + i_g + o_m * HQ, mask=m_row, other=float("inf"))
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse) * 1.4426950408889634
-        b_p += tl.exp2(scores(b_q, b_k, PRECISION) * scale_log2 - b_lse[:, None])
+        b_p += tl.exp2(scores(b_q, b_k) * scale_log2 - b_lse[:, None])
         if COLUMNS == 2:
-            b_s = scores(b_q, b_k_right, PRECISION)
+            b_s = scores(b_q, b_k_right)
             b_p_right += tl.exp2(b_s * scale_log2 - b_lse[:, None])
     if SUM_ROWS:
         o_row, m_out = tl.full([1], i_tile, tl.int64), tl.full([1], 1, tl.int1)
@@ -357,7 +356,6 @@ def importance(
         GROUP=out.group,
         SUM_ROWS=sum_rows,
         TMA=tma,
-        PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,

@@ -46,7 +46,7 @@ from videonsa.ops.triton.tuning import Tuning, tuning_for
 BLOCK = tl.constexpr(BLOCK_SIZE)
 CHUNK_SLOTS = tl.constexpr(bitonic.CHUNK_SLOTS)
 NUM_KEPT = tl.constexpr(bitonic.NUM_KEPT)
-# Small programs without spills, several to a multiprocessor, hide each other's loads.
+# They compile without spills; other shapes were not tried on a GPU.
 SELECTED_WARPS, SELECTED_STAGES = 4, 2
 ORDER_ROWS, ORDER_WARPS = 32, 4
 
@@ -66,7 +66,6 @@ def _importance_kernel(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Sums over the heads of exp(score - LSE), for the blocks up to the last row's own."""
     i_n, i_m = tl.program_id(0), tl.program_id(1)
@@ -86,7 +85,7 @@ def _importance_kernel(
         b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
         b_lse = tl.load(lse + o_row * stride_lse + i_g, mask=m_row, other=0.0)
         b_lse = tl.where(b_lse == float("-inf"), 0.0, b_lse) * 1.4426950408889634
-        b_s = scores(b_q, b_k, PRECISION) * 1.4426950408889634
+        b_s = scores(b_q, b_k) * 1.4426950408889634
         b_sum += tl.exp2(b_s - b_lse[:, None])
     p_out = importance + (o_row - first_row)[:, None] * stride_out + o_c[None, :]
     tl.store(p_out, b_sum, mask=m_row[:, None])
@@ -180,7 +179,6 @@ def _selected_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """One row with all heads of the group walks its own blocks, up to itself."""
     row = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -198,8 +196,8 @@ def _selected_kernel(
         m_n = (block >= 0) & (o_key <= row)
         b_k = load_rows(k + o_key[:, None] * D + o_d[None, :], m_n, o_d, D, BLOCK_D)
         b_v = load_rows(v + o_key[:, None] * D + o_d[None, :], m_n, o_d, D, BLOCK_D)
-        b_s = tl.where(m_n[None, :], scores(b_q, b_k, PRECISION), float("-inf"))
-        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, 1.4426950408889634, PRECISION)
+        b_s = tl.where(m_n[None, :], scores(b_q, b_k), float("-inf"))
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, 1.4426950408889634)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     store_rows(output + o_q, b_o, m_g, o_d, D, BLOCK_D)
     tl.store(lse + row.to(tl.int64) * G + o_g, b_lse)
@@ -355,7 +353,6 @@ def select_group(
             D=dim,
             BLOCK_D=triton.next_power_of_2(dim),
             BLOCK_M=config.block_m,
-            PRECISION=config.precision,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
@@ -408,7 +405,6 @@ def _selected(q: Tensor, k: Tensor, v: Tensor, selected: Tensor) -> tuple[Tensor
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_N=BLOCK_SIZE,
         N=selected.shape[1],
-        PRECISION="ieee",
         num_warps=SELECTED_WARPS,
         num_stages=SELECTED_STAGES,
     )

@@ -57,7 +57,6 @@ def _partial_kernel(
     BLOCK_N: tl.constexpr,
     HALVES: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     tile: tl.constexpr = BLOCK_M // G
     half: tl.constexpr = BLOCK_D // HALVES
@@ -86,7 +85,7 @@ def _partial_kernel(
             o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
             p_row = p_q + b_row.to(tl.int64) * stride_qr
             b_q = load_rows(p_row[:, None] + o_d[None, :], m_row, o_d, D, BLOCK_D)
-            b_s = scores(b_q, b_k, PRECISION)
+            b_s = scores(b_q, b_k)
             if not FULL_BLOCKS:
                 b_s = tl.where(m_n[None, :], b_s, float("-inf"))
             b_m = tl.max(b_s, 1) * scale_log2
@@ -95,10 +94,10 @@ def _partial_kernel(
             b_p = (b_p * (1.0 / b_l)[:, None]).to(b_v.dtype)
             tl.store(partial_lse + o_out, b_m + tl.log2(b_l), mask=m_row)
             p_out = partial + (o_out[:, None] * D + o_h[None, :])
-            b_o = tl.dot(b_p, b_v, input_precision=PRECISION)
+            b_o = tl.dot(b_p, b_v, input_precision="ieee")
             store_rows(p_out, b_o, m_row, o_h, D, half)
             if HALVES == 2:
-                b_o = tl.dot(b_p, b_w, input_precision=PRECISION)
+                b_o = tl.dot(b_p, b_w, input_precision="ieee")
                 store_rows(p_out + half, b_o, m_row, half + o_h, D, half)
 
 
@@ -275,9 +274,8 @@ def _attend_pairs(
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
-        HALVES=2 if dim > 64 and config.halves else 1,
+        HALVES=2 if dim > 64 else 1,
         FULL_BLOCKS=full_blocks,
-        PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,

@@ -138,7 +138,6 @@ def _selected_kernel(
     TILE: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
     TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     i_tile, i_h = tl.num_programs(0) // H - 1 - tl.program_id(0) // H, tl.program_id(0) % H
     first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
@@ -166,12 +165,10 @@ def _selected_kernel(
             m_n = o_n < tl.load(p_size + i)
         b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_s = scores(b_q, b_k, PRECISION)
+        b_s = scores(b_q, b_k)
         if not FULL_BLOCKS:
             b_s = tl.where(m_n[None, :], b_s, float("-inf"))
-        b_acc, b_m, b_l = softmax_step_of_rows(
-            b_s, b_v, b_acc, b_m, b_l, m_bit, scale_log2, PRECISION
-        )
+        b_acc, b_m, b_l = softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_bit, scale_log2)
     b_key = tl.load(row_key + first_row + o_t, mask=m_row, other=-1)
     for i in range(num_before, num):
         start = tl.load(p_start + i)
@@ -180,8 +177,8 @@ def _selected_kernel(
         b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
         m_s = m_bit[:, None] & m_n[None, :] & (o_n[None, :] <= (b_key - start)[:, None])
-        b_s = tl.where(m_s, scores(b_q, b_k, PRECISION), float("-inf"))
-        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2, PRECISION)
+        b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     p_o = o_slc + (base * HQ + i_h * G) * D
     o_out = o_t * HQ + o_g
@@ -276,7 +273,6 @@ def selected_shared(
         TILE=tiles.size,
         FULL_BLOCKS=full_blocks,
         TMA=tma,
-        PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,

@@ -16,10 +16,8 @@ class Config(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
-    precision: str = "ieee"
     maxnreg: int | None = None
     tma: bool = False
-    halves: bool = True
     columns: int = 1
     """Tiles of `block_n` keys for which a tile of queries is loaded once."""
     programs: int = 0

@@ -60,7 +60,6 @@ def _window_kernel(
     USE_WIN: tl.constexpr,
     STORE_BRANCH: tl.constexpr,
     TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     i_tile, i_hq = tl.program_id(0) // HQ, tl.program_id(0) % HQ
     i_h = i_hq // G
@@ -90,8 +89,8 @@ def _window_kernel(
             m_n = o_n < num_keys - start
             b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
             b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-            b_s = scores(b_q, b_k, PRECISION)
-            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2, PRECISION)
+            b_s = scores(b_q, b_k)
+            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2)
         for i_n in range(num_front + tl.cdiv(end - all_end, BLOCK_N)):
             # The front tiles end at all_begin: the first may begin before the sample, masked.
             start = all_begin + (i_n - num_front) * BLOCK_N
@@ -101,8 +100,8 @@ def _window_kernel(
             b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
             b_behind = (key - start) + o_m[:, None] - o_n[None, :]
             m_s = (b_behind >= 0) & (b_behind < window) & (o_n >= begin - start)[None, :]
-            b_s = tl.where(m_s, scores(b_q, b_k, PRECISION), float("-inf"))
-            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2, PRECISION)
+            b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
+            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2)
         b_sum, b_lse = softmax_end(b_sum, b_m, b_l)
         if STORE_BRANCH:
             store_rows(o_win + o_row[:, None] * D + o_d[None, :], b_sum, m_row, o_d, D, BLOCK_D)
@@ -181,7 +180,6 @@ def window_and_sum(
         USE_WIN=use_window,
         STORE_BRANCH=return_branch,
         TMA=tma,
-        PRECISION=config.precision,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,
