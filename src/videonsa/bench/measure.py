@@ -1,4 +1,4 @@
-"""Time and memory of calls, side by side: every round runs each call once."""
+"""Time and memory of calls, side by side: every round times each call once."""
 
 import statistics
 import time
@@ -22,8 +22,8 @@ HEAD_START = 32
 LONGEST_ERROR = 300
 
 METHOD = (
-    "rounds; a round runs every call once, every other round in reverse order; CUDA events around "
-    "each call, the L2 cache overwritten before it; the host enqueues a round ahead of the GPU, "
+    "rounds; a round runs every call twice, every other round in reverse order; CUDA events around "
+    "the second, the L2 cache overwritten before it; the host enqueues a round ahead of the GPU, "
     "as it does in a model, so launches count only where the GPU waits for them (host_ms is the "
     "time of enqueueing); extra memory is the peak of one warm call less what was there before "
     "and less the returned tensor"
@@ -137,11 +137,12 @@ class CudaWatch:
             self._flush.zero_()
         events = []
         for call, found in calls:
-            self._flush.zero_()
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            enqueued = time.perf_counter()
             try:
+                call()  # clocks as this op leaves them, not the one before it
+                self._flush.zero_()
+                begin.record()
+                enqueued = time.perf_counter()
                 call()
             except Exception as error:  # whatever an op raises, the others go on
                 found.fail(error)

@@ -16,6 +16,8 @@ SPILLS = {
     (90, "_partial_kernel"): 72,
     (90, "_partial_kernel", "7B, blocks of 128"): 192,
     (90, "_compressed_kernel", NO_TMA): 72,
+    (90, "_importance_kernel", NO_TMA): 16,
+    (90, "_window_kernel"): 8,
     (90, "_window_kernel", NO_TMA): 24,
     (80, "_compressed_kernel"): 16,
     (80, "_selected_kernel"): 72,
@@ -25,8 +27,7 @@ SPILLS = {
 }
 """Bytes that a thread may spill: what was measured with Triton 3.6 and a little; 0 where unlisted.
 
-On sm_90 the registers of the first two are limited, so that two and three programs fit a
-multiprocessor.
+On sm_90 registers are limited so that two or three programs fit a multiprocessor.
 """
 KERNELS = {
     "_compressed_kernel",

@@ -1,5 +1,6 @@
 """What only a GPU can show: the real dtypes and lengths, no waiting, graphs, memory, repetition."""
 
+import warnings
 from contextlib import contextmanager
 from itertools import product
 
@@ -105,8 +106,10 @@ def test_a_captured_graph_replays_the_bits_of_a_call(device):
 def no_waiting():
     """Whatever makes the host wait for the GPU raises."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -1,6 +1,5 @@
 """What the kernels refuse, and how `nsa_attention` says so."""
 
-import importlib.util
 import logging
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from kernel_cases import Case, make_inputs
 
 from videonsa.ops import NSASpec, nsa, nsa_attention
+from videonsa.ops.triton import support
 from videonsa.ops.triton.support import why_not
 
 SPEC = NSASpec(block_size=16, num_selected_blocks=2, window_size=4)
@@ -78,10 +78,7 @@ def test_gpu_of_another_maker_is_refused(gpu, monkeypatch):
 
 
 def test_missing_triton_is_named_with_the_way_to_get_it(gpu, monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name)
-    )
+    monkeypatch.setattr(support, "INSTALLED", False)
     assert "pip install triton" in why_not(*on_gpu(), SPEC)
 
 

@@ -73,6 +73,7 @@ def nsa_forward(
         name: return_branches or name in options.branches
         for name in ("compressed", "selected", "window")
     }
+    group = q.shape[1] // k.shape[1]
     o_cmp = lse_cmp = o_slc = lse_slc = None
     if wants["compressed"] or (wants["selected"] and selected is None):
         k_cmp, v_cmp = pool(k, v, index)
@@ -93,7 +94,7 @@ def nsa_forward(
         gates,
         o_cmp if "compressed" in options.branches else None,
         o_slc if "selected" in options.branches else None,
-        row_tiles(index, tuning.window.block_m),
+        row_tiles(index, tuning.window.block_m // group),
         index,
         window_size=options.window_size,
         use_window="window" in options.branches,

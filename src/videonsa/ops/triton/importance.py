@@ -47,7 +47,6 @@ def _importance_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    COLUMNS: tl.constexpr,
     GROUP: tl.constexpr,
     SUM_ROWS: tl.constexpr,
     TMA: tl.constexpr,
@@ -58,7 +57,7 @@ def _importance_kernel(
         return
     begin = tl.load(row_begin + first_row)
     end = tl.load(row_end + first_row + num_rows - 1)
-    start = begin + i_n * (COLUMNS * BLOCK_N)
+    start = begin + i_n * BLOCK_N
     if start >= end:
         return
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -66,10 +65,6 @@ def _importance_kernel(
     m_c = o_n < num_blocks - start
     b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_c, o_d, D, BLOCK_D, TMA)
     b_p = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if COLUMNS == 2:
-        m_c = o_n < num_blocks - start - BLOCK_N
-        b_k_right = load_keys(k_cmp, start + BLOCK_N, i_h, H * D, D, o_n, m_c, o_d, D, BLOCK_D, TMA)
-        b_p_right = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     p_lse = lse_cmp + first_row.to(tl.int64) * HQ + i_h * G
     for i_g in range(G):
         i_hq = i_h * G + i_g
@@ -78,9 +73,6 @@ def _importance_kernel(
         b_lse = tl.load(p_lse + i_g + o_m * HQ, mask=m_row, other=float("inf"))
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse) * 1.4426950408889634
         b_p += tl.exp2(scores(b_q, b_k) * scale_log2 - b_lse[:, None])
-        if COLUMNS == 2:
-            b_s = scores(b_q, b_k_right)
-            b_p_right += tl.exp2(b_s * scale_log2 - b_lse[:, None])
     if SUM_ROWS:
         o_row, m_out = tl.full([1], i_tile, tl.int64), tl.full([1], 1, tl.int1)
         b_seen = tl.full([1], end - begin, tl.int32)
@@ -89,44 +81,15 @@ def _importance_kernel(
         b_seen = tl.load(row_end + first_row + o_m, mask=m_row, other=0) - begin
     o_out = o_row * H + i_h
     p_out, p_highest = importance + o_out * max_blocks, highest + o_out * max_groups
-    for i in tl.static_range(COLUMNS):
-        if i == 1:
-            b_p = b_p_right
-        _store_scores(
-            tl.sum(b_p, 0)[None, :] if SUM_ROWS else b_p,
-            p_out,
-            p_highest,
-            m_out,
-            b_seen,
-            (i_n * COLUMNS + i) * BLOCK_N,
-            max_blocks,
-            max_groups,
-            BLOCK_N,
-            GROUP,
-        )
-
-
-@triton.jit
-def _store_scores(
-    b_p,
-    p_out,
-    p_highest,
-    m_out,
-    b_seen,
-    first,
-    max_blocks,
-    max_groups,
-    BLOCK_N: tl.constexpr,
-    GROUP: tl.constexpr,
-):
-    """Columns `first` on of each row [M, BLOCK_N], and the highest of each group that is seen."""
-    o_local = first + tl.arange(0, BLOCK_N)
+    if SUM_ROWS:
+        b_p = tl.sum(b_p, 0)[None, :]
+    o_local = i_n * BLOCK_N + o_n
     m_in = m_out[:, None] & (o_local < max_blocks)[None, :]
     tl.store(p_out[:, None] + o_local[None, :], b_p, mask=m_in)
-    if GROUP > 1:
+    if GROUP > 1:  # the highest of each group of neighbouring blocks that is seen
         b_p = tl.where(o_local[None, :] < b_seen[:, None], b_p, -1.0)
         b_p = tl.max(tl.reshape(b_p, [b_p.shape[0], BLOCK_N // GROUP, GROUP]), 2)
-        o_group = first // GROUP + tl.arange(0, BLOCK_N // GROUP)
+        o_group = i_n * (BLOCK_N // GROUP) + tl.arange(0, BLOCK_N // GROUP)
         m_in = m_out[:, None] & (o_group < max_groups)[None, :]
         tl.store(p_highest[:, None] + o_group[None, :], b_p, mask=m_in)
 
@@ -327,9 +290,7 @@ def importance(
     num_blocks, num_kv_heads, _ = k_cmp.shape
     max_blocks = out.importance.shape[-1]
     tma = config.tma and fits_tma(q) and fits_tma(k_cmp)
-    _importance_kernel[
-        (triton.cdiv(max_blocks, config.columns * config.block_n), len(chunk), num_kv_heads)
-    ](
+    _importance_kernel[(triton.cdiv(max_blocks, config.block_n), len(chunk), num_kv_heads)](
         key_source(q, config.block_m, tma=tma),
         key_source(k_cmp, config.block_n, tma=tma),
         lse_cmp,
@@ -352,7 +313,6 @@ def importance(
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
-        COLUMNS=config.columns,
         GROUP=out.group,
         SUM_ROWS=sum_rows,
         TMA=tma,

@@ -58,51 +58,53 @@ def _plan_kernel(
     block_start,  # [C]
     block_size,  # [C]
     H,
+    num_units,
     NUM_SELECTED: tl.constexpr,
     BOUND: tl.constexpr,
     MIN_SHARED: tl.constexpr,
     TILE: tl.constexpr,
+    UNITS: tl.constexpr,
 ):
-    i_tile, i_h = tl.program_id(0), tl.program_id(1)
-    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
-    o_tile = i_tile.to(tl.int64) * H + i_h
-    if num_rows == 0:
-        tl.store(tile_pairs + o_tile, 0)
-        return
     none: tl.constexpr = 2147483647
-    o_t = tl.arange(0, TILE)
-    m_t = o_t < num_rows
-    o_row = (first_row + o_t).to(tl.int64) * H + i_h
+    o_u = tl.program_id(0) * UNITS + tl.arange(0, UNITS)  # a unit is a (tile, KV head)
+    m_u = o_u < num_units
+    i_tile, i_h = tl.minimum(o_u, num_units - 1) // H, o_u % H
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
+    o_tile = o_u.to(tl.int64)
+    o_t = tl.arange(0, TILE)[None, :]
+    m_t = m_u[:, None] & (o_t < num_rows[:, None])  # [UNITS, TILE]
+    o_row = (first_row[:, None] + o_t).to(tl.int64) * H + i_h[:, None]
     p_row = selected + o_row * NUM_SELECTED
-    b_slot = tl.zeros([TILE], tl.int32)
-    b_left = tl.zeros([TILE], tl.int32)
+    b_slot = tl.zeros([UNITS, TILE], tl.int32)
+    b_left = tl.zeros([UNITS, TILE], tl.int32)
     b_next = tl.load(p_row, mask=m_t, other=-1)
     b_next = tl.where(b_next < 0, none, b_next)
-    current = tl.load(row_block + first_row)
-    num, num_before = 0, 0
-    block = tl.min(b_next, 0)
-    while block != none:  # merge the ascending lists of the rows
-        m_hit = b_next == block
+    current = tl.load(row_block + first_row, mask=m_u & (num_rows > 0), other=0)
+    b_num, b_before = tl.zeros([UNITS], tl.int32), tl.zeros([UNITS], tl.int32)
+    block = tl.min(b_next, 1)
+    while tl.min(block, 0) != none:  # merge the ascending lists of the rows
+        m_hit = (b_next == block[:, None]) & (b_next != none)
+        num_hits = tl.sum(m_hit.to(tl.int32), 1)
         # Blocks that need the causal mask are always walked together.
-        shared = (tl.sum(m_hit.to(tl.int32), 0) >= MIN_SHARED) | (block >= current)
-        o_out = o_tile * BOUND + num
+        shared = (block != none) & ((num_hits >= MIN_SHARED) | (block >= current))
+        o_out = o_tile * BOUND + b_num
         tl.store(plan_start + o_out, tl.load(block_start + block, mask=shared), mask=shared)
         tl.store(plan_size + o_out, tl.load(block_size + block, mask=shared), mask=shared)
-        tl.store(plan_rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 0), mask=shared)
-        m_left = m_hit & (shared == 0)
-        tl.store(scattered + o_row * NUM_SELECTED + b_left, block + o_t * 0, mask=m_left)
+        tl.store(plan_rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 1), mask=shared)
+        m_left = m_hit & (shared == 0)[:, None]
+        tl.store(scattered + o_row * NUM_SELECTED + b_left, block[:, None] + o_t * 0, mask=m_left)
         b_left += m_left.to(tl.int32)
-        num += shared.to(tl.int32)
-        num_before += (shared & (block < current)).to(tl.int32)
+        b_num += shared.to(tl.int32)
+        b_before += (shared & (block < current)).to(tl.int32)
         b_slot += m_hit.to(tl.int32)
         b_new = tl.load(p_row + b_slot, mask=m_hit & (b_slot < NUM_SELECTED), other=-1)
         b_next = tl.where(m_hit, tl.where(b_new < 0, none, b_new), b_next)
-        block = tl.min(b_next, 0)
-    tl.store(num_shared + o_tile * 2, num)
-    tl.store(num_shared + o_tile * 2 + 1, num_before)
+        block = tl.min(b_next, 1)
+    tl.store(num_shared + o_tile * 2, b_num, mask=m_u)
+    tl.store(num_shared + o_tile * 2 + 1, b_before, mask=m_u)
     tl.store(num_scattered + o_row, b_left, mask=m_t)
-    tl.store(first_pair + o_row, tl.cumsum(b_left, 0) - b_left, mask=m_t)
-    tl.store(tile_pairs + o_tile, tl.sum(b_left, 0))
+    tl.store(first_pair + o_row, tl.cumsum(b_left, 1) - b_left, mask=m_t)
+    tl.store(tile_pairs + o_tile, tl.sum(b_left, 1), mask=m_u)
 
 
 @triton.jit
@@ -209,7 +211,10 @@ def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared
         pair=ints(num_rows, num_kv_heads),
         tile_pairs=ints(*units),
     )
-    _plan_kernel[units](
+    # One list of a row for each lane of the one warp.
+    per_program = max(1, 32 // tiles.size)
+    num_units = tiles.num * num_kv_heads
+    _plan_kernel[(triton.cdiv(num_units, per_program),)](
         selected,
         *plan,
         tiles.table,
@@ -218,10 +223,12 @@ def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared
         index.block_start,
         index.block_size,
         num_kv_heads,
+        num_units,
         NUM_SELECTED=num_selected,
         BOUND=bound,
         MIN_SHARED=min_shared,
         TILE=tiles.size,
+        UNITS=per_program,
         num_warps=1,
     )
     return plan

@@ -10,6 +10,8 @@ MAX_GROUP = 16
 MAX_HEAD_DIM = 128
 MAX_SELECTED = 64
 LEAST_CAPABILITY = (8, 0)
+INSTALLED = importlib.util.find_spec("triton") is not None
+"""Looked up once: torch.compile cannot trace the look."""
 DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -18,7 +20,7 @@ def why_not(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
 
     q `[..., HQ, D]` and k `[..., H, D]` of one dtype and device.
     """
-    if importlib.util.find_spec("triton") is None:
+    if not INSTALLED:
         return "Triton is not installed (pip install triton)"
     return _why_not_here(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
 

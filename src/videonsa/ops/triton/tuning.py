@@ -18,8 +18,6 @@ class Config(NamedTuple):
     num_stages: int
     maxnreg: int | None = None
     tma: bool = False
-    columns: int = 1
-    """Tiles of `block_n` keys for which a tile of queries is loaded once."""
     programs: int = 0
     """Programs on each multiprocessor, for kernels that loop over their work."""
 
@@ -60,10 +58,10 @@ def hopper(max_size: int) -> Tuning:
     registers = 128 if block <= 64 else None
     return Tuning(
         compressed=Config(128, 64, 8, 2, maxnreg=128, tma=True),
-        importance=Config(64, 64, 4, 2, tma=True, columns=2),
+        importance=Config(64, 128, 4, 2, maxnreg=168, tma=True),
         selected=Config(128, block, 8, 2, maxnreg=registers, tma=True),
         partial=Config(64, block, 4, 3 if block <= 64 else 2, maxnreg=168, programs=3),
-        window=Config(64, 64, 4, 3, tma=True),
+        window=Config(64, 32, 4, 3, maxnreg=168, tma=True),
         min_shared=4,
         score_bytes=2**29,
         partial_bytes=2**31,

@@ -50,26 +50,29 @@ def _window_kernel(
     window,
     scale_log2,
     HQ,
+    H,
     G: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TILE: tl.constexpr,
     USE_CMP: tl.constexpr,
     USE_SLC: tl.constexpr,
     USE_WIN: tl.constexpr,
     STORE_BRANCH: tl.constexpr,
     TMA: tl.constexpr,
 ):
-    i_tile, i_hq = tl.program_id(0) // HQ, tl.program_id(0) % HQ
-    i_h = i_hq // G
-    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, BLOCK_M)
+    i_tile, i_h = tl.program_id(0) // H, tl.program_id(0) % H
+    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
     if num_rows == 0:
         return
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    m_row = o_m < num_rows
+    o_t, o_g = o_m // G, o_m % G  # row and head of each line of the tile
+    m_row = (o_t < TILE) & (o_t < num_rows)
     base = first_row.to(tl.int64)
-    o_row = (base + o_m) * HQ + i_hq
+    # Offsets of the lines of the branches and the output, and of their elements.
+    o_row = base * HQ + i_h * G + (o_t * HQ + o_g)
     b_sum = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if USE_WIN or STORE_BRANCH:
         key = tl.load(row_key + first_row)  # the keys of a tile's rows are consecutive
@@ -80,8 +83,9 @@ def _window_kernel(
         num_front = tl.cdiv(all_begin - begin, BLOCK_N)
         num_all = (key + 1 - all_begin) // BLOCK_N
         all_end = all_begin + num_all * BLOCK_N
-        p_q = q + base * stride_qr + i_hq * stride_qh
-        b_q = load_rows(p_q + (o_m[:, None] * stride_qr + o_d[None, :]), m_row, o_d, D, BLOCK_D)
+        p_q = q + base * stride_qr + i_h * G * stride_qh
+        o_q = o_t * stride_qr + o_g * stride_qh
+        b_q = load_rows(p_q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
         b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         b_l = tl.zeros([BLOCK_M], tl.float32)
         for i_n in range(num_all):
@@ -98,7 +102,7 @@ def _window_kernel(
             m_n = (o_n < num_keys - start) & (o_n >= begin - start)
             b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
             b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-            b_behind = (key - start) + o_m[:, None] - o_n[None, :]
+            b_behind = (key - start) + o_t[:, None] - o_n[None, :]
             m_s = (b_behind >= 0) & (b_behind < window) & (o_n >= begin - start)[None, :]
             b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
             b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2)
@@ -106,7 +110,7 @@ def _window_kernel(
         if STORE_BRANCH:
             store_rows(o_win + o_row[:, None] * D + o_d[None, :], b_sum, m_row, o_d, D, BLOCK_D)
             tl.store(lse_win + o_row, b_lse, mask=m_row)
-    p_gate = gates + (base + o_m) * stride_gr + i_hq * stride_gh
+    p_gate = gates + base * stride_gr + i_h * G * stride_gh + (o_t * stride_gr + o_g * stride_gh)
     if USE_WIN:
         b_gate = tl.load(p_gate + 2 * stride_gb, mask=m_row, other=0.0)
         b_sum = b_sum * b_gate.to(tl.float32)[:, None]
@@ -140,14 +144,16 @@ def window_and_sum(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gated sum `[R, HQ, D]`, and with `return_branch` o_win and its LSE.
 
-    gates `[R, HQ, 3]`; a branch given as None takes no part. `tiles` are of `config.block_m` rows.
+    gates `[R, HQ, 3]`; a branch given as None takes no part. The heads of a group
+    of the rows of a tile fill at most `config.block_m` lines.
     """
     num_rows, num_heads, dim = q.shape
+    num_kv_heads = k.shape[1]
     output = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     o_win = torch.empty_like(output) if return_branch else None
     lse = output.new_empty((num_rows, num_heads), dtype=torch.float32) if return_branch else None
     tma = config.tma and fits_tma(k) and fits_tma(v)
-    _window_kernel[(tiles.num * num_heads,)](
+    _window_kernel[(tiles.num * num_kv_heads,)](
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
@@ -170,10 +176,12 @@ def window_and_sum(
         window_size,
         dim**-0.5 * LOG2_E,
         num_heads,
-        G=num_heads // k.shape[1],
+        num_kv_heads,
+        G=num_heads // num_kv_heads,
         D=dim,
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
+        TILE=tiles.size,
         BLOCK_N=config.block_n,
         USE_CMP=o_cmp is not None,
         USE_SLC=o_slc is not None,
