@@ -278,7 +278,7 @@ def _run_tests() -> str:
         return f"{TESTS} not run: not a checkout"
     if importlib.util.find_spec("pytest") is None:
         return f"{TESTS} not run: pytest is not installed"
-    command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-v", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode == _NO_TESTS_COLLECTED:
         return f"{TESTS} not run: no GPU test there"
@@ -286,6 +286,6 @@ def _run_tests() -> str:
     if done.returncode:
         failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
         raise VideoNSAError(
-            f"verify {TESTS}: {(failed or lines)[0]} ({lines[-1]}): nothing was measured"
+            f"verify {TESTS}: {(failed or lines)[0]} ({lines[-1].strip('= ')}): nothing was measured"
         )
-    return f"{TESTS}: {lines[-1]}"
+    return f"{TESTS}: {lines[-1].strip('= ')}"
