@@ -283,9 +283,10 @@ def _run_tests() -> str:
     if done.returncode == _NO_TESTS_COLLECTED:
         return f"{TESTS} not run: no GPU test there"
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
+    summary = lines[-1].strip("= ")
     if done.returncode:
         failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
         raise VideoNSAError(
-            f"verify {TESTS}: {(failed or lines)[0]} ({lines[-1].strip('= ')}): nothing was measured"
+            f"verify {TESTS}: {(failed or lines)[0]} ({summary}): nothing was measured"
         )
-    return f"{TESTS}: {lines[-1].strip('= ')}"
+    return f"{TESTS}: {summary}"
