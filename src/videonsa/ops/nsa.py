@@ -76,7 +76,7 @@ def nsa_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
-    use_kernels = _use_kernels(backend, q, k, v, gates, spec)
+    use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(q.shape[0], q_offset, packed=packed)
     if spec.head_map == "padded":
@@ -182,7 +182,7 @@ def hybrid_attention(
     checks.check_attention_inputs(q, k, v, gates)
     checks.check_key_mask(vision_mask, "vision_mask", k)
     checks.check_key_mask(attention_mask, "attention_mask", k)
-    use_kernels = _use_kernels(backend, q, k, v, gates, spec)
+    use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(q.shape[0], q_offset, packed=packed)
     if spec.head_map == "padded":
@@ -225,7 +225,14 @@ def hybrid_attention(
 
 
 def _use_kernels(
-    backend: str, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, spec: NSASpec
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    spec: NSASpec,
+    *,
+    return_branches: bool,
 ) -> bool:
     """Whether the Triton kernels compute; says in the log why "auto" leaves a GPU to PyTorch."""
     if backend not in ("auto", "reference", "triton"):
@@ -233,12 +240,9 @@ def _use_kernels(
     if backend == "reference":
         return False
     reason = (why_not_released if spec.head_map == "padded" else why_not)(q, k, spec)
-    if (
-        reason is None
-        and torch.is_grad_enabled()
-        and any(x.requires_grad for x in (q, k, v, gates))
-    ):
-        reason = "gradients are wanted, the kernels have no backward pass yet (torch.no_grad())"
+    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, gates))
+    if reason is None and wants_grad:
+        reason = _why_no_gradients(spec, return_branches=return_branches)
     if reason is None and backend == "auto" and not q.is_cuda:
         reason = "the kernels would run in Triton's interpreter"
     if backend == "triton" and reason is not None:
@@ -246,6 +250,14 @@ def _use_kernels(
     if backend == "auto" and not torch.compiler.is_compiling():  # a log line breaks the graph
         _say_choice(reason, q.device.type)
     return reason is None
+
+
+def _why_no_gradients(spec: NSASpec, *, return_branches: bool) -> str | None:
+    if spec.head_map == "padded":
+        return "gradients are wanted, the released preset has no backward kernels (torch.no_grad())"
+    if return_branches:
+        return "gradients are wanted with return_branches, the kernels give the output's alone"
+    return None
 
 
 @functools.cache

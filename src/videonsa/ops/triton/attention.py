@@ -1,12 +1,14 @@
 """The kernels behind `nsa_attention`: custom ops of flat tensors, and the way to and from them."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from videonsa.ops.masks import ascending
 from videonsa.ops.spec import NSAResult, NSASpec
+from videonsa.ops.triton.backward import nsa_backward as run_backward
 from videonsa.ops.triton.forward import Branches, Options, nsa_forward
 from videonsa.ops.triton.index import StreamIndex
 from videonsa.ops.triton.tuning import tuning_for
@@ -24,6 +26,8 @@ def nsa_triton(
     return_branches: bool = False,
 ) -> Tensor | NSAResult:
     """NSA of the `paper` preset by kernels (paper section 2.2).
+
+    Gradients of q, k, v and gates flow from the output alone, not from the branches.
 
     Args:
         q: `[B, T, HQ, D]`.
@@ -51,7 +55,12 @@ def nsa_triton(
     flat = (_flat(q), _flat(k), _flat(v), gates.flatten(0, 1))
     arguments = (*flat, list(index[:7]), list(map(int, index[7:])), selected, *_options(spec))
     if not return_branches:
-        output: Tensor = torch.ops.videonsa.nsa(*arguments)
+        wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in flat)
+        output: Tensor = (
+            torch.ops.videonsa.nsa_branches(*arguments)[0]  # the backward pass needs the rest
+            if wants_grad
+            else torch.ops.videonsa.nsa(*arguments)
+        )
         return output.view(q.shape).to(dtype)
     *parts, chosen = torch.ops.videonsa.nsa_branches(*arguments)
     fields = [x.view(*q.shape[:2], *x.shape[1:]) for x in parts]
@@ -75,6 +84,28 @@ def _options(spec: NSASpec) -> tuple[list[int], bool, str]:
     return counts, spec.selection_scope == "block", " ".join(spec.branches)
 
 
+def _stream(index: list[Tensor], bounds: list[int]) -> StreamIndex:
+    max_blocks, max_size, uniform, rows_of_sample = bounds
+    return StreamIndex._make([*index, max_blocks, max_size, bool(uniform), rows_of_sample])
+
+
+def _spec_options(counts: list[int], per_block: bool, branches: str) -> Options:
+    num_selected, window_size, num_init, num_local = counts
+    return Options(
+        num_selected=num_selected,
+        window_size=window_size,
+        num_init=num_init,
+        num_local=num_local,
+        per_block=per_block,
+        branches=tuple(branches.split()),
+    )
+
+
+def _on_device(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
 def _run(
     flat: tuple[Tensor, Tensor, Tensor, Tensor],
     index: list[Tensor],
@@ -86,23 +117,15 @@ def _run(
     *,
     return_branches: bool,
 ) -> Branches:
-    q = flat[0]
-    max_blocks, max_size, uniform, rows_of_sample = bounds
-    stream = StreamIndex._make([*index, max_blocks, max_size, bool(uniform), rows_of_sample])
-    tuning = tuning_for(stream.max_size, device=q.device)
-    num_selected, window_size, num_init, num_local = counts
-    options = Options(
-        num_selected=num_selected,
-        window_size=window_size,
-        num_init=num_init,
-        num_local=num_local,
-        per_block=per_block,
-        branches=tuple(branches.split()),
-    )
-    # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+    stream = _stream(index, bounds)
+    with _on_device(flat[0]):
         return nsa_forward(
-            *flat, stream, selected, options=options, tuning=tuning, return_branches=return_branches
+            *flat,
+            stream,
+            selected,
+            options=_spec_options(counts, per_block, branches),
+            tuning=tuning_for(stream.max_size, device=flat[0].device),
+            return_branches=return_branches,
         )
 
 
@@ -172,3 +195,57 @@ def _(
     lses = [q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3)]
     chosen = q.new_empty((q.shape[0], k.shape[1], counts[0]), dtype=torch.int32)
     return [*outputs, *lses, chosen]
+
+
+@torch.library.custom_op("videonsa::nsa_backward", mutates_args=())
+def nsa_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    saved: list[Tensor],
+    index: list[Tensor],
+    bounds: list[int],
+    counts: list[int],
+    per_block: bool,
+    branches: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and gates from that of the output and what `nsa_branches` gave."""
+    stream = _stream(index, bounds)
+    with _on_device(q):
+        return run_backward(
+            grad,
+            q,
+            k,
+            v,
+            gates,
+            Branches._make([q, *saved]),
+            stream,
+            options=_spec_options(counts, per_block, branches),
+            tuning=tuning_for(stream.max_size, device=q.device),
+        )
+
+
+@nsa_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, *arguments: object
+) -> tuple[Tensor, ...]:
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v, gates))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    q, k, v, gates, index, bounds, _, *ctx.options = inputs
+    ctx.bounds = bounds
+    ctx.save_for_backward(q, k, v, gates, *output[1:], *index)
+
+
+def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
+    flat, saved, index = ctx.saved_tensors[:4], ctx.saved_tensors[4:11], ctx.saved_tensors[11:]
+    found = torch.ops.videonsa.nsa_backward(
+        grads[0], *flat, list(saved), list(index), ctx.bounds, *ctx.options
+    )
+    return (*found, [None] * len(index), *[None] * (2 + len(ctx.options)))
+
+
+nsa_branches.register_autograd(_backward, setup_context=_save)

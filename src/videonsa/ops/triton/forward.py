@@ -248,7 +248,7 @@ def _selected(
         index,
         full_blocks=index.uniform and index.max_size == tuning.partial.block_n,
         partial_bytes=tuning.partial_bytes,
-        num_multiprocessors=_num_multiprocessors(q.device),
+        num_multiprocessors=num_multiprocessors(q.device),
         config=tuning.partial,
     )
     return o_slc, lse_slc
@@ -261,7 +261,8 @@ def _no_selection(
     return torch.empty(shape, dtype=torch.int32, device=device)
 
 
-def _num_multiprocessors(device: torch.device) -> int:
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU, for kernels that loop over their work."""
     if device.type != "cuda":
         return 4  # the interpreter
     return int(torch.cuda.get_device_properties(device).multi_processor_count)

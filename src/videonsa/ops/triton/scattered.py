@@ -10,6 +10,8 @@ host launches as many as there could be. The order of a list is left to atomics:
 on it.
 """
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
@@ -192,45 +194,70 @@ def add_scattered(
         num_multiprocessors: of the GPU.
         config: of the partial kernel.
     """
+    num_kv_heads = k.shape[1]
+    group, dim = q.shape[1] // num_kv_heads, q.shape[2]
+    lists = pair_lists(plan, tiles, index, q, partial_bytes=partial_bytes, block_m=config.block_m)
+    partial = q.new_empty(lists.region * group * dim)
+    lse = torch.empty(lists.region * group, dtype=torch.float32, device=q.device)
+    for chunk, i_chunk in chunks(plan, tiles, lists):
+        _attend_pairs(
+            q,
+            k,
+            v,
+            partial,
+            lse,
+            lists,
+            index,
+            i_chunk=i_chunk,
+            full_blocks=full_blocks,
+            num_programs=config.programs * num_multiprocessors,
+            config=config,
+        )
+        _merge_pairs(
+            partial,
+            lse,
+            o_slc,
+            lse_slc,
+            tiles,
+            plan,
+            lists,
+            i_chunk=chunk,
+            num_programs=MERGE_PROGRAMS * num_multiprocessors,
+        )
+
+
+def pair_lists(
+    plan: Plan,
+    tiles: Tiles,
+    index: StreamIndex,
+    q: Tensor,
+    *,
+    partial_bytes: int,
+    block_m: int,
+) -> Lists:
+    """Buffers for the scattered pairs, as many a chunk as have room in `partial_bytes`.
+
+    A pair leaves a row of each head of the group, in the dtype of q, and a float32 beside it;
+    `block_m` lines of them are a tile.
+    """
     num_rows, num_kv_heads, num_selected = plan.scattered.shape
     group, dim = q.shape[1] // num_kv_heads, q.shape[2]
     most = num_rows * num_kv_heads * num_selected
-    lists = list_buffers(
+    return list_buffers(
         plan,
         tiles,
         num_blocks=len(index.block_start),
         capacity=max(1, min(most, partial_bytes // (group * (dim * q.element_size() + 4)))),
-        item=config.block_m // group * ITEM_TILES,
+        item=block_m // group * ITEM_TILES,
     )
-    partial = q.new_empty(lists.region * group * dim)
-    lse = torch.empty(lists.region * group, dtype=torch.float32, device=q.device)
+
+
+def chunks(plan: Plan, tiles: Tiles, lists: Lists) -> Iterator[tuple[int, int]]:
+    """Each chunk's number, and its number among those whose lists are made."""
     for first_chunk in range(0, lists.num_chunks, lists.chunks):
         make_lists(plan, tiles, lists, first_chunk=first_chunk)
         for i_chunk in range(min(lists.chunks, lists.num_chunks - first_chunk)):
-            _attend_pairs(
-                q,
-                k,
-                v,
-                partial,
-                lse,
-                lists,
-                index,
-                i_chunk=i_chunk,
-                full_blocks=full_blocks,
-                num_programs=config.programs * num_multiprocessors,
-                config=config,
-            )
-            _merge_pairs(
-                partial,
-                lse,
-                o_slc,
-                lse_slc,
-                tiles,
-                plan,
-                lists,
-                i_chunk=first_chunk + i_chunk,
-                num_programs=MERGE_PROGRAMS * num_multiprocessors,
-            )
+            yield first_chunk + i_chunk, i_chunk
 
 
 def _attend_pairs(

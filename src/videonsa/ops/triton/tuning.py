@@ -30,6 +30,10 @@ class Tuning(NamedTuple):
     selected: Config
     partial: Config
     window: Config
+    query_gradient: Config
+    pair_gradient: Config
+    block_gradient: Config
+    compressed_gradient: Config
     min_shared: int
     """Rows of a tile that must have chosen a block for the tile to walk it together."""
     score_bytes: int
@@ -62,6 +66,10 @@ def hopper(max_size: int) -> Tuning:
         selected=Config(128, block, 8, 2, maxnreg=registers, tma=True),
         partial=Config(64, block, 4, 3 if block <= 64 else 2, maxnreg=168, programs=3),
         window=Config(64, 32, 4, 3, maxnreg=168, tma=True),
+        query_gradient=Config(64, 64, 4, 2, tma=True),
+        pair_gradient=Config(64, block, 4, 3 if block <= 64 else 1, programs=2),
+        block_gradient=Config(128, 64, 8, 2),
+        compressed_gradient=Config(128, 64, 8, 2),
         min_shared=4,
         score_bytes=2**29,
         partial_bytes=2**31,
@@ -77,6 +85,10 @@ def portable(max_size: int) -> Tuning:
         selected=Config(128, block, 8, 2),
         partial=Config(64, block, 4, 1, programs=2),
         window=Config(64, 64, 4, 2),
+        query_gradient=Config(64, 64, 4, 1),
+        pair_gradient=Config(64, block, 4, 1, programs=2),
+        block_gradient=Config(64, 64, 4, 1),
+        compressed_gradient=Config(64, 64, 4, 1),
         min_shared=4,
         score_bytes=2**28,
         partial_bytes=2**30,
@@ -92,6 +104,10 @@ def interpreter(max_size: int) -> Tuning:
         selected=Config(64, block, 4, 1),
         partial=Config(64, block, 4, 1, programs=1),
         window=Config(32, 32, 4, 1),
+        query_gradient=Config(32, 32, 4, 1),
+        pair_gradient=Config(64, block, 4, 1, programs=1),
+        block_gradient=Config(32, 32, 4, 1),
+        compressed_gradient=Config(32, 32, 4, 1),
         min_shared=4,
         score_bytes=2**18,
         partial_bytes=2**20,

@@ -1,0 +1,174 @@
+"""Gradients of the compressed keys and values: every tile of blocks meets the rows that see it.
+
+The rows are split in a fixed number of parts, whose sums `grad_sum` adds in order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.ops.triton.common import LOG2_E, load_rows, store_rows
+from videonsa.ops.triton.grad_keys import key_step
+from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.tuning import Config
+
+SPLITS = 16
+"""Parts of the rows: enough programs for a GPU, and a buffer that grows with the blocks alone."""
+
+
+@triton.jit
+def _compressed_gradient_kernel(
+    q,  # [R, HQ, D]
+    k_cmp,  # [C, H, D]
+    v_cmp,  # [C, H, D]
+    grad,  # [R, HQ, D]
+    terms,  # [3, 3, R, HQ]
+    sums,  # [SPLITS, 2, C, H, D] float32
+    borders,  # [C / BLOCK_N, 4] rows where a tile of blocks begins to be seen, by all, ends to be
+    row_begin,  # [R]
+    row_end,  # [R]
+    num_blocks,
+    num_rows,
+    num_lines,
+    stride_qr,
+    stride_qh,
+    scale_log2,
+    HQ,
+    H,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    i_n, i_h, i_split = tl.program_id(0) // H, tl.program_id(0) % H, tl.program_id(1)
+    step: tl.constexpr = BLOCK_M // G
+    o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    o_t, i_head = o_m // G, i_h * G + o_m % G
+    o_c = i_n * BLOCK_N + o_n
+    m_c = o_c < num_blocks
+    o_block = (o_c * H + i_h)[:, None] * D + o_d[None, :]
+    b_k = load_rows(k_cmp + o_block, m_c, o_d, D, BLOCK_D)
+    b_v = load_rows(v_cmp + o_block, m_c, o_d, D, BLOCK_D)
+    b_dk = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+    b_dv = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+    low = tl.cdiv(num_rows, SPLITS) * i_split
+    high = tl.minimum(low + tl.cdiv(num_rows, SPLITS), num_rows)
+    row_0 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n), low), high)
+    row_1 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 1), low), high)
+    row_2 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 2), low), high)
+    row_3 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 3), low), high)
+    for first in range(row_1, row_2, step):
+        m_line = (o_t < step) & (first + o_t < row_2)
+        b_dk, b_dv = key_step(
+            b_k,
+            b_v,
+            b_dk,
+            b_dv,
+            first + o_t,
+            m_line,
+            m_line,
+            q,
+            grad,
+            terms,
+            i_head,
+            num_lines,
+            HQ,
+            stride_qr,
+            stride_qh,
+            scale_log2,
+            D,
+            BLOCK_D,
+            BRANCH=0,
+            MASK=False,
+        )
+    num_front = tl.cdiv(row_1 - row_0, step)
+    for i in range(num_front + tl.cdiv(row_3 - row_2, step)):
+        first = tl.where(i < num_front, row_0 + i * step, row_2 + (i - num_front) * step)
+        m_line = (o_t < step) & (first + o_t < tl.where(i < num_front, row_1, row_3))
+        b_low = tl.load(row_begin + first + o_t, mask=m_line, other=0)
+        b_high = tl.load(row_end + first + o_t, mask=m_line, other=0)
+        m_s = (o_c[None, :] >= b_low[:, None]) & (o_c[None, :] < b_high[:, None])
+        b_dk, b_dv = key_step(
+            b_k,
+            b_v,
+            b_dk,
+            b_dv,
+            first + o_t,
+            m_line,
+            m_s,
+            q,
+            grad,
+            terms,
+            i_head,
+            num_lines,
+            HQ,
+            stride_qr,
+            stride_qh,
+            scale_log2,
+            D,
+            BLOCK_D,
+            BRANCH=0,
+            MASK=True,
+        )
+    p_sum = sums + i_split.to(tl.int64) * 2 * num_blocks * H * D + o_block
+    store_rows(p_sum, tl.trans(b_dk), m_c, o_d, D, BLOCK_D)
+    store_rows(p_sum + num_blocks * H * D, tl.trans(b_dv), m_c, o_d, D, BLOCK_D)
+
+
+def compressed_gradients(
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    grad: Tensor,
+    terms: Tensor,
+    index: StreamIndex,
+    *,
+    config: Config,
+) -> Tensor:
+    """Sums over the rows that see a block, split by split: `[SPLITS, 2, C, H, D]` float32."""
+    num_rows, num_heads, dim = q.shape
+    num_blocks, num_kv_heads, _ = k_cmp.shape
+    first = torch.arange(0, num_blocks, config.block_n, dtype=torch.int32, device=q.device)
+    last = (first + config.block_n).clamp(max=num_blocks) - 1
+
+    def rows_until(bound: Tensor, value: Tensor) -> Tensor:
+        return torch.searchsorted(bound, value, right=True, out_int32=True)
+
+    # Of blocks [first, last]: rows see the first from, see the last from, begin behind the first
+    # from, begin behind the last from. Between the second and the third every row sees all.
+    some, every = rows_until(index.row_end, first), rows_until(index.row_end, last)
+    fewer, none = rows_until(index.row_begin, first), rows_until(index.row_begin, last)
+    borders = torch.stack([some, every, torch.maximum(every, fewer), none], dim=1)
+    shape = (SPLITS, 2, num_blocks, num_kv_heads, dim)
+    sums = torch.empty(shape, dtype=torch.float32, device=q.device)
+    _compressed_gradient_kernel[(len(first) * num_kv_heads, SPLITS)](
+        q,
+        k_cmp,
+        v_cmp,
+        grad,
+        terms,
+        sums,
+        borders,
+        index.row_begin,
+        index.row_end,
+        num_blocks,
+        num_rows,
+        num_rows * num_heads,
+        *q.stride()[:2],
+        dim**-0.5 * LOG2_E,
+        num_heads,
+        num_kv_heads,
+        G=num_heads // num_kv_heads,
+        D=dim,
+        BLOCK_D=triton.next_power_of_2(dim),
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        SPLITS=SPLITS,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        maxnreg=config.maxnreg,
+    )
+    return sums

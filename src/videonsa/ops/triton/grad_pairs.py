@@ -1,0 +1,231 @@
+"""Gradient of the queries through the scattered pairs: as `scattered`, keys outside, rows gathered.
+
+Each pair leaves its part of dQ in a buffer, and a second kernel adds the parts of a row.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.ops.triton.common import (
+    LOG2_E,
+    gated_weights,
+    load_rows,
+    load_terms,
+    scores,
+    store_rows,
+    tile_of,
+)
+from videonsa.ops.triton.index import StreamIndex, Tiles
+from videonsa.ops.triton.scattered import MERGE_PROGRAMS, chunks, pair_lists
+from videonsa.ops.triton.selected import Plan
+from videonsa.ops.triton.tuning import Config
+
+
+@triton.jit(do_not_specialize=["i_chunk", "region", "max_items"])
+def _pair_gradient_kernel(
+    q,  # [R, HQ, D]
+    k,  # [S, H, D]
+    v,  # [S, H, D]
+    grad,  # [R, HQ, D]
+    terms,  # [3, 3, R, HQ]
+    partial,  # [pairs of the chunk, G, D]
+    pairs,  # [chunks, region, 2] row, place
+    items,  # [chunks, max_items, 3]
+    totals,  # [chunks, 2] pairs and items
+    block_start,  # [C]
+    block_size,  # [C]
+    num_blocks,
+    num_lines,
+    i_chunk,  # of the pass
+    region,
+    max_items,
+    stride_qr,
+    stride_qh,
+    stride_ks,
+    stride_kh,
+    stride_vs,
+    stride_vh,
+    scale_log2,
+    scale,
+    HQ,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    FULL_BLOCKS: tl.constexpr,
+):
+    tile: tl.constexpr = BLOCK_M // G
+    o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    o_t, o_g = o_m // G, o_m % G
+    p_items = items + i_chunk.to(tl.int64) * max_items * 3
+    num_items = tl.load(totals + 2 * i_chunk + 1)
+    for i_item in range(tl.program_id(0), num_items, tl.num_programs(0)):
+        p_item = p_items + i_item * 3
+        i_list, first, num_pairs = tl.load(p_item), tl.load(p_item + 1), tl.load(p_item + 2)
+        i_h, i_c = i_list // num_blocks, i_list % num_blocks
+        m_n = o_n < tl.load(block_size + i_c)
+        start_key = tl.load(block_start + i_c).to(tl.int64)
+        p_k = k + start_key * stride_ks + i_h * stride_kh
+        p_v = v + start_key * stride_vs + i_h * stride_vh
+        b_k = load_rows(p_k + (o_n[:, None] * stride_ks + o_d[None, :]), m_n, o_d, D, BLOCK_D)
+        b_v = load_rows(p_v + (o_n[:, None] * stride_vs + o_d[None, :]), m_n, o_d, D, BLOCK_D)
+        p_pairs = pairs + (i_chunk.to(tl.int64) * region + first) * 2 + o_t * 2
+        for start in range(0, num_pairs, tile):
+            m_row = (o_t < tile) & (start + o_t < num_pairs)
+            b_row = tl.load(p_pairs + start * 2, mask=m_row, other=0).to(tl.int64)
+            o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
+            o_line = b_row * HQ + i_h * G + o_g
+            p_q = q + b_row * stride_qr + (i_h * G + o_g) * stride_qh
+            b_q = load_rows(p_q[:, None] + o_d[None, :], m_row, o_d, D, BLOCK_D)
+            b_do = load_rows(grad + o_line[:, None] * D + o_d[None, :], m_row, o_d, D, BLOCK_D)
+            b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 1)
+            b_s = scores(b_q, b_k)
+            if not FULL_BLOCKS:
+                b_s = tl.where(m_n[None, :], b_s, float("-inf"))
+            b_dp = scores(b_do, b_v)
+            _, b_ds = gated_weights(
+                b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
+            )
+            b_dq = tl.dot((b_ds * scale).to(b_k.dtype), b_k, input_precision="ieee")
+            p_out = partial + (o_out[:, None] * D + o_d[None, :])
+            store_rows(p_out, b_dq, m_row, o_d, D, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["i_chunk", "capacity"])
+def _pair_sum_kernel(
+    partial,  # [pairs of the chunk, G, D]
+    num_scattered,  # [R, H]
+    first_pair,  # [R, H]
+    tile_pairs,  # [tiles, H]
+    pair_end,  # [tiles * H] cumulative
+    chunk_units,  # [chunks + 1] first (tile, head) of each chunk
+    grad_q,  # [R, HQ, D]
+    tiles,  # [tiles, 2] or None
+    rows_of_sample,
+    i_chunk,
+    capacity,
+    H,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    o_g, o_d = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
+    m_g = o_g < G
+    o_gd = o_g[:, None] * D + o_d[None, :]
+    first_unit, stop_unit = tl.load(chunk_units + i_chunk), tl.load(chunk_units + i_chunk + 1)
+    num_units = (stop_unit - first_unit) * TILE
+    for i in range(tl.program_id(0), num_units, tl.num_programs(0)):
+        i_unit, i_t = first_unit + i // TILE, i % TILE
+        i_tile, i_h = i_unit // H, i_unit % H
+        first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
+        o_row = (first_row + i_t).to(tl.int64) * H + i_h
+        num = tl.load(num_scattered + o_row, mask=i_t < num_rows, other=0)
+        if num > 0:
+            base = tl.load(pair_end + i_unit) - tl.load(tile_pairs + i_unit)
+            pair = base % capacity + tl.load(first_pair + o_row)
+            b_sum = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
+            p_part = partial + (pair * G * D + o_gd)
+            for start in range(0, num, STEP):
+                for j in tl.static_range(STEP):
+                    m_x = m_g & (start + j < num)
+                    b_x = load_rows(p_part + (start + j) * G * D, m_x, o_d, D, BLOCK_D)
+                    b_sum += b_x.to(tl.float32)
+            store_rows(grad_q + o_row * G * D + o_gd, b_sum, m_g, o_d, D, BLOCK_D)
+
+
+def pair_gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    terms: Tensor,
+    grad_q: Tensor,
+    tiles: Tiles,
+    plan: Plan,
+    index: StreamIndex,
+    *,
+    partial_bytes: int,
+    num_multiprocessors: int,
+    config: Config,
+) -> None:
+    """Writes into grad_q `[R, HQ, D]` the rows that have scattered pairs, and no others.
+
+    Args:
+        q: `[R, HQ, D]`.
+        k: `[S, H, D]`.
+        v: `[S, H, D]`.
+        grad: `[R, HQ, D]` contiguous, of the output.
+        terms: `[3, 3, R, HQ]` float32, as `branch_terms` makes them.
+        grad_q: written.
+        tiles: of at most 32 rows.
+        plan: of these tiles.
+        index: of these rows and keys.
+        partial_bytes: size of the buffer of partial gradients.
+        num_multiprocessors: of the GPU.
+        config: of the pair kernel.
+    """
+    num_rows, num_heads, dim = q.shape
+    num_kv_heads, num_blocks = k.shape[1], len(index.block_start)
+    group = num_heads // num_kv_heads
+    lists = pair_lists(plan, tiles, index, q, partial_bytes=partial_bytes, block_m=config.block_m)
+    partial = q.new_empty(lists.region * group * dim)
+    for chunk, i_chunk in chunks(plan, tiles, lists):
+        _pair_gradient_kernel[(config.programs * num_multiprocessors,)](
+            q,
+            k,
+            v,
+            grad,
+            terms,
+            partial,
+            lists.pairs,
+            lists.items,
+            lists.counts[lists.chunks * num_kv_heads * num_blocks :],
+            index.block_start,
+            index.block_size,
+            num_blocks,
+            num_rows * num_heads,
+            i_chunk,
+            lists.region,
+            lists.max_items,
+            *q.stride()[:2],
+            *k.stride()[:2],
+            *v.stride()[:2],
+            dim**-0.5 * LOG2_E,
+            dim**-0.5,
+            num_heads,
+            G=group,
+            D=dim,
+            BLOCK_D=triton.next_power_of_2(dim),
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            FULL_BLOCKS=index.uniform and index.max_size == config.block_n,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+            maxnreg=config.maxnreg,
+        )
+        _pair_sum_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
+            partial,
+            plan.num_scattered,
+            plan.pair,
+            plan.tile_pairs,
+            lists.pair_end,
+            lists.chunk_units,
+            grad_q,
+            tiles.table,
+            tiles.rows_of_sample,
+            chunk,
+            lists.capacity,
+            num_kv_heads,
+            G=group,
+            D=dim,
+            TILE=tiles.size,
+            BLOCK_D=triton.next_power_of_2(dim),
+            BLOCK_G=triton.next_power_of_2(group),
+            STEP=2,
+            num_warps=1,
+        )
