@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from videonsa.bench import attention as attention_module
+from videonsa.bench import passes as passes_module
 from videonsa.bench import verify as verify_module
 from videonsa.bench.attention import Request, bench_attention
 from videonsa.bench.calls import Prepared
@@ -18,7 +19,8 @@ CPU = torch.device("cpu")
 
 def work(size):
     """Some time that grows with the size."""
-    return Prepared(lambda: torch.ones(size, size) @ torch.ones(size, size), ("made up",))
+    x = torch.ones(size, size)
+    return Prepared(lambda: x @ x, (x,), ("made up",))
 
 
 def made_up(name, size=8, **options):
@@ -33,11 +35,19 @@ def _short_verification(monkeypatch):
     monkeypatch.setattr(verify_module, "LENGTHS", (40,))
 
 
-def bench(*ops, shapes=("tiny-256",), regimes=("random", "coherent"), repeats=2, before=None):
-    """All results, one a shape, and the lines of progress."""
+def bench(
+    *ops,
+    shapes=("tiny-256",),
+    passes=("forward",),
+    regimes=("random", "coherent"),
+    repeats=2,
+    before=None,
+):
+    """All results, one a shape and pass, and the lines of progress."""
     request = Request(
         shapes=tuple(SHAPES[name] for name in shapes),
         ops=ops,
+        passes=passes,
         regimes=regimes,
         repeats=repeats,
         device=CPU,
@@ -85,9 +95,68 @@ def test_the_result_names_machine_shape_and_verification_and_is_json():
     assert entry["shape"]["name"] == "tiny-256"
     assert entry["shape"]["tokens"] == 256
     assert entry["verification"]["checks"] == 4
+    assert entry["verification"]["worst_gradient_error"] is None
+    assert result["pass"] == "forward"
     assert result["machine"]["torch"] == torch.__version__
     assert lines[0].startswith("verify videonsa, tiny-256 at")
-    assert lines[-1].startswith("tiny-256: videonsa, random: ")
+    assert lines[-1].startswith("tiny-256 forward: videonsa, random: ")
+
+
+def test_every_pass_has_its_own_result_with_gradients_verified():
+    results, lines = bench(
+        OPS["videonsa"], OPS["sdpa-flash"], passes=("forward", "backward", "both")
+    )
+    assert [result["pass"] for result in results] == ["forward", "backward", "both"]
+    for result in results:
+        runs = runs_of(result)
+        assert len(runs) == 3
+        assert all(len(run["times_ms"]) == 2 for run in runs.values())
+        assert all(run["mean_union"] for run in runs.values() if run["op"] == "videonsa")
+        assert 0 < result["shapes"][0]["verification"]["worst_gradient_error"] < 1
+    assert lines[-1].startswith("tiny-256 both: sdpa-flash: ")
+
+
+def test_an_op_without_a_backward_pass_is_told_and_its_forward_pass_measured():
+    def no_backward(inputs, shape):
+        return Prepared(lambda: inputs.q.detach() * 2, inputs)
+
+    op = Op(name="forward only", what="", prepare=no_backward, sparse=False)
+    forward, backward = bench(op, made_up("peer"), passes=("forward", "backward"))[0]
+    assert runs_of(forward)["forward only", "any"]["status"] == "measured"
+    run = runs_of(backward)["forward only", "any"]
+    assert (run["status"], run["ms"]) == ("failed", None)
+    assert "does not require grad" in run["error"]
+    assert runs_of(backward)["peer", "random"]["status"] == "measured"
+
+
+def test_only_the_forward_pass_runs_without_gradients():
+    seen = []
+
+    def prepare(inputs, shape):
+        def forward():
+            seen.append((torch.is_grad_enabled(), inputs.q.requires_grad))
+            return inputs.q * 1
+
+        return Prepared(forward, (inputs.q,))
+
+    op = Op(name="watched", what="", prepare=prepare, sparse=False)
+    for which, wanted in (("both", True), ("forward", False)):
+        bench(op, passes=(which,))
+        assert set(seen) == {(wanted, wanted)}
+        seen.clear()
+
+
+def test_a_gradient_that_does_not_fit_leaves_no_number_in_that_pass(monkeypatch):
+    def runs_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(passes_module, "make_grad_output", runs_out)
+    results, _ = bench(BASE, made_up("gpu only", needs_gpu=True), passes=("backward", "forward"))
+    statuses = [[run["status"] for run in result["shapes"][0]["runs"]] for result in results]
+    assert statuses == [
+        ["out of memory", "needs a GPU", "needs a GPU"],
+        ["measured", "needs a GPU", "needs a GPU"],
+    ]
 
 
 def test_an_op_that_cannot_run_is_told_and_the_others_run():
@@ -103,7 +172,7 @@ def test_an_op_that_cannot_run_is_told_and_the_others_run():
     (result,), lines = bench(
         Op(name="refuses", what="", prepare=refuses),
         Op(name="runs out", what="", prepare=runs_out),
-        Op(name="breaks", what="", prepare=lambda *_: Prepared(breaks)),
+        Op(name="breaks", what="", prepare=lambda *_: Prepared(breaks, ())),
         made_up("gpu only", needs_gpu=True),
         made_up("missing", packages=(("no_such_module", "no-such-package"),)),
         made_up("peer"),
@@ -121,7 +190,7 @@ def test_an_op_that_cannot_run_is_told_and_the_others_run():
         ),
         "peer": ("measured", None),
     }
-    assert "tiny-256: breaks, random: failed: RuntimeError: no kernel" in lines
+    assert "tiny-256 forward: breaks, random: failed: RuntimeError: no kernel" in lines
 
 
 def test_inputs_that_do_not_fit_leave_no_number_and_the_next_shape_runs(monkeypatch):
@@ -161,6 +230,7 @@ def test_failed_verification_gives_no_result(monkeypatch):
     request = Request(
         shapes=(SHAPES["tiny-256"],),
         ops=(BASE, OPS["videonsa"]),
+        passes=("forward",),
         regimes=("random",),
         repeats=1,
         device=CPU,
@@ -174,10 +244,10 @@ def test_failed_verification_gives_no_result(monkeypatch):
 
 def test_other_shapes_of_an_earlier_result_of_the_same_code_are_kept():
     (earlier,), _ = bench(made_up("peer"), shapes=("tiny-1k",))
-    (result,), _ = bench(made_up("other"), shapes=("tiny-256",), before=earlier)
+    (result,), _ = bench(made_up("other"), shapes=("tiny-256",), before={"forward": earlier})
     assert result["shapes"][0] == earlier["shapes"][0]
     assert [entry["shape"]["name"] for entry in result["shapes"]] == ["tiny-1k", "tiny-256"]
-    (again,), _ = bench(made_up("third"), shapes=("tiny-1k",), before=result)
+    (again,), _ = bench(made_up("third"), shapes=("tiny-1k",), before={"forward": result})
     assert {run["op"] for run in again["shapes"][0]["runs"]} == {"third"}
     assert again["shapes"][1] == result["shapes"][1]
 
@@ -185,6 +255,6 @@ def test_other_shapes_of_an_earlier_result_of_the_same_code_are_kept():
 def test_an_earlier_result_of_other_code_is_replaced_and_that_is_told():
     (earlier,), _ = bench(made_up("peer"), shapes=("tiny-1k",))
     earlier["machine"]["sources_sha256"] = "0" * 16
-    (result,), lines = bench(made_up("peer"), before=earlier)
+    (result,), lines = bench(made_up("peer"), before={"forward": earlier})
     assert [entry["shape"]["name"] for entry in result["shapes"]] == ["tiny-256"]
     assert any("it is replaced" in line for line in lines)

@@ -37,7 +37,8 @@ def test_the_op_is_nsa_attention_with_the_shapes_options(name, scope):
     spec = spec_of(shape, scope)
     wanted = nsa_attention(*inputs, spec=spec, frame_sizes=shape.frame_sizes, backend="reference")
     prepared = prepare_videonsa(inputs, shape, scope=scope)
-    assert torch.equal(prepared.call(), wanted)
+    assert prepared.inputs == inputs
+    assert torch.equal(prepared.forward(), wanted)
     assert prepared.notes == ()
     result = attend_with_branches(inputs, shape, scope=scope, backend="reference")
     assert torch.equal(result.output, wanted)
@@ -63,7 +64,7 @@ def wanted_dense(inputs, shape):
 
 def test_dense_is_causal_attention_of_grouped_heads():
     inputs, shape = made("tiny-256", dtype="float32")
-    output = prepare_dense(inputs, shape, backend="flash").call()
+    output = prepare_dense(inputs, shape, backend="flash").forward()
     torch.testing.assert_close(output, wanted_dense(inputs, shape), rtol=1e-5, atol=1e-5)
 
 
@@ -78,8 +79,22 @@ def test_where_groups_are_refused_keys_are_expanded_and_it_is_said(monkeypatch):
 
     monkeypatch.setattr(calls.F, "scaled_dot_product_attention", refusing)
     prepared = prepare_dense(inputs, shape, backend="flash")
-    torch.testing.assert_close(prepared.call(), wanted_dense(inputs, shape), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        prepared.forward(), wanted_dense(inputs, shape), rtol=1e-5, atol=1e-5
+    )
     assert "expanded 3 times outside the timed region" in prepared.notes[0]
+    assert [x.shape[1] for x in prepared.inputs] == [6, 6, 6]
+
+
+def test_an_output_has_shape_and_strides_of_the_first_input():
+    inputs, shape = made("tiny-256")
+    for prepared in (
+        prepare_videonsa(inputs, shape, scope="token"),
+        prepare_dense(inputs, shape, backend="flash"),
+    ):
+        q = prepared.inputs[0]
+        output = prepared.forward()
+        assert (output.shape, output.stride()) == (q.shape, q.stride())
 
 
 def test_padded_heads_are_zeros_behind_those_of_each_kv_head():
@@ -109,7 +124,7 @@ def fla(monkeypatch):
 def test_the_peer_gets_padded_groups_its_two_gates_and_selects_itself(fla):
     inputs, shape = made("tiny-256")
     prepared = prepare_fla(inputs, shape)
-    output = prepared.call().unflatten(2, (2, 16))
+    output = prepared.forward().unflatten(2, (2, 16))
     wanted = inputs.q + inputs.k.repeat_interleave(3, dim=2)
     assert torch.equal(output[:, :, :, :3].flatten(2, 3), wanted)
     assert fla.asked["g_cmp"].shape == fla.asked["g_slc"].shape == (1, 256, 32)
@@ -121,12 +136,14 @@ def test_the_peer_gets_padded_groups_its_two_gates_and_selects_itself(fla):
     assert "block_indices" not in fla.asked
     assert any("padded with zeros from 3 to 16" in note for note in prepared.notes)
     assert "without a window branch" in prepared.notes
+    given = [fla.asked[name] for name in ("q", "k", "v", "g_cmp", "g_slc")]
+    assert all(x is y for x, y in zip(prepared.inputs, given, strict=True))
 
 
 def test_groups_that_need_no_padding_get_none(fla):
     inputs, shape = made("tiny-256", query_heads=32)
     prepared = prepare_fla(inputs, shape)
-    assert prepared.call().shape[2] == 32
+    assert prepared.forward().shape[2] == 32
     assert not any("padded" in note for note in prepared.notes)
 
 

@@ -1,6 +1,7 @@
-"""Timing in rounds: order, counts, errors."""
+"""Timing in rounds: what is timed, order, counts, errors."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from videonsa.bench.measure import (
     CudaWatch,
     HostWatch,
     Measurement,
+    Task,
     measure_in_turn,
     one_line,
+    storage_bytes,
     watch_of,
 )
 
@@ -18,19 +21,19 @@ CPU_WATCH = HostWatch()
 
 
 class ScriptedWatch(HostWatch):
-    """Takes the time that a call's output says, in ms; knows what memory it needs."""
+    """Takes the time that a task's outcome says, in ms; knows what memory it needs."""
 
     def __init__(self):
         self.freed = 0
 
-    def warm(self, call):
-        call()
+    def warm(self, task):
+        task.whole()
         return 1000
 
-    def round(self, calls):
-        for call, found in calls:
+    def round(self, tasks):
+        for task, found in tasks:
             try:
-                found.times_ms.append(float(call()))
+                found.times_ms.append(float(task.start()()[0]))
             except Exception as error:
                 found.fail(error)
 
@@ -38,30 +41,35 @@ class ScriptedWatch(HostWatch):
         self.freed += 1
 
 
+def task_of(call):
+    """All of it timed, nothing before."""
+    return Task(call, lambda: call)
+
+
 def recording(log, name, *, milliseconds=1.0):
     def call():
         log.append(name)
-        return torch.tensor(milliseconds)
+        return (torch.tensor(milliseconds),)
 
-    return call
+    return task_of(call)
 
 
-def test_rounds_run_every_call_once_and_alternate_the_order():
+def test_rounds_run_every_task_once_and_alternate_the_order():
     log = []
-    calls = {name: recording(log, name) for name in "abc"}
-    found = measure_in_turn(calls, watch=ScriptedWatch(), repeats=3)
+    tasks = {name: recording(log, name) for name in "abc"}
+    found = measure_in_turn(tasks, watch=ScriptedWatch(), repeats=3)
     assert "".join(log) == "abc" + "abc" + "cba" + "abc"
     assert all(x.times_ms == [1.0] * 3 for x in found.values())
 
 
-def test_a_slow_call_stops_after_its_seconds_but_not_before_three_runs():
+def test_a_slow_task_stops_after_its_seconds_but_not_before_three_runs():
     log = []
-    calls = {
+    tasks = {
         "fast": recording(log, "fast", milliseconds=0.1),
         "slow": recording(log, "slow", milliseconds=400.0),
         "slower": recording(log, "slower", milliseconds=9000.0),
     }
-    found = measure_in_turn(calls, watch=ScriptedWatch(), repeats=10, seconds=2.0)
+    found = measure_in_turn(tasks, watch=ScriptedWatch(), repeats=10, seconds=2.0)
     runs = {name: len(x.times_ms) for name, x in found.items()}
     assert runs == {"fast": 10, "slow": 5, "slower": 3}
 
@@ -73,9 +81,9 @@ def failing(error, *, after):
         runs.append(None)
         if len(runs) > after:
             raise error
-        return torch.tensor(1.0)
+        return (torch.tensor(1.0),)
 
-    return call
+    return task_of(call)
 
 
 @pytest.mark.parametrize("after", [0, 2], ids=["while warming", "in a round"])
@@ -88,10 +96,10 @@ def failing(error, *, after):
         (ModuleNotFoundError("No module named 'x'"), "not installed"),
     ],
 )
-def test_a_call_that_raises_has_its_line_and_the_others_go_on(error, status, after):
+def test_a_task_that_raises_has_its_line_and_the_others_go_on(error, status, after):
     watch = ScriptedWatch()
-    calls = {"bad": failing(error, after=after), "good": failing(error, after=99)}
-    found = measure_in_turn(calls, watch=watch, repeats=4)
+    tasks = {"bad": failing(error, after=after), "good": failing(error, after=99)}
+    found = measure_in_turn(tasks, watch=watch, repeats=4)
     assert found["bad"].status == status
     assert found["bad"].error == one_line(error)
     assert found["bad"].times_ms == []
@@ -100,24 +108,31 @@ def test_a_call_that_raises_has_its_line_and_the_others_go_on(error, status, aft
     assert watch.freed == 1
 
 
-def test_the_host_watch_times_calls_and_records_errors():
-    calls = {"good": lambda: torch.ones(1), "bad": failing(RuntimeError("broken"), after=1)}
-    found = measure_in_turn(calls, watch=CPU_WATCH, repeats=3)
+def test_the_host_watch_times_tasks_and_records_errors():
+    good = task_of(lambda: (torch.ones(1),))
+    tasks = {"good": good, "bad": failing(RuntimeError("broken"), after=1)}
+    found = measure_in_turn(tasks, watch=CPU_WATCH, repeats=3)
     assert len(found["good"].times_ms) == 3
     assert all(x > 0 for x in found["good"].times_ms)
     assert found["good"].extra_bytes is None
     assert found["bad"].error == "RuntimeError: broken"
 
 
-def test_calls_run_without_gradients():
-    seen = []
+def test_what_a_task_runs_before_is_not_timed(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
 
-    def call():
-        seen.append(torch.is_grad_enabled())
-        return torch.ones(1)
+    def start():
+        time.perf_counter()
+        return lambda: (torch.ones(1),)
 
-    measure_in_turn({"a": call}, watch=CPU_WATCH, repeats=1)
-    assert seen == [False, False]
+    found = measure_in_turn({"a": Task(lambda: (), start)}, watch=CPU_WATCH, repeats=2)
+    assert found["a"].times_ms == [1000.0, 1000.0]
+
+
+def test_shared_storage_counts_once():
+    x = torch.zeros(10, dtype=torch.float32)
+    assert storage_bytes([x, x[2:4], torch.zeros(3, dtype=torch.int8)]) == 43
 
 
 def test_a_measurement_gives_median_spread_and_all_values():
@@ -153,12 +168,13 @@ def test_a_gpu_gives_event_times_and_memory_beyond_inputs_and_output():
 
     def call():
         twice = torch.cat([x, x])  # 8 MiB beside the output of 4
-        return twice[: 2**20] + 1
+        return (twice[: 2**20] + 1,)
 
     def too_large():
-        return torch.empty(2**50, dtype=torch.int8, device=device)
+        return (torch.empty(2**50, dtype=torch.int8, device=device),)
 
-    found = measure_in_turn({"call": call, "large": too_large}, watch=CudaWatch(device), repeats=5)
+    tasks = {"call": task_of(call), "large": task_of(too_large)}
+    found = measure_in_turn(tasks, watch=CudaWatch(device), repeats=5)
     assert found["call"].extra_bytes == 2**23
     assert len(found["call"].times_ms) == len(found["call"].host_ms) == 5
     assert all(0 < milliseconds < 1000 for milliseconds in found["call"].times_ms)

@@ -19,8 +19,8 @@ SHAPE = replace(SHAPES["tiny-256"], tokens=200)
 INPUTS = make_inputs(SHAPE, ["random"], device=CPU)["random"]
 
 
-def check(scope="token", shape=SHAPE, inputs=INPUTS):
-    return check_op("videonsa", scope, shape, "random", inputs)
+def check(scope="token", shape=SHAPE, inputs=INPUTS, gradients=False):
+    return check_op("videonsa", scope, shape, "random", inputs, gradients=gradients)
 
 
 def test_the_reference_in_bfloat16_passes_and_selects_the_same_blocks():
@@ -29,6 +29,72 @@ def test_the_reference_in_bfloat16_passes_and_selects_the_same_blocks():
     assert 0 < found.worst_error < 1
     assert found.selections == 400
     assert (found.differing, found.beyond_near_ties, found.widest_gap) == (0, 0, 0.0)
+    assert found.worst_gradient_error is None
+
+
+@pytest.mark.parametrize("scope", ["token", "block"])
+def test_the_gradients_of_the_reference_in_bfloat16_pass(scope):
+    shape = replace(SHAPE, tokens=192)  # whole blocks
+    inputs = make_inputs(shape, ["coherent"], device=CPU)["coherent"]
+    found = check(scope, shape, inputs, gradients=True)
+    assert found.failure is None
+    assert 0 < found.worst_gradient_error < 1
+    assert not any(x.requires_grad for x in inputs), "the caller's tensors are left alone"
+
+
+class _Changed(torch.autograd.Function):
+    """Its input; the gradient is what `change` makes of it."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.change(grad), None
+
+
+def change_gradient(monkeypatch, name, change):
+    """The timed call with one gradient changed; its output stays right."""
+    real = verify_module.attend
+
+    def attend(inputs, *args, **options):
+        changed = _Changed.apply(getattr(inputs, name), change)
+        return real(inputs._replace(**{name: changed}), *args, **options)
+
+    monkeypatch.setattr(verify_module, "attend", attend)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "gates"])
+@pytest.mark.parametrize("factor", [1.03, torch.nan])
+def test_a_gradient_that_is_off_fails(monkeypatch, name, factor):
+    change_gradient(monkeypatch, name, lambda grad: grad * factor)
+    found = check(gradients=True)
+    assert f"the error of the gradient of {name} is" in found.failure
+    assert found.worst_gradient_error > 1
+    assert found.worst_error < 1
+    assert check().failure is None, "only where gradients are measured"
+
+
+def test_two_backward_passes_that_differ_fail(monkeypatch):
+    calls = []
+
+    def unsteady(grad):
+        calls.append(None)
+        grad = grad.clone()
+        grad[0, 0, 0, 0] *= 1 + 2**-6 * len(calls)
+        return grad
+
+    change_gradient(monkeypatch, "v", unsteady)
+    failure = check(gradients=True).failure
+    assert failure == "two backward passes on the same inputs give different bits"
+
+
+def test_an_op_without_a_backward_pass_fails_with_its_line(monkeypatch):
+    real = verify_module.attend
+    monkeypatch.setattr(verify_module, "attend", lambda *a, **o: real(*a, **o).detach())
+    assert "does not require grad" in check(gradients=True).failure
 
 
 def changed(monkeypatch, change):
@@ -172,11 +238,17 @@ def test_blocks_of_equal_importance_that_differ_have_no_gap():
     assert result == (1, 0, 0.0)
 
 
-def run_verify(monkeypatch, *, ops, lengths=(40,), shapes=("tiny-256",)):
+def run_verify(monkeypatch, *, ops, lengths=(40,), shapes=("tiny-256",), gradients=False):
     monkeypatch.setattr(verify_module, "LENGTHS", lengths)
     lines = []
     chosen = [SHAPES[name] for name in shapes]
-    result = verify([OPS[name] for name in ops], chosen, device=CPU, progress=lines.append)
+    result = verify(
+        [OPS[name] for name in ops],
+        chosen,
+        gradients=gradients,
+        device=CPU,
+        progress=lines.append,
+    )
     return result, lines
 
 
@@ -188,6 +260,15 @@ def test_every_op_of_this_package_is_checked_in_both_regimes_at_every_length(mon
     assert 0 < result["worst_error"] < 1
     assert [sum(f"at {n} tokens" in line for line in lines) for n in (32, 40, 128)] == [2, 2, 4]
     assert result["tests"] is None, "kernels have no part in a run on a CPU"
+    assert result["worst_gradient_error"] is None
+
+
+def test_the_worst_gradient_error_of_all_checks_is_given(monkeypatch):
+    result, lines = run_verify(monkeypatch, ops=["videonsa"], gradients=True)
+    worst = result["worst_gradient_error"]
+    assert 0 < worst < 1
+    assert all(", of gradients 0." in line for line in lines)
+    assert any(f", of gradients {worst:.2f};" in line for line in lines)
 
 
 def test_shapes_that_differ_in_length_alone_are_checked_once(monkeypatch):

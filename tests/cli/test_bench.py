@@ -26,8 +26,8 @@ def test_a_tiny_run_prints_a_table_and_writes_the_json(tmp_path, capsys):
     assert main([*TINY, "--out", str(path)]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].split() == ["tiny-256", "regime", "ms", "min-max", "/", "dense", "extra", "GB",
-                                "union"]  # fmt: skip
+    assert lines[0].split() == ["tiny-256", "forward", "regime", "ms", "min-max", "/", "dense",
+                                "extra", "GB", "union"]  # fmt: skip
     assert [line.split()[0] for line in lines[1:]] == [
         "videonsa", "videonsa", "videonsa-block", "videonsa-block", "sdpa-cudnn", "sdpa-flash",
         "fla-nsa", "fla-nsa",
@@ -37,6 +37,44 @@ def test_a_tiny_run_prints_a_table_and_writes_the_json(tmp_path, capsys):
     assert result["shapes"][0]["shape"]["name"] == "tiny-256"
     assert len(result["shapes"][0]["runs"]) == 8
     assert list(path.parent.iterdir()) == [path], "no partial file is left"
+
+
+PEER = [*TINY, "--ops", "sdpa-flash"]
+
+
+def test_every_pass_has_its_own_file_and_table(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    assert main([*PEER, "--passes", "forward,backward,both", "--out", str(path)]) == 0
+    out, err = capsys.readouterr()
+    names = {"forward": "result.json", "backward": "result_backward.json",
+             "both": "result_both.json"}  # fmt: skip
+    assert {x.name for x in tmp_path.iterdir()} == set(names.values())
+    for which, name in names.items():
+        assert json.loads((tmp_path / name).read_text())["pass"] == which
+        assert f"written to {tmp_path / name}" in err
+    heads = [line.split()[:3] for line in out.splitlines() if line.startswith("tiny-256")]
+    assert heads == [["tiny-256", which, "regime"] for which in names]
+
+
+def test_a_pass_leaves_the_files_of_the_others_alone(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    assert main([*PEER, "--out", str(path)]) == 0
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert main([*PEER, "--passes", "backward", "--json", "--out", str(path)]) == 0
+    assert path.read_bytes() == before
+    backward = json.loads((tmp_path / "result_backward.json").read_text())
+    assert json.loads(capsys.readouterr().out) == backward
+
+
+def test_a_file_of_another_pass_is_not_overwritten(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    assert main([*PEER, "--passes", "backward", "--out", str(path)]) == 0
+    other = tmp_path / "result_backward.json"
+    before = other.read_bytes()
+    assert main([*PEER, "--out", str(other)]) == 2
+    assert "something else than a forward result of this command" in capsys.readouterr().err
+    assert other.read_bytes() == before
 
 
 def test_the_report_can_show_what_the_command_writes(tmp_path, capsys):
@@ -95,6 +133,8 @@ def test_when_verification_fails_the_status_is_2_and_nothing_is_written(
         (["--shapes", ""], "--shapes nothing: want some of "),
         (["--ops", "flash"], "--ops flash: want some of videonsa,"),
         (["--regimes", "calm"], "--regimes calm: want some of random,coherent"),
+        (["--passes", "forward,back"], "--passes back: want some of forward,backward,both"),
+        (["--passes", ""], "--passes nothing: want some of forward,backward,both"),
         (["--repeats", "0"], "--repeats 0: want at least 1"),
         (["--shapes", "7b-16k,tiny-256"], "--shapes 7b-16k with --device cpu: want shapes named"),
         (["--no-verify"], "unrecognized arguments: --no-verify"),
@@ -115,13 +155,15 @@ def test_a_file_of_something_else_is_not_overwritten(content, tmp_path, capsys):
     path = tmp_path / "mine.json"
     path.write_text(content)
     assert main([*TINY, "--out", str(path)]) == 2
-    assert "something else than a result of this command" in capsys.readouterr().err
+    assert "something else than a forward result of this command" in capsys.readouterr().err
     assert path.read_text() == content
 
 
-def test_a_folder_as_the_file_is_refused_before_anything_runs(tmp_path, capsys):
-    assert main([*TINY, "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize("which", ["forward", "backward"])
+def test_a_folder_as_the_file_is_refused_before_anything_runs(which, tmp_path, capsys):
+    assert main([*TINY, "--passes", which, "--out", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err == f"videonsa: error: --out {tmp_path}: it is a folder: name a file\n"
 
 
 def test_without_a_gpu_the_command_says_what_to_do(tmp_path, monkeypatch, capsys):

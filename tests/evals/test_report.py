@@ -46,6 +46,23 @@ def test_every_machine_has_its_own_plot(tmp_path) -> None:
     assert "(attention-gpu-b.svg)" in render(folder)
 
 
+def test_other_passes_stand_behind_the_forward_pass_with_plots_of_their_own(tmp_path) -> None:
+    folder = folder_of(tmp_path, "gpu")
+    result = json.loads(ATTENTION.read_text())
+    for which in ("both", "backward"):
+        path = folder / f"gpu/attention_{which}.json"
+        path.write_text(json.dumps(result | {"pass": which}))
+    names = ["attention.svg", "attention_backward.svg", "attention_both.svg"]
+    assert list(figures(folder)) == names
+    page = render(folder)
+    heads = [line for line in page.splitlines() if line.startswith("## Attention")]
+    passes = ["", ": backward pass", ": forward and backward pass"]
+    assert heads == [f"## Attention on Made-up GPU{x}" for x in passes]
+    assert all(f"({name})" in page for name in names)
+    (folder / "gpu/attention.json").unlink()
+    assert list(figures(folder)) == names[1:]
+
+
 def test_without_an_attention_benchmark_there_is_neither_section_nor_plot(tmp_path) -> None:
     assert figures(tmp_path) == {}
     assert "Attention" not in render(tmp_path)

@@ -60,6 +60,28 @@ def test_machine_method_and_verification_stand_below(page):
     assert "tests/ops/triton: 9 passed in 1s" in page
 
 
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [("backward", "Backward pass"), ("both", "Forward and backward pass")],
+)
+def test_another_pass_is_named_in_its_section_and_its_plot(result, page, which, name):
+    forward_plot = attention_figure(result)
+    result["pass"] = which
+    result["shapes"][0]["verification"]["worst_gradient_error"] = 0.875
+    text = render_attention(result, figure=None)
+    assert text.startswith(f"## Attention on Made-up GPU: {name.lower()}\n\n{name} of one")
+    assert "radients " in text.split("###")[0]
+    assert "errors at most 0.75 (of gradients 0.88) of what is allowed" in text
+    assert rows(text, "7b-16k") == rows(page, "7b-16k")
+    plot = forward_plot.replace("forward pass of one layer", f"{name.lower()} of one layer")
+    assert attention_figure(result) == plot
+
+
+def test_a_forward_section_does_not_speak_of_gradients(page):
+    assert page.startswith("## Attention on Made-up GPU\n\nForward pass of one")
+    assert "gradient" not in page
+
+
 def test_a_result_of_peers_alone_says_that_nothing_was_verified(result):
     for entry in result["shapes"]:
         entry["verification"] = {"checks": 0, "tests": None}

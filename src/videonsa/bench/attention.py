@@ -1,7 +1,7 @@
-"""The whole benchmark of attention: verify, then shape by shape every op in every regime."""
+"""The whole benchmark of attention: verify, then shape by shape every op, pass and regime."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from videonsa.bench.calls import Prepared, attend_with_branches, backend_of
 from videonsa.bench.inputs import Inputs, Regime, make_inputs, mean_union
 from videonsa.bench.machine import comparable, machine
 from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_line, watch_of
+from videonsa.bench.passes import Pass, make_tasks
 from videonsa.bench.registry import BASELINE, Op, hindrance
 from videonsa.bench.shapes import Shape
 from videonsa.bench.verify import verify
@@ -25,6 +26,7 @@ class Request:
 
     shapes: tuple[Shape, ...]
     ops: tuple[Op, ...]
+    passes: tuple[Pass, ...]
     regimes: tuple[Regime, ...]
     repeats: int
     device: torch.device
@@ -32,23 +34,24 @@ class Request:
 
 @dataclass(kw_only=True, slots=True)
 class _Run:
-    """One op in one regime."""
+    """One op in one regime, in all passes."""
 
     op: Op
     regime: str
-    found: Measurement
+    found: Measurement = field(default_factory=Measurement)
+    """Why it cannot be run, if so; else without a number."""
     prepared: Prepared | None = None
     union: float | None = None
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """Of the op and its regime."""
         return self.op.name if self.regime == ANY else f"{self.op.name}, {self.regime}"
 
-    def to_dict(self, dense_ms: float | None) -> dict[str, Any]:
-        """For JSON; `ratio` is the time over that of the baseline."""
-        measured = self.found.to_dict()
+    def to_dict(self, found: Measurement, dense_ms: float | None) -> dict[str, Any]:
+        """A pass of it for JSON; `ratio` is the time over that of the baseline."""
+        measured = found.to_dict()
         known = dense_ms is not None and measured["ms"] is not None
         return {
             "op": self.op.name,
@@ -61,53 +64,64 @@ class _Run:
 
 
 def bench_attention(
-    request: Request, *, progress: Callable[[str], None], before: dict[str, Any] | None = None
+    request: Request,
+    *,
+    progress: Callable[[str], None],
+    before: Mapping[Pass, dict[str, Any]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Verify, then measure; gives the result so far after every shape.
+    """Verify, then measure; gives the result so far of a pass after every shape and pass.
 
     Args:
         request: what to measure.
         progress: told a line now and then.
-        before: an earlier result, whose other shapes are kept if it is of the same machine and
+        before: earlier results, whose other shapes are kept if they are of the same machine and
             code.
 
     Raises:
         VideoNSAError: verification failed; nothing was given.
     """
-    verified = verify(request.ops, request.shapes, device=request.device, progress=progress)
+    verified = verify(
+        request.ops,
+        request.shapes,
+        gradients=request.passes != ("forward",),
+        device=request.device,
+        progress=progress,
+    )
     where = machine(request.device)
-    kept = {}
-    if before is not None and comparable(before["machine"], where):
-        kept = {entry["shape"]["name"]: entry for entry in before["shapes"]}
-    elif before is not None:
-        progress("the earlier result is of another machine or other code: it is replaced")
+    kept: dict[Pass, dict[str, dict[str, Any]]] = {which: {} for which in request.passes}
+    for which, earlier in (before or {}).items():
+        if comparable(earlier["machine"], where):
+            kept[which] = {entry["shape"]["name"]: entry for entry in earlier["shapes"]}
+        else:
+            progress(f"the earlier {which} result is of another machine or code: it is replaced")
     for shape in request.shapes:
         progress(f"{shape.name}: {shape.text}")
-        kept[shape.name] = {
-            "shape": asdict(shape),
-            "date": where["date"],
-            "verification": verified,
-            "runs": measure_shape(request, shape, progress=progress),
-        }
-        yield {
-            "format": FORMAT,
-            "pass": "forward",
-            "machine": where,
-            "method": METHOD,
-            "baseline": BASELINE,
-            "shapes": list(kept.values()),
-        }
+        for which, runs in measure_shape(request, shape, progress=progress):
+            kept[which][shape.name] = {
+                "shape": asdict(shape),
+                "date": where["date"],
+                "verification": verified,
+                "runs": runs,
+            }
+            yield {
+                "format": FORMAT,
+                "pass": which,
+                "machine": where,
+                "method": METHOD,
+                "baseline": BASELINE,
+                "shapes": list(kept[which].values()),
+            }
 
 
 def measure_shape(
     request: Request, shape: Shape, *, progress: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """All ops of one shape side by side; a line for JSON for each op and regime.
+) -> Iterator[tuple[Pass, list[dict[str, Any]]]]:
+    """All ops of one shape side by side, pass by pass; for JSON, one for each op and regime.
 
     An op that does not fit, is not installed or breaks has its reason in place of numbers.
     """
     runs = [
-        _Run(op=op, regime=regime, found=Measurement(), notes=[])
+        _Run(op=op, regime=regime)
         for op in request.ops
         for regime in (request.regimes if op.sparse else (ANY,))
     ]
@@ -116,17 +130,33 @@ def measure_shape(
     except torch.OutOfMemoryError as error:
         for run in runs:
             run.found.fail(error)
-        return [run.to_dict(None) for run in runs]
-    for run in runs:
-        regime = next((name for name in inputs if name == run.regime), request.regimes[0])
-        _make_ready(run, inputs[regime], shape)
-    calls = {run.name: run.prepared.call for run in runs if run.prepared is not None}
-    found = measure_in_turn(calls, watch=watch_of(request.device), repeats=request.repeats)
-    for run in runs:
-        run.found = found.get(run.name, run.found)
-        progress(f"{shape.name}: {run.name}: {_line(run.found)}")
-    times = {run.op.name: run.found.to_dict()["ms"] for run in runs}
-    return [run.to_dict(times.get(BASELINE)) for run in runs]
+    else:
+        for run in runs:
+            regime = next((name for name in inputs if name == run.regime), request.regimes[0])
+            _make_ready(run, inputs[regime], shape)
+    for which in request.passes:
+        found = _measure(request, runs, which)
+        for run in runs:
+            progress(f"{shape.name} {which}: {run.name}: {_line(found[run.name])}")
+        times = {run.op.name: found[run.name].to_dict()["ms"] for run in runs}
+        yield which, [run.to_dict(found[run.name], times.get(BASELINE)) for run in runs]
+
+
+def _measure(request: Request, runs: Sequence[_Run], which: Pass) -> dict[str, Measurement]:
+    """What came of each run in one pass."""
+    found = {run.name: run.found for run in runs}
+    ready = {run.name: run.prepared for run in runs if run.prepared is not None}
+    with torch.set_grad_enabled(which != "forward"):
+        try:
+            tasks = make_tasks(ready, which)
+        except torch.OutOfMemoryError as error:
+            for name in ready:
+                found[name] = Measurement()
+                found[name].fail(error)
+            return found
+        return found | measure_in_turn(
+            tasks, watch=watch_of(request.device), repeats=request.repeats
+        )
 
 
 def _make_ready(run: _Run, inputs: Inputs, shape: Shape) -> None:

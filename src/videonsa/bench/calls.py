@@ -23,9 +23,11 @@ _PROBE_TOKENS = 256
 
 
 class Prepared(NamedTuple):
-    """A call with its inputs bound, and what a reader of its numbers must know."""
+    """An op with its inputs bound, and what a reader of its numbers must know."""
 
-    call: Callable[[], Tensor]
+    forward: Callable[[], Tensor]
+    inputs: tuple[Tensor, ...]
+    """What gradients are taken of; q first, in the shape and strides of the output."""
     notes: tuple[str, ...] = ()
 
 
@@ -77,7 +79,7 @@ def attend_with_branches(
 def prepare_videonsa(inputs: Inputs, shape: Shape, *, scope: Scope) -> Prepared:
     """`nsa_attention`; nothing is made ready outside the call."""
     backend = backend_of(inputs.q.device)
-    return Prepared(lambda: attend(inputs, shape, scope=scope, backend=backend))
+    return Prepared(lambda: attend(inputs, shape, scope=scope, backend=backend), inputs)
 
 
 def prepare_dense(inputs: Inputs, shape: Shape, *, backend: Literal["cudnn", "flash"]) -> Prepared:
@@ -90,14 +92,15 @@ def prepare_dense(inputs: Inputs, shape: Shape, *, backend: Literal["cudnn", "fl
         group = shape.query_heads // shape.kv_heads
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
         notes = (
-            f"enable_gqa is refused: K and V are expanded {group} times outside the timed region",
+            f"enable_gqa is refused: K and V are expanded {group} times outside the timed region, "
+            "and their gradients stay so",
         )
 
-    def call() -> Tensor:
+    def forward() -> Tensor:
         with sdpa_kernel(chosen):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
-    return Prepared(call, notes)
+    return Prepared(forward, (q, k, v), notes)
 
 
 def _takes_groups(q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend) -> bool:
@@ -136,7 +139,7 @@ def prepare_fla(inputs: Inputs, shape: Shape) -> Prepared:
     gates = pad_groups(inputs.gates, num_kv_heads=shape.kv_heads, group=padded)
     g_cmp, g_slc = (gates[..., branch].contiguous() for branch in (0, 1))
 
-    def call() -> Tensor:
+    def forward() -> Tensor:
         output: Tensor = parallel_nsa(
             q=q,
             k=inputs.k,
@@ -155,7 +158,7 @@ def prepare_fla(inputs: Inputs, shape: Shape) -> Prepared:
             f"query heads padded with zeros from {group} to {padded} a KV head, outside the timed "
             "region; the output keeps the padding"
         )
-    return Prepared(call, tuple(notes))
+    return Prepared(forward, (q, inputs.k, inputs.v, g_cmp, g_slc), tuple(notes))
 
 
 def pad_groups(x: Tensor, *, num_kv_heads: int, group: int) -> Tensor:

@@ -53,6 +53,12 @@ def make_inputs(
     }
 
 
+def make_grad_output(size: Sequence[int], *, like: Tensor, seed: int = 2) -> Tensor:
+    """The gradient of an output: iid normal, in the dtype and on the device of `like`."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
+
+
 def _queries(shape: Shape, regime: Regime, *, device: torch.device, seed: int) -> Tensor:
     dtype = getattr(torch, shape.dtype)
     generator = torch.Generator(device).manual_seed(seed)

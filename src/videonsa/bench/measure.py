@@ -1,10 +1,10 @@
-"""Time and memory of calls, side by side: every round times each call once."""
+"""Time and memory of tasks, side by side: every round times each task once."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 Status = Literal["measured", "out of memory", "refused", "failed", "not installed", "needs a GPU"]
 
 FEWEST_RUNS = 3
-"""Of a call that has used its seconds."""
+"""Of a task that has used its seconds."""
 WARM_UP_SECONDS = 0.2
 MOST_WARM_UPS = 10
 FLUSH_BYTES = 2**28
@@ -22,17 +22,29 @@ HEAD_START = 32
 LONGEST_ERROR = 300
 
 METHOD = (
-    "rounds; a round runs every call twice, every other round in reverse order; CUDA events around "
-    "the second, the L2 cache overwritten before it; the host enqueues a round ahead of the GPU, "
-    "as it does in a model, so launches count only where the GPU waits for them (host_ms is the "
-    "time of enqueueing); extra memory is the peak of one warm call less what was there before "
-    "and less the returned tensor"
+    "rounds, every other one in reverse order; in a round each op runs once untimed (of the "
+    "backward pass alone its forward pass) and then timed, with CUDA events around and the L2 "
+    "cache overwritten before; the host enqueues a round ahead of the GPU, as it does in a model, "
+    "so launches count only where the GPU waits for them (host_ms is the time of enqueueing); "
+    "extra memory is the peak of one warm run, of backward passes their forward included, less "
+    "what was there before and less what is returned: the output and the gradients"
 )
+
+Outcome: TypeAlias = tuple[Tensor, ...]
+
+
+class Task(NamedTuple):
+    """What is run of one op."""
+
+    whole: Callable[[], Outcome]
+    """All that its memory is measured of."""
+    start: Callable[[], Callable[[], Outcome]]
+    """Runs what is not timed, and gives what is."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Measurement:
-    """What came of one call. Times are one for each run."""
+    """What came of one task. Times are one for each run."""
 
     status: Status = "measured"
     error: str | None = None
@@ -69,30 +81,31 @@ class Measurement:
 class Watch(Protocol):
     """How a device is timed."""
 
-    def warm(self, call: Callable[[], Tensor]) -> int | None:
-        """Run a call until it is warm; bytes it needs beside inputs and output, if known."""
+    def warm(self, task: Task) -> int | None:
+        """Run a task until it is warm; bytes it needs beside what it takes and gives, if known."""
 
-    def round(self, calls: Sequence[tuple[Callable[[], Tensor], Measurement]]) -> None:
-        """Run each call once and add its times to its measurement."""
+    def round(self, tasks: Sequence[tuple[Task, Measurement]]) -> None:
+        """Time each task once and add its times to its measurement."""
 
     def free(self) -> None:
-        """Give back what a failed call had reserved."""
+        """Give back what a failed task had reserved."""
 
 
 class HostWatch:
     """Wall time of a CPU; memory is not measured."""
 
-    def warm(self, call: Callable[[], Tensor]) -> int | None:
+    def warm(self, task: Task) -> int | None:
         """Run it once."""
-        call()
+        task.whole()
         return None
 
-    def round(self, calls: Sequence[tuple[Callable[[], Tensor], Measurement]]) -> None:
+    def round(self, tasks: Sequence[tuple[Task, Measurement]]) -> None:
         """One by one; a CPU has nothing to enqueue, so both times are the same."""
-        for call, found in calls:
-            begin = time.perf_counter()
+        for task, found in tasks:
             try:
-                call()
+                timed = task.start()
+                begin = time.perf_counter()
+                timed()
             except Exception as error:  # whatever an op raises, the others go on
                 found.fail(error)
                 continue
@@ -111,44 +124,45 @@ class CudaWatch:
         self._device = device
         self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
 
-    def warm(self, call: Callable[[], Tensor]) -> int | None:
+    def warm(self, task: Task) -> int | None:
         """First a run that compiles, then one whose memory counts, then until clocks are up."""
-        call()
+        task.whole()
         torch.cuda.synchronize(self._device)
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         begin = time.perf_counter()
-        output = call()
+        outcome = task.whole()
         torch.cuda.synchronize(self._device)
         peak = torch.cuda.max_memory_allocated(self._device)
-        extra = peak - before - output.untyped_storage().nbytes()
-        del output
+        extra = peak - before - storage_bytes(outcome)
+        del outcome
         for _ in range(MOST_WARM_UPS):
             if time.perf_counter() - begin > WARM_UP_SECONDS:
                 break
-            call()
+            task.whole()
             torch.cuda.synchronize(self._device)
         return extra
 
-    def round(self, calls: Sequence[tuple[Callable[[], Tensor], Measurement]]) -> None:
+    def round(self, tasks: Sequence[tuple[Task, Measurement]]) -> None:
         """Enqueue all, then read all events."""
         torch.cuda.synchronize(self._device)
         for _ in range(HEAD_START):
             self._flush.zero_()
         events = []
-        for call, found in calls:
+        for task, found in tasks:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             try:
-                call()  # clocks as this op leaves them, not the one before it
+                timed = task.start()  # clocks as this op leaves them, not the one before it
                 self._flush.zero_()
                 begin.record()
                 enqueued = time.perf_counter()
-                call()
+                timed()
             except Exception as error:  # whatever an op raises, the others go on
                 found.fail(error)
                 continue
             found.host_ms.append(1e3 * (time.perf_counter() - enqueued))
             end.record()
+            del timed  # and with it an output, before the next op needs memory
             events.append((begin, end, found))
         torch.cuda.synchronize(self._device)
         for begin, end, found in events:
@@ -165,40 +179,45 @@ def watch_of(device: torch.device) -> Watch:
 
 
 def measure_in_turn(
-    calls: Mapping[str, Callable[[], Tensor]],
+    tasks: Mapping[str, Task],
     *,
     watch: Watch,
     repeats: int,
     seconds: float = 10.0,
 ) -> dict[str, Measurement]:
-    """Warm every call, then time all of them in rounds.
+    """Warm every task, then time all of them in rounds.
 
     Args:
-        calls: by name.
+        tasks: by name.
         watch: of the device they run on.
-        repeats: runs of each call.
-        seconds: a call that has run so long in all is left out of later rounds, but not before it
-            has run three times.
+        repeats: timed runs of each task.
+        seconds: a task that was timed so long in all is left out of later rounds, but not before
+            it has run three times.
 
     Returns:
-        A measurement for each name; a call that raises has its error line and no number.
+        A measurement for each name; a task that raises has its error line and no number.
     """
-    found = {name: Measurement() for name in calls}
-    with torch.no_grad():
-        for name, call in calls.items():
-            try:
-                found[name].extra_bytes = watch.warm(call)
-            except Exception as error:  # whatever an op raises, the others go on
-                found[name].fail(error)
-            if found[name].error:
-                watch.free()
-        for index in range(repeats):
-            turn = [(call, found[name]) for name, call in calls.items()]
-            turn = [(call, state) for call, state in turn if _goes_on(state, seconds)]
-            watch.round(turn[::-1] if index % 2 else turn)
-            if any(state.error for _, state in turn):
-                watch.free()
+    found = {name: Measurement() for name in tasks}
+    for name, task in tasks.items():
+        try:
+            found[name].extra_bytes = watch.warm(task)
+        except Exception as error:  # whatever an op raises, the others go on
+            found[name].fail(error)
+        if found[name].error:
+            watch.free()
+    for index in range(repeats):
+        turn = [(task, found[name]) for name, task in tasks.items()]
+        turn = [(task, state) for task, state in turn if _goes_on(state, seconds)]
+        watch.round(turn[::-1] if index % 2 else turn)
+        if any(state.error for _, state in turn):
+            watch.free()
     return found
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Memory that tensors hold, shared storage once."""
+    storages = [x.untyped_storage() for x in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _goes_on(found: Measurement, seconds: float) -> bool:

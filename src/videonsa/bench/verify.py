@@ -1,7 +1,8 @@
 """Right before fast: every op of this package against the float64 reference, at small lengths.
 
 The output and each branch may be off by at most twice what plain PyTorch is off in the same dtype,
-plus the rounding of the result. The selection may differ from the reference's at near ties only.
+plus the rounding of the result, and so may the gradients where passes that take some are measured.
+The selection may differ from the reference's at near ties only.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ from torch import Tensor
 
 import videonsa
 from videonsa.bench.calls import Scope, attend, attend_with_branches, backend_of
-from videonsa.bench.inputs import REGIMES, Inputs, Regime, make_inputs
+from videonsa.bench.inputs import REGIMES, Inputs, Regime, make_grad_output, make_inputs
 from videonsa.bench.plain import PlainResult, importances, plain_nsa
 from videonsa.bench.registry import Op
 from videonsa.bench.shapes import Shape
@@ -58,6 +59,8 @@ class Check:
     widest_gap: float
     worst_error: float
     """Error over what is allowed, the largest of all fields, as maximum and root mean square."""
+    worst_gradient_error: float | None
+    """Likewise of the gradients of q, k, v and gates; None if they were not checked."""
     failure: str | None
 
 
@@ -65,6 +68,7 @@ def verify(
     ops: Sequence[Op],
     shapes: Sequence[Shape],
     *,
+    gradients: bool,
     device: torch.device,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -73,6 +77,7 @@ def verify(
     Args:
         ops: those that will be measured; peers are not checked.
         shapes: likewise; their length does not matter.
+        gradients: check those too.
         device: where they will be measured.
         progress: told one line for each check.
 
@@ -85,13 +90,15 @@ def verify(
     """
     own = [op for op in ops if op.scope is not None]
     checks = []
-    for check in _checks(own, shapes, device):
+    for check in _checks(own, shapes, device, gradients=gradients):
         name = f"verify {check.op}, {check.shape} at {check.tokens} tokens, {check.regime}"
         if check.failure:
             raise VideoNSAError(f"{name}: {check.failure}: nothing was measured")
         progress(
-            f"{name}: error {check.worst_error:.2f} of what is allowed; {check.differing} of "
-            f"{check.selections} selections differ, {check.beyond_near_ties} beyond near ties"
+            f"{name}: error {check.worst_error:.2f} of what is allowed"
+            + (f", of gradients {check.worst_gradient_error:.2f}; " if gradients else "; ")
+            + f"{check.differing} of {check.selections} selections differ, "
+            f"{check.beyond_near_ties} beyond near ties"
         )
         checks.append(check)
     tests = _run_tests() if own and device.type == "cuda" else None
@@ -100,6 +107,9 @@ def verify(
     return {
         "checks": len(checks),
         "worst_error": max((check.worst_error for check in checks), default=None),
+        "worst_gradient_error": max(
+            (x for check in checks if (x := check.worst_gradient_error) is not None), default=None
+        ),
         "selections": sum(check.selections for check in checks),
         "differing": sum(check.differing for check in checks),
         "beyond_near_ties": sum(check.beyond_near_ties for check in checks),
@@ -108,7 +118,9 @@ def verify(
     }
 
 
-def _checks(ops: Sequence[Op], shapes: Sequence[Shape], device: torch.device) -> Iterator[Check]:
+def _checks(
+    ops: Sequence[Op], shapes: Sequence[Shape], device: torch.device, *, gradients: bool
+) -> Iterator[Check]:
     """Every op on every distinct set of options, at every length, in both regimes."""
     distinct: dict[Shape, Shape] = {}
     for shape in shapes:
@@ -119,7 +131,7 @@ def _checks(ops: Sequence[Op], shapes: Sequence[Shape], device: torch.device) ->
             for tokens in _lengths(shape, op.scope):
                 small = replace(shape, tokens=tokens)
                 for regime, inputs in make_inputs(small, REGIMES, device=device).items():
-                    yield check_op(op.name, op.scope, small, regime, inputs)
+                    yield check_op(op.name, op.scope, small, regime, inputs, gradients=gradients)
 
 
 def _lengths(shape: Shape, scope: Scope) -> list[int]:
@@ -129,7 +141,9 @@ def _lengths(shape: Shape, scope: Scope) -> list[int]:
     return sorted({tokens // size * size if scope == "block" else tokens for tokens in lengths})
 
 
-def check_op(name: str, scope: Scope, shape: Shape, regime: Regime, inputs: Inputs) -> Check:
+def check_op(
+    name: str, scope: Scope, shape: Shape, regime: Regime, inputs: Inputs, *, gradients: bool
+) -> Check:
     """One op on one set of inputs.
 
     Args:
@@ -138,10 +152,16 @@ def check_op(name: str, scope: Scope, shape: Shape, regime: Regime, inputs: Inpu
         shape: small: the scores of all rows of a KV head are held at once.
         regime: of the inputs.
         inputs: of the shape.
+        gradients: check them too.
     """
     backend = backend_of(inputs.q.device)
 
-    def check(failure: str | None, difference: Difference, worst_error: float) -> Check:
+    def check(
+        failure: str | None,
+        difference: Difference,
+        worst_error: float,
+        worst_gradient_error: float | None = None,
+    ) -> Check:
         return Check(
             op=name,
             shape=shape.name,
@@ -150,6 +170,7 @@ def check_op(name: str, scope: Scope, shape: Shape, regime: Regime, inputs: Inpu
             selections=shape.tokens * shape.kv_heads,
             **difference._asdict(),
             worst_error=worst_error,
+            worst_gradient_error=worst_gradient_error,
             failure=failure,
         )
 
@@ -158,13 +179,17 @@ def check_op(name: str, scope: Scope, shape: Shape, regime: Regime, inputs: Inpu
             found = attend_with_branches(inputs, shape, scope=scope, backend=backend)
             timed = [attend(inputs, shape, scope=scope, backend=backend) for _ in range(2)]
         except Exception as error:  # a kernel may raise anything; all of it is a failed check
-            return check(" ".join(str(error).split()), Difference(0, 0, 0.0), math.inf)
+            return check(_one_line(error), Difference(0, 0, 0.0), math.inf)
         errors = _errors(found, timed[0], inputs, shape, scope)
         difference, allowed = _selection(found.selected_blocks, inputs, shape, scope)
     failure = _failure(errors, difference, allowed)
     if failure is None and not torch.equal(*timed):
         failure = "two runs on the same inputs give different bits"
-    return check(failure, difference, max(errors.values()))
+    worst = max(errors.values())
+    if failure is not None or not gradients:
+        return check(failure, difference, worst)
+    failure, worst_gradient = _check_gradients(found.selected_blocks, inputs, shape, scope)
+    return check(failure, difference, worst, worst_gradient)
 
 
 def _errors(
@@ -185,6 +210,52 @@ def _errors(
     }
     errors["output without branches"] = error_over_allowed(timed, plain.output, exact.output)
     return errors
+
+
+def _check_gradients(
+    selected_blocks: Tensor, inputs: Inputs, shape: Shape, scope: Scope
+) -> tuple[str | None, float]:
+    """What is wrong with the gradients of the timed call, if anything, and the worst error.
+
+    The op selects its blocks itself; these are given to the reference and to plain PyTorch.
+    """
+    grad_output = make_grad_output(inputs.q.shape, like=inputs.q)
+    backend = backend_of(inputs.q.device)
+
+    def timed(inputs: Inputs) -> Tensor:
+        return attend(inputs, shape, scope=scope, backend=backend)
+
+    def plain(inputs: Inputs) -> Tensor:
+        return plain_nsa(inputs, shape, selected_blocks).output
+
+    def reference(inputs: Inputs) -> Tensor:
+        return attend_with_branches(
+            inputs, shape, scope=scope, backend="reference", selected_blocks=selected_blocks
+        ).output
+
+    try:
+        found, again = (_gradients(timed, inputs, grad_output) for _ in range(2))
+    except Exception as error:  # a kernel may raise anything here too
+        return _one_line(error), math.inf
+    by_plain = _gradients(plain, inputs, grad_output)
+    exact = _gradients(reference, Inputs(*(x.double() for x in inputs)), grad_output.double())
+    errors = {
+        f"the gradient of {name}": error_over_allowed(*of_input)
+        for name, *of_input in zip(Inputs._fields, found, by_plain, exact, strict=True)
+    }
+    failure = _too_large(errors)
+    if failure is None and not all(map(torch.equal, found, again)):
+        failure = "two backward passes on the same inputs give different bits"
+    return failure, max(errors.values())
+
+
+def _gradients(
+    attend: Callable[[Inputs], Tensor], inputs: Inputs, grad_output: Tensor
+) -> tuple[Tensor, ...]:
+    """Of each input, for the output of `attend`."""
+    leaves = Inputs(*(x.detach().requires_grad_() for x in inputs))
+    with torch.enable_grad():
+        return torch.autograd.grad(attend(leaves), leaves, grad_output)
 
 
 def error_over_allowed(found: Tensor, plain: Tensor, exact: Tensor) -> float:
@@ -251,12 +322,9 @@ def compare_selections(found: Tensor, wanted: Tensor, importance: Tensor) -> Dif
 
 def _failure(errors: dict[str, float], found: Difference, plain: Difference) -> str | None:
     """The line of what is wrong, if anything."""
-    name = max(errors, key=lambda name: errors[name])
-    if errors[name] > 1:
-        return (
-            f"the error of {name} is {errors[name]:.3g} times what is allowed: twice that of plain "
-            "PyTorch in the same dtype, plus rounding"
-        )
+    failure = _too_large(errors)
+    if failure is not None:
+        return failure
     too_many = found.beyond_near_ties > plain.beyond_near_ties
     if too_many or found.widest_gap > max(NEAR_TIE, plain.widest_gap):
         return (
@@ -265,6 +333,20 @@ def _failure(errors: dict[str, float], found: Difference, plain: Difference) -> 
             f"same dtype: {plain.beyond_near_ties}, up to {plain.widest_gap:.2g}"
         )
     return None
+
+
+def _too_large(errors: dict[str, float]) -> str | None:
+    name = max(errors, key=lambda name: errors[name])
+    if errors[name] <= 1:
+        return None
+    return (
+        f"the error of {name} is {errors[name]:.3g} times what is allowed: twice that of plain "
+        "PyTorch in the same dtype, plus rounding"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _run_tests() -> str:

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.bench.attention import Request
+    from videonsa.bench.passes import Pass
 
 RESULTS = Path("benchmarks/results")
 FILE = "attention.json"
@@ -38,12 +39,13 @@ def add_parser(commands: Commands) -> None:
         what,
         "attention",
         run=run,
-        summary="Time and memory of sparse and dense attention side by side, forward pass. "
+        summary="Time and memory of sparse and dense attention side by side. "
         "Correctness is verified first; if that fails nothing is measured (exit status 2).",
         examples=(
             "videonsa bench attention --list",
             "videonsa bench attention --shapes 7b-64k,7b-128k --out attention.json",
             "videonsa bench attention --ops videonsa,sdpa-cudnn --regimes coherent --repeats 50",
+            "videonsa bench attention --shapes 7b-64k --passes forward,backward,both",
             "videonsa bench attention --device cpu --shapes tiny-256",
         ),
     )
@@ -53,6 +55,13 @@ def add_parser(commands: Commands) -> None:
 def _add_options(parser: LineParser) -> None:
     parser.add_argument("--shapes", type=_names, metavar="A,B", help="which shapes; see --list")
     parser.add_argument("--ops", type=_names, metavar="A,B", help="which ops (default: all)")
+    parser.add_argument(
+        "--passes",
+        type=_names,
+        default=["forward"],
+        metavar="A,B",
+        help="forward, backward (alone), both (timed together) (default: forward)",
+    )
     parser.add_argument(
         "--regimes", type=_names, metavar="A,B", help="random, coherent (default: both)"
     )
@@ -67,8 +76,9 @@ def _add_options(parser: LineParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"the JSON (default: {RESULTS}/GPU/{FILE} where that folder exists, else {FILE}); "
-        "other shapes of the same machine and code in it are kept",
+        help=f"the JSON of the forward pass (default: {RESULTS}/GPU/{FILE} where that folder "
+        f"exists, else {FILE}); the other passes go beside it, into FILE_backward.json and "
+        "FILE_both.json; other shapes of the same machine and code in a file are kept",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes tiny shapes only"
@@ -89,19 +99,21 @@ def run(args: Namespace) -> int:
         from videonsa.bench.attention import bench_attention
 
         request = _request(args)
-        path = args.out or _default_path(request)
-        before = _earlier(path)
-        prepare_folder(path.parent)
-        result: dict[str, Any] = {}
+        paths = _paths(args.out or _default_path(request), request.passes)
+        before = {which: x for which, path in paths.items() if (x := _earlier(path, which))}
+        prepare_folder(next(iter(paths.values())).parent)
+        results: dict[Pass, dict[str, Any]] = {}
         for result in bench_attention(request, progress=report, before=before):
+            results[result["pass"]] = result
             content = json.dumps(result, indent=2, allow_nan=False) + "\n"
-            write_output(path, content.encode())
-    report(f"written to {path}")
-    if args.json:
-        emit_json(result)
-    else:
+            write_output(paths[result["pass"]], content.encode())
+    for which, result in results.items():
+        report(f"written to {paths[which]}")
+        if args.json:
+            emit_json(result)
+    if not args.json:
         wanted = {shape.name for shape in request.shapes}
-        emit(_text(x for x in result["shapes"] if x["shape"]["name"] in wanted))
+        emit("\n".join(_text(result, wanted) for result in results.values()))
     return 0
 
 
@@ -111,6 +123,7 @@ def _request(args: Namespace) -> "Request":
 
     from videonsa.bench.attention import Request
     from videonsa.bench.inputs import REGIMES
+    from videonsa.bench.passes import PASSES
     from videonsa.bench.registry import OPS, pick
     from videonsa.bench.shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY
 
@@ -120,6 +133,7 @@ def _request(args: Namespace) -> "Request":
     )
     ops = pick(args.ops or OPS, OPS, "ops")
     regimes = pick(args.regimes or REGIMES, {name: name for name in REGIMES}, "regimes")
+    passes = pick(args.passes, {name: name for name in PASSES}, "passes")
     if args.repeats < 1:
         raise UsageError(f"--repeats {args.repeats}: want at least 1")
     large = [shape.name for shape in shapes if not shape.name.startswith(TINY)]
@@ -136,6 +150,7 @@ def _request(args: Namespace) -> "Request":
     return Request(
         shapes=shapes,
         ops=ops,
+        passes=passes,
         regimes=regimes,
         repeats=args.repeats,
         device=torch.device(args.device),
@@ -150,20 +165,31 @@ def _default_path(request: "Request") -> Path:
     return Path(FILE)
 
 
-def _earlier(path: Path) -> dict[str, Any] | None:
-    """The result that stands in the file, if there is one."""
+def _paths(path: Path, passes: Iterable["Pass"]) -> dict["Pass", Path]:
+    """A file for each pass: `path` for forward, with `_PASS` behind its stem for others."""
+    if path.is_dir():
+        raise UsageError(f"--out {path}: it is a folder: name a file")
+    return {
+        which: path if which == "forward" else path.with_name(f"{path.stem}_{which}{path.suffix}")
+        for which in passes
+    }
+
+
+def _earlier(path: Path, which: "Pass") -> dict[str, Any] | None:
+    """The result of a pass that stands in its file, if there is one."""
     from videonsa.bench.attention import FORMAT
 
     if not path.exists():
         return None
     try:
         result = json.loads(path.read_bytes())
-        if result["format"] == FORMAT:
+        if (result["format"], result["pass"]) == (FORMAT, which):
             return dict(result)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise UsageError(
-        f"--out {path}: it holds something else than a result of this command: name another file"
+        f"--out {path}: it holds something else than a {which} result of this command: name "
+        "another file"
     )
 
 
@@ -184,11 +210,22 @@ def _emit_list(*, as_json: bool) -> None:
             emit(f"  {name:<14} {text}\n")
 
 
-def _text(entries: Iterable[dict[str, Any]]) -> str:
-    """A short table for each shape."""
+def _text(result: dict[str, Any], wanted: Container[str]) -> str:
+    """A short table for each of these shapes."""
     parts = []
-    for entry in entries:
-        head = (entry["shape"]["name"], "regime", "ms", "min-max", "/ dense", "extra GB", "union")
+    for entry in result["shapes"]:
+        name = entry["shape"]["name"]
+        if name not in wanted:
+            continue
+        head = (
+            f"{name} {result['pass']}",
+            "regime",
+            "ms",
+            "min-max",
+            "/ dense",
+            "extra GB",
+            "union",
+        )
         rows = [head, *(_row(run) for run in entry["runs"])]
         parts.append("".join(_aligned(row) for row in rows))
     return "\n".join(parts)
@@ -213,5 +250,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _aligned(row: tuple[str, ...]) -> str:
-    widths = (16, 10, 10, 18, 9, 9, 7)
+    widths = (22, 10, 10, 18, 9, 9, 7)
     return " ".join(f"{x:<{width}}" for x, width in zip(row, widths, strict=False)).rstrip() + "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.evals.markdown import provenance, table
-from videonsa.evals.report_attention import attention_figure, render_attention
+from videonsa.evals.report_attention import FILES, attention_figure, render_attention
 from videonsa.evals.statistics import Accuracy
 
 HEADER = """# Results
@@ -126,9 +126,12 @@ def figures(folder: Path) -> dict[str, str]:
 
 def _attention_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Attention benchmarks by the name of their plot: the first machine's has the plain name."""
-    paths = sorted(folder.glob("*/attention.json"))
-    names = ["attention.svg", *(f"attention-{path.parent.name}.svg" for path in paths[1:])]
-    return {name: json.loads(path.read_text()) for name, path in zip(names, paths, strict=False)}
+    found = {}
+    for stem in FILES:
+        for index, path in enumerate(sorted(folder.glob(f"*/{stem}.json"))):
+            name = f"{stem}-{path.parent.name}" if index else stem
+            found[f"{name}.svg"] = json.loads(path.read_text())
+    return found
 
 
 def _write(path: Path, text: str) -> None:

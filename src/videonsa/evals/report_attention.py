@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.svg import Line, log_log_chart
 
+FILES = ("attention", "attention_backward", "attention_both")
+"""Names of the files of results, without suffix: a file for each pass."""
 _FAMILY = "7b"
 """Shapes whose names begin so are in the plot."""
 
@@ -28,11 +30,31 @@ _CURVES = (
 )
 
 _INTRO = """\
-Forward pass of one attention layer, batch 1, from pooling to the gated sum; the selection is
+{name} of one attention layer, batch 1, from pooling to the gated sum; the selection is
 never given. `random`: q, k, v iid normal. `coherent`: one normal q a frame and head, plus 0.1
 normal noise a token. Union: mean number of distinct blocks that 16 neighbouring rows select.
 Extra GB: peak memory less inputs and output. Dense is SDPA's cuDNN backend in the same process.
 """
+
+
+class _Pass(NamedTuple):
+    name: str
+    more: str
+    """What is to be said beside the introduction."""
+
+
+_PASSES = {
+    "forward": _Pass("Forward pass", ""),
+    "backward": _Pass(
+        "Backward pass",
+        "Timed is the backward pass alone: gradients of q, k, v and gates. Extra GB: the peak of\n"
+        "both passes, less the gradients too.\n",
+    ),
+    "both": _Pass(
+        "Forward and backward pass",
+        "Gradients are of q, k, v and gates. Extra GB: less the gradients too.\n",
+    ),
+}
 
 
 def render_attention(result: dict[str, Any], *, figure: str | None) -> str:
@@ -42,7 +64,11 @@ def render_attention(result: dict[str, Any], *, figure: str | None) -> str:
         result: of `videonsa bench attention`.
         figure: file name of the plot beside the page, if there is one.
     """
-    parts = [f"## Attention on {result['machine']['device']}\n\n{_INTRO}"]
+    which = _PASSES[result["pass"]]
+    head = f"## Attention on {result['machine']['device']}"
+    if result["pass"] != "forward":
+        head += f": {which.name.lower()}"
+    parts = [f"{head}\n\n{_INTRO.format(name=which.name)}{which.more}"]
     if figure is not None:
         parts.append(f"![Time against length]({figure})\n")
     parts += [_shape_section(entry) for entry in result["shapes"]]
@@ -64,7 +90,7 @@ def attention_figure(result: dict[str, Any]) -> str | None:
     shape = entries[0]["shape"]
     return log_log_chart(
         lines,
-        title="Attention, forward pass of one layer",
+        title=f"Attention, {_PASSES[result['pass']].name.lower()} of one layer",
         subtitle=f"{result['machine']['device']}; {shape['query_heads']} query and "
         f"{shape['kv_heads']} KV heads of {shape['head_dim']}, s = {shape['block_size']}, "
         f"n = {shape['num_selected']}, w = {shape['window']}, {shape['dtype']}; medians. "
@@ -152,10 +178,14 @@ def _verified(entries: Sequence[dict[str, Any]]) -> str:
     if not checked:
         return "No op of this package is among them, so nothing was verified.\n"
     worst = max(checked, key=lambda verified: verified["worst_error"])
+    of_gradients = [
+        x for verified in checked if (x := verified.get("worst_gradient_error")) is not None
+    ]
+    gradients = f" (of gradients {max(of_gradients):.2f})" if of_gradients else ""
     tests = sorted({verified["tests"] or "no kernel tests run" for verified in checked})
     return (
         f"Verified before: {worst['checks']} checks against the float64 reference, errors at most "
-        f"{worst['worst_error']:.2f} of what is allowed; {worst['differing']} of "
+        f"{worst['worst_error']:.2f}{gradients} of what is allowed; {worst['differing']} of "
         f"{worst['selections']} selections differ from the reference's, "
         f"{worst['beyond_near_ties']} of them beyond near ties (a gap of 1e-5), the widest "
         f"{worst['widest_gap']:.1g}. {'; '.join(tests)}.\n"
