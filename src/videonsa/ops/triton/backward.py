@@ -22,7 +22,7 @@ from videonsa.ops.triton.index import StreamIndex, row_tiles
 from videonsa.ops.triton.inverse import invert_selection
 from videonsa.ops.triton.pool import pool
 from videonsa.ops.triton.selected import plan_tiles
-from videonsa.ops.triton.tuning import Tuning, selected_tile
+from videonsa.ops.triton.tuning import Tuning, rows_of_tile
 
 
 class Gradients(NamedTuple):
@@ -192,7 +192,7 @@ def nsa_backward(
     terms, grad_gates = branch_terms(grad, saved, gates, branches=options.branches)
     grad_q = torch.empty_like(grad)
     block_s = tuning.selected.block_n
-    tiles = row_tiles(index, selected_tile(group, tuning.selected.block_m), aligned=True)
+    tiles = row_tiles(index, rows_of_tile(group, tuning.selected.block_m), aligned=True)
     plan = None
     if selected is not None:
         plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared)

@@ -12,7 +12,7 @@ from videonsa.ops.triton.index import StreamIndex, Tiles, row_tiles
 from videonsa.ops.triton.pool import pool
 from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
-from videonsa.ops.triton.tuning import Tuning, selected_tile
+from videonsa.ops.triton.tuning import Tuning, rows_of_tile
 from videonsa.ops.triton.window import window_and_sum
 
 MAX_GRID = 65535
@@ -224,7 +224,7 @@ def _selected(
     tuning: Tuning,
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
-    tile = selected_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
+    tile = rows_of_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
     tiles = row_tiles(index, tile, aligned=True)
     plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared)
     o_slc, lse_slc = selected_shared(

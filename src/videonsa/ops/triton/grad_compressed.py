@@ -8,7 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, load_rows, store_rows
+from videonsa.ops.triton.common import (
+    LOG2_E,
+    fits_tma,
+    key_source,
+    load_keys,
+    load_rows,
+    load_terms,
+    store_rows,
+)
 from videonsa.ops.triton.grad_keys import key_step
 from videonsa.ops.triton.index import StreamIndex
 from videonsa.ops.triton.tuning import Config
@@ -42,11 +50,10 @@ def _compressed_gradient_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr,
+    TMA: tl.constexpr,
 ):
     i_n, i_h, i_split = tl.program_id(0) // H, tl.program_id(0) % H, tl.program_id(1)
-    step: tl.constexpr = BLOCK_M // G
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    o_t, i_head = o_m // G, i_h * G + o_m % G
     o_c = i_n * BLOCK_N + o_n
     m_c = o_c < num_blocks
     o_block = (o_c * H + i_h)[:, None] * D + o_d[None, :]
@@ -60,58 +67,30 @@ def _compressed_gradient_kernel(
     row_1 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 1), low), high)
     row_2 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 2), low), high)
     row_3 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 3), low), high)
-    for first in range(row_1, row_2, step):
-        m_line = (o_t < step) & (first + o_t < row_2)
+    for i in range(tl.cdiv(row_2 - row_1, BLOCK_M) * G):  # every row sees all blocks of the tile
+        first, i_hq = row_1 + i // G * BLOCK_M, i_h * G + i % G
+        m_row = first + o_m < row_2
+        b_q = load_keys(q, first, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        b_do = load_keys(grad, first, i_hq, HQ * D, D, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        o_line = (first.to(tl.int64) + o_m) * HQ + i_hq
+        b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 0)
         b_dk, b_dv = key_step(
-            b_k,
-            b_v,
-            b_dk,
-            b_dv,
-            first + o_t,
-            m_line,
-            m_line,
-            q,
-            grad,
-            terms,
-            i_head,
-            num_lines,
-            HQ,
-            stride_qr,
-            stride_qh,
-            scale_log2,
-            D,
-            BLOCK_D,
-            BRANCH=0,
-            MASK=False,
+            b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_c[None, :], scale_log2, False
         )
-    num_front = tl.cdiv(row_1 - row_0, step)
-    for i in range(num_front + tl.cdiv(row_3 - row_2, step)):
-        first = tl.where(i < num_front, row_0 + i * step, row_2 + (i - num_front) * step)
-        m_line = (o_t < step) & (first + o_t < tl.where(i < num_front, row_1, row_3))
-        b_low = tl.load(row_begin + first + o_t, mask=m_line, other=0)
-        b_high = tl.load(row_end + first + o_t, mask=m_line, other=0)
+    num_front = tl.cdiv(row_1 - row_0, BLOCK_M)
+    for i in range((num_front + tl.cdiv(row_3 - row_2, BLOCK_M)) * G):
+        i_m, i_hq = i // G, i_h * G + i % G
+        first = tl.where(i_m < num_front, row_0, row_2 - num_front * BLOCK_M) + i_m * BLOCK_M
+        m_row = first + o_m < tl.where(i_m < num_front, row_1, row_3)
+        b_low = tl.load(row_begin + first + o_m, mask=m_row, other=0)
+        b_high = tl.load(row_end + first + o_m, mask=m_row, other=0)
         m_s = (o_c[None, :] >= b_low[:, None]) & (o_c[None, :] < b_high[:, None])
+        b_q = load_keys(q, first, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        b_do = load_keys(grad, first, i_hq, HQ * D, D, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        o_line = (first.to(tl.int64) + o_m) * HQ + i_hq
+        b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 0)
         b_dk, b_dv = key_step(
-            b_k,
-            b_v,
-            b_dk,
-            b_dv,
-            first + o_t,
-            m_line,
-            m_s,
-            q,
-            grad,
-            terms,
-            i_head,
-            num_lines,
-            HQ,
-            stride_qr,
-            stride_qh,
-            scale_log2,
-            D,
-            BLOCK_D,
-            BRANCH=0,
-            MASK=True,
+            b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, True
         )
     p_sum = sums + i_split.to(tl.int64) * 2 * num_blocks * H * D + o_block
     store_rows(p_sum, tl.trans(b_dk), m_c, o_d, D, BLOCK_D)
@@ -144,11 +123,12 @@ def compressed_gradients(
     borders = torch.stack([some, every, torch.maximum(every, fewer), none], dim=1)
     shape = (SPLITS, 2, num_blocks, num_kv_heads, dim)
     sums = torch.empty(shape, dtype=torch.float32, device=q.device)
+    tma = config.tma and fits_tma(q) and fits_tma(grad)
     _compressed_gradient_kernel[(len(first) * num_kv_heads, SPLITS)](
-        q,
+        key_source(q, config.block_m, tma=tma),
         k_cmp,
         v_cmp,
-        grad,
+        key_source(grad, config.block_m, tma=tma),
         terms,
         sums,
         borders,
@@ -167,6 +147,7 @@ def compressed_gradients(
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         SPLITS=SPLITS,
+        TMA=tma,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,

@@ -24,13 +24,31 @@ from videonsa.ops.triton.tuning import Config
 
 @triton.jit
 def key_step(
-    b_k,  # [N, D]
+    b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK: tl.constexpr
+):
+    """b_dk and b_dv [D, N] float32 with one more tile of lines; m_s [M, N] where MASK."""
+    b_s = scores(b_q, b_k)
+    if MASK:
+        b_s = tl.where(m_s, b_s, float("-inf"))
+    b_dp = scores(b_do, b_v)
+    # Terms of a line cost few registers where lines are rows.
+    b_p, b_ds = gated_weights(
+        b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
+    )
+    b_dv = tl.dot(tl.trans(b_do), b_p.to(b_do.dtype), b_dv, input_precision="ieee")
+    b_dk = tl.dot(tl.trans(b_q), b_ds.to(b_q.dtype), b_dk, input_precision="ieee")
+    return b_dk, b_dv
+
+
+@triton.jit
+def _gathered_step(
+    b_k,
     b_v,
-    b_dk,  # [N, D] float32
+    b_dk,
     b_dv,
     b_row,  # [M] row of each line
-    m_line,  # [M]
-    m_s,  # [M, N] where MASK
+    m_line,
+    m_s,
     q,
     grad,
     terms,
@@ -45,7 +63,7 @@ def key_step(
     BRANCH: tl.constexpr,
     MASK: tl.constexpr,
 ):
-    """b_dk and b_dv with one more tile of lines."""
+    """`key_step` with lines from anywhere."""
     o_d = tl.arange(0, BLOCK_D)
     b_row = b_row.to(tl.int64)
     o_line = b_row * HQ + i_head
@@ -53,17 +71,7 @@ def key_step(
     b_q = load_rows(p_q, m_line, o_d, D, BLOCK_D)
     b_do = load_rows(grad + o_line[:, None] * D + o_d[None, :], m_line, o_d, D, BLOCK_D)
     b_lse, b_delta, b_gate = load_terms(terms, o_line, m_line, num_lines, BRANCH)
-    b_s = scores(b_q, b_k)
-    if MASK:
-        b_s = tl.where(m_s, b_s, float("-inf"))
-    b_dp = scores(b_do, b_v)
-    # Terms of a line cost few registers where lines are rows; the weights are turned after that.
-    b_p, b_ds = gated_weights(
-        b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
-    )
-    b_dv = tl.dot(tl.trans(b_do), b_p.to(b_do.dtype), b_dv, input_precision="ieee")
-    b_dk = tl.dot(tl.trans(b_q), b_ds.to(b_q.dtype), b_dk, input_precision="ieee")
-    return b_dk, b_dv
+    return key_step(b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK)
 
 
 @triton.jit
@@ -133,7 +141,7 @@ def _block_gradient_kernel(
         b_row = tl.load(p_rows + first + o_t, mask=m_line, other=0)
         b_own = tl.load(row_key + b_row, mask=m_line, other=-1)
         m_s = o_key[None, :] <= b_own[:, None]
-        b_dk, b_dv = key_step(
+        b_dk, b_dv = _gathered_step(
             b_k,
             b_v,
             b_dk,
@@ -158,7 +166,7 @@ def _block_gradient_kernel(
     for first in range(num_own, num, step):
         m_line = (o_t < step) & (first + o_t < num)
         b_row = tl.load(p_rows + first + o_t, mask=m_line, other=0)
-        b_dk, b_dv = key_step(
+        b_dk, b_dv = _gathered_step(
             b_k,
             b_v,
             b_dk,
@@ -189,7 +197,7 @@ def _block_gradient_kernel(
             m_line = (o_t < step) & (first + o_t < stop_row)
             b_behind = (key + (first - first_row) + o_t)[:, None] - o_key[None, :]
             m_s = (b_behind >= 0) & (b_behind < window)
-            b_dk, b_dv = key_step(
+            b_dk, b_dv = _gathered_step(
                 b_k,
                 b_v,
                 b_dk,

@@ -112,7 +112,6 @@ def _pair_sum_kernel(
     TILE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_G: tl.constexpr,
-    STEP: tl.constexpr,
 ):
     o_g, o_d = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
     m_g = o_g < G
@@ -130,11 +129,9 @@ def _pair_sum_kernel(
             pair = base % capacity + tl.load(first_pair + o_row)
             b_sum = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
             p_part = partial + (pair * G * D + o_gd)
-            for start in range(0, num, STEP):
-                for j in tl.static_range(STEP):
-                    m_x = m_g & (start + j < num)
-                    b_x = load_rows(p_part + (start + j) * G * D, m_x, o_d, D, BLOCK_D)
-                    b_sum += b_x.to(tl.float32)
+            for j in range(num):
+                b_x = load_rows(p_part + j * G * D, m_g, o_d, D, BLOCK_D)
+                b_sum += b_x.to(tl.float32)
             store_rows(grad_q + o_row * G * D + o_gd, b_sum, m_g, o_d, D, BLOCK_D)
 
 
@@ -226,6 +223,5 @@ def pair_gradients(
             TILE=tiles.size,
             BLOCK_D=triton.next_power_of_2(dim),
             BLOCK_G=triton.next_power_of_2(group),
-            STEP=2,
             num_warps=1,
         )

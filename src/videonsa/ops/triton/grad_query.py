@@ -22,7 +22,7 @@ from videonsa.ops.triton.common import (
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.selected import Plan
-from videonsa.ops.triton.tuning import Config
+from videonsa.ops.triton.tuning import Config, rows_of_tile
 
 
 @triton.jit
@@ -207,12 +207,12 @@ def _query_gradient_kernel(
 ):
     cuts: tl.constexpr = TILE // ROWS  # of a tile of the plan
     i_unit = tl.num_programs(0) - 1 - tl.program_id(0)  # late rows see the most blocks
-    i_tile, i_h, i_part = i_unit // (H * cuts), i_unit % H, i_unit // H % cuts
+    i_tile, i_h, i_cut = i_unit // (H * cuts), i_unit % H, i_unit // H % cuts
     first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
-    num_rows = tl.minimum(num_rows - i_part * ROWS, ROWS)
+    num_rows = tl.minimum(num_rows - i_cut * ROWS, ROWS)
     if num_rows <= 0:
         return
-    first_row += i_part * ROWS
+    first_row += i_cut * ROWS
     o_m, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     o_t, o_g = o_m // G, o_m % G  # row and head of each line of the tile
     m_row = (o_t < ROWS) & (o_t < num_rows)
@@ -300,7 +300,7 @@ def _query_gradient_kernel(
             b_delta,
             b_gate,
             key + o_t,
-            i_part * ROWS + o_t,
+            i_cut * ROWS + o_t,
             plan_start + o_tile * BOUND,
             plan_size + o_tile * BOUND,
             plan_rows + o_tile * BOUND,
@@ -366,7 +366,7 @@ def query_gradient(
     num_rows, num_heads, dim = q.shape
     num_keys, num_kv_heads, _ = k.shape
     group = num_heads // num_kv_heads
-    rows = min(tiles.size, 1 << ((config.block_m // group).bit_length() - 1))
+    rows = rows_of_tile(group, config.block_m, most=tiles.size)
     tma = config.tma and fits_tma(k) and fits_tma(v) and block_s >= config.block_n
     tma_cmp = config.tma and k_cmp is not None and fits_tma(k_cmp)
     shared = (None,) * 5 if plan is None else (*plan[:4], plan.num_scattered)

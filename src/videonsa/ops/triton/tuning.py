@@ -42,9 +42,9 @@ class Tuning(NamedTuple):
     """Buffer for the partial outputs of one chunk of rows."""
 
 
-def selected_tile(group: int, lines: int) -> int:
+def rows_of_tile(group: int, lines: int, *, most: int = MAX_TILE_ROWS) -> int:
     """Rows of a tile of the selected branch: a power of two whose heads fill at most `lines`."""
-    return min(MAX_TILE_ROWS, 1 << ((lines // group).bit_length() - 1))
+    return min(most, 1 << ((lines // group).bit_length() - 1))
 
 
 def tuning_for(max_size: int, *, device: torch.device) -> Tuning:
@@ -69,7 +69,7 @@ def hopper(max_size: int) -> Tuning:
         query_gradient=Config(64, 64, 4, 2, tma=True),
         pair_gradient=Config(64, block, 4, 3 if block <= 64 else 1, programs=2),
         block_gradient=Config(128, 64, 8, 2),
-        compressed_gradient=Config(128, 64, 8, 2),
+        compressed_gradient=Config(64, 64, 4, 2, tma=True),
         min_shared=4,
         score_bytes=2**29,
         partial_bytes=2**31,
