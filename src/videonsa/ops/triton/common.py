@@ -144,3 +144,8 @@ def fits_tma(x: Tensor) -> bool:
     dim = x.shape[2]
     aligned = x.stride(0) * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
     return dim == triton.next_power_of_2(dim) and x.stride()[1:] == (dim, 1) and aligned
+
+
+def needs_wide_offsets(x: Tensor) -> bool:
+    """Whether offsets into x `[R, ...]` outgrow 32 bits, which cost fewer registers than 64."""
+    return len(x) * x.stride(0) >= 2**31

@@ -14,6 +14,7 @@ from videonsa.ops.triton.common import (
     gated_weights,
     load_rows,
     load_terms,
+    needs_wide_offsets,
     scores,
     store_rows,
 )
@@ -60,16 +61,18 @@ def _gathered_step(
     scale_log2,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
     BRANCH: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """`key_step` with lines from anywhere."""
     o_d = tl.arange(0, BLOCK_D)
-    b_row = b_row.to(tl.int64)
+    if WIDE:
+        b_row = b_row.to(tl.int64)
     o_line = b_row * HQ + i_head
-    p_q = q + (b_row * stride_qr + i_head * stride_qh)[:, None] + o_d[None, :]
-    b_q = load_rows(p_q, m_line, o_d, D, BLOCK_D)
-    b_do = load_rows(grad + o_line[:, None] * D + o_d[None, :], m_line, o_d, D, BLOCK_D)
+    o_q = b_row * stride_qr + i_head * stride_qh
+    b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_line, o_d, D, BLOCK_D)
+    b_do = load_rows(grad + (o_line[:, None] * D + o_d[None, :]), m_line, o_d, D, BLOCK_D)
     b_lse, b_delta, b_gate = load_terms(terms, o_line, m_line, num_lines, BRANCH)
     return key_step(b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK)
 
@@ -112,6 +115,7 @@ def _block_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_S: tl.constexpr,
     USE_WIN: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     i_item, part = tl.program_id(0), tl.program_id(1) * BLOCK_N
     i_list = tl.load(item_list + i_item)
@@ -160,6 +164,7 @@ def _block_gradient_kernel(
             scale_log2,
             D,
             BLOCK_D,
+            WIDE,
             BRANCH=1,
             MASK=True,
         )
@@ -185,6 +190,7 @@ def _block_gradient_kernel(
             scale_log2,
             D,
             BLOCK_D,
+            WIDE,
             BRANCH=1,
             MASK=False,
         )
@@ -216,6 +222,7 @@ def _block_gradient_kernel(
                 scale_log2,
                 D,
                 BLOCK_D,
+                WIDE,
                 BRANCH=2,
                 MASK=True,
             )
@@ -298,6 +305,7 @@ def block_gradients(
         BLOCK_N=block_n,
         BLOCK_S=block_s,
         USE_WIN=window_size is not None,
+        WIDE=needs_wide_offsets(q) or needs_wide_offsets(grad),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,

@@ -12,6 +12,7 @@ from videonsa.ops.triton.common import (
     gated_weights,
     load_rows,
     load_terms,
+    needs_wide_offsets,
     scores,
     store_rows,
     tile_of,
@@ -55,6 +56,7 @@ def _pair_gradient_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     tile: tl.constexpr = BLOCK_M // G
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -74,12 +76,14 @@ def _pair_gradient_kernel(
         p_pairs = pairs + (i_chunk.to(tl.int64) * region + first) * 2 + o_t * 2
         for start in range(0, num_pairs, tile):
             m_row = (o_t < tile) & (start + o_t < num_pairs)
-            b_row = tl.load(p_pairs + start * 2, mask=m_row, other=0).to(tl.int64)
+            b_row = tl.load(p_pairs + start * 2, mask=m_row, other=0)
+            if WIDE:
+                b_row = b_row.to(tl.int64)
             o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
             o_line = b_row * HQ + i_h * G + o_g
-            p_q = q + b_row * stride_qr + (i_h * G + o_g) * stride_qh
-            b_q = load_rows(p_q[:, None] + o_d[None, :], m_row, o_d, D, BLOCK_D)
-            b_do = load_rows(grad + o_line[:, None] * D + o_d[None, :], m_row, o_d, D, BLOCK_D)
+            o_q = b_row * stride_qr + (i_h * G + o_g) * stride_qh
+            b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
+            b_do = load_rows(grad + (o_line[:, None] * D + o_d[None, :]), m_row, o_d, D, BLOCK_D)
             b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 1)
             b_s = scores(b_q, b_k)
             if not FULL_BLOCKS:
@@ -201,6 +205,7 @@ def pair_gradients(
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             FULL_BLOCKS=index.uniform and index.max_size == config.block_n,
+            WIDE=needs_wide_offsets(q) or needs_wide_offsets(grad),
             num_warps=config.num_warps,
             num_stages=config.num_stages,
             maxnreg=config.maxnreg,

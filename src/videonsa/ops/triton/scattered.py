@@ -17,7 +17,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, load_rows, scores, store_rows, tile_of
+from videonsa.ops.triton.common import (
+    LOG2_E,
+    load_rows,
+    needs_wide_offsets,
+    scores,
+    store_rows,
+    tile_of,
+)
 from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.lists import Lists, list_buffers, make_lists
 from videonsa.ops.triton.selected import Plan
@@ -59,6 +66,7 @@ def _partial_kernel(
     BLOCK_N: tl.constexpr,
     HALVES: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     tile: tl.constexpr = BLOCK_M // G
     half: tl.constexpr = BLOCK_D // HALVES
@@ -80,13 +88,14 @@ def _partial_kernel(
         if HALVES == 2:
             b_w = load_rows(p_v + half, m_n, half + o_h, D, half)
         p_pairs = pairs + (i_chunk.to(tl.int64) * region + first) * 2 + o_t * 2
-        p_q = q + (i_h * G + o_g) * stride_qh
         for start in range(0, num_pairs, tile):
             m_row = (o_t < tile) & (start + o_t < num_pairs)
             b_row = tl.load(p_pairs + start * 2, mask=m_row, other=0)
             o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
-            p_row = p_q + b_row.to(tl.int64) * stride_qr
-            b_q = load_rows(p_row[:, None] + o_d[None, :], m_row, o_d, D, BLOCK_D)
+            if WIDE:
+                b_row = b_row.to(tl.int64)
+            o_q = b_row * stride_qr + (i_h * G + o_g) * stride_qh
+            b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
             b_s = scores(b_q, b_k)
             if not FULL_BLOCKS:
                 b_s = tl.where(m_n[None, :], b_s, float("-inf"))
@@ -303,6 +312,7 @@ def _attend_pairs(
         BLOCK_N=config.block_n,
         HALVES=2 if dim > 64 else 1,
         FULL_BLOCKS=full_blocks,
+        WIDE=needs_wide_offsets(q),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         maxnreg=config.maxnreg,
