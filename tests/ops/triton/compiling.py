@@ -1,4 +1,4 @@
-"""Compiles every launch of a forward pass for a GPU that is not there, and prints what it needs.
+"""Compiles every launch of both passes for a GPU that is not there, and prints what it needs.
 
 Run as a script, in a process whose kernels are not interpreted: one JSON list on stdout, an object
 for each different launch. The tensors are on the meta device: nothing is computed.
@@ -23,6 +23,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from videonsa.ops import NSASpec
 from videonsa.ops.spec import BRANCHES
+from videonsa.ops.triton.backward import nsa_backward
 from videonsa.ops.triton.forward import Options, nsa_forward
 from videonsa.ops.triton.index import StreamIndex, kernel_index, packed_index
 from videonsa.ops.triton.tuning import Tuning, hopper, portable
@@ -71,6 +72,7 @@ class Shape:
     per_block: bool = False
     packed: bool = False
     return_branches: bool = False
+    backward: bool = True
 
 
 LONG = Shape(rows=2**16)
@@ -78,8 +80,10 @@ LONG = Shape(rows=2**16)
 SHAPES = {
     "7B": Shape(),
     "7B, long": LONG,
-    "7B, float16, n of 64, with branches": Shape(dtype=torch.float16, n=64, return_branches=True),
-    "7B, block scope": Shape(per_block=True),
+    "7B, float16, n of 64, with branches": Shape(
+        dtype=torch.float16, n=64, return_branches=True, backward=False
+    ),
+    "7B, block scope": Shape(per_block=True, backward=False),
     "7B, frames of 60": Shape(frame=60),
     "7B, blocks of 128": Shape(block_size=128),
     "3B": Shape(num_heads=16, num_kv_heads=2),
@@ -116,13 +120,14 @@ def recorded_launches() -> Iterator[list[Launch]]:
 
 
 def launches_of(shape: Shape, tuning: Callable[[int], Tuning]) -> list[Launch]:
-    """All launches of one forward pass."""
+    """All launches of one forward pass, and of the backward pass of its result."""
 
     def empty(*size: int) -> torch.Tensor:
         return torch.empty(size, dtype=shape.dtype, device=META)
 
     q = empty(shape.rows, shape.num_heads, shape.dim)
     k = empty(shape.rows, shape.num_kv_heads, shape.dim)
+    gates = empty(shape.rows, shape.num_heads, 3)
     index = _index(shape, q, k)
     options = Options(
         num_selected=shape.n,
@@ -132,18 +137,14 @@ def launches_of(shape: Shape, tuning: Callable[[int], Tuning]) -> list[Launch]:
         per_block=shape.per_block,
         branches=BRANCHES,
     )
+    how = {"options": options, "tuning": tuning(index.max_size)}
+    inputs = (q, k, k, gates)
     with recorded_launches() as launches:
-        nsa_forward(
-            q,
-            k,
-            k,
-            empty(shape.rows, shape.num_heads, 3),
-            index,
-            None,
-            options=options,
-            tuning=tuning(index.max_size),
-            return_branches=shape.return_branches,
-        )
+        result = nsa_forward(*inputs, index, None, **how, return_branches=shape.return_branches)
+        if shape.backward:
+            if not shape.return_branches:
+                result = nsa_forward(*inputs, index, None, **how, return_branches=True)
+            nsa_backward(q, *inputs, result, index, **how)
     return launches
 
 

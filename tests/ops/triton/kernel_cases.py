@@ -1,6 +1,8 @@
 """Cases of `nsa_attention`, their float64 reference, and how far a result may be from it."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
@@ -247,3 +249,16 @@ def importance_of(
             importance[inside] = importance[inside].sum(0)
         candidates = torch.arange(len(borders) - 1, device=q.device) < current[:, None]
     return importance, candidates[:, None], current
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Whatever makes the host wait for the GPU raises."""
+    torch.cuda.synchronize()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

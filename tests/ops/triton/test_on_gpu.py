@@ -1,7 +1,5 @@
 """What only a GPU can show: the real dtypes and lengths, no waiting, graphs, memory, repetition."""
 
-import warnings
-from contextlib import contextmanager
 from itertools import product
 
 import pytest
@@ -12,6 +10,7 @@ from kernel_cases import (
     cumulative,
     differing_rows,
     make_inputs,
+    no_waiting,
     run_kernels,
 )
 
@@ -100,19 +99,6 @@ def test_a_captured_graph_replays_the_bits_of_a_call(device):
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(output, wanted)
-
-
-@contextmanager
-def no_waiting():
-    """Whatever makes the host wait for the GPU raises."""
-    torch.cuda.synchronize()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
-            torch.cuda.set_sync_debug_mode("error")
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

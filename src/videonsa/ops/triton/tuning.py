@@ -68,7 +68,7 @@ def hopper(max_size: int) -> Tuning:
         window=Config(64, 32, 4, 3, maxnreg=168, tma=True),
         query_gradient=Config(64, 64, 4, 2, tma=True),
         pair_gradient=Config(64, block, 4, 3 if block <= 64 else 1, programs=2),
-        block_gradient=Config(128, 64, 8, 2),
+        block_gradient=Config(64, 64, 4, 2),
         compressed_gradient=Config(64, 64, 4, 2, tma=True),
         min_shared=4,
         score_bytes=2**29,
