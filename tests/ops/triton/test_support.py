@@ -100,10 +100,16 @@ def test_kernels_that_cannot_run_are_one_clear_line(no_interpreter):
     assert "use 'auto' or 'reference'" in str(error.value)
 
 
-def test_kernels_refuse_inputs_that_want_gradients(device):
+def test_kernels_refuse_gradients_through_the_branches(device):
     q, *rest = make_inputs(Case(rows=4, dtype=torch.float16), device)
-    with pytest.raises(ValueError, match="no backward pass yet"):
-        nsa_attention(q.requires_grad_(), *rest, spec=SPEC, backend="triton")
+    with pytest.raises(ValueError, match="gradients are wanted with return_branches"):
+        nsa_attention(q.requires_grad_(), *rest, spec=SPEC, backend="triton", return_branches=True)
+
+
+def test_kernels_refuse_gradients_of_the_released_preset(device):
+    q, *rest = make_inputs(Case(rows=4, group=4, kv_heads=4, dim=32, dtype=torch.float16), device)
+    with pytest.raises(ValueError, match="the released preset has no backward kernels"):
+        nsa_attention(q.requires_grad_(), *rest, spec=NSASpec.released(), backend="triton")
 
 
 def test_unknown_backend_is_refused():
