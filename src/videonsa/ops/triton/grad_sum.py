@@ -34,7 +34,10 @@ def _sum_kernel(
     start, size = tl.load(block_start + i_c), tl.load(block_size + i_c)
     o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     o_n += part
-    m_n = (o_n < size) & (start + o_n < num_keys)
+    # The last block of a sample may reach into the next: those keys are that sample's.
+    stop = tl.load(block_start + i_c + 1, mask=i_c + 1 < num_blocks, other=num_keys)
+    stop = tl.minimum(stop, num_keys)
+    m_n = (o_n < size) & (o_n < stop - start)
     o_nd = o_n[:, None] * D + o_d[None, :]
     i_list = i_h * num_blocks + i_c
     b_sum = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -77,8 +80,9 @@ def sum_gradients(
     """
     num_keys, num_kv_heads, dim = k.shape
     num_blocks = len(index.block_start)
-    grad_k = torch.empty((num_keys, num_kv_heads, dim), dtype=k.dtype, device=k.device)
-    grad_v = torch.empty_like(grad_k)
+    # Zeros: packed samples need not reach to the last key.
+    grad_k = torch.zeros((num_keys, num_kv_heads, dim), dtype=k.dtype, device=k.device)
+    grad_v = torch.zeros_like(grad_k)
     block_s = sums.shape[2]
     block_n = min(block_s, 64)
     _sum_kernel[(num_blocks, num_kv_heads, 2 * block_s // block_n)](
