@@ -83,6 +83,7 @@ SHAPES = {
     "7B, float16, n of 64, with branches": Shape(
         dtype=torch.float16, n=64, return_branches=True, backward=False
     ),
+    "7B, a million rows": Shape(rows=2**20),
     "7B, block scope": Shape(per_block=True, backward=False),
     "7B, frames of 60": Shape(frame=60),
     "7B, blocks of 128": Shape(block_size=128),

@@ -11,6 +11,7 @@ import pytest
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may have, by compute capability."""
 NO_TMA = "dim 80, sixteen heads a group, packed"
+WIDE = "7B, a million rows"
 SPILLS = {
     (90, "_selected_kernel"): 88,
     (90, "_partial_kernel"): 72,
@@ -19,26 +20,47 @@ SPILLS = {
     (90, "_importance_kernel", NO_TMA): 16,
     (90, "_window_kernel"): 8,
     (90, "_window_kernel", NO_TMA): 24,
+    (90, "_block_gradient_kernel"): 144,
+    (90, "_block_gradient_kernel", WIDE): 336,
+    (90, "_compressed_gradient_kernel"): 56,
+    (90, "_compressed_gradient_kernel", NO_TMA): 104,
+    (90, "_pair_gradient_kernel", "7B, blocks of 128"): 56,
+    (90, "_pair_gradient_kernel", WIDE): 32,
+    (90, "_terms_kernel"): 16,
     (80, "_compressed_kernel"): 16,
     (80, "_selected_kernel"): 72,
-    (80, "_window_kernel"): 32,
+    (80, "_window_kernel"): 48,
+    (80, "_block_gradient_kernel"): 552,
+    (80, "_compressed_gradient_kernel"): 552,
+    (80, "_pair_gradient_kernel", "7B, blocks of 128"): 360,
+    (80, "_query_gradient_kernel"): 168,
     (100, "_selected_kernel"): 64,
+    (100, "_pair_gradient_kernel", "7B, blocks of 128"): 24,
+    (100, "_query_gradient_kernel"): 16,
     **{(capability, "_top_blocks_kernel"): 16 for capability in SHARED_LIMIT},
 }
 """Bytes that a thread may spill: what was measured with Triton 3.6 and a little; 0 where unlisted.
 
-On sm_90 registers are limited so that two or three programs fit a multiprocessor.
+On sm_90 registers are limited so that two or three programs fit a multiprocessor. The kernels of
+the backward pass keep two sums in registers beside what they multiply.
 """
 KERNELS = {
+    "_block_gradient_kernel",
+    "_compressed_gradient_kernel",
     "_compressed_kernel",
     "_importance_kernel",
     "_items_kernel",
     "_list_kernel",
     "_merge_kernel",
+    "_pair_gradient_kernel",
+    "_pair_sum_kernel",
     "_partial_kernel",
     "_plan_kernel",
     "_pool_kernel",
+    "_query_gradient_kernel",
     "_selected_kernel",
+    "_sum_kernel",
+    "_terms_kernel",
     "_top_blocks_kernel",
     "_top_groups_kernel",
     "_window_kernel",
