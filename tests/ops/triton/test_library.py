@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gradient_cases import kernel_gradients, leaves, make_grad
 from kernel_cases import Case, make_inputs, run_kernels
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -54,6 +55,40 @@ def test_given_selection_is_not_returned_as_the_same_memory(arguments_of, device
     )
 
 
+@pytest.fixture
+def arguments_of_backward(monkeypatch, device):
+    """The arguments that the backward pass of a case gives to its custom op."""
+    case = CASES["frames"]
+    inputs = make_inputs(case, device)
+    seen = []
+    original = torch.ops.videonsa.nsa_backward
+
+    def record(*arguments):
+        seen.append(arguments)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.ops.videonsa, "nsa_backward", record)
+        kernel_gradients(case, inputs, make_grad(case, inputs))
+    return seen[0]
+
+
+def test_backward_op_keeps_its_schema_and_its_fake_tells_the_truth(arguments_of_backward):
+    torch.library.opcheck(
+        attention.nsa_backward, arguments_of_backward, test_utils=("test_schema", "test_faketensor")
+    )
+
+
+def test_gradients_of_the_op_are_registered_for_tracing(arguments_of):
+    *flat, index, bounds, selected, counts, per_block, branches = arguments_of(
+        CASES["batch of two"], return_branches=True
+    )
+    arguments = (*leaves(flat), index, bounds, selected, counts, per_block, branches)
+    torch.library.opcheck(
+        attention.nsa_branches, arguments, test_utils=("test_autograd_registration",)
+    )
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_fake_tensors_have_the_shapes_of_the_real_result(case, device):
     inputs = make_inputs(case, device)
@@ -84,6 +119,21 @@ def test_compiled_function_has_one_graph_and_the_same_bits(name, device, traceab
     with torch.no_grad():
         found = torch.compile(attend, fullgraph=True, backend="eager")(*inputs)
     assert torch.equal(found, run_kernels(case, inputs, return_branches=False) * 2)
+
+
+def test_compiled_forward_and_backward_give_the_same_gradients(device, traceable_interpreter):
+    case = CASES["block scope"]
+    inputs = make_inputs(case, device)
+    grad = make_grad(case, inputs)
+
+    def attend(*tensors):
+        return nsa_attention(*tensors, spec=case.spec, backend="triton") * 2
+
+    own = leaves(inputs)
+    output = torch.compile(attend, fullgraph=True, backend="aot_eager")(*own)
+    found = torch.autograd.grad(output, own, grad / 2)  # powers of two: no rounding
+    for ours, theirs in zip(found, kernel_gradients(case, inputs, grad), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_choice_of_the_default_backend_breaks_no_graph(device, traceable_interpreter):
