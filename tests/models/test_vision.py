@@ -3,7 +3,8 @@ import torch
 from tiny_models import qwen, tiny
 
 from videonsa.errors import ModelError, UsageError
-from videonsa.models.vision import plan_vision
+from videonsa.models import modeling
+from videonsa.models.vision import frame_chunks, plan_vision
 
 GRIDS = [(3, 6, 10), (2, 6, 10), (1, 4, 4), (1, 2, 2), (4, 8, 8), (1, 2, 14)]
 
@@ -41,6 +42,28 @@ def test_gradients_equal_transformers(towers):
     weight = model.model.visual.blocks[0].attn.qkv.weight
     (ours,) = torch.autograd.grad(model.encode_vision(pixels, grids).pow(2).sum(), weight)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_patches", [1, 60, 70, 200])
+def test_features_do_not_depend_on_how_frames_are_cut(towers, max_patches, monkeypatch):
+    _, model = towers
+    pixels = torch.randn(sum(t * h * w for t, h, w in GRIDS), 1176)
+    whole = model.encode_vision(pixels, GRIDS)
+    monkeypatch.setattr(modeling, "PATCHES_PER_CHUNK", max_patches)
+    torch.testing.assert_close(model.encode_vision(pixels, GRIDS), whole, atol=1e-6, rtol=1e-6)
+
+
+def test_chunks_hold_every_frame_once_and_no_more_than_fits():
+    chunks = list(frame_chunks(GRIDS, 130))
+    assert chunks == [
+        [(2, 6, 10)],
+        [(1, 6, 10), (1, 6, 10)],
+        [(1, 6, 10), (1, 4, 4), (1, 2, 2)],
+        [(2, 8, 8)],
+        [(2, 8, 8)],
+        [(1, 2, 14)],
+    ]
+    assert list(frame_chunks(GRIDS[:1], 1)) == [[(1, 6, 10)]] * 3
 
 
 def test_plan_covers_every_patch_once():

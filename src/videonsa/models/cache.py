@@ -8,7 +8,7 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import DynamicCache
-from videonsa.models.rows import NewRows
+from videonsa.models.rows import NewRows, frames_begun
 
 
 class VideoNSACache(DynamicCache):
@@ -74,7 +74,7 @@ class VideoNSACache(DynamicCache):
         self.next_positions = self.next_positions[:, :kept]
         counts = (self.vision_mask & self.attention_mask).sum(1).tolist()
         self.frame_sizes = [
-            _frames_begun(sizes, count)
+            sizes[: frames_begun(sizes, count)]
             for sizes, count in zip(self.frame_sizes, counts, strict=True)
         ]
 
@@ -108,12 +108,3 @@ class VideoNSACache(DynamicCache):
         self.attention_mask = self.attention_mask[samples]
         self.next_positions = self.next_positions[samples]
         self.frame_sizes = [list(self.frame_sizes[i]) for i in samples.tolist()]
-
-
-def _frames_begun(sizes: list[int], tokens: int) -> list[int]:
-    """The frames whose first token is among the first `tokens`."""
-    begun: list[int] = []
-    while tokens > 0:
-        begun.append(sizes[len(begun)])
-        tokens -= begun[-1]
-    return begun

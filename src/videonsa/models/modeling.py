@@ -1,7 +1,7 @@
 """`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,18 +14,25 @@ from videonsa.models._hf import (
 )
 from videonsa.models.attention import AttentionStep, HybridAttention, dense_mask
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.config import ATTENTIONS, VideoNSAConfig
+from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
+from videonsa.models.config import VideoNSAConfig
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
     NewRows,
     PositionRules,
     VisionInputs,
+    cut_rows,
     describe_rows,
     repeat_vision,
     vision_inputs,
 )
-from videonsa.models.vision import batch_vision_attention, plan_vision
+from videonsa.models.vision import (
+    PATCHES_PER_CHUNK,
+    batch_vision_attention,
+    frame_chunks,
+    plan_vision,
+)
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
@@ -38,15 +45,6 @@ _VISION_ARGUMENTS = (
     "video_times",
     "second_per_grid_ts",
 )
-
-
-class AttentionChoice(NamedTuple):
-    """How one call attends."""
-
-    attention: Literal["nsa", "dense"]
-    spec: NSASpec
-    backend: Backend
-    recorder: AttentionRecorder | None
 
 
 def _needed(input_ids: Tensor | None) -> Tensor:
@@ -92,6 +90,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     * `video_times`: for each video, the seconds of the first frame of each temporal patch; or
       `second_per_grid_ts`: `[V]`, the seconds of a temporal patch.
     * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
+    * `rows_per_chunk`: how many new rows go through the layers at a time, for bounded memory. By
+      default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
     * `attention`, `nsa_spec`: in place of the config's, for this call. `backend`: of the ops.
     * `recorder`: an `AttentionRecorder`, for a batch of one.
     * `mm_token_type_ids`: ignored (the processors of transformers give it).
@@ -168,6 +168,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         video_times: Sequence[Sequence[float]] | None = None,
         second_per_grid_ts: Sequence[float] | Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        rows_per_chunk: int | None = None,
         attention: Literal["nsa", "dense"] | None = None,
         nsa_spec: NSASpec | None = None,
         backend: Backend = "auto",
@@ -178,7 +179,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Logits of the new rows, and the loss where there are `labels`; see the class."""
-        choice = self._choose(attention, nsa_spec, backend, recorder)
+        choice = choose_attention(self.config, attention, nsa_spec, backend, recorder)
         cache = self._cache(past_key_values, use_cache)
         times = (video_times, second_per_grid_ts)
         vision = vision_inputs(
@@ -190,8 +191,33 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         rows = self._describe(types, mask, position_ids, vision, cache, choice.spec)
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, types, pixel_values, pixel_values_videos, vision)
-        outputs = self.model.language_model(
-            inputs_embeds=inputs_embeds,
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
+        hidden_states = None
+        if chunk and inputs_embeds.shape[1] > chunk:
+            last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept)
+        else:
+            outputs = self._run_layers(inputs_embeds, rows, cache, choice, output_hidden_states)
+            last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
+        logits = self.lm_head(last)
+        result = CausalLMOutputWithPast(
+            loss=self._loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=cache,
+            hidden_states=hidden_states,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def _run_layers(
+        self,
+        embeds: Tensor,
+        rows: NewRows,
+        cache: VideoNSACache | None,
+        choice: AttentionChoice,
+        output_hidden_states: bool | None = None,
+    ) -> Any:
+        return self.model.language_model(
+            inputs_embeds=embeds,
             position_ids=rows.position_ids,
             attention_mask={"full_attention": None},  # the step holds the masks
             past_key_values=cache,
@@ -199,22 +225,33 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             output_hidden_states=output_hidden_states,
             step=self._step(rows, cache, choice),
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        result = CausalLMOutputWithPast(
-            loss=self._loss(logits, labels, num_items_in_batch),
-            logits=logits,
-            past_key_values=cache,
-            hidden_states=outputs.hidden_states,
-        )
-        return result.to_tuple() if return_dict is False else result
+
+    def _run_chunks(
+        self,
+        embeds: Tensor,
+        rows: NewRows,
+        cache: VideoNSACache | None,
+        choice: AttentionChoice,
+        rows_per_chunk: int,
+        kept: slice | Tensor,
+    ) -> Tensor:
+        """The kept rows of the last hidden states; every chunk attends to those before it."""
+        cache = VideoNSACache() if cache is None else cache
+        parts = []
+        for start in range(0, embeds.shape[1], rows_per_chunk):
+            stop = start + rows_per_chunk
+            chunk = cut_rows(rows, start, stop)
+            last = self._run_layers(embeds[:, start:stop], chunk, cache, choice).last_hidden_state
+            # The last rows of all are among the last of each.
+            parts.append(last[:, kept] if isinstance(kept, slice) else last)
+        return torch.cat(parts, dim=1)[:, kept]
 
     def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Features of the merged tokens of images or videos, `[M, hidden]`.
 
         Args:
             pixels: `[P, channels * temporal * patch * patch]` patches, those of a merged token
-                together, images and videos one after the other.
+                together, images and videos one after the other; on the tower's device or the CPU.
             grids: (t, h, w) of each, in patches.
 
         Raises:
@@ -226,6 +263,11 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 f"{len(pixels)} patches of pixels but the {len(grids)} grids describe {wanted}: "
                 "pass the pixels and grids of the same images and videos"
             )
+        chunks = list(frame_chunks(grids, PATCHES_PER_CHUNK))
+        parts = pixels.split([sum(t * h * w for t, h, w in chunk) for chunk in chunks])
+        return torch.cat(list(map(self._encode_chunk, parts, chunks)))
+
+    def _encode_chunk(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
         config, tower = self.config.vision_config, self.model.visual
         plan = plan_vision(
             grids,
@@ -233,28 +275,11 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             window_tokens=config.window_size // config.spatial_merge_size // config.patch_size,
         )
         features: Tensor = tower(
-            pixels.to(tower.dtype),
-            grid_thw=torch.tensor(grids, device=pixels.device),
-            **plan.tower_inputs(pixels.device),
+            pixels.to(tower.device, tower.dtype),
+            grid_thw=torch.tensor(grids, device=tower.device),
+            **plan.tower_inputs(tower.device),
         ).pooler_output
         return features
-
-    def _choose(
-        self,
-        attention: Literal["nsa", "dense"] | None,
-        nsa_spec: NSASpec | None,
-        backend: Backend,
-        recorder: AttentionRecorder | None,
-    ) -> AttentionChoice:
-        chosen: Literal["nsa", "dense"] = attention or self.config.attention
-        if chosen not in ATTENTIONS:
-            raise UsageError(f"attention={chosen!r}: want one of {ATTENTIONS}")
-        if chosen == "nsa" and self.config.attention != "nsa":
-            raise UsageError(
-                "attention='nsa' on a model without gates: load it with attention='nsa' and "
-                "fresh_gates=True"
-            )
-        return AttentionChoice(chosen, nsa_spec or self.config.nsa_spec, backend, recorder)
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> VideoNSACache | None:
         if given is None:

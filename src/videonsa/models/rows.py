@@ -39,6 +39,34 @@ class NewRows(NamedTuple):
     is_padded: bool
 
 
+def cut_rows(rows: NewRows, start: int, stop: int) -> NewRows:
+    """The rows [start, stop) of new rows, with the frames that begin there."""
+    vision, mask = rows.vision_mask[:, start:stop], rows.attention_mask[:, start:stop]
+    kept = rows.vision_mask & rows.attention_mask
+    before, until = (kept[:, :end].sum(1).tolist() for end in (start, stop))
+    return NewRows(
+        vision_mask=vision,
+        attention_mask=mask,
+        position_ids=rows.position_ids[:, :, start:stop],
+        next_positions=rows.next_positions[:, start:stop],
+        frame_sizes=[
+            sizes[frames_begun(sizes, first) : frames_begun(sizes, last)]
+            for sizes, first, last in zip(rows.frame_sizes, before, until, strict=True)
+        ],
+        has_vision=bool(vision.any()),
+        is_padded=not bool(mask.all()),
+    )
+
+
+def frames_begun(sizes: Sequence[int], tokens: int) -> int:
+    """How many frames have their first token among the first `tokens`."""
+    begun = 0
+    while tokens > 0:
+        tokens -= sizes[begun]
+        begun += 1
+    return begun
+
+
 def vision_inputs(
     image_grid_thw: Tensor | None,
     video_grid_thw: Tensor | None,

@@ -4,7 +4,7 @@ Transformers' tower attends to one window or frame after the other in a Python l
 lengths share one call, and the tower's indices are computed once for a run of equal frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from videonsa.errors import ModelError
 from videonsa.models._hf import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
 from videonsa.models.rope import Grid
 
+PATCHES_PER_CHUNK = 2**16
+"""Patches that go through the tower together: about 1.5 GB of activations at the 7B model's widths,
+and products large enough for any GPU."""
 Segments = list[Tensor]
 """Row numbers `[N, n]` of the segments of each length n; together they hold every row once."""
 
@@ -68,6 +71,34 @@ def plan_vision(grids: Sequence[Grid], *, merge_size: int, window_tokens: int) -
         positions.append(_patch_positions(height, width, merge_size).repeat(count, 1))
         first += len(order) * count
     return VisionPlan(*map(torch.cat, (positions, orders, frames, windows)))
+
+
+def frame_chunks(grids: Sequence[Grid], max_patches: int) -> Iterator[list[Grid]]:
+    """Cut images and videos between frames: no patch attends outside its frame.
+
+    Args:
+        grids: (t, h, w) of each, in patches.
+        max_patches: of a chunk; a single frame may have more.
+
+    Yields:
+        The grids of each chunk.
+    """
+    chunk: list[Grid] = []
+    room = max_patches
+    for frames, height, width in grids:
+        left = frames
+        while left:
+            fits = min(left, max(room, 0) // (height * width))
+            if fits == 0 and chunk:
+                yield chunk
+                chunk, room = [], max_patches
+                continue
+            taken = max(fits, 1)
+            chunk.append((taken, height, width))
+            room -= taken * height * width
+            left -= taken
+    if chunk:
+        yield chunk
 
 
 def _window_order(height: int, width: int, side: int) -> tuple[Tensor, Tensor]:
