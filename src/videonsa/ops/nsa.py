@@ -13,6 +13,7 @@ from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
 from videonsa.ops.reference import dense_reference, nsa_reference
 from videonsa.ops.released import hybrid_released, nsa_released, why_not_released
 from videonsa.ops.spec import NSAResult, NSASpec
+from videonsa.ops.text_rows import dense_rows
 from videonsa.ops.triton.index import batch_index, kernel_index, packed_kernel_index
 from videonsa.ops.triton.support import why_not
 from videonsa.ops.varlen import (
@@ -169,7 +170,8 @@ def hybrid_attention(
         frame_sizes: tokens of each frame of the vision streams, samples concatenated.
         return_branches: give an `NSAResult` in sequence order; text rows have branches 0, LSE -inf
             and no selected block.
-        backend: as in `nsa_attention`; it is about the vision rows.
+        backend: as in `nsa_attention`; beside the kernels, text rows go through PyTorch's fused
+            attention.
         layout: `hybrid_layout` of these same arguments, to share it among layers; the masks,
             lengths and frames are then not read again.
 
@@ -362,7 +364,7 @@ def _hybrid(
         result = attend(q, k, v, gates, vision, spec=spec, return_branches=return_branches)
         parts.append(_fields(result))
     for text in layout.text:
-        output = dense_reference(
+        output = (dense_rows if use_kernels else dense_reference)(
             _take(q, text.rows),
             _take(k, text.keys),
             _take(v, text.keys),

@@ -218,4 +218,5 @@ def test_vision_rows_of_a_sequence_are_those_of_the_stream(device):
         stream = [x[vision][None] for x in inputs]
         wanted = nsa_attention(*stream, spec=case.spec, backend="triton")
     assert torch.equal(found[vision], wanted[0])
-    assert torch.equal(found[~vision], reference[~vision])
+    noise = 4 * torch.finfo(case.dtype).eps
+    torch.testing.assert_close(found[~vision], reference[~vision], rtol=noise, atol=noise)

@@ -1,0 +1,51 @@
+"""Text rows by PyTorch's fused attention, beside the kernels of the vision rows."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videonsa.ops import masks
+
+MASK_ELEMENTS = 2**27
+"""Of the mask of one chunk of rows, which PyTorch widens to the dtype of q."""
+
+
+def dense_rows(
+    q: Tensor, k: Tensor, v: Tensor, *, positions: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """Causal grouped-query attention of single rows over all keys, as `dense_reference`.
+
+    The heads of a group become rows of one head: a few rows over many keys then fill the tiles of a
+    fused kernel, and no key is repeated.
+
+    Args:
+        q: `[B, T, HQ, D]`.
+        k: `[B, S, H, D]`.
+        v: `[B, S, H, D]`.
+        positions: `[B, T]` int: the key position of each row; it sees the keys up to itself. A row
+            at -1 sees none and gives 0.
+        key_mask: `[B, S]` bool: keys that exist. Default: all.
+
+    Returns:
+        `[B, T, HQ, D]` in the dtype of `q`.
+    """
+    num_keys, num_kv_heads = k.shape[1:3]
+    group = q.shape[2] // num_kv_heads
+    keys = torch.arange(num_keys, device=k.device)
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    size = max(1, MASK_ELEMENTS // max(1, len(q) * num_keys * group))
+    parts = []
+    for rows, at in zip(q.split(size, dim=1), positions.split(size, dim=1), strict=True):
+        mask = masks.causal(at, keys)  # [B, t, S]
+        if key_mask is not None:
+            mask = mask & key_mask[:, None]
+        sees = mask.any(-1)
+        # No kernel is asked what a row without keys gives.
+        mask = (mask | ~sees[..., None])[:, None, :, None].expand(-1, -1, -1, group, -1)
+        lines = rows.unflatten(2, (num_kv_heads, group)).permute(0, 2, 1, 3, 4)  # [B, H, t, G, D]
+        out = F.scaled_dot_product_attention(
+            lines.flatten(2, 3), k, v, attn_mask=mask.flatten(2, 3)
+        ).unflatten(2, lines.shape[2:4])
+        out = torch.where(sees[:, None, :, None, None], out, 0)
+        parts.append(out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,54 @@
+"""Text rows by fused attention against the reference."""
+
+import pytest
+import torch
+
+from videonsa.ops import text_rows
+from videonsa.ops.reference import dense_reference
+from videonsa.ops.text_rows import dense_rows
+
+
+def make(group, *, rows=6, keys=20):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(length, heads):
+        return torch.randn(2, length, heads, 8, generator=generator)
+
+    q, k, v = normal(rows, 2 * group), normal(keys, 2), normal(keys, 2)
+    positions = torch.tensor([[0, 3, 7, 8, 18, 19], [-1, 1, 2, -1, 5, 19]])
+    key_mask = torch.rand(2, keys, generator=generator) > 0.3
+    key_mask[0, 0] = False
+    return q, k, v, positions, key_mask
+
+
+@pytest.mark.parametrize("elements", [1, 200, 2**27], ids=["one row", "few rows", "all rows"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("group", [1, 7])
+def test_rows_and_gradients_equal_the_reference(group, masked, elements, monkeypatch):
+    monkeypatch.setattr(text_rows, "MASK_ELEMENTS", elements)
+    q, k, v, positions, key_mask = make(group)
+    options = {"positions": positions, "key_mask": key_mask if masked else None}
+    own = [x.requires_grad_() for x in (q, k, v)]
+    found, wanted = (attend(*own, **options) for attend in (dense_rows, dense_reference))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    assert (found[1, [0, 3]] == 0).all()
+    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    for ours, theirs in zip(
+        torch.autograd.grad(found, own, grad), torch.autograd.grad(wanted, own, grad), strict=True
+    ):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_masked_keys_reach_no_row():
+    q, k, v, positions, key_mask = make(2)
+    wanted = dense_rows(q, k, v, positions=positions, key_mask=key_mask)
+    k[~key_mask] = 100.0
+    v[~key_mask] = -100.0
+    assert torch.equal(dense_rows(q, k, v, positions=positions, key_mask=key_mask), wanted)
+
+
+def test_dtype_is_that_of_the_queries():
+    q, k, v, positions, _ = make(2)
+    half = [x.bfloat16() for x in (q, k, v)]
+    assert dense_rows(*half, positions=positions).dtype == torch.bfloat16
