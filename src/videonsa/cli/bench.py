@@ -1,4 +1,4 @@
-"""`videonsa bench attention`: time and memory of the attention ops on this machine's GPU."""
+"""`videonsa bench`: its subcommands; `attention` is here."""
 
 import json
 from argparse import Namespace
@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli import bench_prefill
 from videonsa.cli.common import (
     Commands,
     LineParser,
@@ -31,8 +32,8 @@ def add_parser(commands: Commands) -> None:
     """Register the command and what it can measure."""
     parser = commands.add_parser(
         "bench",
-        help="Measure the attention ops on this machine.",
-        description="Measure the attention ops on this machine.",
+        help="Measure the attention ops, or a whole model, on this machine.",
+        description="Measure the attention ops, or a whole model, on this machine.",
     )
     what: Commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
     attention = add_command(
@@ -50,6 +51,7 @@ def add_parser(commands: Commands) -> None:
         ),
     )
     _add_options(attention)
+    bench_prefill.add_parser(what)
 
 
 def _add_options(parser: LineParser) -> None:

@@ -1,0 +1,308 @@
+"""Time to the first token of a whole model, stage by stage: vision tower, prefill, first token.
+
+Weights are random and of a published shape. The rows of the language model are given as embeddings
+in the two regimes: `random` is iid normal, `coherent` one normal row a frame with 0.1 normal noise.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from videonsa.bench.inputs import Regime
+from videonsa.bench.machine import machine
+from videonsa.bench.measure import one_line
+from videonsa.bench.random_model import IDS, MODELS, WEIGHT_STD, random_model, random_qwen
+from videonsa.bench.stopwatch import wall_times
+from videonsa.models.cache import VideoNSACache
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+
+FORMAT = "videonsa prefill benchmark 1"
+TEXT_ROWS = (14, 50)
+"""Before the video and behind it: the chat format, a question."""
+NOISE = 0.1
+METHOD = (
+    "wall time between device synchronisations, each run twice and the second and later ones "
+    "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
+    "events: rotary embedding, cache and gates are in it; memory is the peak of PyTorch's "
+    "allocator, weights included"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefillRequest:
+    """What to measure."""
+
+    model: str
+    tokens: tuple[int, ...]
+    """Of the video."""
+    frame: tuple[int, int] = (224, 224)
+    """Height and width in pixels."""
+    regimes: tuple[Regime, ...] = ("random", "coherent")
+    repeats: int = 3
+    peers: bool = False
+    """Also transformers' own model."""
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Clip:
+    """Arguments of forward for one video of `grid` patches, without pixels."""
+
+    grid: tuple[int, int, int]
+    tokens_per_frame: int
+    inputs: dict[str, Any]
+
+
+def bench_prefill(
+    request: PrefillRequest, *, progress: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Measure; gives the result so far after every length.
+
+    Args:
+        request: what to measure.
+        progress: told a line now and then.
+    """
+    dtype = torch.bfloat16 if request.device.type == "cuda" else torch.float32
+    progress(f"random weights of the {request.model} model")
+    shape = MODELS[request.model]
+    model = random_model(shape, device=request.device, dtype=dtype)
+    peer = random_qwen(shape, device=request.device, dtype=dtype) if request.peers else None
+    lengths: list[dict[str, Any]] = []
+    for tokens in request.tokens:
+        clip = _clip(tokens, request.frame, request.device)
+        stages = _tower_stages(model, clip, request)
+        for regime in request.regimes:
+            stages += _prefill_stages(model, clip, "nsa", regime, request)
+        stages += _prefill_stages(model, clip, "dense", "random", request)
+        if peer is not None:
+            stages += _peer_stages(peer, clip, request)
+        for stage in stages:
+            progress(f"{tokens} tokens: {_line(stage)}")
+        lengths.append({"tokens": tokens, "grid": clip.grid, "stages": stages})
+        yield {
+            "format": FORMAT,
+            "model": request.model,
+            "frame": request.frame,
+            "dtype": str(dtype),
+            "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
+            "machine": machine(request.device),
+            "method": METHOD,
+            "lengths": list(lengths),
+        }
+
+
+def _clip(tokens: int, frame: tuple[int, int], device: torch.device) -> _Clip:
+    """A video of at least so many tokens, between a few text tokens."""
+    rows, columns = (side // 14 for side in frame)
+    per_frame = rows * columns // 4
+    grid = (-(-tokens // per_frame), rows, columns)
+    before, behind = TEXT_ROWS
+    text = torch.full((before + behind,), 20, device=device)
+    video = torch.full((grid[0] * per_frame,), IDS["video_token_id"], device=device)
+    text[before - 1] = IDS["vision_start_token_id"]
+    return _Clip(
+        grid=grid,
+        tokens_per_frame=per_frame,
+        inputs={
+            "input_ids": torch.cat([text[:before], video, text[before:]])[None],
+            "video_grid_thw": torch.tensor([grid], device=device),
+            "second_per_grid_ts": [1.0],
+        },
+    )
+
+
+def _embeddings(clip: _Clip, width: int, regime: Regime, *, like: Tensor) -> Tensor:
+    """Rows `[1, T, width]` in place of the embedded prompt."""
+    generator = torch.Generator(like.device).manual_seed(0)
+
+    def normal(rows: int) -> Tensor:
+        return torch.randn(rows, width, generator=generator, device=like.device, dtype=like.dtype)
+
+    rows = normal(clip.inputs["input_ids"].shape[1])
+    if regime == "coherent":
+        start, frames = TEXT_ROWS[0], clip.grid[0]
+        video = rows[start : start + frames * clip.tokens_per_frame]
+        common = normal(frames).repeat_interleave(clip.tokens_per_frame, dim=0)
+        video.mul_(NOISE).add_(common)
+    return (rows * WEIGHT_STD)[None]
+
+
+def _tower_stages(
+    model: VideoNSAForConditionalGeneration, clip: _Clip, request: PrefillRequest
+) -> list[dict[str, Any]]:
+    pixels = _pixels(clip, request.device)
+    return [_stage("vision tower", lambda: model.encode_vision(pixels, [clip.grid]), request)]
+
+
+def _pixels(clip: _Clip, device: torch.device) -> Tensor:
+    t, h, w = clip.grid
+    return torch.randn(t * h * w, 1176, device=device)
+
+
+def _prefill_stages(
+    model: VideoNSAForConditionalGeneration,
+    clip: _Clip,
+    attention: Literal["nsa", "dense"],
+    regime: Regime,
+    request: PrefillRequest,
+) -> list[dict[str, Any]]:
+    """Prefill from embeddings, and the token after it."""
+    embeds = _embeddings(
+        clip, model.config.text_config.hidden_size, regime, like=model.lm_head.weight
+    )
+    caches: list[VideoNSACache] = []
+
+    def prefill() -> None:
+        caches[:] = [VideoNSACache()]
+        model(
+            **clip.inputs,
+            inputs_embeds=embeds,
+            past_key_values=caches[0],
+            attention=attention,
+            logits_to_keep=1,
+        )
+
+    token = torch.full((1, 1), 20, device=request.device)
+
+    def step() -> None:
+        model(input_ids=token, past_key_values=caches[0].fork(), attention=attention)
+
+    name = f"prefill, {attention}" + (f", {regime}" if attention == "nsa" else "")
+    with _dense_backend(attention, request.device), _AttentionTime(model) as attention_time:
+        stage = _stage(name, prefill, request, before=attention_time.reset)
+        stage["attention_ms"] = attention_time.read() if stage["error"] is None else None
+    if stage["error"] is not None:
+        return [stage]
+    return [stage, _stage(f"next token after {name}", step, request)]
+
+
+@contextmanager
+def _dense_backend(attention: str, device: torch.device) -> Iterator[None]:
+    """Dense attention is compared with at its best: cuDNN on a GPU."""
+    with ExitStack() as stack:
+        if attention == "dense" and device.type == "cuda":
+            stack.enter_context(
+                sdpa_kernel(
+                    [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
+                    set_priority=True,
+                )
+            )
+        yield
+
+
+def _peer_stages(peer: Any, clip: _Clip, request: PrefillRequest) -> list[dict[str, Any]]:
+    """Transformers' tower and prefill, in its own way."""
+    pixels = _pixels(clip, request.device)
+    grid = clip.inputs["video_grid_thw"]
+    ids = clip.inputs["input_ids"]
+    types = (ids == IDS["video_token_id"]) * 2
+
+    def tower() -> None:
+        peer.model.visual(pixels.to(peer.dtype), grid_thw=grid)
+
+    embeds = _embeddings(
+        clip, peer.config.text_config.hidden_size, "random", like=peer.lm_head.weight
+    )
+
+    def prefill() -> None:
+        peer(
+            input_ids=None,
+            inputs_embeds=embeds,
+            position_ids=_positions(peer, ids, grid, types),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+
+    with _dense_backend("dense", request.device):
+        return [
+            _stage("transformers: vision tower", tower, request),
+            _stage("transformers: prefill", prefill, request),
+        ]
+
+
+def _positions(peer: Any, ids: Tensor, grid: Tensor, types: Tensor) -> Tensor:
+    positions: Tensor = peer.model.get_rope_index(
+        input_ids=ids,
+        mm_token_type_ids=types,
+        video_grid_thw=grid,
+        second_per_grid_ts=torch.ones(1, device=ids.device),
+    )[0]
+    return positions
+
+
+class _AttentionTime:
+    """Time between `v_proj` and `o_proj` of every layer, summed, by CUDA events; 0 on a CPU."""
+
+    def __init__(self, model: VideoNSAForConditionalGeneration) -> None:
+        self._layers = [layer.self_attn for layer in model.model.language_model.layers]
+        self._on_gpu = model.device.type == "cuda"
+        self._handles: list[Any] = []
+        self._events: list[torch.cuda.Event] = []
+
+    def __enter__(self) -> "_AttentionTime":
+        if self._on_gpu:
+            for layer in self._layers:
+                self._handles.append(layer.v_proj.register_forward_hook(self._mark))
+                self._handles.append(layer.o_proj.register_forward_pre_hook(self._mark))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _mark(self, _: nn.Module, *__: object) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._events.append(event)
+
+    def reset(self) -> None:
+        """Forget the run before."""
+        self._events.clear()
+
+    def read(self) -> float | None:
+        """Milliseconds of the last run; None on a CPU."""
+        if not self._on_gpu:
+            return None
+        pairs = zip(self._events[::2], self._events[1::2], strict=True)
+        return float(sum(begin.elapsed_time(end) for begin, end in pairs))
+
+
+def _stage(
+    name: str,
+    call: Callable[[], object],
+    request: PrefillRequest,
+    *,
+    before: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Times and peak memory of a call; an error has its line in place of numbers."""
+    stage: dict[str, Any] = {"name": name, "ms": None, "times_ms": [], "peak_gb": None}
+    try:
+        with torch.inference_mode():
+            times, peak = wall_times(
+                call, device=request.device, repeats=request.repeats, before=before
+            )
+    except Exception as error:  # whatever a stage raises, the others go on
+        if request.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return stage | {"error": one_line(error)}
+    return stage | {
+        "error": None,
+        "ms": statistics.median(times),
+        "times_ms": times,
+        "peak_gb": peak,
+    }
+
+
+def _line(stage: dict[str, Any]) -> str:
+    if stage["error"] is not None:
+        return f"{stage['name']}: {stage['error']}"
+    memory = "" if stage["peak_gb"] is None else f", peak {stage['peak_gb']:.1f} GB"
+    share = stage.get("attention_ms")
+    inside = "" if share is None else f", attention {share:.0f} ms"
+    return f"{stage['name']}: {stage['ms']:.1f} ms{inside}{memory}"

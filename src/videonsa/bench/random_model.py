@@ -1,0 +1,108 @@
+"""Models of a published shape with random weights, made where they run."""
+
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from videonsa.inference.shapes import ModelShape, VisionShape, published_shape
+from videonsa.models._hf import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from videonsa.models.config import VideoNSAConfig
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+
+IDS = MappingProxyType({"vision_start_token_id": 12, "image_token_id": 10, "video_token_id": 11})
+"""Small, so that any vocabulary has them."""
+WEIGHT_STD = 0.02
+TINY = ModelShape(
+    hidden_size=64,
+    intermediate_size=96,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    vocab_size=128,
+    tied_embeddings=False,
+    vision=VisionShape(depth=2, hidden_size=32, intermediate_size=48, out_hidden_size=64),
+)
+MODELS = MappingProxyType(
+    {
+        "tiny": TINY,
+        **{
+            size: shape
+            for size in ("3B", "7B", "32B", "72B")
+            if (shape := published_shape(f"Qwen/Qwen2.5-VL-{size}-Instruct"))
+        },
+    }
+)
+
+
+def config_fields(shape: ModelShape) -> dict[str, Any]:
+    """A Qwen2.5-VL config of a shape."""
+    vision = asdict(shape.vision)
+    vision["spatial_merge_size"] = vision.pop("merge_size")
+    depth, heads = shape.vision.depth, max(2, shape.vision.hidden_size // 80)
+    quarter = shape.head_dim // 8  # of the rotated pairs: time takes two, rows and columns three
+    return {
+        "text_config": {
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
+            "num_hidden_layers": shape.num_layers,
+            "num_attention_heads": shape.num_heads,
+            "num_key_value_heads": shape.num_kv_heads,
+            "vocab_size": shape.vocab_size,
+            "max_position_embeddings": shape.context,
+            "tie_word_embeddings": shape.tied_embeddings,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1_000_000.0,
+                "mrope_section": [quarter, 3 * quarter // 2, 3 * quarter // 2],
+            },
+        },
+        "vision_config": {
+            **vision,
+            "num_heads": heads,
+            "fullatt_block_indexes": list(range(max(depth // 4, 1) - 1, depth, max(depth // 4, 1))),
+            "window_size": 112,
+            "tokens_per_second": 2,
+        },
+        **IDS,
+    }
+
+
+def random_model(
+    shape: ModelShape, *, device: torch.device, dtype: torch.dtype
+) -> VideoNSAForConditionalGeneration:
+    """Our model with gates; normal weights, norms of one, gates near one half."""
+    config = VideoNSAConfig(attention="nsa", **config_fields(shape))
+    model: VideoNSAForConditionalGeneration = _filled(
+        VideoNSAForConditionalGeneration, config, device, dtype
+    )
+    return model
+
+
+def random_qwen(shape: ModelShape, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Transformers' own model, with PyTorch's fused attention."""
+    config = Qwen2_5_VLConfig(**config_fields(shape))
+    config._attn_implementation = "sdpa"
+    return _filled(Qwen2_5_VLForConditionalGeneration, config, device, dtype)
+
+
+def _filled(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """No number of a checkpoint decides its time, so the quickest filling will do."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = kind(config)
+    finally:
+        torch.set_default_dtype(before)
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if x.ndim > 1:
+                x.normal_(std=WEIGHT_STD, generator=generator)
+            else:
+                x.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model.eval()

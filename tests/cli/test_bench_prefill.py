@@ -1,0 +1,59 @@
+"""`videonsa bench prefill` on a CPU: every stage measured, bad options refused in one line."""
+
+import json
+
+import pytest
+
+from videonsa.cli.main import main
+
+STAGES = [
+    "vision tower",
+    "prefill, nsa, random",
+    "next token after prefill, nsa, random",
+    "prefill, nsa, coherent",
+    "next token after prefill, nsa, coherent",
+    "prefill, dense",
+    "next token after prefill, dense",
+    "transformers: vision tower",
+    "transformers: prefill",
+]
+TINY = ["bench", "prefill", "--model", "tiny", "--device", "cpu", "--frame", "56x56"]
+
+
+def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
+    path = tmp_path / "prefill.json"
+    arguments = [*TINY, "--tokens", "16,40", "--repeats", "2", "--peers", "--out", str(path)]
+    assert main(arguments) == 0
+    result = json.loads(path.read_text())
+    assert [length["tokens"] for length in result["lengths"]] == [16, 40]
+    for length in result["lengths"]:
+        assert [stage["name"] for stage in length["stages"]] == STAGES
+        for stage in length["stages"]:
+            assert stage["error"] is None, stage
+            assert len(stage["times_ms"]) == 2
+            assert min(stage["times_ms"]) <= stage["ms"] <= max(stage["times_ms"])
+    text = capsys.readouterr().out
+    assert "tiny, 40 video tokens" in text
+    assert all(name in text for name in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "8B", "--model 8B: want one of tiny, 3B, 7B"),
+        ("--model", "7B", "--model 7B with --device cpu: want tiny"),
+        ("--tokens", "12q", "--tokens '12q': want positive numbers"),
+        ("--tokens", "0", "--tokens '0': want positive numbers"),
+        ("--frame", "30x56", "--frame '30x56': want HEIGHTxWIDTH in multiples of 28"),
+        ("--repeats", "0", "--repeats 0: want at least 1"),
+    ],
+)
+def test_bad_options_are_one_line(option, value, message, capsys):
+    assert main([*TINY, option, value]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_json_is_one_object(tmp_path, capsys):
+    path = tmp_path / "prefill.json"
+    assert main([*TINY, "--tokens", "16", "--repeats", "1", "--out", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(path.read_text())
