@@ -29,9 +29,9 @@ from videonsa.models.rows import (
 )
 from videonsa.models.vision import (
     PATCHES_PER_CHUNK,
-    batch_vision_attention,
     frame_chunks,
     plan_vision,
+    replace_slow_parts,
 )
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend
@@ -107,7 +107,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         super().__init__(config)
         for index, layer in enumerate(self.model.language_model.layers):
             layer.self_attn = HybridAttention(config, index)
-        batch_vision_attention(self.model.visual, config.vision_config)
+        replace_slow_parts(self.model.visual, config.vision_config)
         self.post_init()
 
     def initialize_weights(self) -> None:

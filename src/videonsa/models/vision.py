@@ -1,4 +1,4 @@
-"""The vision tower's attention, with segments of equal length batched into one call.
+"""The vision tower's slow parts: attention one window at a time, and a convolution that is none.
 
 Transformers' tower attends to one window or frame after the other in a Python loop. Here equal
 lengths share one call, and the tower's indices are computed once for a run of equal frames.
@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videonsa.errors import ModelError
-from videonsa.models._hf import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
+from videonsa.models._hf import (
+    Qwen2_5_VisionPatchEmbed,
+    Qwen2_5_VLVisionAttention,
+    apply_rotary_pos_emb_vision,
+)
 from videonsa.models.rope import Grid
 
 PATCHES_PER_CHUNK = 2**16
@@ -179,13 +183,28 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def batch_vision_attention(tower: nn.Module, config: Any) -> None:
-    """Give every block of a Qwen2.5-VL vision tower `BatchedVisionAttention`, not yet initialised.
+class LinearPatchEmbed(Qwen2_5_VisionPatchEmbed):
+    """The embedding of whole patches as the product that it is, not as a convolution."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Patches `[P, channels * temporal * patch * patch]` to rows `[P, hidden]`."""
+        weight = self.proj.weight
+        return F.linear(hidden_states.to(weight.dtype), weight.flatten(1))
+
+
+def replace_slow_parts(tower: nn.Module, config: Any) -> None:
+    """Give a Qwen2.5-VL vision tower this module's parts, of the same parameters, not initialised.
 
     Args:
-        tower: the tower, with `blocks`.
+        tower: the tower, with `patch_embed` and `blocks`.
         config: its vision config.
     """
+    tower.patch_embed = LinearPatchEmbed(
+        patch_size=config.patch_size,
+        temporal_patch_size=config.temporal_patch_size,
+        in_channels=config.in_channels,
+        embed_dim=config.hidden_size,
+    )
     for index, block in enumerate(tower.blocks):  # type: ignore[arg-type]
         windowed = index not in config.fullatt_block_indexes
         block.attn = BatchedVisionAttention(config, windowed=windowed)
