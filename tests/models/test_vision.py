@@ -83,3 +83,24 @@ def test_grid_that_merging_does_not_divide_is_refused():
 def test_pixels_that_do_not_fit_the_grids_are_refused(towers):
     with pytest.raises(UsageError, match="15 patches of pixels but the 1 grids describe 16"):
         towers[1].encode_vision(torch.zeros(15, 1176), [(1, 4, 4)])
+
+
+def test_adapters_in_the_mlp_are_used(towers):
+    """What stands in place of a Linear computes in its place."""
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    _, model = towers
+    mlp = model.model.visual.blocks[0].mlp
+    rows = torch.randn(5, mlp.hidden_size)
+    wanted = mlp.down_proj(mlp.act_fn(mlp.gate_proj(rows)) * 2 * mlp.up_proj(rows))
+    torch.testing.assert_close(
+        mlp(rows), mlp.down_proj(mlp.act_fn(mlp.gate_proj(rows)) * mlp.up_proj(rows))
+    )
+    plain, mlp.up_proj.__class__ = mlp.up_proj.__class__, Doubled
+    try:
+        torch.testing.assert_close(mlp(rows), wanted)
+    finally:
+        mlp.up_proj.__class__ = plain

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionPatchEmbed,
     Qwen2_5_VLAttention,
+    Qwen2_5_VLMLP,
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Qwen2_5_VLAttention",
     "Qwen2_5_VLConfig",
     "Qwen2_5_VLForConditionalGeneration",
+    "Qwen2_5_VLMLP",
     "Qwen2_5_VLVisionAttention",
     "Qwen2_5_VisionPatchEmbed",
     "StrictDataclassError",
