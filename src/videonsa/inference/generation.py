@@ -82,15 +82,15 @@ def generate_tokens(
     """
     device = model.device
     choose = options.chooser(device)
-    moved = prompt.to(device)
+    # Pixels stay where they are: the tower takes them in parts.
     inputs: dict[str, Any] = {
-        "input_ids": moved.input_ids,
-        "attention_mask": moved.attention_mask,
-        "pixel_values": moved.pixel_values,
-        "image_grid_thw": moved.image_grid_thw,
-        "pixel_values_videos": moved.pixel_values_videos,
-        "video_grid_thw": moved.video_grid_thw,
-        "video_times": moved.video_times,
+        "input_ids": prompt.input_ids.to(device),
+        "attention_mask": prompt.attention_mask.to(device),
+        "pixel_values": prompt.pixel_values,
+        "image_grid_thw": prompt.image_grid_thw,
+        "pixel_values_videos": prompt.pixel_values_videos,
+        "video_grid_thw": prompt.video_grid_thw,
+        "video_times": prompt.video_times,
     }
     cache = VideoNSACache()
     for _ in range(options.max_new_tokens):
