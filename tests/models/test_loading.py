@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import EOS, IMAGE, VIDEO, config_fields, prompt, qwen, tiny
 
@@ -117,6 +118,102 @@ def test_shards_are_read(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": []}')
     with pytest.raises(ModelError, match="has no weight_map"):
         load_model(tmp_path)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """Ours, in several shards."""
+    tiny().save_pretrained(tmp_path, max_shard_size="100KB")
+    return tmp_path
+
+
+def shards(folder):
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def edit_index(folder, **names):
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] |= names
+    path.write_text(json.dumps(index))
+
+
+def refused(folder):
+    with pytest.raises(ModelError) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_missing_shard_is_named(sharded):
+    first, second, *_ = shards(sharded)
+    first.unlink()
+    second.unlink()
+    assert f"lacks {first.name}, {second.name}: download it again" in refused(sharded)
+
+
+def test_a_shard_without_a_tensor_that_the_index_wants_there_is_named(sharded):
+    file = shards(sharded)[0].name
+    edit_index(sharded, **{"model.extra": file, "model.other": file})
+    message = refused(sharded)
+    assert f"{file} lacks" in message
+    assert "model.extra, model.other: download both again" in message
+
+
+def test_a_shard_with_a_tensor_that_the_index_wants_elsewhere_is_named(sharded):
+    first, second, *_ = shards(sharded)
+    with safe_open(second, "pt") as file:
+        name = next(iter(file.keys()))
+    edit_index(sharded, **{name: first.name})
+    assert f"{first.name} lacks" in refused(sharded)
+    with safe_open(first, "pt") as file:
+        own = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(own | {name: torch.zeros(2)}, first, metadata={"format": "pt"})
+    message = refused(sharded)
+    assert f"{second.name} holds" in message
+    assert name in message
+
+
+@pytest.mark.parametrize("file", [3, "", "../other.safetensors", "/other.safetensors", "."])
+def test_an_index_that_points_outside_the_folder_is_refused(sharded, file):
+    edit_index(sharded, **{"model.extra": file})
+    assert "wants model.extra in" in refused(sharded)
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, -100])
+def test_a_truncated_shard_is_named(sharded, left):
+    shard = shards(sharded)[1]
+    shard.write_bytes(shard.read_bytes()[:left])
+    assert f"{shard} is no readable safetensors file" in refused(sharded)
+
+
+def test_a_weight_stored_under_both_its_names_is_refused(ours):
+    change_weights(ours, lambda w: w.update({"model.language_model.norm.weight": torch.ones(64)}))
+    message = refused(ours)
+    assert "model.language_model.norm.weight twice" in message
+    assert "model.norm.weight in model.safetensors" in message
+
+
+def test_quantised_weights_are_refused_by_name_and_dtype(ours):
+    ints = torch.zeros(64, dtype=torch.int8)
+    change_weights(ours, lambda weights: weights.update({"model.norm.weight": ints}))
+    message = refused(ours)
+    assert "of another dtype than F64, F32, F16, BF16: " in message
+    assert "model.language_model.norm.weight is I8" in message
+
+
+def test_a_tied_head_may_be_stored_if_it_equals_the_embedding(tmp_path):
+    reference = qwen(tie_word_embeddings=True)
+    write(tmp_path, reference)
+    embedding = reference.get_input_embeddings().weight.detach()
+    change_weights(tmp_path, lambda weights: weights.update({"lm_head.weight": embedding.clone()}))
+    loaded = load_model(tmp_path).model
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    assert torch.equal(loaded.lm_head.weight, embedding)
+    change_weights(tmp_path, lambda weights: weights["lm_head.weight"][-1].add_(1))
+    message = refused(tmp_path)
+    assert "ties lm_head.weight to model.embed_tokens.weight" in message
+    assert "set tie_word_embeddings to false" in message
 
 
 def test_gates_under_a_qwen_config_are_the_released_ones(tmp_path):

@@ -1,14 +1,19 @@
 """`VideoNSAConfig`: Qwen2.5-VL's config and the choices of the hybrid attention."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from videonsa.errors import ModelError
-from videonsa.models._hf import Qwen2_5_VLConfig
+from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
+from videonsa.models.stored import INDEX, SINGLE, has_gates, stored_names
 from videonsa.ops.spec import NSASpec
 
+QWEN = "qwen2_5_vl"
 ATTENTIONS = ("nsa", "dense")
 GATE_INITS = ("half", "released")
+_OUR_FIELDS = ("nsa", "attention", "gate_init")
 
 
 def spec_to_dict(spec: NSASpec) -> dict[str, Any]:
@@ -36,6 +41,27 @@ def spec_from_dict(options: dict[str, Any]) -> NSASpec:
         raise ModelError(f"config field nsa cannot be used: {error}") from error
 
 
+def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The fields of ours that Qwen2.5-VL's config lacks, for weights of these names.
+
+    Weights without gates are Qwen2.5-VL's and attend densely. Weights with gates are the released
+    VideoNSA's; their config may state the selected blocks (`block_counts`) and the window.
+    """
+    if not has_gates(names):
+        return {"attention": "dense"}
+    text = config.get("text_config") or config
+    stated = {
+        ours: text[theirs]
+        for ours, theirs in (("num_selected_blocks", "block_counts"), ("window_size",) * 2)
+        if text.get(theirs) is not None
+    }
+    try:
+        spec = NSASpec.released(**stated)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the config of the released VideoNSA cannot be used: {error}") from error
+    return {"attention": "nsa", "nsa": spec_to_dict(spec)}
+
+
 class VideoNSAConfig(Qwen2_5_VLConfig):
     """Config of `VideoNSAForConditionalGeneration`.
 
@@ -45,6 +71,9 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
       complete, so a saved config states every choice. Read it through `nsa_spec`.
     * `attention`: "nsa", or "dense" for plain Qwen2.5-VL attention without gates.
     * `gate_init`: how fresh gates start, "half" (every gate 0.5) or "released" (normal weights).
+
+    `from_pretrained` on a Qwen2.5-VL config looks at the names of the weights beside it: without
+    gates attention is "dense", with gates they are the released VideoNSA's and get its preset.
     """
 
     model_type = "videonsa"
@@ -66,3 +95,40 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     def nsa_spec(self) -> NSASpec:
         """The attention's spec, built from `nsa`."""
         return self.nsa if isinstance(self.nsa, NSASpec) else spec_from_dict(self.nsa or {})
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers; a Qwen2.5-VL config gets the fields that suit its weights."""
+        found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if found.get("model_type") == QWEN:
+            names = _names_beside(pretrained_model_name_or_path, **kwargs)
+            found = {name: value for name, value in found.items() if name != "model_type"}
+            found |= fields_for_weights(found, names) if names else {}
+        return found, rest
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; our fields among the keywords are checked like those of the dict."""
+        ours = {name: kwargs.pop(name) for name in _OUR_FIELDS if name in kwargs}
+        return super().from_dict(config_dict | ours, **kwargs)
+
+
+def _names_beside(model: str | Path, *, subfolder: str = "", **kwargs: Any) -> frozenset[str]:
+    """Names of the weights beside a config in a folder or on the hub; empty if there are none."""
+    if Path(model).is_file():
+        return stored_names(Path(model).parent)
+    folder = Path(model)
+    if not folder.is_dir():
+        hub = {
+            name: kwargs[name]
+            for name in ("cache_dir", "local_files_only", "revision", "token")
+            if kwargs.get(name) is not None
+        }
+        for file in (INDEX, SINGLE):
+            wanted = str(Path(subfolder, file))
+            folder = Path(snapshot_download(str(model), allow_patterns=[wanted], **hub))
+            if (folder / wanted).is_file():
+                break
+    return stored_names(folder / subfolder)

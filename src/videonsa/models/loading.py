@@ -1,8 +1,7 @@
 """`load_model`: a checkpoint to a model, with every weight accounted for by name."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,19 +11,28 @@ from safetensors import SafetensorError, safe_open
 
 from videonsa.errors import ModelError
 from videonsa.models._hf import StrictDataclassError, quiet_loading, snapshot_download
-from videonsa.models.config import VideoNSAConfig, spec_to_dict
+from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.stored import (
+    FLOATS,
+    StoredTensor,
+    has_gates,
+    is_gate,
+    listed,
+    one_line,
+    read_json,
+    read_stored,
+)
 from videonsa.ops.spec import NSASpec
 
-Shapes = Mapping[str, tuple[int, ...]]
+Stored = Mapping[str, StoredTensor]
 
-_GATE = re.compile(r"\.self_attn\.g_proj_[12]\.")
-_OLD_NAMES = (
-    # Qwen2.5-VL's published files, and what transformers still writes.
-    (re.compile(r"^visual\."), "model.visual."),
-    (re.compile(r"^model\.(?!language_model\.|visual\.)"), "model.language_model."),
-)
-_DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+
+FILES = ("*.json", "*.txt", "*.jinja")
+"""Config, tokenizer, chat template, processor."""
+_DOWNLOADED = (*FILES, "*.safetensors")
+_ROWS_COMPARED = 8192
 _SHOW_PROGRESS_FROM = 2**28
 """Bytes of weights that take longer than a second to read."""
 _CONFIG_ERRORS = (
@@ -50,8 +58,13 @@ class LoadedModel:
     """One line each: choices that were made for these weights."""
 
 
-class _Choice(NamedTuple):
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds, checked by name, shape and dtype, but not loaded."""
+
+    folder: Path
     config: VideoNSAConfig
+    tensors: Stored
+    """By the names of the model's parameters, in the order of their files."""
     notes: tuple[str, ...]
 
 
@@ -82,12 +95,10 @@ def load_model(
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
             model, weights that are missing, unexpected or of another shape, gates that are missing.
     """
-    folder = _folder(model)
-    shapes = _weight_shapes(folder)
-    config, notes = _choose(folder, shapes, attention, fresh_gates, nsa_spec)
-    has_gates = _has_gates(shapes)
-    _check_weights(folder, config, shapes, fresh_gates=fresh_gates and not has_gates)
-    size = sum(path.stat().st_size for path in _weight_files(folder))
+    folder, config, tensors, notes = read_checkpoint(
+        model, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
+    )
+    size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
     with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
         try:
             loaded = VideoNSAForConditionalGeneration.from_pretrained(
@@ -99,10 +110,43 @@ def load_model(
             )
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
-                f"the weights in {folder} cannot be loaded ({_one_line(error)}): download them "
-                "again"
+                f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
             ) from error
     return LoadedModel(model=loaded.to(device or "cpu").eval(), folder=folder, notes=notes)
+
+
+def read_checkpoint(
+    model: str | Path,
+    *,
+    attention: Literal["nsa", "dense"] | None = None,
+    fresh_gates: bool = False,
+    gate_init: Literal["half", "released"] | None = None,
+    nsa_spec: NSASpec | None = None,
+) -> Checkpoint:
+    """Look at a checkpoint and choose its config, without loading a weight.
+
+    Args:
+        model: a folder, or an id of the Hugging Face hub, which is then downloaded.
+        attention: as in `load_model`.
+        fresh_gates: as in `load_model`.
+        gate_init: how fresh gates start; None is what the config says.
+        nsa_spec: as in `load_model`.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    folder = _folder(model)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json: want the folder of a checkpoint")
+    tensors = read_stored(folder)
+    given = {
+        "attention": attention,
+        "gate_init": gate_init,
+        "nsa": None if nsa_spec is None else spec_to_dict(nsa_spec),
+    }
+    config, notes = _choose(folder, tensors, fresh_gates, given)
+    _check_weights(folder, config, tensors, fresh_gates=fresh_gates and not has_gates(tensors))
+    return Checkpoint(folder, config, tensors, notes)
 
 
 def _folder(model: str | Path) -> Path:
@@ -123,111 +167,43 @@ def _folder(model: str | Path) -> Path:
         ) from error
 
 
-def _read_json(path: Path, wanted: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelError(f"{path.parent} has no {path.name}: want {wanted}")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path} is not readable JSON ({_one_line(error)}): download it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object: download it again")
-    return content
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise ModelError(
-            f"{folder} has no model.safetensors and no model.safetensors.index.json: want a "
-            "checkpoint in safetensors format"
-        )
-    names = _read_json(index, "the index of the shards").get("weight_map")
-    if not isinstance(names, dict):
-        raise ModelError(f"{index} has no weight_map of names to files: download it again")
-    files = [folder / name for name in sorted(set(names.values()))]
-    lacking = [path.name for path in files if not path.is_file()]
-    if lacking or not files:
-        raise ModelError(f"{folder} lacks {_listed(lacking) or 'every shard'}: download it again")
-    return files
-
-
-def _weight_shapes(folder: Path) -> Shapes:
-    """Shapes of the weights on disk under the names of the model's parameters."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json: want the folder of a checkpoint")
-    shapes = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (no mapping)
-                    shapes[_parameter_name(name)] = tuple(file.get_slice(name).get_shape())
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{path} is no readable safetensors file ({_one_line(error)}): download it again"
-            ) from error
-    return shapes
-
-
-def _parameter_name(name: str) -> str:
-    for pattern, new in _OLD_NAMES:
-        name = pattern.sub(new, name)
-    return name
-
-
-def _has_gates(shapes: Iterable[str]) -> bool:
-    return any(_GATE.search(name) for name in shapes)
-
-
 def _choose(
-    folder: Path,
-    shapes: Shapes,
-    attention: Literal["nsa", "dense"] | None,
-    fresh_gates: bool,
-    nsa_spec: NSASpec | None,
-) -> _Choice:
+    folder: Path, tensors: Stored, fresh_gates: bool, given: dict[str, Any]
+) -> tuple[VideoNSAConfig, tuple[str, ...]]:
     """The config for these weights, and what to say about it."""
-    fields = _read_json(folder / "config.json", "the folder of a checkpoint")
+    fields = read_json(folder / "config.json", "the folder of a checkpoint")
     kind = fields.pop("model_type", None)
-    if kind not in ("qwen2_5_vl", VideoNSAConfig.model_type):
+    if kind not in (QWEN, VideoNSAConfig.model_type):
         raise ModelError(
-            f"{folder} holds a model of type {kind!r}: want Qwen2.5-VL ('qwen2_5_vl') or 'videonsa'"
+            f"{folder} holds a model of type {kind!r}: want Qwen2.5-VL ({QWEN!r}) or 'videonsa'"
         )
-    has_gates = _has_gates(shapes)
-    if kind == "qwen2_5_vl":
-        fields["attention"] = "nsa" if has_gates else "dense"
-        if has_gates:
-            fields["nsa"] = spec_to_dict(NSASpec.released())
-    if attention is not None:
-        fields["attention"] = attention
-    if nsa_spec is not None:
-        fields["nsa"] = spec_to_dict(nsa_spec)
+    gated = has_gates(tensors)
+    if kind == QWEN:
+        fields |= fields_for_weights(fields, tensors)
+    fields |= {name: value for name, value in given.items() if value is not None}
     try:
         config: VideoNSAConfig = VideoNSAConfig.from_dict(fields)
     except _CONFIG_ERRORS as error:
         raise _bad_config(folder, error) from error
-    if config.attention == "nsa" and not has_gates and not fresh_gates:
+    if config.attention == "nsa" and not gated and not fresh_gates:
         raise ModelError(
             f"the weights in {folder} have no gates (self_attn.g_proj_1, g_proj_2): use "
             "attention='dense' (--attention dense), or fresh_gates=True (--fresh-gates) for "
             "untrained ones"
         )
-    return _Choice(config, _notes(config, kind, has_gates=has_gates, given=nsa_spec is not None))
+    chosen = kind == QWEN and given["nsa"] is None
+    return config, _notes(config, gated=gated, released=chosen)
 
 
-def _notes(config: VideoNSAConfig, kind: str, *, has_gates: bool, given: bool) -> tuple[str, ...]:
+def _notes(config: VideoNSAConfig, *, gated: bool, released: bool) -> tuple[str, ...]:
     spec = config.nsa_spec
     if config.attention == "dense":
-        if has_gates:
+        if gated:
             return ("dense attention was asked for: the gates of these weights are left out",)
         return ("these weights have no gates: attention is dense",)
-    if not has_gates:
+    if not gated:
         return (f"the gates are fresh (gate_init {config.gate_init!r}) and untrained",)
-    if kind == "qwen2_5_vl" and not given:
+    if released:
         return (
             "gates in a Qwen2.5-VL checkpoint: taken for the released VideoNSA, preset 'released' "
             f"(compressed_mask {spec.compressed_mask!r}, temporal_ids {spec.temporal_ids!r})",
@@ -236,36 +212,39 @@ def _notes(config: VideoNSAConfig, kind: str, *, has_gates: bool, given: bool) -
 
 
 def _check_weights(
-    folder: Path, config: VideoNSAConfig, shapes: Shapes, *, fresh_gates: bool
+    folder: Path, config: VideoNSAConfig, tensors: Stored, *, fresh_gates: bool
 ) -> None:
     """Compare the weights on disk with the parameters of the model, without reading them."""
     expected = _parameter_shapes(folder, config)
-    optional = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    optional = {HEAD} if config.tie_word_embeddings else set()
     if fresh_gates:
-        optional |= {name for name in expected if _GATE.search(name)}
+        optional |= set(filter(is_gate, expected))
     missing = [
         f"{name} {list(shape)}"
         for name, shape in expected.items()
-        if name not in shapes and name not in optional
+        if name not in tensors and name not in optional
     ]
     unexpected = [
-        f"{name} {list(shape)}"
-        for name, shape in shapes.items()
+        f"{name} {list(tensor.shape)}"
+        for name, tensor in tensors.items()
         if name not in expected
-        and not name.endswith("rotary_emb.inv_freq")
-        and not (config.attention == "dense" and _GATE.search(name))
+        and not is_ignored(name)
+        and not (config.attention == "dense" and is_gate(name))
     ]
+    known = {name: tensor for name, tensor in tensors.items() if name in expected}
     reshaped = [
-        f"{name} is {list(shapes[name])}, wanted {list(shape)}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
+        f"{name} is {list(tensor.shape)}, wanted {list(expected[name])}"
+        for name, tensor in known.items()
+        if tensor.shape != expected[name]
     ]
+    retyped = [f"{n} is {t.dtype}" for n, t in known.items() if t.dtype not in FLOATS]
     problems = [
-        f"{title} {_listed(names)}"
+        f"{title} {listed(names)}"
         for title, names in (
             ("missing:", missing),
             ("unexpected:", unexpected),
             ("of another shape:", reshaped),
+            (f"of another dtype than {', '.join(FLOATS)}:", retyped),
         )
         if names
     ]
@@ -274,9 +253,30 @@ def _check_weights(
             f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}: "
             "download both again, from one place"
         )
+    if config.tie_word_embeddings and HEAD in tensors:
+        _check_tied(folder, tensors[HEAD], tensors[EMBEDDING])
 
 
-def _parameter_shapes(folder: Path, config: VideoNSAConfig) -> Shapes:
+def is_ignored(name: str) -> bool:
+    """Whether a tensor is a buffer that old checkpoints hold and the model computes."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor) -> None:
+    """Refuse a head that is stored though it is tied, unless it equals the embedding."""
+    with safe_open(head.file, "pt") as first, safe_open(embedding.file, "pt") as second:
+        ours, theirs = first.get_slice(head.name), second.get_slice(embedding.name)
+        for start in range(0, head.shape[0], _ROWS_COMPARED):
+            rows = slice(start, start + _ROWS_COMPARED)
+            if not torch.equal(ours[rows].float(), theirs[rows].float()):
+                raise ModelError(
+                    f"{folder}: config.json ties {head.name} to {embedding.name}, but they are "
+                    "stored with different values: set tie_word_embeddings to false if the head "
+                    "has weights of its own, or download both again"
+                )
+
+
+def _parameter_shapes(folder: Path, config: VideoNSAConfig) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):
             model = VideoNSAForConditionalGeneration(config)
@@ -287,14 +287,5 @@ def _parameter_shapes(folder: Path, config: VideoNSAConfig) -> Shapes:
 
 def _bad_config(folder: Path, error: BaseException) -> ModelError:
     return ModelError(
-        f"{folder / 'config.json'} cannot be used ({_one_line(error)}): download it again"
+        f"{folder / 'config.json'} cannot be used ({one_line(error)}): download it again"
     )
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
-def _one_line(error: BaseException, most: int = 200) -> str:
-    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -1,0 +1,112 @@
+"""`videonsa convert`: write a checkpoint as one of ours."""
+
+import re
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+
+from videonsa.cli.common import (
+    Commands,
+    add_command,
+    emit,
+    emit_json,
+    quiet_libraries,
+    report,
+)
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "convert",
+        run=run,
+        summary="Write a checkpoint of Qwen2.5-VL or VideoNSA as one of ours: the config states "
+        "its attention, the values of the weights stay as they are. TARGET appears whole or not "
+        "at all.",
+        examples=(
+            "videonsa convert Enxin/VideoNSA ./videonsa-7b",
+            "videonsa convert Qwen/Qwen2.5-VL-3B-Instruct ./fresh-3b --fresh-gates half",
+            "videonsa convert ./weights ./half --dtype bfloat16 --max-shard-size 2GB --force",
+        ),
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder or a Hugging Face id")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
+    parser.add_argument(
+        "--layout",
+        choices=("hub", "transformers"),
+        default="hub",
+        help="names of the weights: model.layers.* and visual.* as published, or "
+        "model.language_model.* and model.visual.* (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: as they are)",
+    )
+    parser.add_argument(
+        "--max-shard-size",
+        type=_size,
+        default="5GB",
+        metavar="SIZE",
+        help="largest file of weights, such as 500MB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fresh-gates",
+        choices=("half", "released"),
+        help="give weights without gates untrained ones: every gate 0.5, or drawn as in the "
+        "released code",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the fresh gates (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace TARGET if it is a checkpoint or empty"
+    )
+
+
+def _size(text: str) -> int:
+    """Bytes from a number with a unit, powers of 1000 as the hub counts them."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip().upper(), re.ASCII)
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if size < 1:
+        raise ArgumentTypeError(f"{text!r} is no size: want one such as 500MB or 5GB")
+    return size
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        import torch
+
+        from videonsa.inference.locate import locate_model
+        from videonsa.models.convert import convert
+
+        done = convert(
+            locate_model(args.source),
+            args.target,
+            layout=args.layout,
+            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            max_shard_bytes=args.max_shard_size,
+            fresh_gates=args.fresh_gates,
+            seed=args.seed,
+            force=args.force,
+            progress=report,
+        )
+    for note in done.notes:
+        report(f"note       {note}")
+    if args.json:
+        emit_json(
+            {
+                "target": str(done.folder),
+                "layout": args.layout,
+                "tensors": done.num_tensors,
+                "bytes": done.num_bytes,
+                "files": list(done.files),
+                "notes": list(done.notes),
+            }
+        )
+    else:
+        emit(f"{done.num_tensors} tensors, {done.num_bytes / 1e9:.2f} GB in {done.folder}\n")
+    return 0
