@@ -214,7 +214,14 @@ def nsa_backward(
     if "compressed" in options.branches:
         k_cmp, v_cmp = pool(k, v, index)
         sums_cmp = compressed_gradients(
-            q, k_cmp, v_cmp, grad, terms, index, config=tuning.compressed_gradient
+            q,
+            k_cmp,
+            v_cmp,
+            grad,
+            terms,
+            index,
+            splits=tuning.splits,
+            config=tuning.compressed_gradient,
         )
     query_gradient(
         q,

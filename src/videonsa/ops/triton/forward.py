@@ -264,5 +264,5 @@ def _no_selection(
 def num_multiprocessors(device: torch.device) -> int:
     """Of a GPU, for kernels that loop over their work."""
     if device.type != "cuda":
-        return 4  # the interpreter
+        return 2  # the interpreter
     return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -21,9 +21,6 @@ from videonsa.ops.triton.grad_keys import key_step
 from videonsa.ops.triton.index import StreamIndex
 from videonsa.ops.triton.tuning import Config
 
-SPLITS = 16
-"""Parts of the rows: enough programs for a GPU, and a buffer that grows with the blocks alone."""
-
 
 @triton.jit
 def _compressed_gradient_kernel(
@@ -105,9 +102,10 @@ def compressed_gradients(
     terms: Tensor,
     index: StreamIndex,
     *,
+    splits: int,
     config: Config,
 ) -> Tensor:
-    """Sums over the rows that see a block, split by split: `[SPLITS, 2, C, H, D]` float32."""
+    """Sums over the rows that see a block, split by split: `[splits, 2, C, H, D]` float32."""
     num_rows, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
     first = torch.arange(0, num_blocks, config.block_n, dtype=torch.int32, device=q.device)
@@ -121,10 +119,10 @@ def compressed_gradients(
     some, every = rows_until(index.row_end, first), rows_until(index.row_end, last)
     fewer, none = rows_until(index.row_begin, first), rows_until(index.row_begin, last)
     borders = torch.stack([some, every, torch.maximum(every, fewer), none], dim=1)
-    shape = (SPLITS, 2, num_blocks, num_kv_heads, dim)
+    shape = (splits, 2, num_blocks, num_kv_heads, dim)
     sums = torch.empty(shape, dtype=torch.float32, device=q.device)
     tma = config.tma and fits_tma(q) and fits_tma(grad)
-    _compressed_gradient_kernel[(len(first) * num_kv_heads, SPLITS)](
+    _compressed_gradient_kernel[(len(first) * num_kv_heads, splits)](
         key_source(q, config.block_m, tma=tma),
         k_cmp,
         v_cmp,
@@ -146,7 +144,7 @@ def compressed_gradients(
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
-        SPLITS=SPLITS,
+        SPLITS=splits,
         TMA=tma,
         num_warps=config.num_warps,
         num_stages=config.num_stages,

@@ -34,6 +34,9 @@ class Tuning(NamedTuple):
     pair_gradient: Config
     block_gradient: Config
     compressed_gradient: Config
+    splits: int
+    """Parts of the rows over which gradients of compressed keys are summed: enough programs for a
+    GPU, and a buffer that grows with the blocks alone."""
     min_shared: int
     """Rows of a tile that must have chosen a block for the tile to walk it together."""
     score_bytes: int
@@ -70,6 +73,7 @@ def hopper(max_size: int) -> Tuning:
         pair_gradient=Config(64, block, 4, 3 if block <= 64 else 1, programs=2),
         block_gradient=Config(64, 64, 4, 2),
         compressed_gradient=Config(64, 64, 4, 2, tma=True),
+        splits=16,
         min_shared=4,
         score_bytes=2**29,
         partial_bytes=2**31,
@@ -89,6 +93,7 @@ def portable(max_size: int) -> Tuning:
         pair_gradient=Config(64, block, 4, 1, programs=2),
         block_gradient=Config(64, 64, 4, 1),
         compressed_gradient=Config(64, 64, 4, 1),
+        splits=16,
         min_shared=4,
         score_bytes=2**28,
         partial_bytes=2**30,
@@ -108,6 +113,7 @@ def interpreter(max_size: int) -> Tuning:
         pair_gradient=Config(64, block, 4, 1, programs=1),
         block_gradient=Config(32, 32, 4, 1),
         compressed_gradient=Config(32, 32, 4, 1),
+        splits=2,
         min_shared=4,
         score_bytes=2**18,
         partial_bytes=2**20,
