@@ -10,7 +10,7 @@ from videonsa.cli import main as main_module
 from videonsa.cli.main import EXIT_BROKEN_PIPE, EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER, main
 from videonsa.errors import VideoError
 
-COMMANDS = ("ask", "demo", "doctor", "plan")
+COMMANDS = ("ask", "convert", "demo", "doctor", "plan")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
