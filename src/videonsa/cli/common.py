@@ -84,6 +84,12 @@ def add_model_options(parser: LineParser) -> None:
 
 def add_sampling_options(parser: LineParser) -> None:
     """Which frames, and how large; what is not given is the model's default."""
+    parser.add_argument(
+        "--sampling",
+        choices=("exact", "keyframes"),
+        help="keyframes: the keyframe nearest to each wanted time, which is quick to read "
+        "(default: exact, the frame on screen then)",
+    )
     parser.add_argument("--fps", type=float, metavar="N", help="frames sampled a second")
     parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
     parser.add_argument(
@@ -100,7 +106,8 @@ def add_sampling_options(parser: LineParser) -> None:
 def sampling_options(args: Namespace) -> dict[str, Any]:
     """The sampling options that were given, by the names of `SamplingSpec`."""
     names = ("fps", "max_frames", "max_pixels", "max_tokens")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in names} | {"mode": args.sampling}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> str:

@@ -12,6 +12,7 @@ from videonsa.cli.common import (
     emit,
     emit_json,
     quiet_libraries,
+    report,
     sampling_options,
 )
 
@@ -63,6 +64,11 @@ def run(args: Namespace) -> int:
         emit_json(plan.to_dict())
     else:
         emit(_text(plan))
+    if sampling.mode == "keyframes":
+        report(
+            "note       keyframes only: their number is known once the file is read; these are "
+            "the wanted times, and the most frames there can be"
+        )
     return 0
 
 

@@ -47,6 +47,7 @@ def read_clip(video: Video, sampling: SamplingSpec, *, progress: bool | None = N
         fps=None,
         num_frames=1,
         timestamps=None,
+        mode="exact",
         max_tokens=None,
         min_pixels=pixels,
         max_pixels=pixels,

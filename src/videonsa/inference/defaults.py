@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 
 from videonsa.inference.locate import locate_model, read_json
 from videonsa.inference.shapes import ModelShape
-from videonsa.video.sampling import SamplingSpec
+from videonsa.video.sampling import Mode, SamplingSpec
 
 SETTINGS_FILE = "video_preprocessor_config.json"
 _MAXIMA = (("max_frames", "min_frames"), ("max_pixels", "min_pixels"))
@@ -22,6 +22,7 @@ class SamplingChanges(TypedDict, total=False):
     max_frames: int | None
     max_pixels: int | None
     max_tokens: int | None
+    mode: Mode | None
 
 
 def sampling_of_shape(shape: ModelShape) -> SamplingSpec:

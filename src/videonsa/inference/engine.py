@@ -182,7 +182,7 @@ class VideoQA:
             recorder: collects where the answer looked.
             trace: reports shapes stage by stage; takes the place of a recorder.
             changes: single fields of `sampling`: `fps`, `num_frames`, `timestamps`, `max_frames`,
-                `max_pixels`, `max_tokens`.
+                `max_pixels`, `max_tokens`, `mode`.
 
         Raises:
             VideoError: a video that cannot be read.
@@ -282,7 +282,7 @@ class VideoQA:
             spec=self.shape.spec if attention == "nsa" else None,
             budget=budget if attention == "nsa" else None,
             warnings=tuple(clip.warnings),
-            notes=self.notes,
+            notes=(*self.notes, *clip.notes),
         )
 
     def _trace_inputs(self, trace: Trace, clip: VideoClip, prompt: VideoPrompt) -> None:

@@ -1,10 +1,7 @@
 """One video file through PyAV: what it states, and its frames in order of display."""
 
-import bisect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +9,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -26,9 +24,6 @@ TIME_TOLERANCE = 1e-3
 target still counts as on screen at it."""
 END_SLACK = 1.0
 """Seconds past the stated end from which on a frame's time is taken for damage."""
-SEEK_GAIN = 2.0
-"""Seek when the next target is more keyframe intervals away than this. A seek decodes half an
-interval on average and throws away what the decoder had in flight."""
 _OPTIONS = {"protocol_whitelist": "file"}
 """A playlist named like a video must not make us open network addresses."""
 _TEXT_FORMATS = {"tty"}
@@ -84,53 +79,41 @@ class SourceFrame(NamedTuple):
 
 
 class VideoFile:
-    """A video file: its `info`, and its frames."""
+    """A video file: its `info`, and what turns its packets into frames."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         with _open_video(path) as (container, stream):
-            first, _ = next(_decode(container, stream), (None, False))
+            first, _ = next(decode_packets(container.demux(stream)), (None, False))
             if first is None:
                 raise VideoError(
                     f"{path}: no picture of its {stream.codec_context.name} stream decodes: "
                     "want an undamaged video; copy or download it again"
                 )
-            self._origin = stream.start_time if stream.start_time is not None else first.pts or 0
+            self.origin = stream.start_time if stream.start_time is not None else first.pts or 0
+            """The timestamp at which the video begins."""
             # Once, from the first frame: asking a frame for its side data ties it into a cycle of
             # references, which would keep it in memory until the garbage collector comes.
             self._orientation = Orientation.of(first)
             self.info = _describe(path, container, stream, first, self._orientation)
 
-    def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]:
-        """Frames by rising time, without long stretches that hold none of `targets` (ascending).
+    def open(self) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
+        """The container, at its beginning, and its video stream."""
+        return _open_video(self.path)
 
-        Leaving frames out never changes which one is on screen at a target: a seek that lands
-        elsewhere than between the last frame and the target is taken back.
-        """
-        with _open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            seeks = _Seeks(targets)
-            last = -1.0
-            while True:
-                for frame, after_error in _decode(container, stream):
-                    time = self._time(frame, last)
-                    if not seeks.landed(time, last=last):
-                        break
-                    if not last < time <= self.info.duration + END_SLACK:
-                        continue
-                    yield self._source_frame(frame, time, after_error=after_error)
-                    last = time
-                    if seeks.aim_from(time, keyframe=frame.key_frame, timed=frame.pts is not None):
-                        break
-                else:
-                    if seeks.landed(None, last=last):
-                        return
-                self._seek(container, stream, seeks.aim)
+    def source_frames(self, decoded: Iterable[tuple[VideoFrame, bool]]) -> Iterator[SourceFrame]:
+        """What `decode_packets` gives, by rising time; frames that damage has misplaced are out."""
+        last = -1.0
+        for frame, after_error in decoded:
+            time = self._time(frame, last)
+            if last < time <= self.info.duration + END_SLACK:
+                yield self._source_frame(frame, time, after_error=after_error)
+                last = time
 
     def _time(self, frame: VideoFrame, last: float) -> float:
         if frame.pts is None or frame.time_base is None:
             return last + 1 / self.info.fps if last >= 0 and self.info.fps > 0 else 0.0
-        return float((frame.pts - self._origin) * frame.time_base)
+        return float((frame.pts - self.origin) * frame.time_base)
 
     def _source_frame(self, frame: VideoFrame, time: float, *, after_error: bool) -> SourceFrame:
         stated = float(frame.duration * frame.time_base) if frame.time_base else 0.0
@@ -140,57 +123,8 @@ class VideoFile:
             end=time + max(stated, period),
             after_error=after_error,
             damaged=frame.is_corrupt,
-            rgb=partial(_to_rgb, frame, self._orientation, self._path),
+            rgb=partial(_to_rgb, frame, self._orientation, self.path),
         )
-
-    def _seek(self, container: InputContainer, stream: VideoStream, time: float) -> None:
-        time_base = stream.time_base or Fraction(1, av.time_base)
-        # After a seek that fails, decoding goes on where it was, which `landed` then judges.
-        with suppress(av.FFmpegError, OSError):
-            container.seek(self._origin + int(time / time_base), stream=stream)
-
-
-@dataclass
-class _Seeks:
-    """When to seek, and whether a seek did what it was for."""
-
-    targets: Sequence[float]
-    aim: float = 0.0
-    """Seconds to seek to."""
-    _pending: bool = False
-    _allowed: bool = True
-    _keyframe: float | None = None
-    _interval: float | None = None
-    """Longest stretch between two keyframes so far, in seconds."""
-
-    def aim_from(self, time: float, *, keyframe: bool, timed: bool) -> bool:
-        """Whether to seek from the frame at `time`, then to `aim`."""
-        if keyframe:
-            if self._keyframe is not None:
-                self._interval = max(self._interval or 0.0, time - self._keyframe)
-            self._keyframe = time
-        upcoming = bisect.bisect_right(self.targets, time + TIME_TOLERANCE)
-        if not self._allowed or not timed or self._interval is None:
-            return False
-        if upcoming == len(self.targets):
-            return False
-        self.aim = self.targets[upcoming]
-        self._pending = self.aim - time > SEEK_GAIN * self._interval
-        if self._pending:
-            self._keyframe = None
-        return self._pending
-
-    def landed(self, time: float | None, *, last: float) -> bool:
-        """Whether decoding may go on at `time` (None: at the end). If not, `aim` is the start."""
-        if not self._pending:
-            return True
-        self._pending = False
-        missed = time is None or time > self.aim + TIME_TOLERANCE
-        # A seek that led backwards gained nothing, and so would the next.
-        self._allowed = time is not None and last < time and not missed
-        if missed:
-            self.aim = 0.0
-        return not missed
 
 
 @contextmanager
@@ -223,13 +157,16 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, streams[0]
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, bool]]:
+def decode_packets(
+    packets: Iterator["Packet[VideoStream]"], *, since: int | None = None
+) -> Iterator[tuple[VideoFrame, bool]]:
     """Every frame that decodes, and whether something just before it did not.
 
     Decoders drop what they cannot use without a word, so the packets that went in are checked off
-    against the frames that come out, which they do in order of display.
+    against the frames that come out, which they do in order of display. Where decoding begins in
+    the middle, pictures shown before `since` (a timestamp) lack what they refer to: they are left
+    out, and not missed.
     """
-    packets = container.demux(stream)
     unseen: set[int] = set()
     failed = False
     while True:
@@ -237,7 +174,7 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Vi
             packet = next(packets, None)
             if packet is None:
                 return
-            if packet.pts is not None and packet.size > 0:
+            if packet.pts is not None and packet.size > 0 and _counts(packet.pts, since):
                 unseen.add(packet.pts)
             frames = packet.decode()
         except (av.FFmpegError, OSError):
@@ -246,15 +183,22 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Vi
             continue
         for frame in frames:
             if frame.pts is not None:
+                if not _counts(frame.pts, since):
+                    continue
                 failed = failed or any(pts < frame.pts for pts in unseen)
                 unseen = {pts for pts in unseen if pts > frame.pts}
             yield frame, failed
             failed = False
 
 
+def _counts(pts: int, since: int | None) -> bool:
+    return since is None or pts >= since
+
+
 def _why_not_open(path: Path, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error)
-    with path.open("rb") as file:
+    head = b""
+    with suppress(OSError), path.open("rb") as file:
         head = file.read(8)
     if head[4:] == b"ftyp":
         return (

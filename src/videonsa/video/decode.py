@@ -1,13 +1,17 @@
 """A video file, an image or a folder of images to sampled frames at their final size.
 
-Frames are decoded one after the other; each wanted one is downscaled at once, so that a clip is
+Workers decode parts of the time line; each wanted frame is downscaled at once, so that a clip is
 never held at the size of its source.
 """
 
 import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, Never, Protocol
 
@@ -17,11 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from videonsa.errors import BudgetError, VideoError
-from videonsa.video.container import TIME_TOLERANCE, SourceFrame, VideoFile
+from videonsa.errors import BudgetError, UsageError, VideoError
+from videonsa.video.container import TIME_TOLERANCE, SourceFrame
 from videonsa.video.images import IMAGE_SUFFIXES, ImageFrames
 from videonsa.video.processing import resize_frames
+from videonsa.video.reader import VideoSource
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
+from videonsa.video.segments import Layout, Segment, nearest
+from videonsa.video.workers import run_in_order
 
 HOLD_SLACK = 0.1
 """Seconds that a frame stands in beyond its stated end where nothing decodes after it: stated
@@ -30,6 +37,14 @@ STALE_AFTER = 1.0
 """Seconds beyond its stated end after which a frame that is taken again is reported."""
 PROGRESS_DELAY = 1.0
 """Seconds before the progress bar shows."""
+MOST_WORKERS = 8
+"""Workers that are used unless more are asked for."""
+PAYING_PIXELS = 10**8
+"""Pixels to decode, about a third of a second's work for one core, from which on more pay."""
+BYTES_AHEAD = 16 * 2**20
+"""Bytes of sampled frames of one segment that may wait to be taken..."""
+LEAST_AHEAD = 4
+"""... but so many frames, however large."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -46,6 +61,8 @@ class VideoClip:
     """The frames that were taken; fewer than planned if some could not be decoded."""
     warnings: tuple[str, ...] = ()
     """What was lost or damaged, one line each."""
+    notes: tuple[str, ...] = ()
+    """How it was read where that is not as asked, one line each."""
 
     @property
     def sampled_fps(self) -> float:
@@ -69,7 +86,39 @@ class _Source(Protocol):
     @property
     def info(self) -> VideoInfo: ...
 
-    def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]: ...
+    def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout: ...
+
+    def reader(
+        self, layout: Layout
+    ) -> AbstractContextManager[Callable[[Segment], Iterator[SourceFrame]]]: ...
+
+
+class SampledFrame(NamedTuple):
+    """One frame at its final size."""
+
+    target: int
+    """Index of the wanted time that it stands for."""
+    time: float
+    """Seconds, as in `VideoClip.times`."""
+    pixels: NDArray[np.uint8]
+    """[3, height, width], RGB."""
+    stale: bool
+    """Taken again long after it should have left the screen: no other came."""
+    damaged: bool
+    """The decoder says that parts of the picture are wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class VideoStream:
+    """The sampled frames of a video while they are decoded."""
+
+    info: VideoInfo
+    plan: SamplingPlan
+    """What is wanted."""
+    notes: tuple[str, ...]
+    """How it is read where that is not as asked, one line each."""
+    frames: Generator[SampledFrame, None, None]
+    """In order; what does not decode is left out. Closing it stops the workers."""
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -83,16 +132,23 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def read_video(
-    path: str | Path, *, sampling: SamplingSpec | None = None, progress: bool | None = None
+    path: str | Path,
+    *,
+    sampling: SamplingSpec | None = None,
+    workers: int | None = None,
+    progress: bool | None = None,
 ) -> VideoClip:
     """Sample the frames of a video at their final size.
 
     The frame taken for a target time is the one on screen then: the last that begins at or before
-    it. What does not decode is left out, and `warnings` says so.
+    it. What does not decode is left out, and `warnings` says so. The frames are the same whatever
+    the number of workers.
 
     Args:
         path: a video file, an image or a folder of images (taken as 2 frames per second).
         sampling: which frames and what size; None is `SamplingSpec()`.
+        workers: threads that decode parts of the time line; None is one for each core that may be
+            used, up to 8, or 1 where the video is too short for more to pay.
         progress: a bar on stderr once the work takes over a second; None is on a terminal only.
 
     Raises:
@@ -101,12 +157,15 @@ def read_video(
         BudgetError: `max_tokens` below one temporal patch.
 
     """
-    source = _open_source(path)
-    plan = plan_sampling(source.info, sampling or SamplingSpec())
+    stream = stream_video(path, sampling=sampling, workers=workers)
+    plan = stream.plan
     frames = _room_for(plan)
-    with _progress_bar(plan.num_frames, progress) as bar:
-        picks = pick_frames(source.frames(plan.times), plan.times)
-        taken = _take(picks, plan, into=frames, bar=bar)
+    taken: list[SampledFrame] = []
+    with _progress_bar(plan.num_frames, progress) as bar, closing(stream.frames):
+        for frame in stream.frames:
+            bar.update(frame.target + 1 - bar.n)
+            frames[len(taken)] = frame.pixels
+            taken.append(frame._replace(pixels=frames[len(taken)]))
     if not taken:
         raise VideoError(
             f"{path}: none of the {plan.num_frames} sampled frames decodes: "
@@ -115,39 +174,114 @@ def read_video(
     return VideoClip(
         frames=torch.from_numpy(frames[: len(taken)]),
         times=tuple(frame.time for frame in taken),
-        info=source.info,
+        info=stream.info,
         plan=plan.with_times(tuple(plan.times[frame.target] for frame in taken)),
         warnings=tuple(_warnings(taken, plan)),
+        notes=stream.notes,
     )
 
 
-class _Taken(NamedTuple):
-    """What is kept of a pick: not its frame, which has the size of the source."""
+def stream_video(
+    path: str | Path, *, sampling: SamplingSpec | None = None, workers: int | None = None
+) -> VideoStream:
+    """What `read_video` reads, frame by frame, with few frames in memory.
 
-    target: int
-    time: float
-    stale: bool
-    damaged: bool
+    Args:
+        path: as for `read_video`.
+        sampling: as for `read_video`.
+        workers: as for `read_video`.
+
+    Raises:
+        VideoError: nothing there that can be read.
+        UsageError: as for `read_video`.
+        BudgetError: as for `read_video`.
+
+    """
+    if workers is not None and not (type(workers) is int and workers >= 1):
+        raise UsageError(f"workers={workers!r}: want an int of at least 1, or None")
+    spec = sampling or SamplingSpec()
+    source = _open_source(path)
+    plan = plan_sampling(source.info, spec)
+    layout = source.layout(plan.times, keyframes=spec.mode == "keyframes")
+    wanted = _paying_workers(source.info, layout) if workers is None else workers
+    notes = tuple(_notes(layout, plan, spec, workers=wanted))
+    if layout.keyframes_only:
+        plan = plan.with_keyframes(layout.targets, duration=source.info.duration)
+    frames = run_in_order(
+        len(layout.segments),
+        partial(_frame_room, source, layout, plan),
+        workers=min(wanted, len(layout.segments)),
+        ahead=max(LEAST_AHEAD, BYTES_AHEAD // (3 * plan.height * plan.width)),
+    )
+    return VideoStream(info=source.info, plan=plan, notes=notes, frames=_by_rising_time(frames))
 
 
-def _take(
-    picks: Iterator[Pick], plan: SamplingPlan, *, into: NDArray[np.uint8], bar: "tqdm[Never]"
-) -> list[_Taken]:
-    """Write the picked frames at their final size, one at a time, to the front of `into`."""
-    taken: list[_Taken] = []
-    previous: SourceFrame | None = None
+@contextmanager
+def _frame_room(
+    source: _Source, layout: Layout, plan: SamplingPlan, stopped: Callable[[], bool]
+) -> Iterator[Callable[[int], Iterator[SampledFrame]]]:
+    """What gives the sampled frames of a segment, by its number."""
+    with source.reader(layout) as read:
+
+        def run(number: int) -> Iterator[SampledFrame]:
+            segment = layout.segments[number]
+            frames = takewhile(lambda _: not stopped(), read(segment))
+            picks = pick_frames(frames, layout.targets[segment.first : segment.last])
+            return _sampled(picks, plan, first=segment.first)
+
+        yield run
+
+
+def _sampled(picks: Iterator[Pick], plan: SamplingPlan, *, first: int) -> Iterator[SampledFrame]:
+    """The picked frames at their final size; targets are counted from `first`."""
+    previous: tuple[SourceFrame, NDArray[np.uint8]] | None = None
     for target, time, frame, stale in picks:
-        bar.update(target + 1 - bar.n)
-        if frame is previous:
-            into[len(taken)] = into[len(taken) - 1]
-        else:
+        if previous is None or previous[0] is not frame:
+            previous = None
             try:
-                into[len(taken)] = _resized(frame.rgb(), plan)
+                previous = frame, _resized(frame.rgb(), plan)
             except VideoError:
                 continue
-            previous = frame
-        taken.append(_Taken(target, time, stale, frame.damaged))
-    return taken
+        yield SampledFrame(first + target, time, previous[1], stale, frame.damaged)
+
+
+def _by_rising_time(
+    frames: Generator[SampledFrame, None, None],
+) -> Generator[SampledFrame, None, None]:
+    """A frame that a segment takes again from the one before it has the time it had there."""
+    latest = -math.inf
+    with closing(frames):
+        for frame in frames:
+            latest = max(latest, frame.time)
+            yield frame._replace(time=latest)
+
+
+def _paying_workers(info: VideoInfo, layout: Layout) -> int:
+    packets = layout.num_packets or info.num_frames or 0
+    if packets * info.width * info.height < PAYING_PIXELS:
+        return 1
+    # Cores that this process may use: in a container, often fewer than there are.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+def _notes(
+    layout: Layout, plan: SamplingPlan, spec: SamplingSpec, *, workers: int
+) -> Iterator[str]:
+    if layout.problem is not None and workers > 1:
+        yield f"read by one worker, not {workers}: {layout.problem}"
+    if spec.mode != "keyframes":
+        return
+    if layout.keyframes_only:
+        times = layout.targets
+        away = max(abs(time - times[nearest(times, time)]) for time in plan.times)
+        yield (
+            f"keyframes only: the nearest to {plan.num_frames} wanted times are "
+            f"{len(times)}, at most {away:.2f} s away"
+        )
+    else:
+        yield f"exact frames, not keyframes: {layout.problem}"
 
 
 def pick_frames(frames: Iterator[SourceFrame], targets: Sequence[float]) -> Iterator[Pick]:
@@ -202,7 +336,7 @@ def _open_source(path: str | Path) -> _Source:
     except OSError as error:
         reason = (error.strerror or "not possible").lower()
         raise VideoError(f"{path}: cannot be read: {reason}: name one that you may read") from error
-    return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
+    return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
 
 
 def _room_for(plan: SamplingPlan) -> NDArray[np.uint8]:
@@ -241,7 +375,7 @@ def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[Never]":
     )
 
 
-def _warnings(taken: Sequence[_Taken], plan: SamplingPlan) -> Iterator[str]:
+def _warnings(taken: Sequence[SampledFrame], plan: SamplingPlan) -> Iterator[str]:
     lost = sorted(set(range(plan.num_frames)) - {frame.target for frame in taken})
     if lost:
         yield (

@@ -1,7 +1,8 @@
 """One image, or a folder of images taken as frames, through Pillow."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps
 from videonsa.errors import VideoError
 from videonsa.video.container import SourceFrame
 from videonsa.video.sampling import VideoInfo
+from videonsa.video.segments import Layout, Segment, whole_layout
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 FOLDER_FPS = 2.0
@@ -40,7 +42,16 @@ class ImageFrames:
             container="folder" if is_folder else "image",
         )
 
-    def frames(self, targets: Sequence[float]) -> Iterator[SourceFrame]:
+    def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout:
+        """All images in one part, whatever is wanted of them."""
+        return whole_layout(targets, problem="images have no keyframes")
+
+    @contextmanager
+    def reader(self, layout: Layout) -> Iterator[Callable[[Segment], Iterator[SourceFrame]]]:
+        """What reads the only segment."""
+        yield lambda segment: self.frames()
+
+    def frames(self) -> Iterator[SourceFrame]:
         """One frame an image; an image is read when its pixels are asked for."""
         for index, path in enumerate(self._paths):
             time = index / FOLDER_FPS

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from numbers import Real
-from typing import Self, TypeGuard
+from typing import Literal, Self, TypeGuard, get_args
 
 from videonsa.errors import BudgetError, UsageError
 
+Mode = Literal["exact", "keyframes"]
 MAX_ASPECT_RATIO = 200
 DEFAULT_FPS = 2.0
 PAPER_MAX_PIXELS = 50_176
@@ -59,6 +60,9 @@ class SamplingSpec:
     num_frames: int | None = None
     timestamps: Sequence[float] | None = None
     """Seconds, ascending, within the video."""
+    mode: Mode = "exact"
+    """`keyframes` takes, for each wanted time, the keyframe nearest to it, each once: no other
+    frame is decoded. Their times are their own."""
     min_frames: int = 4
     max_frames: int = 768
     min_pixels: int | None = None
@@ -83,6 +87,8 @@ class SamplingSpec:
             value = getattr(self, name)
             if value is not None and not (type(value) is int and value >= 1):
                 raise UsageError(f"{name}={value!r}: want an int of at least 1")
+        if self.mode not in get_args(Mode):
+            raise UsageError(f"mode={self.mode!r}: want one of {', '.join(get_args(Mode))}")
         if self.max_pixels < self.factor**2:
             raise UsageError(
                 f"max_pixels={self.max_pixels}: want at least {self.factor**2} "
@@ -150,6 +156,11 @@ class SamplingPlan:
     def with_times(self, times: tuple[float, ...]) -> Self:
         """The same plan for fewer frames."""
         return replace(self, times=times)
+
+    def with_keyframes(self, times: tuple[float, ...], *, duration: float) -> Self:
+        """The plan for the keyframes that stand for its times, over `duration` seconds."""
+        rate = len(times) / duration if duration > 0 else self.sampled_fps
+        return replace(self, times=times, sampled_fps=rate)
 
 
 def smart_resize(

@@ -125,3 +125,33 @@ def test_auto_says_once_why_it_takes_the_reference(no_interpreter, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "backend 'auto' takes 'reference': the tensors are on cpu, the kernels need a GPU"
     ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "reason"),
+    [
+        (SPEC, {"return_branches": True}, "gradients are wanted with return_branches"),
+        (
+            NSASpec.released(),
+            {},
+            "gradients are wanted, the released preset has no backward kernels",
+        ),
+    ],
+    ids=["return_branches", "released"],
+)
+def test_auto_takes_the_reference_for_gradients_that_kernels_lack(
+    spec, options, reason, device, caplog
+):
+    inputs = make_inputs(Case(rows=4, group=7, kv_heads=4, dim=32, dtype=torch.float16), device)
+    leaves = [x.requires_grad_() for x in inputs]
+    nsa._say_choice.cache_clear()
+    with caplog.at_level(logging.INFO, logger=nsa.__name__):
+        result = nsa_attention(*leaves, spec=spec, **options)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"backend 'auto' takes 'reference': {reason}")
+    output = result.output if options else result
+    found = torch.autograd.grad(output.sum(), leaves, allow_unused=True)
+    wanted = nsa_attention(*leaves, spec=spec, backend="reference")
+    theirs = torch.autograd.grad(wanted.sum(), leaves, allow_unused=True)
+    for x, y in zip(found, theirs, strict=True):
+        assert (x is None and y is None) or torch.equal(x, y)

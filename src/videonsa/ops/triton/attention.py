@@ -241,7 +241,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
-    flat, saved, index = ctx.saved_tensors[:4], ctx.saved_tensors[4:11], ctx.saved_tensors[11:]
+    tensors = ctx.saved_tensors  # once: under activation checkpointing, reading them recomputes
+    flat, saved, index = tensors[:4], tensors[4:11], tensors[11:]
     found = torch.ops.videonsa.nsa_backward(
         grads[0], *flat, list(saved), list(index), ctx.bounds, *ctx.options
     )
