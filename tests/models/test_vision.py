@@ -3,7 +3,7 @@ import torch
 from tiny_models import qwen, tiny
 
 from videonsa.errors import ModelError, UsageError
-from videonsa.models import modeling
+from videonsa.models import features
 from videonsa.models.vision import frame_chunks, plan_vision
 
 GRIDS = [(3, 6, 10), (2, 6, 10), (1, 4, 4), (1, 2, 2), (4, 8, 8), (1, 2, 14)]
@@ -49,7 +49,7 @@ def test_features_do_not_depend_on_how_frames_are_cut(towers, max_patches, monke
     _, model = towers
     pixels = torch.randn(sum(t * h * w for t, h, w in GRIDS), 1176)
     whole = model.encode_vision(pixels, GRIDS)
-    monkeypatch.setattr(modeling, "PATCHES_PER_CHUNK", max_patches)
+    monkeypatch.setattr(features, "PATCHES_PER_CHUNK", max_patches)
     torch.testing.assert_close(model.encode_vision(pixels, GRIDS), whole, atol=1e-6, rtol=1e-6)
 
 

@@ -1,6 +1,6 @@
 """`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from videonsa.models.attention import AttentionStep, HybridAttention, dense_mask
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.features import encode_frames, encode_patches, place_features
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
@@ -27,12 +28,7 @@ from videonsa.models.rows import (
     repeat_vision,
     vision_inputs,
 )
-from videonsa.models.vision import (
-    PATCHES_PER_CHUNK,
-    frame_chunks,
-    plan_vision,
-    replace_slow_parts,
-)
+from videonsa.models.vision import replace_slow_parts
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
@@ -257,29 +253,50 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         Raises:
             UsageError: patches and grids that do not match.
         """
-        wanted = sum(t * h * w for t, h, w in grids)
-        if len(pixels) != wanted:
-            raise UsageError(
-                f"{len(pixels)} patches of pixels but the {len(grids)} grids describe {wanted}: "
-                "pass the pixels and grids of the same images and videos"
-            )
-        chunks = list(frame_chunks(grids, PATCHES_PER_CHUNK))
-        parts = pixels.split([sum(t * h * w for t, h, w in chunk) for chunk in chunks])
-        return torch.cat(list(map(self._encode_chunk, parts, chunks)))
+        return encode_patches(self.model.visual, self.config.vision_config, pixels, grids)
 
-    def _encode_chunk(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
-        config, tower = self.config.vision_config, self.model.visual
-        plan = plan_vision(
-            grids,
-            merge_size=config.spatial_merge_size,
-            window_tokens=config.window_size // config.spatial_merge_size // config.patch_size,
-        )
-        features: Tensor = tower(
-            pixels.to(tower.device, tower.dtype),
-            grid_thw=torch.tensor(grids, device=tower.device),
-            **plan.tower_inputs(tower.device),
-        ).pooler_output
-        return features
+    def encode_frames(self, parts: Iterable[Tensor]) -> Tensor:
+        """Features of the merged tokens of one video, `[M, hidden]`, while its frames come.
+
+        Each part is cut into patches and encoded before the next is asked for: pixels never pile
+        up. The features are `encode_vision`'s; where the parts end changes no more than rounding.
+
+        Args:
+            parts: uint8 `[n, 3, H, W]`, RGB, in order and of one size, multiples of
+                patch_size * merge_size; all but the last hold whole temporal patches.
+
+        Raises:
+            UsageError: no frames, frames of another type or size, or a temporal patch cut in two.
+        """
+        return encode_frames(self.model.visual, self.config.vision_config, parts)
+
+    def embed_prompt(
+        self,
+        input_ids: Tensor,
+        *,
+        image_features: Tensor | None = None,
+        video_features: Tensor | None = None,
+    ) -> Tensor:
+        """Embedded ids with features at the image and video tokens: `inputs_embeds` of `forward`.
+
+        Args:
+            input_ids: int64 `[B, T]`.
+            image_features: `[M, hidden]`, a row for each image token of the batch, in order.
+            video_features: the same for its video tokens.
+
+        Raises:
+            UsageError: not as many features as tokens.
+        """
+        types = self._token_types(input_ids)
+        embeds: Tensor = self.get_input_embeddings()(input_ids)
+        none = embeds.new_empty(0, embeds.shape[-1])
+        for kind, features in (
+            (TokenType.IMAGE, image_features),
+            (TokenType.VIDEO, video_features),
+        ):
+            given = none if features is None else features
+            embeds = place_features(given, embeds, types, kind)
+        return embeds
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> VideoNSACache | None:
         if given is None:
@@ -344,8 +361,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                     f"{len(grids)} grids: pass both or neither"
                 )
             if pixels is not None:
-                features = self.encode_vision(pixels, grids).to(embeds.dtype)
-                embeds = embeds.masked_scatter((types == kind)[..., None], features)
+                embeds = place_features(self.encode_vision(pixels, grids), embeds, types, kind)
         return embeds
 
     def _step(

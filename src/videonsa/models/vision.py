@@ -21,9 +21,6 @@ from videonsa.models._hf import (
 )
 from videonsa.models.rope import Grid
 
-PATCHES_PER_CHUNK = 2**16
-"""Patches that go through the tower together: about 1.5 GB of activations at the 7B model's widths,
-and products large enough for any GPU."""
 ALIGNED = 64
 """Values: 128 bytes in bfloat16."""
 Segments = list[Tensor]

@@ -1,0 +1,117 @@
+"""Patches or frames through the vision tower, part by part, and their features into a prompt."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videonsa.errors import UsageError
+from videonsa.models.rope import Grid, TokenType
+from videonsa.models.vision import frame_chunks, plan_vision
+from videonsa.video.processing import patchify
+
+PATCHES_PER_CHUNK = 2**16
+"""Patches that go through the tower together: about 1.5 GB of activations at the 7B model's widths,
+and products large enough for any GPU."""
+
+
+def encode_patches(tower: Any, config: Any, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """Features of the merged tokens of images or videos, `[M, hidden]`.
+
+    Args:
+        tower: the vision tower.
+        config: its vision config.
+        pixels: `[P, channels * temporal * patch * patch]`, on the tower's device or the CPU.
+        grids: (t, h, w) of each image or video, in patches.
+
+    Raises:
+        UsageError: patches and grids that do not match.
+    """
+    wanted = sum(t * h * w for t, h, w in grids)
+    if len(pixels) != wanted:
+        raise UsageError(
+            f"{len(pixels)} patches of pixels but the {len(grids)} grids describe {wanted}: "
+            "pass the pixels and grids of the same images and videos"
+        )
+    chunks = list(frame_chunks(grids, PATCHES_PER_CHUNK))
+    parts = pixels.split([sum(t * h * w for t, h, w in chunk) for chunk in chunks])
+    pairs = zip(parts, chunks, strict=True)
+    return torch.cat([_encode_chunk(tower, config, part, chunk) for part, chunk in pairs])
+
+
+def encode_frames(tower: Any, config: Any, parts: Iterable[Tensor]) -> Tensor:
+    """Features of the merged tokens of one video, `[M, hidden]`, while its frames come.
+
+    Args:
+        tower: the vision tower.
+        config: its vision config.
+        parts: uint8 `[n, 3, H, W]`, in order and of one size; all but the last hold whole temporal
+            patches.
+
+    Raises:
+        UsageError: no frames, frames of another type or size, or a temporal patch cut in two.
+    """
+    features: list[Tensor] = []
+    size: torch.Size | None = None
+    last = 0
+    for part in parts:
+        if last % config.temporal_patch_size:
+            raise UsageError(
+                f"more frames after a part of {last}: want whole temporal patches of "
+                f"{config.temporal_patch_size} frames in every part but the last"
+            )
+        if size is not None and part.shape[1:] != size:
+            raise UsageError(
+                f"frames of {list(part.shape[1:])} after {list(size)}: want one size in a video"
+            )
+        last, size = len(part), part.shape[1:]
+        features += _part_features(tower, config, part)
+    if not features:
+        raise UsageError("no frames came to be encoded: want at least one")
+    return torch.cat(features)
+
+
+def _part_features(tower: Any, config: Any, frames: Tensor) -> list[Tensor]:
+    area, temporal = frames.shape[-2:].numel() // config.patch_size**2, config.temporal_patch_size
+    features = []
+    for some in frames.split(max(1, PATCHES_PER_CHUNK // max(area, 1)) * temporal):
+        # Cut on the tower's device: bytes travel there, not floats.
+        patches = patchify(
+            some.to(tower.device),
+            patch_size=config.patch_size,
+            merge_size=config.spatial_merge_size,
+            temporal_patch_size=temporal,
+        )
+        features.append(_encode_chunk(tower, config, patches.pixels, [patches.grid]))
+    return features
+
+
+def _encode_chunk(tower: Any, config: Any, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
+    plan = plan_vision(
+        grids,
+        merge_size=config.spatial_merge_size,
+        window_tokens=config.window_size // config.spatial_merge_size // config.patch_size,
+    )
+    features: Tensor = tower(
+        pixels.to(tower.device, tower.dtype),
+        grid_thw=torch.tensor(grids, device=tower.device),
+        **plan.tower_inputs(tower.device),
+    ).pooler_output
+    return features
+
+
+def place_features(features: Tensor, embeds: Tensor, types: Tensor, kind: TokenType) -> Tensor:
+    """Put features `[M, hidden]` into the rows of a kind of `embeds` `[B, T, hidden]`, in order.
+
+    Raises:
+        UsageError: not as many features as rows of that kind.
+    """
+    rows = types == kind
+    name, wanted = kind.name.lower(), int(rows.sum())
+    if len(features) != wanted:
+        raise UsageError(
+            f"{len(features)} {name} features but {wanted} {name} tokens in input_ids: want one a "
+            "token, of the frames that the prompt was made for"
+        )
+    return embeds.masked_scatter(rows[..., None], features.to(embeds)) if wanted else embeds
