@@ -1,5 +1,6 @@
 """`HybridAttention`: NSA for the rows of images and videos, dense attention for text rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ class AttentionStep:
     """The rows by kind and the blocks, worked out once for all layers; for the `paper` preset."""
     dense_mask: Tensor | None = None
     """bool `[B, 1, T, S]` for dense attention; None where it is causal or sees every key."""
+    lengths: Sequence[int] | None = None
+    """Rows of each packed sample, for dense attention; the layout has its own."""
     backend: Backend = "auto"
     recorder: AttentionRecorder | None = None
 
@@ -60,7 +63,9 @@ def dense_mask(
     return causal if key_mask is None else causal & key_mask[:, None, None, :]
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def dense_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, lengths: Sequence[int] | None = None
+) -> Tensor:
     """Causal GQA of the last T rows over all S keys.
 
     Args:
@@ -68,10 +73,15 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Ten
         k: `[B, S, H, D]`.
         v: `[B, S, H, D]`.
         mask: from `dense_mask`. A row that sees no key gets 0.
+        lengths: rows of each packed sample, which sees its own keys alone; B = 1, T = S, no mask.
 
     Returns:
         `[B, T, HQ, D]`.
     """
+    if lengths is not None:
+        # One by one: a mask for all would have T * T entries.
+        samples = zip(*(x.split(list(lengths), dim=1) for x in (q, k, v)), strict=True)
+        return torch.cat([dense_attention(*qkv, mask=None) for qkv in samples], dim=1)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -147,7 +157,7 @@ class HybridAttention(Qwen2_5_VLAttention):
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]
         if step.attention == "dense":
-            out = dense_attention(q, k, v, step.dense_mask)
+            out = dense_attention(q, k, v, mask=step.dense_mask, lengths=step.lengths)
         else:
             out = self._hybrid(hidden_states, q, k, v, step)
         if step.recorder is not None:

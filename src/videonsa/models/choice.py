@@ -22,6 +22,11 @@ class AttentionChoice(NamedTuple):
     backend: Backend
     recorder: AttentionRecorder | None
 
+    @property
+    def is_released(self) -> bool:
+        """Whether it computes what the published code does, over one whole sequence."""
+        return self.attention == "nsa" and self.spec.stream == "sequence"
+
 
 def choose_attention(
     config: VideoNSAConfig,
@@ -77,7 +82,7 @@ def _why_at_once(choice: AttentionChoice, *, output_hidden_states: bool) -> str 
         return "the hidden states of all layers are wanted, of all rows in one step"
     if choice.recorder is not None:
         return "a recorder wants all rows in one step"
-    if choice.attention == "nsa" and choice.spec.stream == "sequence":
+    if choice.is_released:
         return "the released preset has blocks over the whole sequence"
     if choice.attention == "nsa" and choice.spec.selection_scope == "block":
         return "with selection_scope='block' all rows of a block choose together"

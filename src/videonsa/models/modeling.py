@@ -12,11 +12,12 @@ from videonsa.models._hf import (
     CausalLMOutputWithPast,
     Qwen2_5_VLForConditionalGeneration,
 )
-from videonsa.models.attention import AttentionStep, HybridAttention, dense_mask
+from videonsa.models.attention import HybridAttention
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.features import encode_frames, encode_patches, place_features
+from videonsa.models.packed import check_goes_packed, labels_within, sample_lengths
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
@@ -28,8 +29,8 @@ from videonsa.models.rows import (
     repeat_vision,
     vision_inputs,
 )
+from videonsa.models.step import attention_step
 from videonsa.models.vision import replace_slow_parts
-from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
 
@@ -85,6 +86,9 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
       the new rows; `image_grid_thw`, `video_grid_thw`: `[N, 3]` their sizes in patches.
     * `video_times`: for each video, the seconds of the first frame of each temporal patch; or
       `second_per_grid_ts`: `[V]`, the seconds of a temporal patch.
+    * `cu_seqlens`: int32 `[N + 1]`, where each of N samples that are packed in one row begins, and
+      the end. They do not see each other, positions start anew in each, and the loss predicts no
+      first token. Not with `attention_mask`, a cache, `rows_per_chunk` or a recorder.
     * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
     * `rows_per_chunk`: how many new rows go through the layers at a time, for bounded memory. By
       default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
@@ -163,6 +167,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         video_grid_thw: Tensor | None = None,
         video_times: Sequence[Sequence[float]] | None = None,
         second_per_grid_ts: Sequence[float] | Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         rows_per_chunk: int | None = None,
         attention: Literal["nsa", "dense"] | None = None,
@@ -175,16 +180,21 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Logits of the new rows, and the loss where there are `labels`; see the class."""
+        input_ids = _needed(input_ids)
         choice = choose_attention(self.config, attention, nsa_spec, backend, recorder)
+        lengths = None
+        if cu_seqlens is not None:
+            lengths = sample_lengths(cu_seqlens, input_ids.shape)
+            check_goes_packed(choice, attention_mask, past_key_values, use_cache, rows_per_chunk)
+            use_cache, rows_per_chunk = False, 0
         cache = self._cache(past_key_values, use_cache)
         times = (video_times, second_per_grid_ts)
         vision = vision_inputs(
             image_grid_thw, video_grid_thw, *times, temporal_ids=choice.spec.temporal_ids
         )
-        input_ids = _needed(input_ids)
         mask = _row_mask(input_ids, attention_mask, cache)
         types = self._token_types(input_ids) * mask
-        rows = self._describe(types, mask, position_ids, vision, cache, choice.spec)
+        rows = self._describe(types, mask, position_ids, vision, cache, choice.spec, lengths)
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, types, pixel_values, pixel_values_videos, vision)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -197,7 +207,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
         logits = self.lm_head(last)
         result = CausalLMOutputWithPast(
-            loss=self._loss(logits, labels, num_items_in_batch),
+            loss=self._loss(logits, labels, num_items_in_batch, lengths),
             logits=logits,
             past_key_values=cache,
             hidden_states=hidden_states,
@@ -219,7 +229,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             past_key_values=cache,
             use_cache=cache is not None,
             output_hidden_states=output_hidden_states,
-            step=self._step(rows, cache, choice),
+            step=attention_step(rows, cache, choice),
         )
 
     def _run_chunks(
@@ -321,6 +331,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         vision: VisionInputs,
         cache: VideoNSACache | None,
         spec: NSASpec,
+        lengths: list[int] | None,
     ) -> NewRows:
         batch, length = types.shape
         if position_ids is not None and position_ids.shape != (3, batch, length):
@@ -339,6 +350,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 temporal_ids=spec.temporal_ids,
             ),
             position_ids=position_ids,
+            lengths=lengths,
         )
 
     def _embed(
@@ -364,64 +376,17 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 embeds = place_features(self.encode_vision(pixels, grids), embeds, types, kind)
         return embeds
 
-    def _step(
-        self, rows: NewRows, cache: VideoNSACache | None, choice: AttentionChoice
-    ) -> AttentionStep:
-        """Enter the rows into the cache, and put together what the layers need."""
-        known = cache if cache is not None else VideoNSACache()
-        known.append_rows(rows)
-        num_rows, num_keys = rows.vision_mask.shape[1], known.vision_mask.shape[1]
-        padding = known.attention_mask if known.is_padded else None
-        frame_sizes = torch.tensor(
-            [size for sizes in known.frame_sizes for size in sizes], dtype=torch.int64
-        )
-        if choice.recorder is not None:
-            choice.recorder.begin_step(known.vision_mask, padding, frame_sizes)
-        # Without a vision row the hybrid layer is dense attention: no need for gates and streams.
-        dense = choice.attention == "dense" or not rows.has_vision
-        device = rows.vision_mask.device
-        return AttentionStep(
-            attention="dense" if dense else "nsa",
-            spec=choice.spec,
-            vision_mask=self._vision_mask(rows, known, choice.spec),
-            attention_mask=padding,
-            layout=None if dense else self._layout(num_rows, known, frame_sizes, choice.spec),
-            dense_mask=dense_mask(padding, num_rows, num_keys, device=device) if dense else None,
-            backend=choice.backend,
-            recorder=choice.recorder,
-        )
-
-    @staticmethod
-    def _layout(
-        num_rows: int, cache: VideoNSACache, frame_sizes: Tensor, spec: NSASpec
-    ) -> HybridLayout | None:
-        if spec.stream == "sequence":
-            return None  # the released preset takes the sequence as it is
-        return hybrid_layout(
-            cache.vision_mask,
-            spec=spec,
-            num_rows=num_rows,
-            attention_mask=cache.attention_mask,
-            frame_sizes=frame_sizes if spec.block_size == "frame" else None,
-        )
-
-    @staticmethod
-    def _vision_mask(rows: NewRows, cache: VideoNSACache, spec: NSASpec) -> Tensor:
-        """The rows that attend by NSA: by token ids, or as the released code finds them."""
-        if (
-            spec.vision_mask == "token_ids"
-            or cache.vision_mask.shape[1] > rows.vision_mask.shape[1]
-        ):
-            return cache.vision_mask
-        t, h, w = rows.position_ids
-        off_diagonal: Tensor = (t != h) | (h != w)
-        return off_diagonal & rows.attention_mask
-
     def _loss(
-        self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        num_items: Tensor | int | None,
+        lengths: list[int] | None,
     ) -> Tensor | None:
         if labels is None:
             return None
+        if lengths is not None:
+            labels = labels_within(labels, lengths)
         vocab_size = self.config.text_config.vocab_size
         loss: Tensor = self.loss_function(
             logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items

@@ -1,6 +1,7 @@
 """The new rows of a forward step: their kinds, frames and positions, from ids and grids."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,8 @@ class NewRows(NamedTuple):
     frame_sizes: list[list[int]]
     has_vision: bool
     is_padded: bool
+    lengths: list[int] | None = None
+    """Rows of each sample where several are packed, B = 1."""
 
 
 def cut_rows(rows: NewRows, start: int, stop: int) -> NewRows:
@@ -125,6 +128,7 @@ def describe_rows(
     start: Sequence[int],
     rules: PositionRules,
     position_ids: Tensor | None = None,
+    lengths: list[int] | None = None,
 ) -> NewRows:
     """Describe new rows.
 
@@ -135,6 +139,8 @@ def describe_rows(
         start: first position id of each sample.
         rules: of the position ids.
         position_ids: `[3, B, T]` in place of computed ones.
+        lengths: rows of each packed sample, B = 1 and T in all: each has its own frames, and
+            positions from `start` on.
 
     Raises:
         UsageError: grids or times that do not match the vision tokens.
@@ -145,12 +151,16 @@ def describe_rows(
     first = torch.tensor(start)[:, None]
     ids = (first + mask.cumsum(1) - 1).expand(3, -1, -1) * mask  # right where all is text
     images, videos = iter(vision.image_grids), iter(zip(*vision[1:], strict=True))
-    frame_sizes: list[list[int]] = []
-    for i, kept in enumerate(types[row][mask[row]] for row in range(len(types))):
+    frame_sizes: list[list[int]] = [[] for _ in types]
+    samples: Iterable[tuple[int, Tensor | slice]] = enumerate(mask)
+    if lengths is not None:
+        samples = [(0, slice(*span)) for span in pairwise(accumulate(lengths, initial=0))]
+    for i, own in samples:
+        kept = types[i, own]
         grids, times = _take_grids(kept, images, videos, rules.merge_size)
-        frame_sizes.append([h * w // rules.merge_size**2 for t, h, w in grids for _ in range(t)])
-        if grids and position_ids is None:
-            ids[:, i, mask[i]], _ = mrope_position_ids(
+        frame_sizes[i] += [h * w // rules.merge_size**2 for t, h, w in grids for _ in range(t)]
+        if (grids or lengths is not None) and position_ids is None:
+            ids[:, i, own], _ = mrope_position_ids(
                 kept, grids, times, start=start[i], **rules._asdict()
             )
     unused = len(list(images)) + len(list(videos))
@@ -170,6 +180,7 @@ def describe_rows(
         frame_sizes=frame_sizes,
         has_vision=bool(types.any()),
         is_padded=not bool(mask.all()),
+        lengths=lengths,
     )
 
 
