@@ -26,3 +26,10 @@ class ModelError(VideoNSAError):
 
 class BudgetError(VideoNSAError):
     """A video or a question that does not fit the context or the memory."""
+
+
+def missing_package(package: str, *, extra: str) -> UsageError:
+    """What to raise where an optional package is not installed; `extra` of videonsa brings it."""
+    return UsageError(
+        f"{package} is not installed, and this needs it: pip install 'videonsa[{extra}]'"
+    )

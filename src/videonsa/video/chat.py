@@ -5,13 +5,14 @@ Each piece is encoded by itself, and text always as plain text, so no question c
 a turn or stand for a video.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from videonsa.errors import ModelError, UsageError
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
+Role = Literal["system", "user", "assistant"]
 IGNORED_LABEL = -100
 """The label of tokens without loss, as torch's cross entropy skips it."""
 
@@ -48,12 +49,32 @@ class ChatTokens(NamedTuple):
     labels: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class ChatTurn:
+    """One turn: text, and in the user's turns images and videos where they stand in it."""
+
+    role: Role
+    parts: tuple[str | VisionSlot, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse another role, and vision outside a user's turn: UsageError."""
+        if self.role not in get_args(Role):
+            raise UsageError(f"role={self.role!r}: want one of {', '.join(get_args(Role))}")
+        if self.role != "user" and any(isinstance(part, VisionSlot) for part in self.parts):
+            raise UsageError(
+                f"a turn of the {self.role} came with vision: want it in turns of the user"
+            )
+
+
 class _Piece(NamedTuple):
     text: str
     special: bool = False
     learned: bool = False
     """Whether the assistant writes it, so that the loss counts."""
     repeats: int = 1
+
+
+_ASSISTANT_HEAD = (_Piece(_IM_START, special=True), _Piece("assistant\n"))
 
 
 def chat_text(
@@ -104,10 +125,29 @@ def chat_tokens(
             plain text.
 
     """
+    pieces = _chat(question, vision=vision, system=system, history=history, answer=answer)
+    return _encode(pieces, tokenizer)
+
+
+def turn_tokens(turns: Iterable[ChatTurn], *, tokenizer: ChatTokenizer) -> Iterator[ChatTokens]:
+    """Encode turns one by one; joined they are the chat, as the published template writes it.
+
+    The loss counts on the text of the assistant's turns and on the <|im_end|> that closes each.
+
+    Raises:
+        UsageError: text that is not valid Unicode.
+        ModelError: as for `chat_tokens`.
+
+    """
+    for turn in turns:
+        yield _encode(_turn(turn), tokenizer)
+
+
+def _encode(pieces: Iterable[_Piece], tokenizer: ChatTokenizer) -> ChatTokens:
     special_ids = {token: _special_id(tokenizer, token) for token in _SPECIAL_TOKENS}
     ids: list[int] = []
     labels: list[int] = []
-    for piece in _chat(question, vision=vision, system=system, history=history, answer=answer):
+    for piece in pieces:
         if piece.special:
             encoded = [special_ids[piece.text]] * piece.repeats
         else:
@@ -127,42 +167,42 @@ def _chat(
 ) -> Iterator[_Piece]:
     if not question.strip():
         raise UsageError("question came empty; wanted a text; ask something about the video")
-    yield from _turn("system", system)
+    yield from _turn(ChatTurn("system", (system,)))
     for asked, answered in history:
-        yield from _turn("user", asked, vision)
-        yield from _answer_turn(answered)
+        yield from _turn(ChatTurn("user", (*vision, asked)))
+        yield from _turn(ChatTurn("assistant", (answered,)))
         vision = ()
-    yield from _turn("user", question, vision)
+    yield from _turn(ChatTurn("user", (*vision, question)))
     if answer is None:
-        yield _Piece(_IM_START, special=True)
-        yield _Piece("assistant\n")
+        yield from _ASSISTANT_HEAD
     else:
-        yield from _answer_turn(answer)
+        yield from _turn(ChatTurn("assistant", (answer,)))
 
 
-def _turn(role: str, text: str, vision: Sequence[VisionSlot] = ()) -> Iterator[_Piece]:
-    yield _Piece(_IM_START, special=True)
-    # One piece with the role where no token stands between: a text that starts with a line break
-    # merges with the one before it, as in the published template.
-    head = f"{role}\n"
-    if vision:
-        yield _Piece(head)
-        head = ""
-    for slot in vision:
+def _turn(turn: ChatTurn) -> Iterator[_Piece]:
+    learned = turn.role == "assistant"
+    if learned:
+        # Apart from the answer: a model that answers has read exactly this piece.
+        yield from _ASSISTANT_HEAD
+        text = ""
+    else:
+        yield _Piece(_IM_START, special=True)
+        # One piece with the role where no token stands between: a text that starts with a line
+        # break merges with the one before it, as in the published template.
+        text = f"{turn.role}\n"
+    for part in turn.parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        if text:
+            yield _Piece(text)
+            text = ""
         yield _Piece(_VISION_START, special=True)
-        yield _Piece(_PADS[slot.kind], special=True, repeats=slot.num_tokens)
+        yield _Piece(_PADS[part.kind], special=True, repeats=part.num_tokens)
         yield _Piece(_VISION_END, special=True)
-    yield _Piece(head + text)
-    yield _Piece(_IM_END, special=True)
-    yield _Piece("\n")
-
-
-def _answer_turn(answer: str) -> Iterator[_Piece]:
-    yield _Piece(_IM_START, special=True)
-    # Apart from the answer: a model that answers has read exactly this piece.
-    yield _Piece("assistant\n")
-    yield _Piece(answer, learned=True)
-    yield _Piece(_IM_END, special=True, learned=True)
+    if text:
+        yield _Piece(text, learned=learned)
+    yield _Piece(_IM_END, special=True, learned=learned)
     yield _Piece("\n")
 
 
