@@ -1,6 +1,6 @@
 """Draws scenes: one torch program for one clip or a batch, on CPU or GPU, and a video file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -58,7 +58,10 @@ class SceneBatch(NamedTuple):
             visible = (age >= 0) & (times < end)  # [B, N]
             dx = axis[None, None, None, :] - (x + vx * age)[..., None, None]
             dy = axis[None, None, :, None] - (y + vy * age)[..., None, None]
-            inside = _coverage(dx, dy, radius[..., None, None], self.shape[:, k, None, None, None])
+            distance = edge_distance(
+                dx, dy, radius=radius[..., None, None], shape=self.shape[:, k, None, None, None]
+            )
+            inside = coverage(distance)
             alpha = (inside * visible[..., None, None])[:, :, None]  # [B, N, 1, H, W]
             image = torch.lerp(image, self.colour[:, k, None, :, None, None], alpha)
         if generator is not None:
@@ -67,10 +70,21 @@ class SceneBatch(NamedTuple):
         return image.round().clamp(0, 255).to(torch.uint8)
 
 
-def _coverage(
-    dx: torch.Tensor, dy: torch.Tensor, radius: torch.Tensor, shape: torch.Tensor
+def edge_distance(
+    dx: torch.Tensor,
+    dy: torch.Tensor,
+    *,
+    radius: torch.Tensor | float,
+    shape: torch.Tensor,
 ) -> torch.Tensor:
-    """Share of each pixel inside the shape, from signed distances; edges one pixel soft."""
+    """Pixels from the edge of a shape of SHAPES, negative inside.
+
+    Args:
+        dx: Pixels right of the shape's centre.
+        dy: Pixels below it.
+        radius: Of the shape, in pixels.
+        shape: int64 index; all four broadcast.
+    """
     ax, ay = dx.abs(), dy.abs()
     square = torch.maximum(ax, ay) - 0.85 * radius
     cross = torch.minimum(
@@ -81,6 +95,11 @@ def _coverage(
     distance = torch.hypot(dx, dy) - radius  # SHAPES[0], the circle
     for index, other in enumerate((square, triangle, cross), start=1):
         distance = torch.where(shape == index, other, distance)
+    return distance
+
+
+def coverage(distance: torch.Tensor) -> torch.Tensor:
+    """Share of each pixel inside an edge that is one pixel soft."""
     return (0.5 - distance).clamp(0, 1)
 
 
@@ -93,18 +112,24 @@ def render_scene(scene: Scene, times: Sequence[float], *, noise: bool = True) ->
 
 def write_video(scene: Scene, path: Path, *, fps: int = 8) -> None:
     """Encode a scene as H.264 at `fps` frames a second, atomically: no file on failure."""
+    length = int(scene.duration * fps)
+    stretches = (range(first, min(first + 64, length)) for first in range(0, length, 64))
+    images = (render_scene(scene, [i / fps for i in part], noise=False) for part in stretches)
+    encode_h264(images, path, size=SIZE, fps=fps)
+
+
+def encode_h264(images: Iterable[torch.Tensor], path: Path, *, size: int, fps: int) -> None:
+    """Encode stretches of uint8 [N, 3, size, size] as they come, atomically: no file on failure."""
     import av
 
     partial = path.with_name(f".{path.name}.partial")
     try:
         with av.open(str(partial), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
-            stream.width = stream.height = SIZE
+            stream.width = stream.height = size
             stream.pix_fmt = "yuv420p"
-            for first in range(0, int(scene.duration * fps), 64):
-                last = min(first + 64, int(scene.duration * fps))
-                images = render_scene(scene, [i / fps for i in range(first, last)], noise=False)
-                for image in images.permute(0, 2, 3, 1).contiguous().numpy():
+            for stretch in images:
+                for image in stretch.permute(0, 2, 3, 1).contiguous().numpy():
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
             container.mux(stream.encode())
         partial.replace(path)

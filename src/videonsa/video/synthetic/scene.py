@@ -154,8 +154,26 @@ def _draw_object(
     radius = rng.uniform(*OBJECT_RADIUS)
     life = rng.uniform(0.4, 0.9) * duration
     end = min(start + life, duration)
-    step_x, step_y = DIRECTIONS[rng.choice(list(DIRECTIONS))]
-    low, high = radius + 1, SIZE - radius - 1
+    direction = rng.choice(list(DIRECTIONS))
+    return draw_crossing(
+        rng, f"{colour} {shape}", radius=radius, direction=direction, start=start, end=end
+    )
+
+
+def draw_crossing(
+    rng: random.Random,
+    name: str,
+    *,
+    radius: float,
+    direction: str,
+    start: float,
+    end: float,
+    size: int = SIZE,
+) -> Sprite:
+    """Draw the path of an object that crosses most of a frame of `size` pixels in its time."""
+    colour, shape = name.split()
+    step_x, step_y = DIRECTIONS[direction]
+    low, high = radius + 1, size - radius - 1
     travel = rng.uniform(0.85, 1.0) * (high - low)
     along = rng.uniform(low, high - travel)
     across = rng.uniform(low, high)

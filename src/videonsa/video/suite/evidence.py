@@ -1,0 +1,226 @@
+"""What is seen at the times of the schedule, so that the plan's answers are true."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+from videonsa.video.suite.plan import Plan, rng_of
+from videonsa.video.suite.spec import PLACES, SuiteSpec
+from videonsa.video.synthetic.scene import DIRECTIONS, Sprite, draw_crossing
+
+MARK = "#"
+FLASH_SCALE = 1.2
+"""Radius of a flash against that of moving objects."""
+BOX_SCALE = 1.35
+"""Half the side of a box against the radius of the flash in it."""
+_GROUP_SCALE = 0.7
+_DRIFT = 0.04  # share of the frame by which a group moves while it is seen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """A line of text centred on (x, y) pixels, visible in [start, end) seconds."""
+
+    text: str
+    x: float
+    y: float
+    height: float
+    """In font pixels of 1/112 of the frame's side."""
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What the questions are about, as it is seen; nothing here says which answer is right."""
+
+    objects: tuple[Sprite, ...] = ()
+    """They move."""
+    flashes: tuple[Sprite, ...] = ()
+    boxes: tuple[Sprite, ...] = ()
+    """Flashes in a white box."""
+    numbers: tuple[Caption, ...] = ()
+    """Marked by a # in front."""
+
+
+class _Stage:
+    """Places things of one kind in the frame, at the times of that kind."""
+
+    def __init__(self, rng: random.Random, spec: SuiteSpec, plan: Plan, starts: tuple[int, ...]):
+        self.rng, self.plan, self.starts = rng, plan, starts
+        self.size, self.level = spec.frame_size, spec.level
+
+    def radius(self, scale: float = 1.0) -> float:
+        return self.rng.uniform(*self.level.radius) * scale * self.size
+
+    def crossing(
+        self, name: str, start: int, radius: float, direction: str | None = None
+    ) -> Sprite:
+        return draw_crossing(
+            self.rng,
+            name,
+            radius=radius,
+            direction=direction or self.rng.choice(list(DIRECTIONS)),
+            start=float(start),
+            end=float(start + PLACES["direction"][1]),
+            size=self.size,
+        )
+
+    def flash(self, name: str, start: int, *, margin: float) -> Sprite:
+        radius = self.radius(FLASH_SCALE)
+        low, high = margin * radius + 2, self.size - margin * radius - 2
+        x, y = self.rng.uniform(low, high), self.rng.uniform(low, high)
+        return _sprite(name, radius, (x, y), start=start, seconds=PLACES["needle"][1])
+
+    def group(self, names: tuple[str, ...], places: Callable[[float], list[complex]]) -> Evidence:
+        """Objects seen together that drift along: `places` draws them for a radius, as x + iy."""
+        seconds = PLACES["relation"][1]
+        step = complex(*DIRECTIONS[self.rng.choice(list(DIRECTIONS))]) * _DRIFT * self.size
+        while True:
+            radius = self.radius(_GROUP_SCALE)
+            points = places(radius)
+            ends = [point + step for point in points]
+            if self._inside([*points, *ends], radius) and _apart(points, 2.2 * radius):
+                break
+        sprites = (
+            _sprite(name, radius, (p.real, p.imag), self.starts[0], seconds, step / seconds)
+            for name, p in zip(names, points, strict=True)
+        )
+        return Evidence(objects=tuple(sprites))
+
+    def anywhere(self) -> complex:
+        return complex(self.rng.uniform(0, self.size), self.rng.uniform(0, self.size))
+
+    def _inside(self, points: list[complex], radius: float) -> bool:
+        low, high = radius + 1, self.size - radius - 1
+        return all(low <= p.real <= high and low <= p.imag <= high for p in points)
+
+
+def _sprite(
+    name: str,
+    radius: float,
+    place: tuple[float, float],
+    start: int,
+    seconds: int,
+    velocity: complex = 0j,
+) -> Sprite:
+    colour, shape = name.split()
+    return Sprite(
+        colour=colour,
+        shape=shape,
+        radius=radius,
+        x=place[0],
+        y=place[1],
+        vx=velocity.real,
+        vy=velocity.imag,
+        start=float(start),
+        end=float(start + seconds),
+    )
+
+
+def _apart(points: list[complex], least: float) -> bool:
+    return all(a is b or abs(a - b) >= least for a, b in product(points, points))
+
+
+def _needle(stage: _Stage) -> Evidence:
+    return Evidence(flashes=(stage.flash(stage.plan.needle, stage.starts[0], margin=1.0),))
+
+
+def _number(stage: _Stage) -> Evidence:
+    size, height = stage.size, stage.level.text
+    text = MARK + stage.plan.number
+    half_x, half_y = (length * height * size / 112 for length in (3.2 * len(text), 5.5))
+    number = Caption(
+        text=text,
+        x=stage.rng.uniform(half_x, size - half_x),
+        y=stage.rng.uniform(half_y, size - half_y),
+        height=height,
+        start=float(stage.starts[0]),
+        end=float(stage.starts[0] + PLACES["number"][1]),
+    )
+    return Evidence(numbers=(number,))
+
+
+def _needles(stage: _Stage) -> Evidence:
+    pairs = zip(stage.plan.boxed, stage.starts, strict=True)
+    return Evidence(boxes=tuple(stage.flash(name, t, margin=BOX_SCALE) for name, t in pairs))
+
+
+def _order(stage: _Stage) -> Evidence:
+    pairs = zip(stage.plan.order, stage.starts, strict=True)
+    return Evidence(objects=tuple(stage.crossing(n, t, stage.radius()) for n, t in pairs))
+
+
+def _count(stage: _Stage) -> Evidence:
+    name = stage.plan.counted
+    return Evidence(
+        objects=tuple(stage.crossing(name, start, stage.radius()) for start in stage.starts)
+    )
+
+
+def _direction(stage: _Stage) -> Evidence:
+    start, direction = stage.starts[0], stage.plan.direction
+    return Evidence(objects=(stage.crossing(stage.plan.mover, start, stage.radius(), direction),))
+
+
+def _relation(stage: _Stage) -> Evidence:
+    step = {"left": -1, "right": 1, "above": -1j, "below": 1j}[stage.plan.side]
+
+    def places(radius: float) -> list[complex]:
+        other = stage.anywhere()
+        along = stage.rng.uniform(2.5 * radius, stage.size)
+        across = stage.rng.uniform(-stage.level.tilt, stage.level.tilt) * along
+        return [other + step * complex(along, across), other]
+
+    return stage.group(stage.plan.related, places)
+
+
+def _distance(stage: _Stage) -> Evidence:
+    def places(radius: float) -> list[complex]:
+        anchor = stage.anywhere()
+        near = stage.rng.uniform(2.2 * radius, 0.5 * stage.size)
+        far = near * stage.level.ratio * stage.rng.uniform(1.0, 1.2)
+        turns = (stage.rng.uniform(0, 2 * math.pi) for _ in range(2))
+        offsets = (
+            length * complex(math.cos(turn), math.sin(turn))
+            for length, turn in zip((near, far), turns, strict=True)
+        )
+        return [anchor, *(anchor + offset for offset in offsets)]
+
+    return stage.group(stage.plan.distances, places)
+
+
+def _compare(stage: _Stage) -> Evidence:
+    middle, ratio = stage.radius(), math.sqrt(stage.level.ratio)
+    radii = (middle * ratio, middle / ratio)
+    pairs = zip(stage.starts, radii if stage.plan.larger_first else radii[::-1], strict=True)
+    return Evidence(objects=tuple(stage.crossing(stage.plan.compared, t, r) for t, r in pairs))
+
+
+_SHOWS: dict[str, Callable[[_Stage], Evidence]] = {
+    "needle": _needle,
+    "number": _number,
+    "needles": _needles,
+    "order": _order,
+    "count": _count,
+    "direction": _direction,
+    "relation": _relation,
+    "distance": _distance,
+    "compare": _compare,
+}
+
+
+def show(seed: int, *, spec: SuiteSpec, plan: Plan, times: dict[str, tuple[int, ...]]) -> Evidence:
+    """Everything the questions of a spec are about, at the given start times."""
+    parts = [
+        _SHOWS[kind](_Stage(rng_of(seed, kind, "place"), spec, plan, times[kind]))
+        for kind in spec.kinds
+    ]
+    return Evidence(
+        objects=tuple(sprite for part in parts for sprite in part.objects),
+        flashes=tuple(sprite for part in parts for sprite in part.flashes),
+        boxes=tuple(sprite for part in parts for sprite in part.boxes),
+        numbers=tuple(caption for part in parts for caption in part.numbers),
+    )

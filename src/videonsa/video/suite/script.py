@@ -1,0 +1,121 @@
+"""A video as facts. What the questions are about is listed; the crowd around it is drawn by time.
+
+Three things can be told apart in every video. A flash stands still for one second; everything
+else moves. A flash in a white box is never one without. Only the asked number follows a #.
+"""
+
+from dataclasses import dataclass
+
+from videonsa.video.suite.evidence import Caption, Evidence, show
+from videonsa.video.suite.font import LETTERS
+from videonsa.video.suite.plan import draw_plan, rng_of
+from videonsa.video.suite.questions import SuiteQuestion, write_questions
+from videonsa.video.suite.schedule import schedule
+from videonsa.video.suite.spec import FPS, SuiteSpec
+from videonsa.video.synthetic.scene import DIRECTIONS, Sprite, draw_crossing
+
+_BLOCK = 8  # seconds in which a number of distractors appear
+_LIFE = (4.0, 8.0)  # seconds a distractor stays
+_LINE = 4  # seconds a line of text stands
+_SHOT = 32  # seconds of one background
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    """All facts of one video. Sizes in pixels, times in seconds."""
+
+    seed: int
+    spec: SuiteSpec
+    evidence: Evidence
+    names: tuple[str, ...]
+    """Of the distractors: no question is about them."""
+    decoys: tuple[str, ...]
+    """Numbers in the lines of text: never the asked one."""
+    questions: tuple[SuiteQuestion, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Sampled frames."""
+        return self.spec.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Sampled frames a second."""
+        return FPS
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return float(self.spec.seconds)
+
+    def distractors(self, first: float, last: float) -> tuple[Sprite, ...]:
+        """Moving objects seen at some time in [first, last] seconds."""
+        blocks = range(int(first // _BLOCK) - 1, int(last // _BLOCK) + 1)
+        sprites = [sprite for block in blocks for sprite in self._crowd(block)]
+        return tuple(s for s in sprites if s.start <= last and s.end > first)
+
+    def lines(self, first: float, last: float) -> tuple[Caption, ...]:
+        """Lines of text at the foot of the picture at some time in [first, last] seconds."""
+        blocks = range(int(first // _LINE), int(last // _LINE) + 1)
+        lines = (self._line(block) for block in blocks)
+        return tuple(line for line in lines if line)
+
+    def background(self, time: float) -> tuple[int, int, int]:
+        """Levels of red, green and blue of the shot at a time."""
+        rng = rng_of(self.seed, "background", int(time // _SHOT))
+        shade = rng.randint(10, 70)
+        red, green, blue = (shade + rng.randint(-8, 8) for _ in range(3))
+        return red, green, blue
+
+    def _crowd(self, block: int) -> list[Sprite]:
+        rng = rng_of(self.seed, "crowd", block)
+        sprites = []
+        for _ in range(self.spec.level.distractors):
+            start = (block + rng.random()) * _BLOCK
+            sprites.append(
+                draw_crossing(
+                    rng,
+                    rng.choice(self.names),
+                    radius=rng.uniform(*self.spec.level.radius) * self.spec.frame_size,
+                    direction=rng.choice(list(DIRECTIONS)),
+                    start=start,
+                    end=start + rng.uniform(*_LIFE),
+                    size=self.spec.frame_size,
+                )
+            )
+        return sprites
+
+    def _line(self, block: int) -> Caption | None:
+        rng = rng_of(self.seed, "line", block)
+        shown, word = rng.random(), "".join(rng.choices(LETTERS, k=3))
+        text = " ".join(rng.sample([word, rng.choice(self.decoys)], 2))
+        if shown >= self.spec.level.captions:
+            return None
+        size = self.spec.frame_size
+        return Caption(
+            text=text,
+            x=size / 2,
+            y=0.93 * size,
+            height=1.0,
+            start=float(block * _LINE),
+            end=float((block + 1) * _LINE),
+        )
+
+
+def make_script(seed: int, *, spec: SuiteSpec) -> Script:
+    """Draw the video that follows from a seed and a spec."""
+    plan = draw_plan(seed)
+    times = schedule(seed, spec=spec, plan=plan)
+    return Script(
+        seed=seed,
+        spec=spec,
+        evidence=show(seed, spec=spec, plan=plan, times=times),
+        names=plan.others,
+        decoys=tuple(number for number in plan.numbers if number != plan.number),
+        questions=write_questions(seed, spec=spec, plan=plan, times=times),
+    )
+
+
+def questions_of(script: Script) -> tuple[SuiteQuestion, ...]:
+    """One question per kind, in the order of `script.spec.kinds`."""
+    return script.questions

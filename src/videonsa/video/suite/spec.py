@@ -1,0 +1,166 @@
+"""What is asked of a video of the suite: length, size, difficulty, position, kinds, seed."""
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+from videonsa.errors import UsageError
+from videonsa.video.synthetic.scene import scene_seed
+
+FPS = 2.0
+"""Sampled frames a second; a pair of them, one second, is a temporal patch."""
+PLACES = {
+    "needle": (1, 1),
+    "number": (1, 1),
+    "needles": (3, 1),
+    "order": (2, 3),
+    "count": (4, 3),
+    "direction": (1, 3),
+    "relation": (1, 3),
+    "distance": (1, 3),
+    "compare": (2, 3),
+}
+"""Per kind: at how many places of the time line its evidence stands (at most), seconds each."""
+KINDS = tuple(PLACES)
+GAP = 1
+"""Seconds without evidence behind each place."""
+WINDOW = 0.1
+"""Share of the video over which the places of `needles`, `order` and `count` are strewn."""
+MIN_SECONDS = 16
+MIN_SIZE = 112
+_PATCH = 28
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """What a difficulty means; sizes are shares of the frame's side."""
+
+    radius: tuple[float, float]
+    strength: float
+    """Opacity of colours against dark grey."""
+    distractors: int
+    """Moving objects that appear every 8 seconds; each stays 4 to 8."""
+    captions: float
+    """Share of the time with a line of text that is not asked for."""
+    text: float
+    """Height of the asked number, in font pixels of 1/112 of the side."""
+    ratio: float
+    """Of the two sizes of `compare` and of the two distances of `distance`."""
+    tilt: float
+    """Of `relation`: largest offset across the asked axis, as a share of that along it."""
+
+
+LEVELS = {
+    "easy": Level(
+        radius=(0.135, 0.17),
+        strength=1.0,
+        distractors=2,
+        captions=0.4,
+        text=3.0,
+        ratio=2.0,
+        tilt=0.1,
+    ),
+    "medium": Level(
+        radius=(0.10, 0.13),
+        strength=0.8,
+        distractors=5,
+        captions=0.7,
+        text=2.0,
+        ratio=1.7,
+        tilt=0.3,
+    ),
+    "hard": Level(
+        radius=(0.07, 0.09),
+        strength=0.6,
+        distractors=9,
+        captions=1.0,
+        text=1.5,
+        ratio=1.45,
+        tilt=0.5,
+    ),
+}
+DIFFICULTIES = tuple(LEVELS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteSpec:
+    """Length, frame size, difficulty, position of the evidence and kinds of question of a video.
+
+    Raises UsageError where they do not go together.
+    """
+
+    num_frames: int
+    """At 2 a second; even, and at least `min_frames(kinds)`."""
+    frame_size: int = 112
+    """Pixels a side: a multiple of 28, at least 112."""
+    difficulty: str = "easy"
+    position: float | None = None
+    """Where the evidence stands, 0 (start) to 1 (end); None draws it evenly, kind by kind."""
+    kinds: tuple[str, ...] = KINDS
+
+    def __post_init__(self) -> None:
+        if not self.kinds or len({*self.kinds}) < len(self.kinds) or {*self.kinds} - {*KINDS}:
+            raise UsageError(f"kinds={self.kinds}: want some of {', '.join(KINDS)}, each once")
+        if self.difficulty not in LEVELS:
+            raise UsageError(f"difficulty={self.difficulty!r}: want {', '.join(DIFFICULTIES)}")
+        if self.position is not None and not 0 <= self.position <= 1:
+            raise UsageError(f"position={self.position}: want 0 to 1, or None")
+        if self.frame_size < MIN_SIZE or self.frame_size % _PATCH:
+            raise UsageError(
+                f"frame_size={self.frame_size}: want a multiple of {_PATCH} from {MIN_SIZE} on"
+            )
+        least = min_frames(self.kinds)
+        if self.num_frames < least or self.num_frames % 2:
+            raise UsageError(
+                f"num_frames={self.num_frames}: want an even number from {least} on for "
+                f"{len(self.kinds)} kinds; ask fewer kinds or a longer video"
+            )
+
+    @property
+    def seconds(self) -> int:
+        """Length of the video, whole seconds."""
+        return self.num_frames // 2
+
+    @property
+    def level(self) -> Level:
+        """What the difficulty means."""
+        return LEVELS[self.difficulty]
+
+
+def min_frames(kinds: tuple[str, ...] = KINDS) -> int:
+    """Fewest frames that hold the evidence of these kinds one after the other."""
+    return 2 * max(MIN_SECONDS, sum(n * (seconds + GAP) for n, seconds in _places(kinds)))
+
+
+def position_tolerance(spec: SuiteSpec) -> float:
+    """How far a question's position may lie from the one asked for, as a share of the video.
+
+    One place among several kinds gives way to the others: by their seconds at most. The kinds of
+    several places are strewn over a tenth of the video, and at its ends they reach inwards. It
+    does not hold for `compare`, whose places are the first and the last minute.
+    """
+    strewn = any(n > 1 for n, _ in _places(spec.kinds))
+    crowd = min_frames(spec.kinds) / spec.num_frames
+    return min(1.0, crowd + (WINDOW / 2 if strewn else 0.0))
+
+
+def _places(kinds: tuple[str, ...]) -> list[tuple[int, int]]:
+    return list(chain(PLACES[kind] for kind in kinds))
+
+
+def suite_seed(split: Literal["train", "test"], index: int) -> int:
+    """Seed number `index` (0 to 2**40 - 1) of a split; no seed belongs to both."""
+    if split not in ("train", "test") or not 0 <= index < 1 << 40:
+        raise UsageError(f"split={split!r}, index={index}: want train or test, 0 <= index < 2**40")
+    return scene_seed(split, index)
+
+
+def frames_for_tokens(tokens: int, *, frame_size: int) -> int:
+    """Largest even number of frames whose pairs, (frame_size / 28)^2 tokens each, fit `tokens`."""
+    pair = (frame_size // _PATCH) ** 2
+    if pair == 0 or tokens < pair:
+        raise UsageError(
+            f"tokens={tokens}, frame_size={frame_size}: want at least one pair of frames "
+            f"({max(pair, 1)} tokens)"
+        )
+    return 2 * (tokens // pair)
