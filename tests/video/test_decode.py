@@ -9,10 +9,10 @@ import video_files as vf
 from PIL import Image
 
 from videonsa.errors import BudgetError, UsageError, VideoError
-from videonsa.video import decode
+from videonsa.video import decode, source
 from videonsa.video.container import SourceFrame
 from videonsa.video.decode import pick_frames, probe, read_video
-from videonsa.video.images import ImageFrames
+from videonsa.video.images import FrameList, ImageFrames
 from videonsa.video.sampling import SamplingSpec
 
 NO_B_FRAMES = ("libx264", "yuv420p", {"bf": "0"})
@@ -416,6 +416,34 @@ def test_frames_at_the_size_of_the_source_are_let_go_at_once(tmp_path, monkeypat
                 yield frame._replace(rgb=loader)
                 del loader
 
-    monkeypatch.setattr(decode, "ImageFrames", Source)
+    monkeypatch.setattr(source, "ImageFrames", Source)
     assert vf.numbers_of(read_video(tmp_path).frames) == list(range(40))
     assert 1 <= most <= 4
+
+
+def test_list_of_images_is_a_video_at_its_rate(tmp_path):
+    paths = []
+    for number in (3, 1, 2, 5):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(vf.picture(number)).save(paths[-1])
+    frames = FrameList(tuple(paths), fps=4.0)
+    info = probe(frames)
+    assert (info.duration, info.fps, info.num_frames) == (1.0, 4.0, 4)
+    assert (info.height, info.width) == (vf.HEIGHT, vf.WIDTH)
+    clip = read_video(frames, sampling=SamplingSpec(fps=4.0))
+    assert vf.numbers_of(clip.frames) == [3, 1, 2, 5]
+    assert clip.times == (0.0, 0.25, 0.5, 0.75)
+
+
+def test_list_of_images_without_one_of_them_loses_that_frame(tmp_path):
+    Image.fromarray(vf.picture(1)).save(tmp_path / "1.png")
+    frames = FrameList((tmp_path / "1.png", tmp_path / "2.png"))
+    clip = read_video(frames, sampling=SamplingSpec(min_frames=2))
+    assert vf.numbers_of(clip.frames) == [1]
+    assert "1 of 2 frames lost" in clip.warnings[0]
+
+
+@pytest.mark.parametrize("given", [{"paths": ()}, {"paths": ("a.png",), "fps": 0.0}])
+def test_list_of_images_that_is_no_video_is_refused(given):
+    with pytest.raises(UsageError, match="want"):
+        FrameList(**given)

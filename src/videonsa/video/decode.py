@@ -8,12 +8,11 @@ import math
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
-from typing import NamedTuple, Never, Protocol
+from typing import NamedTuple, Never
 
 import numpy as np
 import torch
@@ -23,11 +22,10 @@ from tqdm import tqdm
 
 from videonsa.errors import BudgetError, UsageError, VideoError
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame
-from videonsa.video.images import IMAGE_SUFFIXES, ImageFrames
 from videonsa.video.processing import resize_frames
-from videonsa.video.reader import VideoSource
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
-from videonsa.video.segments import Layout, Segment, nearest
+from videonsa.video.segments import Layout, nearest
+from videonsa.video.source import Source, VideoPath, open_source
 from videonsa.video.workers import run_in_order
 
 HOLD_SLACK = 0.1
@@ -82,17 +80,6 @@ class Pick(NamedTuple):
     """Taken again long after it should have left the screen: no other came."""
 
 
-class _Source(Protocol):
-    @property
-    def info(self) -> VideoInfo: ...
-
-    def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout: ...
-
-    def reader(
-        self, layout: Layout
-    ) -> AbstractContextManager[Callable[[Segment], Iterator[SourceFrame]]]: ...
-
-
 class SampledFrame(NamedTuple):
     """One frame at its final size."""
 
@@ -121,18 +108,18 @@ class VideoStream:
     """In order; what does not decode is left out. Closing it stops the workers."""
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """What a video, an image or a folder of images holds; decodes at most one frame.
+def probe(path: VideoPath) -> VideoInfo:
+    """What a video, an image, or a folder or list of images holds; decodes at most one frame.
 
     Raises:
         VideoError: nothing there that can be read.
 
     """
-    return _open_source(path).info
+    return open_source(path).info
 
 
 def read_video(
-    path: str | Path,
+    path: VideoPath,
     *,
     sampling: SamplingSpec | None = None,
     workers: int | None = None,
@@ -145,7 +132,8 @@ def read_video(
     the number of workers.
 
     Args:
-        path: a video file, an image or a folder of images (taken as 2 frames per second).
+        path: a video file, an image, a folder of images (taken as 2 frames per second) or a
+            `FrameList`.
         sampling: which frames and what size; None is `SamplingSpec()`.
         workers: threads that decode parts of the time line; None is one for each core that may be
             used, up to 8, or 1 where the video is too short for more to pay.
@@ -182,7 +170,7 @@ def read_video(
 
 
 def stream_video(
-    path: str | Path, *, sampling: SamplingSpec | None = None, workers: int | None = None
+    path: VideoPath, *, sampling: SamplingSpec | None = None, workers: int | None = None
 ) -> VideoStream:
     """What `read_video` reads, frame by frame, with few frames in memory.
 
@@ -200,7 +188,7 @@ def stream_video(
     if workers is not None and not (type(workers) is int and workers >= 1):
         raise UsageError(f"workers={workers!r}: want an int of at least 1, or None")
     spec = sampling or SamplingSpec()
-    source = _open_source(path)
+    source = open_source(path)
     plan = plan_sampling(source.info, spec)
     layout = source.layout(plan.times, keyframes=spec.mode == "keyframes")
     wanted = _paying_workers(source.info, layout) if workers is None else workers
@@ -218,7 +206,7 @@ def stream_video(
 
 @contextmanager
 def _frame_room(
-    source: _Source, layout: Layout, plan: SamplingPlan, stopped: Callable[[], bool]
+    source: Source, layout: Layout, plan: SamplingPlan, stopped: Callable[[], bool]
 ) -> Iterator[Callable[[int], Iterator[SampledFrame]]]:
     """What gives the sampled frames of a segment, by its number."""
     with source.reader(layout) as read:
@@ -318,25 +306,6 @@ def _on_screen(frames: Iterator[SourceFrame]) -> Iterator[tuple[SourceFrame, flo
         held = frame
     if held is not None:
         yield held, begin, held.end + HOLD_SLACK
-
-
-def _open_source(path: str | Path) -> _Source:
-    path = Path(path)
-    try:
-        if path.is_dir():
-            return ImageFrames(path)
-        if not path.exists():
-            raise VideoError(f"{path}: no such file: want a video, a folder of images or an image")
-        # A pipe or a device may never end.
-        if not path.is_file():
-            raise VideoError(f"{path}: not a regular file: want a video, a folder or an image")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise VideoError(f"{path}: an empty file: want a video; copy or download it again")
-    except OSError as error:
-        reason = (error.strerror or "not possible").lower()
-        raise VideoError(f"{path}: cannot be read: {reason}: name one that you may read") from error
-    return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
 
 
 def _room_for(plan: SamplingPlan) -> NDArray[np.uint8]:

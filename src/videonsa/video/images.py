@@ -1,8 +1,10 @@
 """One image, or a folder of images taken as frames, through Pillow."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from videonsa.errors import VideoError
+from videonsa.errors import UsageError, VideoError
 from videonsa.video.container import SourceFrame
 from videonsa.video.sampling import VideoInfo
 from videonsa.video.segments import Layout, Segment, whole_layout
@@ -21,25 +23,48 @@ FOLDER_FPS = 2.0
 _WHITE = (255, 255, 255, 255)
 
 
+@dataclass(frozen=True, slots=True)
+class FrameList:
+    """Images that are the frames of a video, in order."""
+
+    paths: tuple[Path, ...]
+    fps: float = FOLDER_FPS
+    """How many of them make a second."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty list and a rate that is none: UsageError."""
+        if not self.paths:
+            raise UsageError("a list of no frames: want the paths of images")
+        if not 0 < self.fps < math.inf:
+            raise UsageError(f"frames at fps={self.fps!r}: want a number above 0, for example 2.0")
+
+    def __str__(self) -> str:
+        return f"{self.paths[0]} and {len(self.paths) - 1} more frames"
+
+
 class ImageFrames:
-    """An image (duration 0), or the images of a folder by name, `img2` before `img10`.
+    """An image (duration 0), a list of images, or those of a folder, `img2` before `img10`.
 
     Images of other sizes than the first are resized to the first's shape.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._paths = _images_in(path) if path.is_dir() else [path]
+    def __init__(self, path: Path | FrameList) -> None:
+        if isinstance(path, FrameList):
+            self._paths, fps, kind = list(path.paths), path.fps, "list"
+        elif path.is_dir():
+            self._paths, fps, kind = _images_in(path), FOLDER_FPS, "folder"
+        else:
+            self._paths, fps, kind = [path], 0.0, "image"
         width, height, codec = _header(self._paths[0])
-        is_folder = path.is_dir()
         self.info = VideoInfo(
             path=str(path),
-            duration=len(self._paths) / FOLDER_FPS if is_folder else 0.0,
+            duration=len(self._paths) / fps if fps else 0.0,
             num_frames=len(self._paths),
-            fps=FOLDER_FPS if is_folder else 0.0,
+            fps=fps,
             width=width,
             height=height,
             codec=codec,
-            container="folder" if is_folder else "image",
+            container=kind,
         )
 
     def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout:
@@ -53,11 +78,11 @@ class ImageFrames:
 
     def frames(self) -> Iterator[SourceFrame]:
         """One frame an image; an image is read when its pixels are asked for."""
+        period = 1 / (self.info.fps or FOLDER_FPS)
         for index, path in enumerate(self._paths):
-            time = index / FOLDER_FPS
             yield SourceFrame(
-                time=time,
-                end=time + 1 / FOLDER_FPS,
+                time=index * period,
+                end=(index + 1) * period,
                 after_error=False,
                 damaged=False,
                 rgb=partial(_read_rgb, path),
