@@ -220,7 +220,7 @@ def test_gradient_checkpoints_change_nothing(model):
 )
 def test_what_does_not_go_with_packs_is_refused(beside, named):
     model = tiny()
-    with pytest.raises(UsageError, match=f"cu_seqlens with {named}: packed samples"):
+    with pytest.raises(UsageError, match=f"cu_seqlens with {named}: the rows"):
         model(**pack([prompt(2), prompt(2)]), **beside)
 
 

@@ -1,6 +1,6 @@
 """`HybridAttention`: NSA for the rows of images and videos, dense attention for text rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,8 +36,10 @@ class AttentionStep:
     """The rows by kind and the blocks, worked out once for all layers; for the `paper` preset."""
     dense_mask: Tensor | None = None
     """bool `[B, 1, T, S]` for dense attention; None where it is causal or sees every key."""
-    lengths: Sequence[int] | None = None
-    """Rows of each packed sample, for dense attention; the layout has its own."""
+    pieces: Sequence[tuple[int, int]] | None = None
+    """Rows and keys of each packed sample, for dense attention; the layout has its own."""
+    gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    """Turns the k and v of a process's own rows into those of the S keys."""
     backend: Backend = "auto"
     recorder: AttentionRecorder | None = None
 
@@ -64,7 +66,12 @@ def dense_mask(
 
 
 def dense_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, lengths: Sequence[int] | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    pieces: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Causal GQA of the last T rows over all S keys.
 
@@ -73,15 +80,21 @@ def dense_attention(
         k: `[B, S, H, D]`.
         v: `[B, S, H, D]`.
         mask: from `dense_mask`. A row that sees no key gets 0.
-        lengths: rows of each packed sample, which sees its own keys alone; B = 1, T = S, no mask.
+        pieces: rows and keys of each packed sample; its rows are the last of its keys, and see no
+            others. B = 1, no mask.
 
     Returns:
         `[B, T, HQ, D]`.
     """
-    if lengths is not None:
-        # One by one: a mask for all would have T * T entries.
-        samples = zip(*(x.split(list(lengths), dim=1) for x in (q, k, v)), strict=True)
-        return torch.cat([dense_attention(*qkv, mask=None) for qkv in samples], dim=1)
+    if pieces is not None:
+        # One by one: a mask for all would have T * S entries.
+        rows, keys = map(list, zip(*pieces, strict=True))
+        samples = zip(q.split(rows, 1), k.split(keys, 1), v.split(keys, 1), strict=True)
+        parts = []
+        for one in samples:
+            own = dense_mask(None, one[0].shape[1], one[1].shape[1], device=q.device)
+            parts.append(dense_attention(*one, mask=own))
+        return torch.cat(parts, dim=1)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -156,8 +169,10 @@ class HybridAttention(Qwen2_5_VLAttention):
         if past_key_values is not None:
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]
+        if step.gather_keys is not None:
+            k, v = step.gather_keys(k, v)
         if step.attention == "dense":
-            out = dense_attention(q, k, v, mask=step.dense_mask, lengths=step.lengths)
+            out = dense_attention(q, k, v, mask=step.dense_mask, pieces=step.pieces)
         else:
             out = self._hybrid(hidden_states, q, k, v, step)
         if step.recorder is not None:

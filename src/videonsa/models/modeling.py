@@ -1,6 +1,7 @@
 """`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.features import encode_frames, encode_patches, place_features
-from videonsa.models.packed import check_goes_packed, labels_within, sample_lengths
+from videonsa.models.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
@@ -29,10 +30,12 @@ from videonsa.models.rows import (
     repeat_vision,
     vision_inputs,
 )
+from videonsa.models.sharded import ShardedRows, shard_rows, sharded_loss, share_encoding
 from videonsa.models.step import attention_step
 from videonsa.models.vision import replace_slow_parts
 from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
+from videonsa.parallel.exchange import SequenceExchange
 
 _VISION_ARGUMENTS = (
     "pixel_values",
@@ -94,6 +97,10 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
       default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
     * `attention`, `nsa_spec`: in place of the config's, for this call. `backend`: of the ops.
     * `recorder`: an `AttentionRecorder`, for a batch of one.
+    * `exchange`: a `SequenceExchange` between processes that share the one sequence (packed or not)
+      and pass equal arguments. Each encodes its frames and has its rows: the logits are of these,
+      the loss of all, and the gradients are shares whose sum is the gradient. Not with what
+      `cu_seqlens` excludes, nor `logits_to_keep`.
     * `mm_token_type_ids`: ignored (the processors of transformers give it).
 
     Arguments that do not fit together raise a `UsageError`.
@@ -174,6 +181,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         nsa_spec: NSASpec | None = None,
         backend: Backend = "auto",
         recorder: AttentionRecorder | None = None,
+        exchange: SequenceExchange | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         mm_token_type_ids: Tensor | None = None,
@@ -182,10 +190,18 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         """Logits of the new rows, and the loss where there are `labels`; see the class."""
         input_ids = _needed(input_ids)
         choice = choose_attention(self.config, attention, nsa_spec, backend, recorder)
-        lengths = None
-        if cu_seqlens is not None:
-            lengths = sample_lengths(cu_seqlens, input_ids.shape)
-            check_goes_packed(choice, attention_mask, past_key_values, use_cache, rows_per_chunk)
+        lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
+        if lengths is not None or exchange is not None:
+            what = "cu_seqlens" if exchange is None else "exchange"
+            check_goes_whole(
+                what,
+                choice,
+                attention_mask,
+                past_key_values,
+                use_cache,
+                rows_per_chunk,
+                logits_to_keep,
+            )
             use_cache, rows_per_chunk = False, 0
         cache = self._cache(past_key_values, use_cache)
         times = (video_times, second_per_grid_ts)
@@ -196,18 +212,26 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         types = self._token_types(input_ids) * mask
         rows = self._describe(types, mask, position_ids, vision, cache, choice.spec, lengths)
         if inputs_embeds is None:
-            inputs_embeds = self._embed(input_ids, types, pixel_values, pixel_values_videos, vision)
+            encode = self.encode_vision
+            if exchange is not None:
+                size = self.config.vision_config.spatial_merge_size
+                encode = partial(share_encoding, encode, exchange=exchange, merge_size=size)
+            pixels = (pixel_values, pixel_values_videos)
+            inputs_embeds = self._embed(input_ids, types, *pixels, vision, encode)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
         hidden_states = None
+        sharded = None if exchange is None else shard_rows(rows, choice, exchange)
         if chunk and inputs_embeds.shape[1] > chunk:
             last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept)
         else:
-            outputs = self._run_layers(inputs_embeds, rows, cache, choice, output_hidden_states)
+            outputs = self._run_layers(
+                inputs_embeds, rows, cache, choice, output_hidden_states, sharded
+            )
             last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
         logits = self.lm_head(last)
         result = CausalLMOutputWithPast(
-            loss=self._loss(logits, labels, num_items_in_batch, lengths),
+            loss=self._loss(logits, labels, num_items_in_batch, lengths, exchange, sharded),
             logits=logits,
             past_key_values=cache,
             hidden_states=hidden_states,
@@ -221,15 +245,21 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         cache: VideoNSACache | None,
         choice: AttentionChoice,
         output_hidden_states: bool | None = None,
+        sharded: ShardedRows | None = None,
     ) -> Any:
+        if sharded is None:
+            positions, step = rows.position_ids, attention_step(rows, cache, choice)
+        else:
+            embeds, step = embeds[:, sharded.positions], sharded.step
+            positions = rows.position_ids[:, :, sharded.positions]
         return self.model.language_model(
             inputs_embeds=embeds,
-            position_ids=rows.position_ids,
+            position_ids=positions,
             attention_mask={"full_attention": None},  # the step holds the masks
             past_key_values=cache,
             use_cache=cache is not None,
             output_hidden_states=output_hidden_states,
-            step=attention_step(rows, cache, choice),
+            step=step,
         )
 
     def _run_chunks(
@@ -360,6 +390,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         image_pixels: Tensor | None,
         video_pixels: Tensor | None,
         vision: VisionInputs,
+        encode: Callable[[Tensor, Sequence[Grid]], Tensor],
     ) -> Tensor:
         """Embedded ids, with the features of images and videos at their tokens."""
         embeds: Tensor = self.get_input_embeddings()(input_ids)
@@ -373,7 +404,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                     f"{len(grids)} grids: pass both or neither"
                 )
             if pixels is not None:
-                embeds = place_features(self.encode_vision(pixels, grids), embeds, types, kind)
+                embeds = place_features(encode(pixels, grids), embeds, types, kind)
         return embeds
 
     def _loss(
@@ -382,11 +413,15 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         labels: Tensor | None,
         num_items: Tensor | int | None,
         lengths: list[int] | None,
+        exchange: SequenceExchange | None,
+        sharded: ShardedRows | None,
     ) -> Tensor | None:
         if labels is None:
             return None
         if lengths is not None:
             labels = labels_within(labels, lengths)
+        if exchange is not None and sharded is not None:
+            return sharded_loss(logits, labels, sharded, exchange, num_items)
         vocab_size = self.config.text_config.vocab_size
         loss: Tensor = self.loss_function(
             logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items

@@ -37,14 +37,25 @@ def sample_lengths(cu_seqlens: Tensor, shape: Sequence[int]) -> list[int]:
     return lengths
 
 
-def check_goes_packed(
+def check_goes_whole(
+    what: str,
     choice: AttentionChoice,
     attention_mask: Tensor | None,
     cache: Cache | None,
     use_cache: bool | None,
     rows_per_chunk: int | None,
+    logits_to_keep: int | Tensor,
 ) -> None:
-    """Refuse what a call with packed samples asks for beside them.
+    """Refuse what a call asks for beside packed samples, or beside other processes.
+
+    Args:
+        what: `cu_seqlens` or `exchange`.
+        choice: how the call attends.
+        attention_mask: as it was given.
+        cache: as it was given.
+        use_cache: as it was given.
+        rows_per_chunk: as it was given.
+        logits_to_keep: as it was given.
 
     Raises:
         UsageError: naming it.
@@ -54,13 +65,15 @@ def check_goes_packed(
         "a cache": cache is not None or bool(use_cache),
         "rows_per_chunk": bool(rows_per_chunk),
         "a recorder": choice.recorder is not None,
+        "logits_to_keep": what == "exchange"
+        and (isinstance(logits_to_keep, Tensor) or logits_to_keep > 0),
         "the released preset": choice.is_released,
     }
     found = [what for what, given in came.items() if given]
     if found:
         raise UsageError(
-            f"cu_seqlens with {' and '.join(found)}: packed samples have no padding and go through "
-            "the layers once, whole; leave it out, or pass the samples one by one"
+            f"{what} with {' and '.join(found)}: the rows have no padding then and go through the "
+            "layers once, whole; leave it out"
         )
 
 

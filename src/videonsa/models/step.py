@@ -35,7 +35,7 @@ def attention_step(
         attention_mask=padding,
         layout=None if dense else _layout(rows, known, frame_sizes, choice),
         dense_mask=dense_mask(padding, num_rows, num_keys, device=device) if dense else None,
-        lengths=rows.lengths,
+        pieces=None if rows.lengths is None else [(n, n) for n in rows.lengths],
         backend=choice.backend,
         recorder=choice.recorder,
     )

@@ -1,0 +1,1 @@
+"""One sequence over several processes: who has which rows, and what they exchange."""

@@ -1,0 +1,126 @@
+"""Two and four processes on one sequence compute what one process does."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_packed import labels_of, pack, samples
+from tiny_models import SPEC, prompt, tiny
+
+from videonsa.errors import UsageError
+from videonsa.models.cache import VideoNSACache
+from videonsa.ops.spec import NSASpec
+from videonsa.parallel.exchange import SequenceExchange
+
+FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
+
+
+def one_sample():
+    sample = prompt(9, 4, 6)
+    return sample | {"labels": labels_of(sample)}
+
+
+def fewer_frames_than_processes():
+    sample = prompt(3)
+    return sample | {"labels": labels_of(sample)}
+
+
+def packed_samples():
+    packed = pack(samples())
+    return packed | {"labels": labels_of(packed)}
+
+
+def text_only():
+    ids = torch.arange(20, 40)[None]
+    return {"input_ids": ids, "labels": ids}
+
+
+CASES = {
+    "one sample, frames": (one_sample, SPEC, "nsa"),
+    "one sample, fixed blocks": (one_sample, FIXED, "nsa"),
+    "a short video": (fewer_frames_than_processes, SPEC, "nsa"),
+    "one sample, dense": (one_sample, SPEC, "dense"),
+    "packed, frames": (packed_samples, SPEC, "nsa"),
+    "packed, dense": (packed_samples, SPEC, "dense"),
+    "text only": (text_only, SPEC, "nsa"),
+}
+
+
+def run(name, exchange=None):
+    """Loss, logits and gradients of a case."""
+    make, spec, attention = CASES[name]
+    model = tiny(spec=spec)
+    model.config.attention = attention
+    result = model(**make(), exchange=exchange, use_cache=False)
+    result.loss.backward()
+    grads = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in model.named_parameters()
+    }
+    return result.loss.detach(), result.logits.detach(), grads
+
+
+def work(rank, world_size, store, results):
+    """One process: all cases, gradients summed over the processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(store, world_size), rank=rank, world_size=world_size
+    )
+    exchange, found = SequenceExchange(), {}
+    for name, (make, _, _) in CASES.items():
+        loss, logits, grads = run(name, exchange)
+        for grad in grads.values():
+            dist.all_reduce(grad)
+        bounds = make().get("cu_seqlens", torch.tensor([0, make()["input_ids"].shape[1]]))
+        rows = exchange.shard(bounds.tolist()).rows
+        found[name] = (loss, torch.tensor(rows), logits, grads)
+    torch.save(found, f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["two processes", "four processes"])
+def of_ranks(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    run_one = partial(work, world_size=request.param, store=f"{folder}/store", results=str(folder))
+    mp.spawn(_call, args=(run_one,), nprocs=request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+def _call(rank, function):
+    function(rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_processes_that_share_a_sequence_give_the_loss_and_gradients_of_one(of_ranks, name):
+    loss, logits, grads = run(name)
+    for rank, found in enumerate(of_ranks):
+        own_loss, rows, own_logits, own_grads = found[name]
+        torch.testing.assert_close(own_loss, loss)
+        torch.testing.assert_close(own_logits[0], logits[0, rows], rtol=1e-5, atol=1e-5)
+        if rank == 0:
+            for key, grad in grads.items():
+                torch.testing.assert_close(own_grads[key], grad, rtol=1e-4, atol=1e-6, msg=key)
+
+
+class Alone(SequenceExchange):
+    """Of one process that needs no group."""
+
+    def __init__(self):
+        self.world_size, self.rank = 1, 0
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"past_key_values": VideoNSACache()}, "a cache"),
+        ({"attention_mask": torch.ones(1, 20)}, "attention_mask"),
+        ({"rows_per_chunk": 4}, "rows_per_chunk"),
+        ({"logits_to_keep": 1}, "logits_to_keep"),
+    ],
+)
+def test_what_needs_all_rows_in_one_process_is_refused(beside, named):
+    with pytest.raises(UsageError, match=f"exchange with {named}"):
+        tiny()(text_only()["input_ids"], exchange=Alone(), **beside)
