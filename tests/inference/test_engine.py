@@ -69,7 +69,7 @@ def test_a_list_of_images_counts_as_a_folder_of_them(qa, tmp_path):
     listed, folder = qa.ask(paths, "What?", **options), qa.ask(tmp_path, "What?", **options)
     assert listed.usage == folder.usage
     assert listed.text == folder.text
-    with pytest.raises(UsageError, match="list of images is empty"):
+    with pytest.raises(UsageError, match="a list of no frames"):
         qa.ask([], "What?")
 
 
@@ -93,7 +93,7 @@ def test_one_frame_and_one_image_are_served(qa, tmp_path):
 
 def test_a_context_that_does_not_fit_is_refused_before_decoding(qa, clip_path, monkeypatch):
     monkeypatch.setattr(
-        "videonsa.inference.engine.read_clip", lambda *_, **__: pytest.fail("decoded")
+        "videonsa.inference.engine.encode_clip", lambda *_, **__: pytest.fail("decoded")
     )
     with pytest.raises(BudgetError, match=r"exceed the context of 2048 tokens: lower --max-frames"):
         qa.ask(clip_path, "What?", max_new_tokens=1990)

@@ -9,7 +9,7 @@ import video_files as vf
 from PIL import Image
 
 from videonsa.errors import BudgetError, UsageError, VideoError
-from videonsa.video import decode, source
+from videonsa.video import parts, source
 from videonsa.video.container import SourceFrame
 from videonsa.video.decode import pick_frames, probe, read_video
 from videonsa.video.images import FrameList, ImageFrames
@@ -367,7 +367,7 @@ def test_progress_bar_shows_on_demand_only(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     read_video(path, progress=True)
     assert capsys.readouterr().err == ""  # done within a second
-    monkeypatch.setattr(decode, "PROGRESS_DELAY", 0.0)
+    monkeypatch.setattr(parts, "PROGRESS_DELAY", 0.0)
     read_video(path, progress=True)
     assert "decoding" in capsys.readouterr().err
 

@@ -113,6 +113,19 @@ def test_closing_early_stops_the_workers(workers):
     assert counter.opened == counter.closed
 
 
+def test_one_worker_beside_the_caller_goes_on_while_nothing_is_asked_of_it():
+    counter = Counter(steps=3)
+    results = run_in_order(4, counter.room, workers=1, ahead=3, beside=True)
+    assert next(results) == (0, 0)
+    assert len(worker_threads()) == 1
+    deadline = time.monotonic() + 30
+    while counter.made < 3 * TASKS_AHEAD and time.monotonic() < deadline:
+        time.sleep(1e-3)
+    assert counter.made == 3 * TASKS_AHEAD  # as far as may wait
+    assert list(results) == [(task, step) for task in range(4) for step in range(3)][1:]
+    assert worker_threads() == []
+
+
 def test_workers_are_told_that_nothing_is_wanted_any_more():
     told = threading.Event()
 

@@ -119,6 +119,9 @@ def _report_usage(usage: "Usage") -> None:
 def _report_speed(answer: "Answer") -> None:
     speed = answer.tokens_per_second
     later = "" if speed is None else f", then {speed:.1f} tokens/s"
-    report(f"time       first token after {answer.first_token_seconds:.2f} s{later}")
+    report(
+        f"time       video read and encoded in {answer.video_seconds:.2f} s, "
+        f"first token after {answer.first_token_seconds:.2f} s{later}"
+    )
     if answer.finish == "length":
         report(f"note       cut at {answer.new_tokens} tokens: raise --max-new-tokens for more")

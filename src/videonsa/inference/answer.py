@@ -51,8 +51,10 @@ class Answer:
     new_tokens: int
     finish: Literal["stop", "length"]
     """"length": cut at max_new_tokens."""
+    video_seconds: float
+    """To read the video and encode its frames, which overlap; the prefill comes after it."""
     first_token_seconds: float
-    """From the start of the prefill to the first token."""
+    """From the start of the prefill to the first token, and what a GPU still encodes then."""
     tokens_per_second: float | None
     """Of the tokens after the first; None where there is none."""
 
@@ -66,9 +68,16 @@ class AnswerStream:
     """Text pieces as they come; `usage` is known at once, `answer` when the pieces are read."""
 
     def __init__(
-        self, tokens: Iterator[int], pieces: TextPieces, *, usage: Usage, stop_ids: frozenset[int]
+        self,
+        tokens: Iterator[int],
+        pieces: TextPieces,
+        *,
+        usage: Usage,
+        stop_ids: frozenset[int],
+        video_seconds: float,
     ) -> None:
         self.usage = usage
+        self._video_seconds = video_seconds
         self._answer: Answer | None = None
         self._iterator = self._run(tokens, pieces, stop_ids)
 
@@ -116,6 +125,7 @@ class AnswerStream:
             usage=self.usage,
             new_tokens=len(seconds),
             finish="stop" if last in stop_ids else "length",
+            video_seconds=self._video_seconds,
             first_token_seconds=first,
             tokens_per_second=(len(seconds) - 1) / later if later > 0 else None,
         )

@@ -1,76 +1,109 @@
-"""What can stand for a video: a file, a folder, images, or a clip that is read already."""
+"""What can stand for a video, a file, a folder, images or a clip that is read, and its features."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from videonsa.errors import UsageError
-from videonsa.video.decode import VideoClip, probe, read_video
-from videonsa.video.images import FOLDER_FPS
-from videonsa.video.processing import resize_frames
-from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
+from videonsa.inference.shapes import VisionShape
+from videonsa.video.decode import VideoClip, probe, stream_video
+from videonsa.video.images import FrameList
+from videonsa.video.parts import Reading
+from videonsa.video.processing import check_times
+from videonsa.video.sampling import SamplingPlan, SamplingSpec, plan_sampling
+from videonsa.video.source import VideoPath
 
-Video = str | Path | Sequence[str | Path] | VideoClip
-
-
-def plan_clip(video: Video, sampling: SamplingSpec) -> SamplingPlan:
-    """The frames that `read_clip` will take, from the header alone."""
-    if isinstance(video, VideoClip):
-        return video.plan
-    info = probe(video) if isinstance(video, str | Path) else _images_info(video)
-    return plan_sampling(info, sampling)
+Video = VideoPath | Sequence[str | Path] | VideoClip
+PATCHES_PER_PART = 2**13
+"""Patches of the frames that go to the tower together: enough for products that fill a GPU, few
+enough that little is left to encode when the last frame is decoded."""
 
 
-def read_clip(video: Video, sampling: SamplingSpec, *, progress: bool | None = None) -> VideoClip:
-    """The frames of a video at their final size.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedClip:
+    """The features of a video's frames, and what is known of the frames, which are gone."""
 
-    A list of images counts as a folder of them does: two frames a second, all in the shape of the
-    first.
+    features: Tensor
+    """[M, hidden], a row for each merged token."""
+    times: tuple[float, ...]
+    """Seconds of each frame, as in `VideoClip`."""
+    height: int
+    width: int
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    """To read and to encode."""
+
+
+def encode_clip(
+    video: Video,
+    sampling: SamplingSpec,
+    encode: Callable[[Iterable[Tensor]], Tensor],
+    *,
+    vision: VisionShape,
+    progress: bool | None = None,
+) -> EncodedClip:
+    """Read a video, and encode its frames in parts while later ones decode.
+
+    The frames of a clip that is read already go in the same parts, so that their features are the
+    same, bit by bit. A list of images counts as a folder of them does: two frames a second, all in
+    the shape of the first.
+
+    Args:
+        video: what to read.
+        sampling: which frames.
+        encode: parts of frames, uint8 [n, 3, H, W] with whole temporal patches in all but the last,
+            to features.
+        vision: the tower's patch sizes.
+        progress: as for `read_video`.
 
     Raises:
         VideoError: nothing there that can be read.
-        UsageError: an empty list, or timestamps outside the video.
+        UsageError: an empty list, timestamps outside the video, or a clip without one time a frame.
         BudgetError: `max_tokens` below one temporal patch.
 
     """
+    begin = time.perf_counter()
     if isinstance(video, VideoClip):
+        check_times(video)
+        height, width = video.frames.shape[2:]
+        features = encode(video.frames.split(_part_size(height, width, vision)))
+        times, warnings, notes = video.times, video.warnings, video.notes
+    else:
+        stream = stream_video(_path(video), sampling=sampling, beside=True)
+        height, width, reading = stream.plan.height, stream.plan.width, Reading(stream)
+        size = _part_size(height, width, vision)
+        with closing(reading.parts(size, progress=progress)) as parts:
+            features = encode(parts)
+        times, warnings, notes = reading.times, reading.warnings, stream.notes
+    return EncodedClip(
+        features=features,
+        times=tuple(times),
+        height=height,
+        width=width,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _part_size(height: int, width: int, vision: VisionShape) -> int:
+    """Frames of a part."""
+    patches = height * width // vision.patch_size**2
+    return max(1, PATCHES_PER_PART // max(1, patches)) * vision.temporal_patch_size
+
+
+def plan_clip(video: Video, sampling: SamplingSpec) -> SamplingPlan:
+    """The frames that `encode_clip` will take, from the header alone."""
+    return (
+        video.plan if isinstance(video, VideoClip) else plan_sampling(probe(_path(video)), sampling)
+    )
+
+
+def _path(video: VideoPath | Sequence[str | Path]) -> VideoPath:
+    if isinstance(video, str | Path | FrameList):
         return video
-    if isinstance(video, str | Path):
-        return read_video(video, sampling=sampling, progress=progress)
-    info = _images_info(video)
-    plan = plan_sampling(info, sampling)
-    pixels = plan.height * plan.width
-    one = replace(
-        sampling,
-        fps=None,
-        num_frames=1,
-        timestamps=None,
-        mode="exact",
-        max_tokens=None,
-        min_pixels=pixels,
-        max_pixels=pixels,
-    )
-    frames = [
-        resize_frames(
-            read_video(video[round(time * FOLDER_FPS)], sampling=one, progress=False).frames,
-            height=plan.height,
-            width=plan.width,
-        )
-        for time in plan.times
-    ]
-    return VideoClip(frames=torch.cat(frames), times=plan.times, info=info, plan=plan)
-
-
-def _images_info(paths: Sequence[str | Path]) -> VideoInfo:
-    if not paths:
-        raise UsageError("the list of images is empty: want at least one path")
-    return replace(
-        probe(paths[0]),
-        path=f"{len(paths)} images",
-        duration=len(paths) / FOLDER_FPS,
-        num_frames=len(paths),
-        fps=FOLDER_FPS,
-        container="folder",
-    )
+    return FrameList(tuple(map(Path, video)))

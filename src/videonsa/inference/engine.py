@@ -1,5 +1,6 @@
-"""`load` a model, then `ask` it about videos: decode, prompt, prefill, answer."""
+"""`load` a model, then `ask` it about videos: decode and encode, prompt, prefill, answer."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -8,7 +9,7 @@ import torch
 from videonsa.errors import ModelError, UsageError
 from videonsa.inference.answer import Answer, AnswerStream, Usage
 from videonsa.inference.budget import attention_budget, check_context
-from videonsa.inference.clips import Video, plan_clip, read_clip
+from videonsa.inference.clips import EncodedClip, Video, encode_clip, plan_clip
 from videonsa.inference.defaults import (
     SamplingChanges,
     change_sampling,
@@ -16,7 +17,12 @@ from videonsa.inference.defaults import (
     sampling_of_shape,
 )
 from videonsa.inference.devices import resolve_device, resolve_dtype
-from videonsa.inference.generation import GenerationOptions, TextPieces, generate_tokens
+from videonsa.inference.generation import (
+    GenerationOptions,
+    TextPieces,
+    generate_tokens,
+    out_of_memory,
+)
 from videonsa.inference.locate import EMBEDDED, locate_model
 from videonsa.inference.plan import NEW_TOKENS
 from videonsa.inference.shapes import ModelShape, shape_of_config
@@ -26,7 +32,7 @@ from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
-from videonsa.video.processing import VideoPrompt, build_prompt
+from videonsa.video.processing import VideoPrompt, prompt_of_grids
 from videonsa.video.sampling import SamplingPlan, SamplingSpec
 
 if TYPE_CHECKING:
@@ -196,21 +202,15 @@ class VideoQA:
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
         )
         wanted = self._wanted_sampling(video, sampling, changes)
-        self._check_fit(plan_clip(video, wanted), question, system, max_new_tokens)
-        clip = read_clip(video, wanted, progress=progress)
-        vision = self.shape.vision
-        prompt = build_prompt(
-            [clip],
-            question,
-            tokenizer=self.tokenizer,
-            system=system,
-            patch_size=vision.patch_size,
-            merge_size=vision.merge_size,
-            temporal_patch_size=vision.temporal_patch_size,
-        )
+        tokens = self._check_fit(plan_clip(video, wanted), question, system, max_new_tokens)
+        encode, vision = self.model.encode_frames, self.shape.vision
+        with torch.inference_mode(), out_of_memory(tokens, self.model.device):
+            clip = encode_clip(video, wanted, encode, vision=vision, progress=progress)
+        prompt = self._prompt(clip, question, system)
         if trace is not None:
             self._trace_inputs(trace, clip, prompt)
         answer = self._stream(clip, prompt, options, recorder if trace is None else trace)
+        del clip  # its features are in the embedded prompt now
         return answer if stream else answer.finish()
 
     def _wanted_sampling(
@@ -226,8 +226,8 @@ class VideoQA:
 
     def _check_fit(
         self, plan: SamplingPlan, question: str, system: str, max_new_tokens: int
-    ) -> None:
-        """Refuse, before anything is decoded, what the context cannot hold."""
+    ) -> int:
+        """The tokens of the prompt; refuses, before anything is decoded, what does not fit."""
         slot = VisionSlot("video", plan.num_tokens)
         tokens = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system)
         check_context(
@@ -236,20 +236,48 @@ class VideoQA:
             max_new_tokens=max_new_tokens,
             context=self.shape.context,
         )
+        return len(tokens.ids)
+
+    def _prompt(self, clip: EncodedClip, question: str, system: str) -> VideoPrompt:
+        vision = self.shape.vision
+        times = clip.times[:: vision.temporal_patch_size]
+        return prompt_of_grids(
+            [(len(times), clip.height // vision.patch_size, clip.width // vision.patch_size)],
+            question,
+            video_times=[times],
+            tokenizer=self.tokenizer,
+            system=system,
+            merge_size=vision.merge_size,
+        )
 
     def _stream(
         self,
-        clip: VideoClip,
+        clip: EncodedClip,
         prompt: VideoPrompt,
         options: GenerationOptions,
         recorder: AttentionRecorder | None,
     ) -> AnswerStream:
         stop_ids = self._stop_ids()
         tokens = generate_tokens(
-            self.model, prompt, options=options, stop_ids=stop_ids, recorder=recorder
+            self.model,
+            prompt,
+            options=options,
+            stop_ids=stop_ids,
+            recorder=recorder,
+            embeds=self._embeds(clip, prompt),
         )
-        pieces = TextPieces(self._decode)
-        return AnswerStream(tokens, pieces, usage=self._usage(clip, prompt), stop_ids=stop_ids)
+        return AnswerStream(
+            tokens,
+            TextPieces(self._decode),
+            usage=self._usage(clip, prompt),
+            stop_ids=stop_ids,
+            video_seconds=clip.seconds,
+        )
+
+    def _embeds(self, clip: EncodedClip, prompt: VideoPrompt) -> torch.Tensor:
+        ids, device = prompt.input_ids, self.model.device
+        with torch.inference_mode(), out_of_memory(ids.shape[1], device):
+            return self.model.embed_prompt(ids.to(device), video_features=clip.features)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -260,7 +288,7 @@ class VideoQA:
         ids |= set(stated) if isinstance(stated, list | tuple) else {stated}
         return frozenset(token for token in ids if isinstance(token, int))
 
-    def _usage(self, clip: VideoClip, prompt: VideoPrompt) -> Usage:
+    def _usage(self, clip: EncodedClip, prompt: VideoPrompt) -> Usage:
         assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
         frames, rows, columns = prompt.video_grid_thw[0].tolist()
         tokens_per_frame = rows * columns // self.shape.vision.merge_size**2
@@ -272,26 +300,28 @@ class VideoQA:
         return Usage(
             model=self.name,
             attention=attention,
-            times=tuple(clip.times),
-            height=clip.frames.shape[2],
-            width=clip.frames.shape[3],
+            times=clip.times,
+            height=clip.height,
+            width=clip.width,
             grid=(frames, rows, columns),
             video_tokens=frames * tokens_per_frame,
             prompt_tokens=length,
             context=self.shape.context,
             spec=self.shape.spec if attention == "nsa" else None,
             budget=budget if attention == "nsa" else None,
-            warnings=tuple(clip.warnings),
+            warnings=clip.warnings,
             notes=(*self.notes, *clip.notes),
         )
 
-    def _trace_inputs(self, trace: Trace, clip: VideoClip, prompt: VideoPrompt) -> None:
+    def _trace_inputs(self, trace: Trace, clip: EncodedClip, prompt: VideoPrompt) -> None:
         assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
-        trace.stage("video/decode", frames=clip.frames)
+        grid = prompt.video_grid_thw[0].tolist()
+        values = self.shape.vision.patch_values
+        trace.stage("video/decode", frames=f"{[len(clip.times), 3, clip.height, clip.width]} uint8")
         trace.stage(
             "video/processing",
-            pixels=prompt.pixel_values_videos,
-            grid=prompt.video_grid_thw[0].tolist(),
+            pixels=f"{[math.prod(grid), values]} float32",
+            grid=grid,
             ids=prompt.input_ids,
         )
         trace.stage("inference/engine", prefill=prompt.input_ids, logits=[1, self.shape.vocab_size])

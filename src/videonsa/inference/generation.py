@@ -70,11 +70,20 @@ def generate_tokens(
     options: GenerationOptions,
     stop_ids: Set[int],
     recorder: "AttentionRecorder | None" = None,
+    embeds: Tensor | None = None,
 ) -> Iterator[int]:
     """Prefill the prompt once, then decode token by token with the cache.
 
     Yields the ids as they come, at most `options.max_new_tokens`; a stop id ends it and is the
     last one yielded.
+
+    Args:
+        model: what answers.
+        prompt: what it is asked; with its pixels, unless `embeds` are given.
+        options: how tokens are chosen.
+        stop_ids: tokens that end the answer.
+        recorder: collects where the answer looked.
+        embeds: [1, L, hidden], the embedded prompt with the features of its frames in place.
 
     Raises:
         BudgetError: out of memory.
@@ -91,11 +100,13 @@ def generate_tokens(
         "pixel_values_videos": prompt.pixel_values_videos,
         "video_grid_thw": prompt.video_grid_thw,
         "video_times": prompt.video_times,
+        "inputs_embeds": embeds,
     }
+    del embeds  # let go with `inputs`, after the prefill
     cache = VideoNSACache()
     for _ in range(options.max_new_tokens):
         # Not around the loop: the mode would leak into whoever consumes this generator.
-        with torch.inference_mode(), _out_of_memory(prompt.input_ids.shape[1], device):
+        with torch.inference_mode(), out_of_memory(prompt.input_ids.shape[1], device):
             output = model(
                 **inputs,
                 past_key_values=cache,
@@ -111,7 +122,8 @@ def generate_tokens(
 
 
 @contextmanager
-def _out_of_memory(prompt_tokens: int, device: torch.device) -> Iterator[None]:
+def out_of_memory(prompt_tokens: int, device: torch.device) -> Iterator[None]:
+    """Turn running out of memory inside into a BudgetError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -6,22 +6,21 @@ never held at the size of its source.
 
 import math
 import os
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import NamedTuple, Never
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from videonsa.errors import BudgetError, UsageError, VideoError
+from videonsa.errors import UsageError, VideoError
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame
+from videonsa.video.parts import Reading, SampledFrame, VideoStream
 from videonsa.video.processing import resize_frames
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.segments import Layout, nearest
@@ -33,8 +32,6 @@ HOLD_SLACK = 0.1
 durations may count a little more audio than video."""
 STALE_AFTER = 1.0
 """Seconds beyond its stated end after which a frame that is taken again is reported."""
-PROGRESS_DELAY = 1.0
-"""Seconds before the progress bar shows."""
 MOST_WORKERS = 8
 """Workers that are used unless more are asked for."""
 PAYING_PIXELS = 10**8
@@ -80,34 +77,6 @@ class Pick(NamedTuple):
     """Taken again long after it should have left the screen: no other came."""
 
 
-class SampledFrame(NamedTuple):
-    """One frame at its final size."""
-
-    target: int
-    """Index of the wanted time that it stands for."""
-    time: float
-    """Seconds, as in `VideoClip.times`."""
-    pixels: NDArray[np.uint8]
-    """[3, height, width], RGB."""
-    stale: bool
-    """Taken again long after it should have left the screen: no other came."""
-    damaged: bool
-    """The decoder says that parts of the picture are wrong."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class VideoStream:
-    """The sampled frames of a video while they are decoded."""
-
-    info: VideoInfo
-    plan: SamplingPlan
-    """What is wanted."""
-    notes: tuple[str, ...]
-    """How it is read where that is not as asked, one line each."""
-    frames: Generator[SampledFrame, None, None]
-    """In order; what does not decode is left out. Closing it stops the workers."""
-
-
 def probe(path: VideoPath) -> VideoInfo:
     """What a video, an image, or a folder or list of images holds; decodes at most one frame.
 
@@ -146,31 +115,25 @@ def read_video(
 
     """
     stream = stream_video(path, sampling=sampling, workers=workers)
-    plan = stream.plan
-    frames = _room_for(plan)
-    taken: list[SampledFrame] = []
-    with _progress_bar(plan.num_frames, progress) as bar, closing(stream.frames):
-        for frame in stream.frames:
-            bar.update(frame.target + 1 - bar.n)
-            frames[len(taken)] = frame.pixels
-            taken.append(frame._replace(pixels=frames[len(taken)]))
-    if not taken:
-        raise VideoError(
-            f"{path}: none of the {plan.num_frames} sampled frames decodes: "
-            "want an undamaged video; copy or download it again"
-        )
+    reading = Reading(stream)
+    with closing(reading.parts(stream.plan.num_frames, progress=progress)) as parts:
+        (frames,) = parts
     return VideoClip(
-        frames=torch.from_numpy(frames[: len(taken)]),
-        times=tuple(frame.time for frame in taken),
+        frames=frames,
+        times=reading.times,
         info=stream.info,
-        plan=plan.with_times(tuple(plan.times[frame.target] for frame in taken)),
-        warnings=tuple(_warnings(taken, plan)),
+        plan=reading.plan,
+        warnings=reading.warnings,
         notes=stream.notes,
     )
 
 
 def stream_video(
-    path: VideoPath, *, sampling: SamplingSpec | None = None, workers: int | None = None
+    path: VideoPath,
+    *,
+    sampling: SamplingSpec | None = None,
+    workers: int | None = None,
+    beside: bool = False,
 ) -> VideoStream:
     """What `read_video` reads, frame by frame, with few frames in memory.
 
@@ -178,6 +141,8 @@ def stream_video(
         path: as for `read_video`.
         sampling: as for `read_video`.
         workers: as for `read_video`.
+        beside: decode while the caller does other work than to take frames; otherwise one worker
+            decodes in the caller's thread, when a frame is asked for.
 
     Raises:
         VideoError: nothing there that can be read.
@@ -200,6 +165,7 @@ def stream_video(
         partial(_frame_room, source, layout, plan),
         workers=min(wanted, len(layout.segments)),
         ahead=max(LEAST_AHEAD, BYTES_AHEAD // (3 * plan.height * plan.width)),
+        beside=beside,
     )
     return VideoStream(info=source.info, plan=plan, notes=notes, frames=_by_rising_time(frames))
 
@@ -308,55 +274,9 @@ def _on_screen(frames: Iterator[SourceFrame]) -> Iterator[tuple[SourceFrame, flo
         yield held, begin, held.end + HOLD_SLACK
 
 
-def _room_for(plan: SamplingPlan) -> NDArray[np.uint8]:
-    """[N, 3, height, width]. BudgetError if that does not fit the memory."""
-    # A numpy array, because torch wakes all cores to copy a frame into its place, and they then
-    # spin beside the decoder: a third more CPU time, measured on 2 cores.
-    shape = (plan.num_frames, 3, plan.height, plan.width)
-    try:
-        return np.empty(shape, dtype=np.uint8)
-    except MemoryError as error:
-        raise BudgetError(
-            f"{plan.num_frames} frames of {plan.width}x{plan.height} take "
-            f"{math.prod(shape) / 1e9:.0f} GB, more than there is: "
-            "take fewer (max_frames, num_frames) or smaller ones (max_pixels)"
-        ) from error
-
-
 def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> NDArray[np.uint8]:
     """[H, W, 3] to [3, height, width]."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
     resized = resize_frames(pixels[None], height=plan.height, width=plan.width)[0]
     levels: NDArray[np.uint8] = resized.numpy()
     return levels
-
-
-def _progress_bar(num_frames: int, progress: bool | None) -> "tqdm[Never]":
-    shown = sys.stderr.isatty() if progress is None else progress
-    return tqdm(
-        total=num_frames,
-        desc="decoding",
-        unit="frame",
-        file=sys.stderr,
-        delay=PROGRESS_DELAY,
-        disable=not shown,
-        leave=False,
-    )
-
-
-def _warnings(taken: Sequence[SampledFrame], plan: SamplingPlan) -> Iterator[str]:
-    lost = sorted(set(range(plan.num_frames)) - {frame.target for frame in taken})
-    if lost:
-        yield (
-            f"{len(lost)} of {plan.num_frames} frames lost between {plan.times[lost[0]]:.2f} s and "
-            f"{plan.times[lost[-1]]:.2f} s: the file is damaged or ends early"
-        )
-    stale = [frame.time for frame in taken if frame.stale]
-    if stale:
-        yield (
-            f"{len(stale)} of {plan.num_frames} frames repeat the one before, between "
-            f"{stale[0]:.2f} s and {stale[-1]:.2f} s: the file holds no other there"
-        )
-    damaged = sum(frame.damaged for frame in taken)
-    if damaged:
-        yield f"{damaged} of {plan.num_frames} frames are damaged, and used as they decode"

@@ -21,6 +21,10 @@ _RGB_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_LEVEL = 255
 
 
+Grid = tuple[int, int, int]
+"""Temporal patches, rows and columns of patches."""
+
+
 @dataclass(frozen=True, slots=True)
 class PatchedVideo:
     """The patches of one video or image.
@@ -31,7 +35,7 @@ class PatchedVideo:
     """
 
     pixels: Tensor
-    grid: tuple[int, int, int]
+    grid: Grid
     num_tokens: int
 
 
@@ -51,7 +55,8 @@ class Clip(Protocol):
 class VideoPrompt:
     """What the model reads for one chat; L tokens, P patches of V videos, Q of I images.
 
-    Pixels and grids are None where the chat has no video, or no image.
+    Pixels and grids are None where the chat has no video, or no image; pixels also where the prompt
+    is made of grids (`prompt_of_grids`).
     """
 
     input_ids: Tensor
@@ -228,39 +233,84 @@ def build_prompt(
         merge_size=merge_size,
         temporal_patch_size=temporal_patch_size,
     )
+    for video in videos:
+        check_times(video)
     cut_images = [cut(image[None]) for image in images]
     cut_videos = [cut(video.frames) for video in videos]
-    vision = [VisionSlot("image", item.num_tokens) for item in cut_images]
-    vision += [VisionSlot("video", item.num_tokens) for item in cut_videos]
+    prompt = prompt_of_grids(
+        [video.grid for video in cut_videos],
+        question,
+        video_times=[video.times[::temporal_patch_size] for video in videos],
+        tokenizer=tokenizer,
+        system=system,
+        history=history,
+        answer=answer,
+        image_grids=[image.grid for image in cut_images],
+        merge_size=merge_size,
+    )
+    return replace(
+        prompt, pixel_values=_pixels(cut_images), pixel_values_videos=_pixels(cut_videos)
+    )
+
+
+def prompt_of_grids(
+    video_grids: Sequence[Grid],
+    question: str,
+    *,
+    video_times: Sequence[Sequence[float]],
+    tokenizer: ChatTokenizer,
+    system: str = DEFAULT_SYSTEM,
+    history: Sequence[tuple[str, str]] = (),
+    answer: str | None = None,
+    image_grids: Sequence[Grid] = (),
+    merge_size: int = 2,
+) -> VideoPrompt:
+    """The prompt that `build_prompt` makes, without pixels: for frames that are encoded elsewhere.
+
+    Args:
+        video_grids: (t, h, w) of each video, in patches.
+        question: as for `build_prompt`.
+        video_times: of each video, the seconds of the first frame of each temporal patch.
+        tokenizer: as for `build_prompt`.
+        system: as for `build_prompt`.
+        history: as for `build_prompt`.
+        answer: as for `build_prompt`.
+        image_grids: (1, h, w) of each image, in patches.
+        merge_size: patches that a merged token spans along each side.
+
+    Raises:
+        UsageError: an empty question.
+        ModelError: a tokenizer of another format.
+
+    """
+    area = merge_size**2
+    vision = [VisionSlot("image", t * h * w // area) for t, h, w in image_grids]
+    vision += [VisionSlot("video", t * h * w // area) for t, h, w in video_grids]
     tokens = chat_tokens(
         question, tokenizer=tokenizer, vision=vision, system=system, history=history, answer=answer
     )
     input_ids = torch.tensor([tokens.ids])
-    pixel_values, image_grid_thw = _join(cut_images)
-    pixel_values_videos, video_grid_thw = _join(cut_videos)
     return VideoPrompt(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
-        pixel_values_videos=pixel_values_videos,
-        video_grid_thw=video_grid_thw,
-        video_times=tuple(_patch_times(video, temporal_patch_size) for video in videos),
-        pixel_values=pixel_values,
-        image_grid_thw=image_grid_thw,
+        pixel_values_videos=None,
+        video_grid_thw=torch.tensor(video_grids) if video_grids else None,
+        video_times=tuple(map(tuple, video_times)),
+        image_grid_thw=torch.tensor(image_grids) if image_grids else None,
         labels=None if answer is None else torch.tensor([tokens.labels]),
     )
 
 
-def _patch_times(video: Clip, temporal_patch_size: int) -> tuple[float, ...]:
+def check_times(video: Clip) -> None:
+    """Refuse a clip that has not one time for each frame: UsageError."""
     if len(video.times) != len(video.frames):
         raise UsageError(
             f"video came with {len(video.frames)} frames and {len(video.times)} times; "
             "wanted one time a frame; give the seconds of every frame"
         )
-    return tuple(video.times[::temporal_patch_size])
 
 
-def _join(parts: Sequence[PatchedVideo]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def _pixels(parts: Sequence[PatchedVideo]) -> Tensor | None:
     if not parts:
-        return None, None
-    pixels = parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])
-    return pixels, torch.tensor([part.grid for part in parts])
+        return None
+    return parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])

@@ -23,12 +23,12 @@ class WorkerRoom(Protocol[Result_co]):
 
 
 def run_in_order(
-    num_tasks: int, room: WorkerRoom[Result], *, workers: int, ahead: int
+    num_tasks: int, room: WorkerRoom[Result], *, workers: int, ahead: int, beside: bool = False
 ) -> Generator[Result, None, None]:
     """The results of task 0, of task 1, and so on, while `workers` threads run the tasks.
 
     An error of a task is raised where its next result would stand. Closing the iterator stops the
-    threads and waits for them. One worker runs in the thread of the caller.
+    threads and waits for them.
 
     Args:
         num_tasks: how many tasks there are.
@@ -36,9 +36,11 @@ def run_in_order(
         workers: threads, at least 1.
         ahead: results of one task that may wait to be taken; `TASKS_AHEAD * workers` tasks can
             have so many waiting.
+        beside: one worker has a thread of its own too; otherwise it runs in that of the caller,
+            when a result is asked for.
 
     """
-    if workers == 1:
+    if workers == 1 and not beside:
         with room(lambda: False) as run:
             for task in range(num_tasks):
                 yield from run(task)
