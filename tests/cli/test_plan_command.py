@@ -9,10 +9,10 @@ def test_plan_prints_frames_tokens_memory_and_budget(tiny_folder, clip_path, cap
     assert main(["plan", str(clip_path), "--model", str(tiny_folder)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    titles = [line.split()[0] for line in out.splitlines()]
+    titles = [line.split()[0] for line in out.splitlines() if line[0] != " "]
     assert titles == ["video", "frames", "tokens", "attention", "model", "memory"]
     assert "48 video" in out
-    assert "(estimated)" in out
+    assert "(estimated; the peak is in" in out
 
 
 def test_plan_of_a_published_model_needs_no_weights(clip_path, capsys):
@@ -20,7 +20,9 @@ def test_plan_of_a_published_model_needs_no_weights(clip_path, capsys):
     assert main([*arguments, "--dtype", "bfloat16"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["parameters"] == 8_292_166_656
-    assert plan["memory_bytes_estimated"]["weights"] == 2 * 8_292_166_656
+    tower = plan["memory_bytes_estimated"]["stages"]["vision tower"]
+    assert tower["weights"] == 2 * 8_292_166_656
+    assert plan["seconds_estimated"] is None
     assert plan["budget"] is None
 
 
@@ -28,3 +30,21 @@ def test_plan_says_when_it_does_not_fit(tiny_folder, clip_path, capsys):
     options = ["--model", str(tiny_folder), "--fps", "2", "--max-pixels", "50176"]
     assert main(["plan", str(clip_path), *options]) == 0
     assert ": fits" in capsys.readouterr().out
+
+
+def test_plan_for_a_gpu_elsewhere_tells_memory_and_time(clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", "Qwen/Qwen2.5-VL-7B-Instruct"]
+    assert main([*arguments, "--memory", "24GB"]) == 0
+    out = capsys.readouterr().out
+    assert "of 24.0 GB on a GPU elsewhere: fits" in out
+    assert "bfloat16" in out
+    assert "time       about" in out
+    assert main([*arguments, "--memory", "17GB"]) == 0
+    assert "does NOT fit" in capsys.readouterr().out
+    assert main([*arguments, "--memory", "17GB", "--fit"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_memory_size_that_is_none_is_refused(clip_path, capsys):
+    assert main(["plan", str(clip_path), "--memory", "lots"]) == 2
+    assert "want a size such as 24GB" in capsys.readouterr().err

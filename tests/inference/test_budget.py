@@ -1,13 +1,12 @@
-"""Attention budget, memory, and advice that works."""
+"""Attention budget, and advice that works."""
 
 import re
 
 import pytest
 
 from videonsa.errors import BudgetError
-from videonsa.inference.budget import attention_budget, check_context, estimate_memory
+from videonsa.inference.budget import attention_budget, check_context
 from videonsa.inference.defaults import change_sampling
-from videonsa.inference.shapes import load_shape, published_shape
 from videonsa.ops.spec import NSASpec
 from videonsa.video.sampling import SamplingSpec, VideoInfo, plan_sampling
 
@@ -57,43 +56,3 @@ def test_a_question_that_fills_the_context_alone_is_told_so():
     plan = plan_sampling(HOUR, SamplingSpec())
     with pytest.raises(BudgetError, match="shorten the question"):
         check_context(plan, text_tokens=8990, max_new_tokens=64, context=9000)
-
-
-def test_memory_of_the_7b_model_in_bfloat16():
-    shape = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
-    plan = plan_sampling(HOUR, SamplingSpec())
-    memory = estimate_memory(
-        shape, plan, attention="dense", prompt_tokens=100_000, max_new_tokens=0
-    )
-    assert memory.weights == 2 * 8_292_166_656
-    # 28 layers, K and V, 4 heads of 128, 2 bytes: 56 KiB a token.
-    assert memory.cache == 100_000 * 28 * 2 * 4 * 128 * 2
-    assert memory.total == memory.weights + memory.cache + memory.activations
-
-
-def test_cache_estimate_equals_the_cache_of_a_run(tiny_folder, clip_path):
-    import torch
-
-    import videonsa
-    from videonsa.models.cache import VideoNSACache
-    from videonsa.video.processing import build_prompt
-
-    qa = videonsa.load(tiny_folder, device="cpu")
-    clip = videonsa.read_video(clip_path)
-    prompt = build_prompt([clip], "What?", tokenizer=qa.tokenizer)
-    cache = VideoNSACache()
-    with torch.inference_mode():
-        qa.model(
-            input_ids=prompt.input_ids,
-            attention_mask=prompt.attention_mask,
-            pixel_values_videos=prompt.pixel_values_videos,
-            video_grid_thw=prompt.video_grid_thw,
-            video_times=prompt.video_times,
-            past_key_values=cache,
-        )
-    size = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
-    length = prompt.input_ids.shape[1]
-    estimate = estimate_memory(
-        load_shape(tiny_folder), clip.plan, attention="nsa", prompt_tokens=length, max_new_tokens=0
-    )
-    assert estimate.cache == size

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import videonsa
-from videonsa.errors import ModelError, UsageError
+from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -23,7 +23,7 @@ def test_a_plan_has_the_frames_and_tokens_that_an_answer_uses(tiny_folder, clip_
 def test_a_published_model_is_planned_without_weights_or_network(clip_path):
     plan = videonsa.plan_video(clip_path, "Enxin/VideoNSA")
     assert plan.parameters == 8_660_360_496
-    assert plan.memory.weights == 2 * plan.parameters
+    assert all(stage.terms["weights"] == 2 * plan.parameters for stage in plan.memory.stages)
     assert plan.context == 128_000
     dumped = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
     assert dumped["tokens"]["video"] == 48
@@ -33,7 +33,7 @@ def test_a_published_model_is_planned_without_weights_or_network(clip_path):
 def test_attention_and_dtype_can_be_chosen(clip_path, tiny_folder):
     plan = videonsa.plan_video(clip_path, tiny_folder, attention="dense", dtype="bfloat16")
     assert plan.budget is None
-    assert plan.memory.weights == 2 * plan.parameters
+    assert plan.memory.peak.terms["weights"] == 2 * plan.parameters
     with pytest.raises(UsageError, match="dtype='int3'"):
         videonsa.plan_video(clip_path, tiny_folder, dtype="int3")
 
@@ -41,6 +41,42 @@ def test_attention_and_dtype_can_be_chosen(clip_path, tiny_folder):
 def test_a_plan_may_not_fit(clip_path, tiny_folder):
     spec = SamplingSpec(min_pixels=1_003_520, max_pixels=1_003_520)
     assert not videonsa.plan_video(clip_path, tiny_folder, sampling=spec).fits
+
+
+def test_memory_is_held_against_that_of_a_gpu(clip_path):
+    roomy, narrow = (
+        videonsa.plan_video(clip_path, "Enxin/VideoNSA", memory=size)
+        for size in (25 * 10**9, 18 * 10**9)
+    )
+    assert roomy.machine.kind == "cuda"
+    assert roomy.memory == narrow.memory
+    assert (roomy.fits_memory, narrow.fits_memory) == (True, False)
+    dumped = json.loads(json.dumps(narrow.to_dict(), allow_nan=False))["memory_bytes_estimated"]
+    assert not dumped["fits"]
+    assert dumped["total"] == dumped["stages"][dumped["peak_stage"]]["total"]
+
+
+def test_time_is_told_for_a_gpu_with_the_rates_it_came_from(clip_path):
+    time = videonsa.plan_video(clip_path, "Enxin/VideoNSA", memory=25 * 10**9).time
+    assert time.rates_of == "NVIDIA H200"
+    assert time.total == pytest.approx(time.vision_tower + time.prefill + 63 * time.next_token)
+    assert videonsa.plan_video(clip_path, "Enxin/VideoNSA", device="cpu").time is None
+
+
+def test_a_plan_that_is_fitted_fits_and_says_what_changed(clip_path, tiny_folder):
+    spec = SamplingSpec(min_pixels=1_003_520, max_pixels=1_003_520)
+    plan = videonsa.plan_video(clip_path, tiny_folder, sampling=spec, fit=True)
+    assert plan.fits
+    assert plan.fit.endswith("instead of 8 frames of 1148x840")
+    same = videonsa.plan_video(clip_path, tiny_folder, fit=True)
+    assert same.fit == "8 frames of 112x84, as asked"
+    assert same.sampling == videonsa.plan_video(clip_path, tiny_folder).sampling
+
+
+def test_what_cannot_fit_is_refused_with_one_line(clip_path):
+    with pytest.raises(BudgetError, match=r"the weights take 17\.3 GB of 18\.0 GB") as raised:
+        videonsa.plan_video(clip_path, "Enxin/VideoNSA", memory=18 * 10**9, fit=True)
+    assert "\n" not in str(raised.value)
 
 
 def test_an_unknown_model_is_refused(clip_path):

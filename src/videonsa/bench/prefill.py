@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from videonsa.bench.inputs import Regime
 from videonsa.bench.machine import machine
 from videonsa.bench.measure import one_line
+from videonsa.bench.predicted import prediction
 from videonsa.bench.random_model import IDS, MODELS, WEIGHT_STD, random_model, random_qwen
 from videonsa.bench.stopwatch import wall_times
 from videonsa.models.cache import VideoNSACache
@@ -30,7 +31,7 @@ METHOD = (
     "wall time between device synchronisations, each run twice and the second and later ones "
     "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
     "events: rotary embedding, cache and gates are in it; memory is the peak of PyTorch's "
-    "allocator, weights included"
+    "allocator, weights included; predicted_gb is what videonsa plan says of the stage"
 )
 
 
@@ -82,7 +83,10 @@ def bench_prefill(
         stages += _prefill_stages(model, clip, "dense", "random", request)
         if peer is not None:
             stages += _peer_stages(peer, clip, request)
+        held = sum(x.nbytes for some in (model, peer) if some for x in some.parameters())
+        rows = clip.inputs["input_ids"].shape[1]
         for stage in stages:
+            stage |= prediction(stage, model, clip.grid, prompt_tokens=rows, held_bytes=held)
             progress(f"{tokens} tokens: {_line(stage)}")
         lengths.append({"tokens": tokens, "grid": clip.grid, "stages": stages})
         yield {

@@ -22,7 +22,9 @@ TINY = ModelShape(
     num_kv_heads=2,
     vocab_size=128,
     tied_embeddings=False,
-    vision=VisionShape(depth=2, hidden_size=32, intermediate_size=48, out_hidden_size=64),
+    vision=VisionShape(
+        depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=64
+    ),
 )
 MODELS = MappingProxyType(
     {
@@ -40,7 +42,7 @@ def config_fields(shape: ModelShape) -> dict[str, Any]:
     """A Qwen2.5-VL config of a shape."""
     vision = asdict(shape.vision)
     vision["spatial_merge_size"] = vision.pop("merge_size")
-    depth, heads = shape.vision.depth, max(2, shape.vision.hidden_size // 80)
+    depth = shape.vision.depth
     quarter = shape.head_dim // 8  # of the rotated pairs: time takes two, rows and columns three
     return {
         "text_config": {
@@ -62,7 +64,6 @@ def config_fields(shape: ModelShape) -> dict[str, Any]:
         },
         "vision_config": {
             **vision,
-            "num_heads": heads,
             "fullatt_block_indexes": list(range(max(depth // 4, 1) - 1, depth, max(depth // 4, 1))),
             "window_size": 112,
             "tokens_per_second": 2,

@@ -103,6 +103,26 @@ def add_sampling_options(parser: LineParser) -> None:
     )
 
 
+def add_fit_options(parser: LineParser) -> None:
+    """--fit and --memory."""
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="where the frames do not fit context and memory, take fewer, then smaller ones that "
+        "do, and say which",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory of the GPU to plan for, such as 24GB (default: what its GPU has to give)",
+    )
+
+
+def size_text(count: int) -> str:
+    """Bytes in GB or MB, of 10^9 and 10^6."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def sampling_options(args: Namespace) -> dict[str, Any]:
     """The sampling options that were given, by the names of `SamplingSpec`."""
     names = ("fps", "max_frames", "max_pixels", "max_tokens")

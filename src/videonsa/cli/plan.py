@@ -1,11 +1,13 @@
 """`videonsa plan`: what a question would cost, before any weight is loaded."""
 
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from videonsa.cli.common import (
     Commands,
     add_command,
+    add_fit_options,
     add_model_options,
     add_sampling_options,
     attention_text,
@@ -14,13 +16,13 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
     sampling_options,
+    size_text,
 )
 
 if TYPE_CHECKING:
     from videonsa.inference.plan import VideoPlan
 
-_GIB = 2**30
-_MIB = 2**20
+_ADVICE = "lower --fps, --max-frames or --max-tokens, or pass --fit"
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,36 +31,43 @@ def add_parser(commands: Commands) -> None:
         commands,
         "plan",
         run=run,
-        summary="Show the frames, tokens and estimated memory of a question, without loading "
-        "weights.",
+        summary="Show the frames, tokens and estimated memory and time of a question, without "
+        "loading weights.",
         examples=(
             "videonsa plan clip.mp4",
             "videonsa plan film.mkv --model Enxin/VideoNSA --fps 4 --max-frames 4096",
+            "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --memory 24GB --fit",
             "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --json",
         ),
     )
     parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images or an image")
     add_model_options(parser)
     add_sampling_options(parser)
+    add_fit_options(parser)
 
 
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
         from videonsa.inference.defaults import change_sampling, default_sampling
-        from videonsa.inference.devices import resolve_device, resolve_dtype
+        from videonsa.inference.devices import parse_memory, resolve_device, resolve_dtype
         from videonsa.inference.plan import plan_video
         from videonsa.inference.shapes import load_shape
 
         shape = load_shape(args.model)
         sampling = change_sampling(default_sampling(args.model, shape), **sampling_options(args))
-        dtype = resolve_dtype(args.dtype, resolve_device(None))
+        memory = None if args.memory is None else parse_memory(args.memory)
+        # With --memory it is a GPU that is planned for, here or elsewhere.
+        place = resolve_device(None if memory is None else "cpu")
+        dtype = None if memory and args.dtype is None else resolve_dtype(args.dtype, place)
         plan = plan_video(
             args.video,
             args.model,
             sampling=sampling,
             attention=args.attention,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            memory=memory,
+            fit=args.fit,
         )
     if args.json:
         emit_json(plan.to_dict())
@@ -73,23 +82,47 @@ def run(args: Namespace) -> int:
 
 
 def _text(plan: "VideoPlan") -> str:
-    info, frames, memory = plan.info, plan.sampling, plan.memory
+    info, frames = plan.info, plan.sampling
     text_tokens = plan.prompt_tokens - frames.num_tokens
-    fits = "fits" if plan.fits else "does NOT fit: lower --fps, --max-frames or --max-tokens"
+    fits = "fits" if plan.fits else f"does NOT fit: {_ADVICE}"
     lines = (
         f"video      {info.duration:.2f} s, {info.width}x{info.height}, {info.fps:.3g} fps, "
         f"{info.codec or info.container}",
+        *(() if plan.fit is None else (f"fit        {plan.fit}",)),
         f"frames     {frames.num_frames} of {frames.width}x{frames.height}, "
         f"{frames.times[0]:.2f} s to {frames.times[-1]:.2f} s",
         f"tokens     {frames.num_tokens} video + about {text_tokens} text, "
         f"{plan.max_new_tokens} for the answer, of {plan.context}: {fits}",
         f"attention  {attention_text(plan.spec, plan.budget)}",
         f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, {plan.dtype}",
-        f"memory     about {_size(memory.total)}: {_size(memory.weights)} weights, "
-        f"{_size(memory.cache)} KV cache, {_size(memory.activations)} activations (estimated)",
+        *_memory_lines(plan),
+        *_time_lines(plan),
     )
     return "\n".join(lines) + "\n"
 
 
-def _size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+def _memory_lines(plan: "VideoPlan") -> Iterator[str]:
+    """The peak against what is there, and every stage with its terms."""
+    memory, machine = plan.memory, plan.machine
+    verdict = ""
+    if machine.memory is not None:
+        fits = "fits" if plan.fits_memory else f"does NOT fit: {_ADVICE}"
+        verdict = f" of {size_text(machine.memory)} on {machine.name}: {fits}"
+    yield (
+        f"memory     about {size_text(memory.total)}{verdict} (estimated; the peak is in "
+        f"{memory.peak.name})"
+    )
+    for stage in memory.stages:
+        terms = ", ".join(f"{size_text(value)} {name}" for name, value in stage.terms.items())
+        yield f"  {stage.name:<13}{size_text(stage.total)}: {terms}"
+
+
+def _time_lines(plan: "VideoPlan") -> Iterator[str]:
+    time = plan.time
+    if time is None:
+        return
+    yield (
+        f"time       about {time.total:.1f} s (estimated with rates measured on {time.rates_of}): "
+        f"vision tower {time.vision_tower:.2f} s, prefill {time.prefill:.2f} s, then "
+        f"{1e3 * time.next_token:.0f} ms a token; reading the video is not in it"
+    )

@@ -1,17 +1,12 @@
-"""What does a prompt cost: attention budget, memory, and whether it fits the context."""
+"""The attention budget of a prompt, and whether it fits the context."""
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from videonsa.errors import BudgetError
-from videonsa.inference.shapes import BYTES_PER_VALUE, ModelShape
-from videonsa.ops.reference import SCORES_PER_CHUNK
-from videonsa.ops.spec import BRANCHES, NSASpec
+from videonsa.ops.spec import NSASpec
 from videonsa.video.sampling import SamplingPlan
-
-_FLOAT32 = 4
-_COPIES_PER_CHUNK = 5  # scores, probabilities and masks of a chunk, as ops/reference.py states
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,22 +22,6 @@ class AttentionBudget:
     def dense_equivalent(self) -> bool:
         """Whether the selected blocks and the window cover as much as dense attention would."""
         return self.gamma >= 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryEstimate:
-    """Bytes, estimated from shapes; allocators and kernels add to it."""
-
-    weights: int
-    cache: int
-    """Keys and values of the prompt and the answer."""
-    activations: int
-    """Peak beside the two: the larger of the vision tower and one decoder layer."""
-
-    @property
-    def total(self) -> int:
-        """All three."""
-        return self.weights + self.cache + self.activations
 
 
 def attention_budget(
@@ -85,39 +64,3 @@ def check_context(
         rate = f" or --fps to {fps:g}" if fps > 0 else ""
         advice = f"lower --max-frames to {fitting}{rate}, or pass --max-tokens {room}"
     raise BudgetError(f"{came} exceed the context of {context} tokens: {advice}")
-
-
-def estimate_memory(
-    shape: ModelShape,
-    frames: SamplingPlan,
-    *,
-    attention: Literal["nsa", "dense"],
-    prompt_tokens: int,
-    max_new_tokens: int,
-) -> MemoryEstimate:
-    """Bytes of weights, cache and activations.
-
-    Weights and cache are exact. Activations are the larger of two peaks: the vision tower's (the
-    patches in float32, and per patch six rows of hidden size and three of the MLP) and one decoder
-    layer's (per token six rows of hidden size and three of the MLP, and in float32 the output of
-    each attention branch and their sum; with NSA a chunk of scores beside it).
-    """
-    value = BYTES_PER_VALUE[shape.dtype]
-    patches = frames.grid[0] * frames.grid[1] * frames.grid[2]
-    vision = shape.vision
-    tower = patches * (
-        vision.patch_values * (_FLOAT32 + value)
-        + (6 * vision.hidden_size + 3 * vision.intermediate_size) * value
-    )
-    layer = prompt_tokens * (
-        (6 * shape.hidden_size + 3 * shape.intermediate_size) * value
-        + (len(BRANCHES) + 1) * shape.hidden_size * _FLOAT32
-    )
-    if attention == "nsa":
-        scores = min(SCORES_PER_CHUNK, shape.num_heads * frames.num_tokens**2)
-        layer += _COPIES_PER_CHUNK * scores * _FLOAT32
-    return MemoryEstimate(
-        weights=shape.num_parameters * value,
-        cache=(prompt_tokens + max_new_tokens) * shape.cache_bytes_per_token,
-        activations=max(tower, layer) + shape.vocab_size * _FLOAT32,
-    )

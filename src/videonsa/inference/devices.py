@@ -1,8 +1,72 @@
-"""Where a model runs, and in which dtype."""
+"""Where a model runs, in which dtype, and how much memory is there."""
+
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 
 from videonsa.errors import UsageError
+from videonsa.inference.shapes import ModelShape
+from videonsa.ops.triton.support import why_not_inputs
+
+_UNITS = MappingProxyType({"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What a plan is made for."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    memory: int | None
+    """Bytes that a model may take; None where there is no bound to plan for."""
+
+
+def find_machine(device: torch.device, memory: int | None = None) -> Machine:
+    """The GPU or CPU of a device, and its memory: all that this process holds or could get.
+
+    Args:
+        device: where the model will run.
+        memory: bytes to plan for instead; where the device is a CPU, those of a GPU elsewhere.
+
+    """
+    if device.type != "cuda":
+        if memory is not None:
+            return Machine(kind="cuda", name="a GPU elsewhere", memory=memory)
+        return Machine(kind="cpu", name="the CPU", memory=None)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    name = torch.cuda.get_device_name(device)
+    return Machine(kind="cuda", name=name, memory=free if memory is None else memory)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size such as "24GB" (10^9 each) or "24GiB" (2^30).
+
+    Raises:
+        UsageError: another form.
+
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG]i?B)\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if size < 1:
+        raise UsageError(f"memory {text!r}: want a size such as 24GB or 16GiB")
+    return size
+
+
+def runs_by_kernels(shape: ModelShape, machine: Machine) -> bool:
+    """Whether vision rows attend by the kernels on a GPU of a kind that has them."""
+    if machine.kind != "cuda":
+        return False
+    if shape.spec.head_map == "padded":
+        return shape.value_bytes == 2
+    dtype = getattr(torch, shape.dtype)
+    q, k = (
+        torch.empty(1, 1, heads, shape.head_dim, dtype=dtype, device="meta")
+        for heads in (shape.num_heads, shape.num_kv_heads)
+    )
+    return why_not_inputs(q, k, shape.spec) is None
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

@@ -1,20 +1,20 @@
-"""What a question about a video would cost: frames, tokens and memory, before loading weights."""
+"""What a question about a video costs, before weights are loaded: tokens, memory, time."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from videonsa.errors import UsageError
-from videonsa.inference.budget import (
-    AttentionBudget,
-    MemoryEstimate,
-    attention_budget,
-    budget_to_dict,
-    estimate_memory,
-)
+import torch
+
+from videonsa.errors import BudgetError, UsageError
+from videonsa.inference.budget import AttentionBudget, attention_budget, budget_to_dict
 from videonsa.inference.defaults import default_sampling
+from videonsa.inference.devices import Machine, find_machine, resolve_device, runs_by_kernels
+from videonsa.inference.fit import Fitted, fit_sampling
 from videonsa.inference.locate import EMBEDDED
-from videonsa.inference.shapes import BYTES_PER_VALUE, load_shape
+from videonsa.inference.memory import HEADROOM, MemoryEstimate, Workload, estimate_memory
+from videonsa.inference.shapes import BYTES_PER_VALUE, ModelShape, load_shape
+from videonsa.inference.speed import TimeEstimate, estimate_time, rates_for
 from videonsa.ops.spec import NSASpec
 from videonsa.video.decode import probe
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
@@ -27,7 +27,7 @@ NEW_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoPlan:
-    """Frames, tokens and memory of one question about one video."""
+    """Frames, tokens, memory and time of one question about one video."""
 
     model: str
     attention: Literal["nsa", "dense"]
@@ -40,16 +40,26 @@ class VideoPlan:
     context: int
     """Tokens the model takes, prompt and answer together."""
     parameters: int
+    machine: Machine
     memory: MemoryEstimate
+    time: TimeEstimate | None
+    """None on a CPU, whose rates are not known."""
     spec: NSASpec | None
     """None with dense attention."""
     budget: AttentionBudget | None
     """None with dense attention."""
+    fit: str | None = None
+    """What was chosen to fit, in words; None where that was not asked for."""
 
     @property
     def fits(self) -> bool:
         """Whether prompt and answer fit the context."""
         return self.prompt_tokens + self.max_new_tokens <= self.context
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the estimate, with `HEADROOM`, fits the machine's memory."""
+        return self.memory.fits(self.machine.memory)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON keeps it."""
@@ -74,7 +84,10 @@ class VideoPlan:
                 "fits": self.fits,
             },
             "parameters": self.parameters,
-            "memory_bytes_estimated": asdict(self.memory) | {"total": self.memory.total},
+            "machine": asdict(self.machine),
+            "memory_bytes_estimated": self.memory.to_dict() | {"fits": self.fits_memory},
+            "seconds_estimated": self.time.to_dict() if self.time else None,
+            "fit": self.fit,
             "spec": asdict(self.spec) if self.spec else None,
             "budget": budget_to_dict(self.budget),
         }
@@ -89,6 +102,9 @@ def plan_video(
     dtype: str | None = None,
     text_tokens: int = TEXT_TOKENS,
     max_new_tokens: int = NEW_TOKENS,
+    device: str | torch.device | None = None,
+    memory: int | None = None,
+    fit: bool = False,
 ) -> VideoPlan:
     """Plan a question about a video from its header and the model's config; no weights are read.
 
@@ -100,12 +116,16 @@ def plan_video(
         dtype: of weights and cache, for example "bfloat16"; None is the config's.
         text_tokens: tokens of the prompt beside the video's.
         max_new_tokens: longest answer.
+        device: where the model would run; None is the first GPU, or the CPU where there is none.
+        memory: bytes of the GPU to plan for; None is what the GPU of `device` has to give.
+        fit: where the sampling fits neither context nor memory, plan with the one that does and
+            changes least (`fit_sampling`).
 
     Raises:
         VideoError: a video that cannot be read.
         ModelError: an unknown model.
         UsageError: an argument outside its domain.
-        BudgetError: `max_tokens` below one temporal patch.
+        BudgetError: `max_tokens` below one temporal patch, or nothing fits.
 
     """
     shape = load_shape(model)
@@ -113,30 +133,88 @@ def plan_video(
         if dtype not in BYTES_PER_VALUE:
             raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
         shape = replace(shape, dtype=dtype)
-    info = probe(video)
-    frames = plan_sampling(info, sampling or default_sampling(model, shape))
     used = attention or shape.attention
-    prompt_tokens = frames.num_tokens + text_tokens
-    budget = attention_budget(
-        shape.spec, prompt_tokens=prompt_tokens, tokens_per_frame=frames.tokens_per_frame
-    )
-    return VideoPlan(
-        model=str(model),
-        attention=used,
-        dtype=shape.dtype,
-        info=info,
-        sampling=frames,
-        prompt_tokens=prompt_tokens,
+    info = probe(video)
+    question = Question(
+        shape=replace(shape, attention=used, gates=used == "nsa"),
+        machine=find_machine(resolve_device(device), memory),
+        text_tokens=text_tokens,
         max_new_tokens=max_new_tokens,
-        context=shape.context,
-        parameters=shape.num_parameters,
-        memory=estimate_memory(
-            shape,
-            frames,
-            attention=used,
-            prompt_tokens=prompt_tokens,
-            max_new_tokens=max_new_tokens,
-        ),
-        spec=shape.spec if used == "nsa" else None,
-        budget=budget if used == "nsa" else None,
     )
+    wished = sampling or default_sampling(model, shape)
+    fitted = question.fit(info, wished) if fit else None
+    frames = fitted.plan if fitted else plan_sampling(info, wished)
+    return question.plan(str(model), info, frames, fit=fitted.describe() if fitted else None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A question to a model on a machine, whatever the frames."""
+
+    shape: ModelShape
+    machine: Machine
+    text_tokens: int
+    max_new_tokens: int
+
+    def workload(self, frames: SamplingPlan) -> Workload:
+        """The question about these frames."""
+        return Workload(
+            shape=self.shape,
+            grid=frames.grid,
+            prompt_tokens=frames.num_tokens + self.text_tokens,
+            max_new_tokens=self.max_new_tokens,
+            attention=self.shape.attention,
+            kernels=runs_by_kernels(self.shape, self.machine),
+        )
+
+    def fits(self, frames: SamplingPlan) -> bool:
+        """Whether these frames fit the context and the memory."""
+        tokens = frames.num_tokens + self.text_tokens + self.max_new_tokens
+        if tokens > self.shape.context:
+            return False
+        return estimate_memory(self.workload(frames)).fits(self.machine.memory)
+
+    def fit(self, info: VideoInfo, wished: SamplingSpec) -> Fitted:
+        """The sampling that fits, changed as little as can be.
+
+        Raises:
+            BudgetError: nothing fits; says what it would take.
+
+        """
+        try:
+            return fit_sampling(info, wished, self.fits)
+        except BudgetError as error:
+            weights, memory = self.shape.weight_bytes, self.machine.memory
+            there = "" if memory is None else f" of {memory / 1e9:.1f} GB with {HEADROOM:.0%} spare"
+            raise BudgetError(
+                f"{error}: the weights take {weights / 1e9:.1f} GB{there}, the context is "
+                f"{self.shape.context} tokens; use a smaller model or a shorter question"
+            ) from error
+
+    def plan(
+        self, model: str, info: VideoInfo, frames: SamplingPlan, *, fit: str | None = None
+    ) -> VideoPlan:
+        """The plan of the question about these frames."""
+        work, shape = self.workload(frames), self.shape
+        sparse = shape.attention == "nsa"
+        on_gpu = self.machine.kind == "cuda"
+        budget = attention_budget(
+            shape.spec, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
+        )
+        return VideoPlan(
+            model=model,
+            attention=shape.attention,
+            dtype=shape.dtype,
+            info=info,
+            sampling=frames,
+            prompt_tokens=work.prompt_tokens,
+            max_new_tokens=self.max_new_tokens,
+            context=shape.context,
+            parameters=shape.num_parameters,
+            machine=self.machine,
+            memory=estimate_memory(work),
+            time=estimate_time(work, rates_for(self.machine.name)) if on_gpu else None,
+            spec=shape.spec if sparse else None,
+            budget=budget if sparse else None,
+            fit=fit,
+        )

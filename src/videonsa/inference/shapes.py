@@ -32,6 +32,7 @@ _VISION_KEYS = MappingProxyType(
         "depth": "depth",
         "hidden_size": "hidden_size",
         "intermediate_size": "intermediate_size",
+        "num_heads": "num_heads",
         "out_hidden_size": "out_hidden_size",
         "in_channels": "in_channels",
         "patch_size": "patch_size",
@@ -48,11 +49,17 @@ class VisionShape:
     depth: int = 32
     hidden_size: int = 1280
     intermediate_size: int = 3420
+    num_heads: int = 16
     out_hidden_size: int
     in_channels: int = 3
     patch_size: int = 14
     merge_size: int = 2
     temporal_patch_size: int = 2
+
+    @property
+    def head_dim(self) -> int:
+        """Values a head."""
+        return self.hidden_size // self.num_heads
 
     @property
     def patch_values(self) -> int:
@@ -95,21 +102,41 @@ class ModelShape:
         return self.hidden_size // self.num_heads
 
     @property
+    def linear_weights(self) -> int:
+        """Weights of a layer's projections and MLP, without biases and gates."""
+        size, kv = self.hidden_size, self.num_kv_heads * self.head_dim
+        return 2 * size * size + 2 * size * kv + 3 * size * self.intermediate_size
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights and biases of one layer."""
+        size, kv = self.hidden_size, self.num_kv_heads * self.head_dim
+        gates = size * size + size + (size + 1) * 3 * self.num_heads
+        biases_and_norms = size + 2 * kv + 2 * size
+        return self.linear_weights + biases_and_norms + (gates if self.gates else 0)
+
+    @property
     def num_parameters(self) -> int:
         """Weights and biases of the whole model."""
-        size, kv = self.hidden_size, self.num_kv_heads * self.head_dim
-        attention = 2 * size * size + size + 2 * (size * kv + kv)
-        gates = size * size + size + (size + 1) * 3 * self.num_heads
-        layer = attention + 3 * size * self.intermediate_size + 2 * size
-        layer += gates if self.gates else 0
+        size = self.hidden_size
         embeddings = self.vocab_size * size * (1 if self.tied_embeddings else 2)
-        return embeddings + self.num_layers * layer + size + self.vision.num_parameters
+        layers = self.num_layers * self.layer_weights
+        return embeddings + layers + size + self.vision.num_parameters
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a value in the model's dtype."""
+        return BYTES_PER_VALUE[self.dtype]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return self.num_parameters * self.value_bytes
 
     @property
     def cache_bytes_per_token(self) -> int:
         """Keys and values of one token in all layers, in the model's dtype."""
-        values = 2 * self.num_layers * self.num_kv_heads * self.head_dim
-        return values * BYTES_PER_VALUE[self.dtype]
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.value_bytes
 
 
 def _qwen(

@@ -1,8 +1,8 @@
 """`HybridAttention`: NSA for the rows of images and videos, dense attention for text rows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,26 @@ class AttentionStep:
     """Turns the k and v of a process's own rows into those of the S keys."""
     backend: Backend = "auto"
     recorder: AttentionRecorder | None = None
+    copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
+    """Of this step on other devices, made once for all their layers."""
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Self:
+        """The step with its tensors on `device`; itself where they are there."""
+        vision_mask = self.vision_mask.to(device, non_blocking=non_blocking)
+        if vision_mask is self.vision_mask:
+            return self
+        place = vision_mask.device
+        if place not in self.copies:
+            padding, mask, layout = self.attention_mask, self.dense_mask, self.layout
+            self.copies[place] = replace(
+                self,
+                vision_mask=vision_mask,
+                attention_mask=None if padding is None else padding.to(place),
+                layout=None if layout is None else layout.to(place),
+                dense_mask=None if mask is None else mask.to(place),
+                copies={},
+            )
+        return self.copies[place]
 
 
 def dense_mask(
@@ -162,6 +182,7 @@ class HybridAttention(Qwen2_5_VLAttention):
                 "the attention was called without a step: call the whole model "
                 "(VideoNSAForConditionalGeneration), not its inner parts"
             )
+        step = step.to(hidden_states.device)  # layers may be on several
         q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, HQ, D]
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))

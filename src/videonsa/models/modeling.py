@@ -278,8 +278,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             stop = start + rows_per_chunk
             chunk = cut_rows(rows, start, stop)
             last = self._run_layers(embeds[:, start:stop], chunk, cache, choice).last_hidden_state
-            # The last rows of all are among the last of each.
-            parts.append(last[:, kept] if isinstance(kept, slice) else last)
+            # The last rows of all are among the last of each; a view would keep the others alive.
+            parts.append(last[:, kept].clone() if isinstance(kept, slice) else last)
         return torch.cat(parts, dim=1)[:, kept]
 
     def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:

@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -56,6 +56,22 @@ class HybridLayout:
     vision: tuple[VisionGroup, ...]
     order: Tensor
     """`[B * T]` int64: where each row stands among the rows of all vision, then all text groups."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same layout with its tensors on another device."""
+        return replace(
+            self,
+            text=tuple(TextGroup(*(x.to(device) for x in group)) for group in self.text),
+            vision=tuple(
+                group._replace(
+                    rows=group.rows.to(device),
+                    keys=group.keys.to(device),
+                    blocks=group.blocks._replace(offsets=group.blocks.offsets.to(device)),
+                )
+                for group in self.vision
+            ),
+            order=self.order.to(device),
+        )
 
 
 def hybrid_layout(

@@ -233,6 +233,16 @@ def num_sampled_frames(duration: float, total_frames: int, spec: SamplingSpec) -
     return wanted - wanted % multiple or wanted
 
 
+def pixel_limit(spec: SamplingSpec, *, num_frames: int) -> int:
+    """Most pixels of a frame: `max_pixels`, or what `max_tokens` leaves to so many frames."""
+    min_pixels, max_pixels = spec.pixel_range
+    if spec.max_tokens is None:
+        return max_pixels
+    patches = math.ceil(num_frames / spec.temporal_patch_size)
+    floor = max(min_pixels, max_pixels // SHRINK_LIMIT, spec.factor**2)
+    return max(floor, min(max_pixels, spec.max_tokens // patches * spec.factor**2))
+
+
 def _target_times(
     info: VideoInfo, spec: SamplingSpec, most_frames: int | None = None
 ) -> tuple[float, ...]:
@@ -243,7 +253,7 @@ def _target_times(
                 f"timestamp {times[-1]:g} s: want at most the duration of {info.path}, "
                 f"{info.duration:g} s"
             )
-        return tuple(times[i] for i in _spread(len(times), most_frames or len(times)))
+        return tuple(times[i] for i in spread(len(times), most_frames or len(times)))
     if info.duration <= 0 or info.fps <= 0:
         return (0.0,)
     total = info.num_frames or max(1, round(info.duration * info.fps))
@@ -251,10 +261,10 @@ def _target_times(
     fits = (total - 1) / info.fps < info.duration
     period = 1 / info.fps if fits else info.duration / total
     count = num_sampled_frames(info.duration, total, spec)
-    return tuple(index * period for index in _spread(total, min(count, most_frames or count)))
+    return tuple(index * period for index in spread(total, min(count, most_frames or count)))
 
 
-def _spread(total: int, count: int) -> list[int]:
+def spread(total: int, count: int) -> list[int]:
     """`count` indices spread evenly over range(total), the first and the last among them."""
     if count == 1:
         return [0]
@@ -263,14 +273,12 @@ def _spread(total: int, count: int) -> list[int]:
 
 def _fit_budget(info: VideoInfo, spec: SamplingSpec, *, num_frames: int) -> tuple[int, int, int]:
     """Height, width and the most frames that keep the video within `max_tokens`."""
-    min_pixels, max_pixels = spec.pixel_range
-    limit = max_pixels
-    patches = math.ceil(num_frames / spec.temporal_patch_size)
-    if spec.max_tokens is not None:
-        floor = max(min_pixels, max_pixels // SHRINK_LIMIT, spec.factor**2)
-        limit = max(floor, min(max_pixels, spec.max_tokens // patches * spec.factor**2))
     height, width = smart_resize(
-        info.height, info.width, factor=spec.factor, min_pixels=min_pixels, max_pixels=limit
+        info.height,
+        info.width,
+        factor=spec.factor,
+        min_pixels=spec.pixel_range[0],
+        max_pixels=pixel_limit(spec, num_frames=num_frames),
     )
     if spec.max_tokens is None:
         return height, width, num_frames

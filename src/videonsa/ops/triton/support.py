@@ -25,6 +25,17 @@ def why_not(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
     return _why_not_here(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
 
 
+def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
+    """As `why_not`, on a GPU elsewhere that has the kernels; q and k may hold no values."""
+    return _why_not_dtype(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
+
+
+def _why_not_dtype(q: torch.Tensor) -> str | None:
+    if q.dtype not in DTYPES:
+        return f"the dtype is {q.dtype}, the kernels take bfloat16 and float16"
+    return None
+
+
 def _why_not_here(q: torch.Tensor) -> str | None:
     if q.is_cuda:
         if torch.version.hip is not None:
@@ -33,9 +44,7 @@ def _why_not_here(q: torch.Tensor) -> str | None:
         if capability < LEAST_CAPABILITY:
             found, wanted = (".".join(map(str, c)) for c in (capability, LEAST_CAPABILITY))
             return f"the GPU has compute capability {found}, at least {wanted} is needed"
-        if q.dtype not in DTYPES and not torch.is_autocast_enabled("cuda"):
-            return f"the dtype is {q.dtype}, the kernels take bfloat16 and float16"
-        return None
+        return None if torch.is_autocast_enabled("cuda") else _why_not_dtype(q)
     import triton
 
     if triton.knobs.runtime.interpret:

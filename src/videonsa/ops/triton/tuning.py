@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import triton
 
 MAX_TILE_ROWS = 32
 """Rows of a tile of the selected branch: each has a bit in an int32."""
@@ -50,6 +49,11 @@ def rows_of_tile(group: int, lines: int, *, most: int = MAX_TILE_ROWS) -> int:
     return min(most, 1 << ((lines // group).bit_length() - 1))
 
 
+def _block_rows(max_size: int) -> int:
+    """The rows of a tile that holds a block: a power of two, as the matrix units want at least."""
+    return max(16, 1 << (max_size - 1).bit_length())
+
+
 def tuning_for(max_size: int, *, device: torch.device) -> Tuning:
     """The choice for blocks of at most `max_size` tokens."""
     if device.type != "cuda":
@@ -60,7 +64,7 @@ def tuning_for(max_size: int, *, device: torch.device) -> Tuning:
 
 def hopper(max_size: int) -> Tuning:
     """Compute capability 9.0; measured on an H200 (docs/kernels.md)."""
-    block = max(16, triton.next_power_of_2(max_size))
+    block = _block_rows(max_size)
     # Two programs of 8 warps fit a multiprocessor with 128 registers; larger blocks need more.
     registers = 128 if block <= 64 else None
     return Tuning(
@@ -82,7 +86,7 @@ def hopper(max_size: int) -> Tuning:
 
 def portable(max_size: int) -> Tuning:
     """Any other GPU from compute capability 8.0 on: compiles and fits, not measured."""
-    block = max(16, triton.next_power_of_2(max_size))
+    block = _block_rows(max_size)
     return Tuning(
         compressed=Config(128, 64, 8, 2),
         importance=Config(128, 64, 8, 2),
@@ -102,7 +106,7 @@ def portable(max_size: int) -> Tuning:
 
 def interpreter(max_size: int) -> Tuning:
     """Small tiles, and several chunks in small tests."""
-    block = max(16, triton.next_power_of_2(max_size))
+    block = _block_rows(max_size)
     return Tuning(
         compressed=Config(32, 16, 4, 1),
         importance=Config(32, 32, 4, 1),

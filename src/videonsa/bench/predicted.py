@@ -1,0 +1,63 @@
+"""The memory that `videonsa plan` would predict for a stage of `bench prefill`."""
+
+from typing import Any
+
+import torch
+
+from videonsa.inference.devices import find_machine, runs_by_kernels
+from videonsa.inference.memory import Workload, decoding_terms, prefill_terms, tower_terms
+from videonsa.inference.shapes import shape_of_config
+from videonsa.models.features import PATCHES_PER_CHUNK
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+
+
+def prediction(
+    stage: dict[str, Any],
+    model: VideoNSAForConditionalGeneration,
+    grid: tuple[int, int, int],
+    *,
+    prompt_tokens: int,
+    held_bytes: int,
+) -> dict[str, float | None]:
+    """The predicted peak of a measured stage in GB, and its ratio to the measured one.
+
+    Args:
+        stage: its `name` and `peak_gb`.
+        model: what was measured.
+        grid: temporal patches, rows and columns of patches of the clip.
+        prompt_tokens: video and text.
+        held_bytes: weights on the device, of a peer too.
+
+    Returns:
+        `predicted_gb` and `predicted_ratio`; None for stages of a peer and without a measurement.
+    """
+    name, peak = stage["name"], stage["peak_gb"]
+    if peak is None or name.startswith("transformers"):
+        return {"predicted_gb": None, "predicted_ratio": None}
+    shape = shape_of_config(model.config.to_dict() | {"dtype": str(model.dtype)})
+    work = Workload(
+        shape=shape,
+        grid=grid,
+        prompt_tokens=prompt_tokens,
+        max_new_tokens=1,
+        attention="dense" if "dense" in name else "nsa",
+        kernels=runs_by_kernels(shape, find_machine(model.device)),
+        patches_per_chunk=PATCHES_PER_CHUNK,
+    )
+    if name == "vision tower":
+        # All pixels are given on the device, so none come there as bytes and float32.
+        in_dtype = _pixel_bytes(work, work.chunk_patches, model.dtype)
+        given = _pixel_bytes(work, work.num_patches, torch.float32)
+        terms = tower_terms(work) | {"pixels": in_dtype + given}
+    elif name.startswith("prefill"):
+        terms = prefill_terms(work)
+    else:
+        # The embeddings of the prompt are still there, for the runs of the prefill.
+        embeddings = prefill_terms(work)["embeddings"]
+        terms = decoding_terms(work) | {"embeddings": embeddings}
+    predicted = (sum(terms.values()) - terms["weights"] + held_bytes) / 1e9
+    return {"predicted_gb": predicted, "predicted_ratio": predicted / peak}
+
+
+def _pixel_bytes(work: Workload, patches: int, dtype: torch.dtype) -> int:
+    return patches * work.shape.vision.patch_values * dtype.itemsize
