@@ -6,20 +6,19 @@ condition; `python -m videonsa.evals.report` turns the JSON into docs/results.md
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from videonsa.evals.conditions import GREY, Condition, without
+from videonsa.evals.machine import machine_facts
 from videonsa.evals.statistics import Accuracy, best_constant, is_right
+from videonsa.evals.writing import split_at_video, write_answers
 from videonsa.inference.locate import locate_model
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.loading import load_model
@@ -39,25 +38,12 @@ from videonsa.video.synthetic import (
 )
 from videonsa.video.synthetic.scene import SAMPLE_PERIOD
 
-GREY = 128
 MAX_ANSWER_TOKENS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What a run leaves of the model and of the video."""
-
-    branches: tuple[str, ...] = BRANCHES
-    grey: bool = False
-
 
 CONDITIONS = {
     "whole": Condition(),
-    "frames replaced by grey": Condition(grey=True),
-    **{
-        f"without the {off} branch": Condition(tuple(b for b in BRANCHES if b != off))
-        for off in BRANCHES
-    },
+    "frames replaced by grey": Condition(video="grey"),
+    **{f"without the {branch} branch": without(branch) for branch in BRANCHES},
     "without all attention of vision rows": Condition(branches=()),
 }
 
@@ -102,7 +88,7 @@ class Reader:
         times = SAMPLE_PERIOD * torch.arange(frames, device=device)
         noise = torch.Generator(device).manual_seed(scenes[0].seed)
         clips = SceneBatch.of(scenes).to(device).render(times, generator=noise)
-        if self.condition.grey:
+        if self.condition.video == "grey":
             clips.fill_(GREY)
         slot = VisionSlot("video", frames // 2 * TOKENS_PER_PATCH)
         ids, _ = self._split(chat_tokens("?", vision=[slot], tokenizer=self.tokenizer).ids)
@@ -129,24 +115,18 @@ class Reader:
         pad = [self.tokenizer.pad_token_id]
         ids = torch.tensor([pad * (length - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-        mask = mask.to(device)
-        written = []
-        for _ in range(MAX_ANSWER_TOKENS):
-            logits = self.model(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, logits_to_keep=1
-            ).logits
-            ids = logits.argmax(-1)
-            mask = torch.ones_like(ids)
-            written.append(ids)
-        end = self.tokenizer.eos_token_id
-        rows = torch.cat(written, dim=1).tolist()
-        texts = [row[: row.index(end)] if end in row else row for row in rows]
-        return [str(self.tokenizer.decode(text)) for text in texts]
+        rows = write_answers(
+            self.model,
+            cache,
+            {"input_ids": ids, "attention_mask": mask.to(device)},
+            stop_ids={self.tokenizer.eos_token_id},
+            max_new_tokens=MAX_ANSWER_TOKENS,
+        )
+        return [str(self.tokenizer.decode(row)) for row in rows]
 
     def _split(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """What stands up to the end of the video, and what after it."""
-        end = ids.index(self.model.config.vision_end_token_id) + 1
-        return ids[:end], ids[end:]
+        return split_at_video(ids, self.model.config.vision_end_token_id)
 
 
 def score(
@@ -216,10 +196,6 @@ def _with_total(by_kind: dict[str, Accuracy]) -> dict[str, dict[str, int]]:
 def result_facts(model: VideoNSAForConditionalGeneration, frames: int) -> dict[str, Any]:
     """What was scored, where and with what, for the JSON."""
     spec = model.config.nsa_spec
-    device = model.device
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     size = TOKENS_PER_PATCH if spec.block_size == "frame" else spec.block_size
     return {
         "video_tokens": frames // 2 * TOKENS_PER_PATCH,
@@ -227,14 +203,7 @@ def result_facts(model: VideoNSAForConditionalGeneration, frames: int) -> dict[s
         "block_size": size,
         "window_size": spec.window_size,
         "attention_keys": spec.attention_keys(TOKENS_PER_PATCH),
-        "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "commit": commit or "unknown",
-        },
+        "machine": machine_facts(model.device),
     }
 
 
