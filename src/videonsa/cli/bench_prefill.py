@@ -10,6 +10,7 @@ from videonsa.cli.common import (
     add_command,
     emit,
     emit_json,
+    parse_tokens,
     prepare_folder,
     quiet_libraries,
     report,
@@ -106,21 +107,12 @@ def _request(args: Namespace) -> "PrefillRequest":
         raise UsageError("no CUDA GPU here: run this where there is one, or try --device cpu")
     return PrefillRequest(
         model=args.model,
-        tokens=tuple(map(_tokens, args.tokens.split(","))),
+        tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
         frame=_frame(args.frame),
         repeats=args.repeats,
         peers=args.peers,
         device=torch.device(args.device),
     )
-
-
-def _tokens(text: str) -> int:
-    number = text.strip().lower()
-    scale = 1024 if number.endswith("k") else 1
-    digits = number.removesuffix("k")
-    if not (digits.isdecimal() and int(digits) > 0):
-        raise UsageError(f"--tokens {text!r}: want positive numbers such as 4096 or 128k")
-    return int(digits) * scale
 
 
 def _frame(text: str) -> tuple[int, int]:

@@ -141,6 +141,22 @@ def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> 
     )
 
 
+def parse_tokens(text: str, option: str) -> int:
+    """A number of tokens such as 4096, 16k (of 1,024) or 1m.
+
+    Raises:
+        UsageError: another text; names the option.
+
+    """
+    number = text.strip().lower()
+    scales = {"k": 1024, "m": 1024**2}
+    scale = scales.get(number[-1:], 1)
+    digits = number if scale == 1 else number[:-1]
+    if not (digits.isdecimal() and int(digits) > 0):
+        raise UsageError(f"{option} {text!r}: want positive numbers such as 4096 or 128k")
+    return int(digits) * scale
+
+
 def report(line: str) -> None:
     """One line for the reader, on stderr."""
     sys.stderr.write(line + "\n")

@@ -10,15 +10,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from videonsa.evals.files import write_whole
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.report_attention import FILES, attention_figure, render_attention
 from videonsa.evals.statistics import Accuracy
+from videonsa.evals.suite.page import render_suite
+from videonsa.evals.suite.plots import draw_lengths
 
 HEADER = """# Results
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand.
 Intervals are 95 % Wilson intervals.
 """
+
+SUITE_FILES = ("suite", "suite_free")
+"""Names of the files of results on the suite, without suffix."""
+_OF_THE_EMBEDDED = (
+    "The embedded model was trained on clips of 24 seconds and 384 tokens, with other scenes and "
+    "other questions: of this suite it has seen neither the lengths nor the text in the picture, "
+    "the white boxes, the crowd of distractors, nor most of the wordings. The suite is not adapted "
+    "to it."
+)
 
 
 def _percent(value: float) -> str:
@@ -99,8 +111,24 @@ def render_reference_memory(result: dict[str, Any]) -> str:
     )
 
 
+def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
+    """A section of the suite whose plot is named after the file of results."""
+
+    def section(result: dict[str, Any]) -> str:
+        style = {"likeliest": "the likeliest option", "free": "free answers"}
+        return render_suite(
+            result,
+            title=f"## The suite: {style.get(result['style'], 'options by letter')}",
+            figures=(f"{stem}.png",),
+            note=_OF_THE_EMBEDDED if result["model"] == "embedded" else "",
+        )
+
+    return section
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
+    **{stem: _suite_section(stem) for stem in SUITE_FILES},
     "decode": render_decode,
     "reference_memory": render_reference_memory,
 }
@@ -124,6 +152,19 @@ def figures(folder: Path) -> dict[str, str]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
+def pictures(folder: Path) -> dict[str, bytes]:
+    """The plots of the suite: file name and PNG.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    return {
+        f"{stem}.png": draw_lengths(json.loads(path.read_text()))
+        for stem in SUITE_FILES
+        for path in sorted(folder.glob(f"*/{stem}.json"))[:1]
+    }
+
+
 def _attention_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Attention benchmarks by the name of their plot: the first machine's has the plain name."""
     found = {}
@@ -134,13 +175,6 @@ def _attention_results(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,8 +182,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     for name, figure in figures(args.folder).items():
-        _write(args.out.with_name(name), figure)
-    _write(args.out, render(args.folder))
+        write_whole(args.out.with_name(name), figure.encode())
+    for name, picture in pictures(args.folder).items():
+        write_whole(args.out.with_name(name), picture)
+    write_whole(args.out, render(args.folder).encode())
 
 
 if __name__ == "__main__":

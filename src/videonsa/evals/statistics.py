@@ -4,11 +4,22 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from videonsa.video.synthetic import Question
+from typing import Protocol
 
 Z_95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
+
+
+class Asked(Protocol):
+    """A question with its truth."""
+
+    @property
+    def answer(self) -> str:
+        """The one right answer."""
+
+    @property
+    def options(self) -> Sequence[str]:
+        """What a guesser chooses from, the answer among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class Accuracy:
         return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def best_constant(questions: Sequence[Question]) -> Accuracy:
+def best_constant(questions: Sequence[Asked]) -> Accuracy:
     """Best score of one who never sees the video.
 
     The guesser always gives the same answer, or always the option in the same place.
@@ -42,9 +53,12 @@ def best_constant(questions: Sequence[Question]) -> Accuracy:
     return Accuracy(max((*answers.values(), *places.values())), len(questions))
 
 
-def is_right(reply: str, question: Question) -> bool:
+def is_right(reply: str, question: Asked) -> bool:
     """Whether a reply is the answer, but for case, an article, spaces and a full stop."""
+    return words_of(reply) == question.answer.split()
+
+
+def words_of(reply: str) -> list[str]:
+    """The words of a reply, without what does not matter."""
     words = reply.strip().rstrip(".").lower().split()
-    if words[:1] in (["the"], ["a"], ["an"]):
-        words = words[1:]
-    return words == question.answer.split()
+    return words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words

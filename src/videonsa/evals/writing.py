@@ -1,6 +1,6 @@
-"""Greedy answers after a cache that holds a video."""
+"""Answers after a cache that holds a video: written greedily, or the likeliest of a few."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -59,3 +59,36 @@ def write_answers(
 def _until_stop(row: list[int], stop_ids: Set[int]) -> list[int]:
     stops = [place for place, token in enumerate(row) if token in stop_ids]
     return row[: stops[0]] if stops else row
+
+
+@torch.inference_mode()
+def likeliest_answer(
+    model: VideoNSAForConditionalGeneration,
+    cache: VideoNSACache,
+    first: dict[str, Any],
+    *,
+    candidates: Sequence[list[int]],
+) -> int:
+    """Read the rest of one prompt and weigh answers to it; the cache grows by the prompt.
+
+    Args:
+        model: in evaluation mode.
+        cache: what was read before; empty where `first` is all.
+        first: arguments of the model's forward for the rest of the prompt, batch 1.
+        candidates: the ids of each answer, with the token that ends it.
+
+    Returns:
+        Which candidate the model would write with the highest probability; the first of equals.
+    """
+    logits = model(**first, past_key_values=cache, logits_to_keep=1).logits[:, -1:]
+    length = cache.get_seq_length()
+    scores = []
+    for ids in candidates:
+        rows = logits
+        if len(ids) > 1:
+            shown = torch.tensor([ids[:-1]], device=logits.device)
+            rows = torch.cat([logits, model(input_ids=shown, past_key_values=cache).logits], dim=1)
+            cache.crop(length - cache.get_seq_length())
+        wanted = torch.tensor(ids, device=logits.device)[:, None]
+        scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))
+    return scores.index(max(scores))

@@ -257,7 +257,7 @@ class VideoQA:
         options: GenerationOptions,
         recorder: AttentionRecorder | None,
     ) -> AnswerStream:
-        stop_ids = self._stop_ids()
+        stop_ids = self.stop_ids
         tokens = generate_tokens(
             self.model,
             prompt,
@@ -282,7 +282,9 @@ class VideoQA:
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _stop_ids(self) -> frozenset[int]:
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
         stated = getattr(self.model.generation_config, "eos_token_id", None)
         ids = {self.tokenizer.eos_token_id}
         ids |= set(stated) if isinstance(stated, list | tuple) else {stated}

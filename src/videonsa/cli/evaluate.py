@@ -1,0 +1,245 @@
+"""`videonsa eval`: its subcommands; `synthetic` is here."""
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from videonsa.cli.common import (
+    DEFAULT_MODEL,
+    Commands,
+    LineParser,
+    add_command,
+    add_model_options,
+    emit,
+    emit_json,
+    parse_tokens,
+    prepare_folder,
+    quiet_libraries,
+    report,
+)
+from videonsa.errors import UsageError
+
+if TYPE_CHECKING:
+    from videonsa.evals.suite.answerers import Answerer
+    from videonsa.evals.suite.config import SuiteRun
+    from videonsa.ops.spec import NSASpec
+
+ORACLE, CONSTANT = _NO_MODELS = ("oracle", "constant")
+"""In place of a model: reads the script; says the first option always."""
+_SMALL_FRAME, _FRAME = 112, 224
+_SPEC_OPTIONS = ("block_size", "num_selected_blocks", "window_size")
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command and what it can evaluate on."""
+    summary = "Score a model on videos and questions."
+    parser = commands.add_parser("eval", help=summary, description=summary)
+    what: Commands = parser.add_subparsers(title="what to score on", metavar="WHAT", required=True)
+    synthetic = add_command(
+        what,
+        "synthetic",
+        run=run,
+        summary="Score a model on rendered long videos whose every fact is known: accuracy "
+        "against length, position of the evidence and attention computed, beside guessing and "
+        "beside the same model without a video. Every answer is kept in OUT/samples.jsonl; the "
+        "same command goes on where it stopped, also with more lengths, samples or conditions.",
+        examples=(
+            "videonsa eval synthetic --lengths 1k,4k --samples 5 --out results",
+            "videonsa eval synthetic --lengths 4k,16k,64k,128k --model Enxin/VideoNSA --out out",
+            "videonsa eval synthetic --conditions whole,no-selected,none,blind --out results",
+            "videonsa eval synthetic --positions 0.1,0.5,0.9 --kinds needle,number --out results",
+            "videonsa eval synthetic --model oracle --out check",
+        ),
+    )
+    add_model_options(synthetic)
+    _add_options(synthetic)
+
+
+def _add_options(parser: LineParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
+    parser.add_argument(
+        "--lengths",
+        default="4k,16k",
+        metavar="A,B",
+        help="tokens of a video; k is 1,024, m 1,048,576 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=20, metavar="N", help="videos a length (%(default)s)"
+    )
+    parser.add_argument(
+        "--conditions",
+        type=_names,
+        default=["whole", "blind"],
+        metavar="A,B",
+        help="whole; no-compressed, no-selected, no-window: without that branch; none: without all "
+        "attention of vision rows; grey: every frame grey; blind: the question without a video "
+        "(default: whole,blind)",
+    )
+    parser.add_argument("--kinds", type=_names, metavar="A,B", help="of question (default: all)")
+    parser.add_argument("--difficulty", default="easy", help="easy, medium, hard (%(default)s)")
+    parser.add_argument(
+        "--positions",
+        default="even",
+        metavar="A,B",
+        help="where the evidence lies, 0 to 1, taken in turn by the videos (default: even, drawn)",
+    )
+    parser.add_argument(
+        "--frame-size",
+        type=int,
+        metavar="N",
+        help=f"pixels a side ({_SMALL_FRAME} for the embedded model, else {_FRAME})",
+    )
+    parser.add_argument(
+        "--style",
+        choices=("free", "choice", "likeliest"),
+        help="free: the reply has to be the answer; choice: the options stand below the question; "
+        "likeliest: the option that the model is likeliest to write counts, not what it writes "
+        "(default: free for the embedded model, which was trained so, else choice)",
+    )
+    parser.add_argument("--block-size", metavar="N", help="tokens, or frame")
+    parser.add_argument("--num-selected-blocks", type=int, metavar="N", help="blocks a row selects")
+    parser.add_argument("--window-size", type=int, metavar="N", help="tokens")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="(%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="number of the first video (%(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("videonsa-eval"),
+        metavar="FOLDER",
+        help="where samples.jsonl, run.json, report.json, report.md and the plots go "
+        "(default: %(default)s)",
+    )
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        from videonsa.evals.suite.report import write_report
+        from videonsa.evals.suite.runner import run_suite
+
+        request = _request(args)  # what cannot be asked is told before weights are loaded
+        prepare_folder(args.out)
+        asked = _without_model(request) or _with_model(args, request)
+        run_suite(asked.request, asked.answerer, args.out, spec=asked.spec, machine=asked.machine)
+        result = write_report(args.out)
+    report(f"written to {args.out}: report.md, report.json, plots, samples.jsonl")
+    if args.json:
+        emit_json(result)
+    else:
+        emit(_text(result))
+    return 0
+
+
+class _Asked(NamedTuple):
+    request: "SuiteRun"
+    answerer: "Answerer"
+    spec: "NSASpec | None"
+    machine: dict[str, Any]
+
+
+def _request(args: Namespace) -> "SuiteRun":
+    """The options as a run; attention, dtype and device are those of no model yet."""
+    from videonsa.evals.suite.config import SuiteRun
+    from videonsa.video.suite import KINDS
+
+    embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
+    return SuiteRun(
+        model=args.model,
+        lengths=tuple(parse_tokens(text, "--lengths") for text in args.lengths.split(",")),
+        samples=args.samples,
+        conditions=tuple(args.conditions),
+        kinds=tuple(args.kinds or KINDS),
+        difficulty=args.difficulty,
+        positions=() if args.positions == "even" else _positions(args.positions),
+        frame_size=args.frame_size or (_SMALL_FRAME if embedded else _FRAME),
+        style=args.style or ("free" if embedded else "choice"),
+        attention=args.attention or "nsa",
+        nsa=_spec_changes(args),
+        split=args.split,
+        seed=args.seed,
+    )
+
+
+def _positions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--positions {text!r}: want numbers from 0 to 1 such as 0.1,0.5,0.9, or even"
+        ) from error
+
+
+def _spec_changes(args: Namespace) -> tuple[tuple[str, Any], ...]:
+    """The attention options that were given, by the names of `NSASpec`."""
+    given = {name: getattr(args, name) for name in _SPEC_OPTIONS}
+    size = given["block_size"]
+    if size is not None and size != "frame":
+        if not size.isdecimal():
+            raise UsageError(f"--block-size {size!r}: want a number of tokens, or frame")
+        given["block_size"] = int(size)
+    return tuple((name, value) for name, value in given.items() if value is not None)
+
+
+def _without_model(request: "SuiteRun") -> _Asked | None:
+    """The answerers that read no video; None for a model."""
+    import torch
+
+    from videonsa.evals.machine import machine_facts
+    from videonsa.evals.suite.answerers import ConstantAnswerer, OracleAnswerer
+
+    answerers: dict[str, Answerer] = {ORACLE: OracleAnswerer(), CONSTANT: ConstantAnswerer()}
+    if request.model not in answerers:
+        return None
+    return _Asked(request, answerers[request.model], None, machine_facts(torch.device("cpu")))
+
+
+def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
+    """Load the model, and complete the run by what it says."""
+    from videonsa.evals.machine import machine_facts
+    from videonsa.evals.suite.reader import ModelAnswerer
+    from videonsa.inference.engine import load
+
+    qa = load(args.model, attention=args.attention, device=args.device, dtype=args.dtype)
+    for note in qa.notes:
+        report(note)
+    longest = max(request.lengths)
+    if longest > qa.shape.context:
+        report(
+            f"{longest} tokens are more than the context of {qa.shape.context} that the model "
+            "states: read the results as such"
+        )
+    request = replace(
+        request,
+        attention=qa.model.config.attention,
+        dtype=str(qa.model.dtype).removeprefix("torch."),
+        device=qa.model.device.type,
+    )
+    answerer = ModelAnswerer(qa, request)
+    spec = answerer.spec if request.attention == "nsa" else None
+    return _Asked(request, answerer, spec, machine_facts(qa.model.device))
+
+
+def _text(result: dict[str, Any]) -> str:
+    """Accuracy by length, a line a condition."""
+    from videonsa.evals.suite.page import length_text, percent
+
+    lengths = [*map(str, result["lengths"]), "all"]
+    head = ["", *(f"{length_text(length):<20}" for length in lengths)]
+    lines = ["".join([f"{head[0]:<14}", *head[1:]])]
+    scores = {(x["condition"], x["length"]): x for x in result["scores"] if x["kind"] == "all"}
+    for name in result["conditions"]:
+        found = [scores.get((name, length)) for length in lengths]
+        cells = ["-" if x is None else percent(x["right"], x["total"]) for x in found]
+        lines.append("".join([f"{name:<14}", *(f"{cell:<20}" for cell in cells)]))
+    guesses = {x["length"]: x for x in result["guessing"] if x["kind"] == "all"}
+    for name in ("constant", "oracle"):
+        row = [percent(guesses[length][name], guesses[length]["total"]) for length in lengths]
+        lines.append("".join([f"{name:<14}", *(f"{cell:<20}" for cell in row)]))
+    return "".join(line.rstrip() + "\n" for line in lines)
