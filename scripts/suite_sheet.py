@@ -23,14 +23,17 @@ _TITLE = 18
 
 
 def _picture(script: Script, question: SuiteQuestion) -> Image.Image:
-    """Frames from the places of the evidence, side by side; of one place, over its time."""
+    """Frames from the places of the evidence; around it, where it is one place."""
     places = question.evidence
     if len(places) == 1:
         start, end = places[0]
-        times = [start + (end - start) * (i + 0.5) / _FRAMES for i in range(_FRAMES)]
+        times = [start - 1 / script.fps, start, end]
+        if end - start > 1:
+            times = [start + (end - start) * (i + 0.5) / _FRAMES for i in range(_FRAMES)]
     else:
         times = [(start + end) / 2 for start, end in (*places[: _FRAMES - 1], places[-1])]
-    frames = [int(time * script.fps) for time in times]
+    last = script.num_frames - 1
+    frames = [min(max(int(time * script.fps), 0), last) for time in times]
     images = [render_frames(script, frame, frame + 1)[0] for frame in frames]
     return Image.fromarray(torch.cat(images, dim=2).permute(1, 2, 0).contiguous().numpy())
 
@@ -46,12 +49,15 @@ def sheet(*, size: int, num_frames: int, index: int) -> Image.Image:
     ]
     width = (_FRAMES * size + _GAP) * len(scripts)
     rows = list(zip(*(questions_of(script) for script in scripts), strict=True))
-    picture = Image.new("RGB", (width, len(rows) * (size + _TITLE)), "white")
-    draw = ImageDraw.Draw(picture)
+    picture = Image.new("RGB", (width, _TITLE + len(rows) * (size + _TITLE)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    for column, difficulty in enumerate(DIFFICULTIES):
+        left = column * (_FRAMES * size + _GAP)
+        draw.text((left + 2, 2), difficulty, fill="grey", font=font)
     for i, row in enumerate(rows):
-        top = i * (size + _TITLE)
+        top = _TITLE + i * (size + _TITLE)
         title = f"{row[0].kind}: {row[0].text} {row[0].answer}"
-        draw.text((2, top + 2), title, fill="black", font=ImageFont.load_default(12))
+        draw.text((2, top + 2), title, fill="black", font=font)
         for column, (script, question) in enumerate(zip(scripts, row, strict=True)):
             left = column * (_FRAMES * size + _GAP)
             picture.paste(_picture(script, question), (left, top + _TITLE))
@@ -64,9 +70,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/suite.png"))
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--frames", type=int, default=2000)
-    parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--index", type=int, default=3)
     args = parser.parse_args()
-    sheet(size=args.size, num_frames=args.frames, index=args.index).save(args.out, optimize=True)
+    picture = sheet(size=args.size, num_frames=args.frames, index=args.index)
+    # A palette without dithering: the noise of the frames would fill a megabyte.
+    picture.quantize(128, dither=Image.Dither.NONE).save(args.out, optimize=True)
     print(args.out)
 
 

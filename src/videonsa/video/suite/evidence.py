@@ -12,11 +12,11 @@ from videonsa.video.synthetic.scene import DIRECTIONS, Sprite, draw_crossing
 
 MARK = "#"
 FLASH_SCALE = 1.2
-"""Radius of a flash against that of moving objects."""
+"""Radius of a flash, or of an object in a box, against that of other moving objects."""
 BOX_SCALE = 1.35
-"""Half the side of a box against the radius of the flash in it."""
+"""Half the side of a box against the radius of the object in it."""
 _GROUP_SCALE = 0.7
-_DRIFT = 0.04  # share of the frame by which a group moves while it is seen
+_DRIFT = 0.04  # share of the frame by which a group or a box moves while it is seen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class Evidence:
     """They move."""
     flashes: tuple[Sprite, ...] = ()
     boxes: tuple[Sprite, ...] = ()
-    """Flashes in a white box."""
+    """Objects in a white box."""
     numbers: tuple[Caption, ...] = ()
     """Marked by a # in front."""
 
@@ -48,7 +48,7 @@ class Evidence:
 class _Stage:
     """Places things of one kind in the frame, at the times of that kind."""
 
-    def __init__(self, rng: random.Random, spec: SuiteSpec, plan: Plan, starts: tuple[int, ...]):
+    def __init__(self, rng: random.Random, spec: SuiteSpec, plan: Plan, starts: tuple[float, ...]):
         self.rng, self.plan, self.starts = rng, plan, starts
         self.size, self.level = spec.frame_size, spec.level
 
@@ -56,28 +56,31 @@ class _Stage:
         return self.rng.uniform(*self.level.radius) * scale * self.size
 
     def crossing(
-        self, name: str, start: int, radius: float, direction: str | None = None
+        self, name: str, start: float, radius: float, direction: str | None = None
     ) -> Sprite:
         return draw_crossing(
             self.rng,
             name,
             radius=radius,
             direction=direction or self.rng.choice(list(DIRECTIONS)),
-            start=float(start),
-            end=float(start + PLACES["direction"][1]),
+            start=start,
+            end=start + PLACES["direction"][1],
             size=self.size,
         )
 
-    def flash(self, name: str, start: int, *, margin: float) -> Sprite:
-        radius = self.radius(FLASH_SCALE)
-        low, high = margin * radius + 2, self.size - margin * radius - 2
-        x, y = self.rng.uniform(low, high), self.rng.uniform(low, high)
-        return _sprite(name, radius, (x, y), start=start, seconds=PLACES["needle"][1])
+    def spot(self, margin: float) -> complex:
+        """A place at least `margin` pixels from the edges, as x + iy."""
+        low, high = margin, self.size - margin
+        return complex(self.rng.uniform(low, high), self.rng.uniform(low, high))
+
+    def drift(self) -> complex:
+        """How far something that glides goes while it is seen."""
+        return complex(*DIRECTIONS[self.rng.choice(list(DIRECTIONS))]) * _DRIFT * self.size
 
     def group(self, names: tuple[str, ...], places: Callable[[float], list[complex]]) -> Evidence:
         """Objects seen together that drift along: `places` draws them for a radius, as x + iy."""
         seconds = PLACES["relation"][1]
-        step = complex(*DIRECTIONS[self.rng.choice(list(DIRECTIONS))]) * _DRIFT * self.size
+        step = self.drift()
         while True:
             radius = self.radius(_GROUP_SCALE)
             points = places(radius)
@@ -85,13 +88,10 @@ class _Stage:
             if self._inside([*points, *ends], radius) and _apart(points, 2.2 * radius):
                 break
         sprites = (
-            _sprite(name, radius, (p.real, p.imag), self.starts[0], seconds, step / seconds)
+            _sprite(name, radius, p, start=self.starts[0], seconds=seconds, step=step)
             for name, p in zip(names, points, strict=True)
         )
         return Evidence(objects=tuple(sprites))
-
-    def anywhere(self) -> complex:
-        return complex(self.rng.uniform(0, self.size), self.rng.uniform(0, self.size))
 
     def _inside(self, points: list[complex], radius: float) -> bool:
         low, high = radius + 1, self.size - radius - 1
@@ -101,22 +101,24 @@ class _Stage:
 def _sprite(
     name: str,
     radius: float,
-    place: tuple[float, float],
-    start: int,
-    seconds: int,
-    velocity: complex = 0j,
+    place: complex,
+    *,
+    start: float,
+    seconds: float,
+    step: complex = 0j,
 ) -> Sprite:
+    """An object that goes one step while it is seen."""
     colour, shape = name.split()
     return Sprite(
         colour=colour,
         shape=shape,
         radius=radius,
-        x=place[0],
-        y=place[1],
-        vx=velocity.real,
-        vy=velocity.imag,
-        start=float(start),
-        end=float(start + seconds),
+        x=place.real,
+        y=place.imag,
+        vx=step.real / seconds,
+        vy=step.imag / seconds,
+        start=start,
+        end=start + seconds,
     )
 
 
@@ -125,7 +127,10 @@ def _apart(points: list[complex], least: float) -> bool:
 
 
 def _needle(stage: _Stage) -> Evidence:
-    return Evidence(flashes=(stage.flash(stage.plan.needle, stage.starts[0], margin=1.0),))
+    radius, seconds = stage.radius(FLASH_SCALE), PLACES["needle"][1]
+    place = stage.spot(radius + 2)
+    name = stage.plan.needle
+    return Evidence(flashes=(_sprite(name, radius, place, start=stage.starts[0], seconds=seconds),))
 
 
 def _number(stage: _Stage) -> Evidence:
@@ -137,15 +142,19 @@ def _number(stage: _Stage) -> Evidence:
         x=stage.rng.uniform(half_x, size - half_x),
         y=stage.rng.uniform(half_y, size - half_y),
         height=height,
-        start=float(stage.starts[0]),
-        end=float(stage.starts[0] + PLACES["number"][1]),
+        start=stage.starts[0],
+        end=stage.starts[0] + PLACES["number"][1],
     )
     return Evidence(numbers=(number,))
 
 
 def _needles(stage: _Stage) -> Evidence:
-    pairs = zip(stage.plan.boxed, stage.starts, strict=True)
-    return Evidence(boxes=tuple(stage.flash(name, t, margin=BOX_SCALE) for name, t in pairs))
+    seconds, boxes = PLACES["needles"][1], []
+    for name, start in zip(stage.plan.boxed, stage.starts, strict=True):
+        radius, step = stage.radius(FLASH_SCALE), stage.drift()
+        place = stage.spot(BOX_SCALE * radius + abs(step) + 2)
+        boxes.append(_sprite(name, radius, place, start=start, seconds=seconds, step=step))
+    return Evidence(boxes=tuple(boxes))
 
 
 def _order(stage: _Stage) -> Evidence:
@@ -169,7 +178,7 @@ def _relation(stage: _Stage) -> Evidence:
     step = {"left": -1, "right": 1, "above": -1j, "below": 1j}[stage.plan.side]
 
     def places(radius: float) -> list[complex]:
-        other = stage.anywhere()
+        other = stage.spot(0)
         along = stage.rng.uniform(2.5 * radius, stage.size)
         across = stage.rng.uniform(-stage.level.tilt, stage.level.tilt) * along
         return [other + step * complex(along, across), other]
@@ -179,7 +188,7 @@ def _relation(stage: _Stage) -> Evidence:
 
 def _distance(stage: _Stage) -> Evidence:
     def places(radius: float) -> list[complex]:
-        anchor = stage.anywhere()
+        anchor = stage.spot(0)
         near = stage.rng.uniform(2.2 * radius, 0.5 * stage.size)
         far = near * stage.level.ratio * stage.rng.uniform(1.0, 1.2)
         turns = (stage.rng.uniform(0, 2 * math.pi) for _ in range(2))
@@ -212,7 +221,9 @@ _SHOWS: dict[str, Callable[[_Stage], Evidence]] = {
 }
 
 
-def show(seed: int, *, spec: SuiteSpec, plan: Plan, times: dict[str, tuple[int, ...]]) -> Evidence:
+def show(
+    seed: int, *, spec: SuiteSpec, plan: Plan, times: dict[str, tuple[float, ...]]
+) -> Evidence:
     """Everything the questions of a spec are about, at the given start times."""
     parts = [
         _SHOWS[kind](_Stage(rng_of(seed, kind, "place"), spec, plan, times[kind]))

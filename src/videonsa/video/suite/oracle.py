@@ -26,7 +26,7 @@ def _seen(evidence: Evidence, name: str) -> list[Sprite]:
     return sorted(sprites, key=lambda sprite: sprite.start)
 
 
-def _bare(evidence: Evidence, text: str, names: list[str]) -> str:
+def _flashed(evidence: Evidence, text: str, names: list[str]) -> str:
     (flash,) = evidence.flashes
     return flash.name
 
@@ -77,7 +77,7 @@ def _larger(evidence: Evidence, text: str, names: list[str]) -> str:
 
 
 _READERS: tuple[tuple[str, Callable[[Evidence, str, list[str]], str]], ...] = (
-    ("without a box", _bare),
+    ("flashed", _flashed),
     ("white box", _boxed),
     ("#", _marked),
     ("How many", _how_often),

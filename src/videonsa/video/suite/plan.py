@@ -25,7 +25,7 @@ class Plan:
     numbers: tuple[str, ...]
     """What a guesser of the number chooses from; all but the right one are seen as decoys."""
     boxed: tuple[str, ...]
-    """In the order in which they flash."""
+    """In the order in which they are seen."""
     box: int
     """Which of them is asked for, from 0."""
     order: tuple[str, str]

@@ -30,8 +30,8 @@ _Writer = Callable[[int, Plan, SuiteSpec], _Drawn]
 
 
 def _needle(seed: int, plan: Plan, _: SuiteSpec) -> _Drawn:
-    """Which object flashed: stood still for one second, bare. One of 24 names."""
-    texts = ("What flashed without a box?", "Which object flashed without a box?")
+    """Which object flashed: was seen in one frame only. One of 24 names."""
+    texts = ("What flashed?", "Which object flashed?")
     return rng_of(seed, "needle", "text").choice(texts), plan.needle, NAMES
 
 
@@ -42,8 +42,8 @@ def _number(seed: int, plan: Plan, _: SuiteSpec) -> _Drawn:
 
 
 def _needles(seed: int, plan: Plan, _: SuiteSpec) -> _Drawn:
-    """Which object flashed in the first, second or third of three white boxes. One of 24 names."""
-    texts = ("What flashed in the {} white box?", "Which object flashed in the {} white box?")
+    """Which object was in the first, second or third of three white boxes. One of 24 names."""
+    texts = ("What was in the {} white box?", "Which object was in the {} white box?")
     text = rng_of(seed, "needles", "text").choice(texts)
     return text.format(ORDINALS[plan.box]), plan.boxed[plan.box], NAMES
 
@@ -51,7 +51,7 @@ def _needles(seed: int, plan: Plan, _: SuiteSpec) -> _Drawn:
 def _order(seed: int, plan: Plan, _: SuiteSpec) -> _Drawn:
     """Which of two objects, each seen once, came first. One of the two."""
     rng = rng_of(seed, "order", "text")
-    texts = ("Which came first, the {} or the {}?", "Which appeared first, the {} or the {}?")
+    texts = ("Which came first, the {} or the {}?", "Which appeared first, the {} or {}?")
     pair = tuple(rng.sample(plan.order, 2))
     return rng.choice(texts).format(*pair), plan.order[0], pair
 
@@ -114,13 +114,13 @@ _WRITERS: dict[str, _Writer] = {
 
 
 def write_questions(
-    seed: int, *, spec: SuiteSpec, plan: Plan, times: dict[str, tuple[int, ...]]
+    seed: int, *, spec: SuiteSpec, plan: Plan, times: dict[str, tuple[float, ...]]
 ) -> tuple[SuiteQuestion, ...]:
     """One question per kind of the spec, in its order; `times` are the starts of the evidence."""
     questions = []
     for kind in spec.kinds:
         text, answer, options = _WRITERS[kind](seed, plan, spec)
-        evidence = tuple((float(s), float(s + PLACES[kind][1])) for s in times[kind])
+        evidence = tuple((start, start + PLACES[kind][1]) for start in times[kind])
         position = (evidence[0][0] + evidence[-1][1]) / 2 / spec.seconds
         questions.append(SuiteQuestion(kind, text, answer, options, position, evidence))
     return tuple(questions)

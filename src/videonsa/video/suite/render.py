@@ -164,7 +164,7 @@ def _box_stamp(sprite: Sprite, size: int, strength: float) -> _Stamp:
     border[edge:-edge, edge:-edge] = 0
     white = _GREY + strength * (_INK - _GREY)
     ink = np.where(border > 0, np.float32(white), ink)
-    path = (sprite.x, sprite.y, 0.0, 0.0)
+    path = (sprite.x, sprite.y, sprite.vx, sprite.vy)
     return _Stamp(np.zeros_like(keep), ink, sprite.start, sprite.end, path)
 
 

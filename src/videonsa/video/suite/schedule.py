@@ -1,10 +1,11 @@
-"""When the evidence of each question is shown: whole seconds, never two at once."""
+"""When the evidence of each question is shown: never two pieces at once."""
 
 import math
 from itertools import accumulate
 
 from videonsa.video.suite.plan import Plan, rng_of
-from videonsa.video.suite.spec import GAP, KINDS, PLACES, WINDOW, SuiteSpec
+from videonsa.video.suite.spec import KINDS, PLACES, WINDOW, SuiteSpec, slot_of
+from videonsa.video.synthetic.scene import SAMPLE_PERIOD
 
 MINUTE = 60
 
@@ -14,10 +15,11 @@ def stretch_of(spec: SuiteSpec) -> int:
     return min(MINUTE, spec.seconds // 4)
 
 
-def schedule(seed: int, *, spec: SuiteSpec, plan: Plan) -> dict[str, tuple[int, ...]]:
+def schedule(seed: int, *, spec: SuiteSpec, plan: Plan) -> dict[str, tuple[float, ...]]:
     """Start times in seconds of the places of each asked kind, ascending.
 
-    Each place is put where its kind's position wants it, or as near as the other places allow.
+    Each place is put where its kind's position wants it, or as near as the other places allow. All
+    begin with a pair of frames; the needle, one frame long, with either frame of it.
     """
     wishes = []  # (sort key, wished start, length with its gap, kind)
     for kind in KINDS:
@@ -25,9 +27,10 @@ def schedule(seed: int, *, spec: SuiteSpec, plan: Plan) -> dict[str, tuple[int, 
             wishes += _wishes(seed, kind, spec, plan)
     wishes.sort()
     starts = _settle([w[1] for w in wishes], [w[2] for w in wishes], spec.seconds)
-    times: dict[str, list[int]] = {kind: [] for kind in spec.kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in spec.kinds}
     for (*_, kind), start in zip(wishes, starts, strict=True):
-        times[kind].append(start)
+        late = SAMPLE_PERIOD * (kind == "needle" and rng_of(seed, "frame").randrange(2))
+        times[kind].append(start + late)
     return {kind: tuple(starts) for kind, starts in times.items()}
 
 
@@ -39,7 +42,7 @@ def _wishes(
     position = drawn if spec.position is None else spec.position
     tie = rng.random()  # kinds that want the same place get it in random order
     number, seconds = PLACES[kind]
-    length = seconds + GAP
+    length = slot_of(kind)
     if kind == "compare":
         start = position * (stretch_of(spec) - seconds)
         last = spec.seconds - stretch_of(spec) + start

@@ -1,7 +1,8 @@
 """A video as facts. What the questions are about is listed; the crowd around it is drawn by time.
 
-Three things can be told apart in every video. A flash stands still for one second; everything
-else moves. A flash in a white box is never one without. Only the asked number follows a #.
+No question can be taken in two ways: the flash is the only object seen for less than two seconds
+and the only one that stands still, only the asked number follows a #, only three objects are seen
+in a box, and no distractor has a name that a question or an answer has.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ from videonsa.video.suite.schedule import schedule
 from videonsa.video.suite.spec import FPS, SuiteSpec
 from videonsa.video.synthetic.scene import DIRECTIONS, Sprite, draw_crossing
 
-_BLOCK = 8  # seconds in which a number of distractors appear
-_LIFE = (4.0, 8.0)  # seconds a distractor stays
+_STAY = 2.0  # seconds of it that are seen at the ends of the video, or none
 _LINE = 4  # seconds a line of text stands
 _SHOT = 32  # seconds of one background
 
@@ -50,9 +50,10 @@ class Script:
 
     def distractors(self, first: float, last: float) -> tuple[Sprite, ...]:
         """Moving objects seen at some time in [first, last] seconds."""
-        blocks = range(int(first // _BLOCK) - 1, int(last // _BLOCK) + 1)
+        length = self.spec.level.stay[1]
+        blocks = range(int(first // length) - 1, int(last // length) + 1)
         sprites = [sprite for block in blocks for sprite in self._crowd(block)]
-        return tuple(s for s in sprites if s.start <= last and s.end > first)
+        return tuple(s for s in sprites if s.start <= last and s.end > first and self._stays(s))
 
     def lines(self, first: float, last: float) -> tuple[Caption, ...]:
         """Lines of text at the foot of the picture at some time in [first, last] seconds."""
@@ -67,11 +68,15 @@ class Script:
         red, green, blue = (shade + rng.randint(-8, 8) for _ in range(3))
         return red, green, blue
 
+    def _stays(self, sprite: Sprite) -> bool:
+        """Whether so much of it lies inside the video that it cannot pass for a flash."""
+        return min(sprite.end, self.duration) - max(sprite.start, 0.0) >= _STAY
+
     def _crowd(self, block: int) -> list[Sprite]:
-        rng = rng_of(self.seed, "crowd", block)
+        rng, stay = rng_of(self.seed, "crowd", block), self.spec.level.stay
         sprites = []
         for _ in range(self.spec.level.distractors):
-            start = (block + rng.random()) * _BLOCK
+            start = (block + rng.random()) * stay[1]
             sprites.append(
                 draw_crossing(
                     rng,
@@ -79,7 +84,7 @@ class Script:
                     radius=rng.uniform(*self.spec.level.radius) * self.spec.frame_size,
                     direction=rng.choice(list(DIRECTIONS)),
                     start=start,
-                    end=start + rng.uniform(*_LIFE),
+                    end=start + rng.uniform(*stay),
                     size=self.spec.frame_size,
                 )
             )

@@ -1,24 +1,24 @@
 """What is asked of a video of the suite: length, size, difficulty, position, kinds, seed."""
 
+import math
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 from videonsa.errors import UsageError
-from videonsa.video.synthetic.scene import scene_seed
+from videonsa.video.synthetic.scene import SAMPLE_PERIOD, scene_seed
 
-FPS = 2.0
+FPS = 1 / SAMPLE_PERIOD
 """Sampled frames a second; a pair of them, one second, is a temporal patch."""
 PLACES = {
-    "needle": (1, 1),
-    "number": (1, 1),
-    "needles": (3, 1),
-    "order": (2, 3),
-    "count": (4, 3),
-    "direction": (1, 3),
-    "relation": (1, 3),
-    "distance": (1, 3),
-    "compare": (2, 3),
+    "needle": (1, SAMPLE_PERIOD),
+    "number": (1, 1.0),
+    "needles": (3, 2.0),
+    "order": (2, 3.0),
+    "count": (4, 3.0),
+    "direction": (1, 3.0),
+    "relation": (1, 3.0),
+    "distance": (1, 3.0),
+    "compare": (2, 3.0),
 }
 """Per kind: at how many places of the time line its evidence stands (at most), seconds each."""
 KINDS = tuple(PLACES)
@@ -39,7 +39,9 @@ class Level:
     strength: float
     """Opacity of colours against dark grey."""
     distractors: int
-    """Moving objects that appear every 8 seconds; each stays 4 to 8."""
+    """Moving objects that appear in the time that one stays at most."""
+    stay: tuple[int, int]
+    """Seconds that a distractor stays."""
     captions: float
     """Share of the time with a line of text that is not asked for."""
     text: float
@@ -54,7 +56,8 @@ LEVELS = {
     "easy": Level(
         radius=(0.135, 0.17),
         strength=1.0,
-        distractors=2,
+        distractors=1,
+        stay=(16, 24),
         captions=0.4,
         text=3.0,
         ratio=2.0,
@@ -64,6 +67,7 @@ LEVELS = {
         radius=(0.10, 0.13),
         strength=0.8,
         distractors=5,
+        stay=(8, 16),
         captions=0.7,
         text=2.0,
         ratio=1.7,
@@ -73,6 +77,7 @@ LEVELS = {
         radius=(0.07, 0.09),
         strength=0.6,
         distractors=9,
+        stay=(4, 8),
         captions=1.0,
         text=1.5,
         ratio=1.45,
@@ -105,10 +110,7 @@ class SuiteSpec:
             raise UsageError(f"difficulty={self.difficulty!r}: want {', '.join(DIFFICULTIES)}")
         if self.position is not None and not 0 <= self.position <= 1:
             raise UsageError(f"position={self.position}: want 0 to 1, or None")
-        if self.frame_size < MIN_SIZE or self.frame_size % _PATCH:
-            raise UsageError(
-                f"frame_size={self.frame_size}: want a multiple of {_PATCH} from {MIN_SIZE} on"
-            )
+        _check_size(self.frame_size)
         least = min_frames(self.kinds)
         if self.num_frames < least or self.num_frames % 2:
             raise UsageError(
@@ -129,7 +131,12 @@ class SuiteSpec:
 
 def min_frames(kinds: tuple[str, ...] = KINDS) -> int:
     """Fewest frames that hold the evidence of these kinds one after the other."""
-    return 2 * max(MIN_SECONDS, sum(n * (seconds + GAP) for n, seconds in _places(kinds)))
+    return 2 * max(MIN_SECONDS, sum(PLACES[kind][0] * slot_of(kind) for kind in kinds))
+
+
+def slot_of(kind: str) -> int:
+    """Whole seconds that one place of a kind takes, with the gap behind it."""
+    return math.ceil(PLACES[kind][1]) + GAP
 
 
 def position_tolerance(spec: SuiteSpec) -> float:
@@ -139,13 +146,9 @@ def position_tolerance(spec: SuiteSpec) -> float:
     several places are strewn over a tenth of the video, and at its ends they reach inwards. It
     does not hold for `compare`, whose places are the first and the last minute.
     """
-    strewn = any(n > 1 for n, _ in _places(spec.kinds))
+    strewn = any(PLACES[kind][0] > 1 for kind in spec.kinds)
     crowd = min_frames(spec.kinds) / spec.num_frames
     return min(1.0, crowd + (WINDOW / 2 if strewn else 0.0))
-
-
-def _places(kinds: tuple[str, ...]) -> list[tuple[int, int]]:
-    return list(chain(PLACES[kind] for kind in kinds))
 
 
 def suite_seed(split: Literal["train", "test"], index: int) -> int:
@@ -157,10 +160,13 @@ def suite_seed(split: Literal["train", "test"], index: int) -> int:
 
 def frames_for_tokens(tokens: int, *, frame_size: int) -> int:
     """Largest even number of frames whose pairs, (frame_size / 28)^2 tokens each, fit `tokens`."""
+    _check_size(frame_size)
     pair = (frame_size // _PATCH) ** 2
-    if pair == 0 or tokens < pair:
-        raise UsageError(
-            f"tokens={tokens}, frame_size={frame_size}: want at least one pair of frames "
-            f"({max(pair, 1)} tokens)"
-        )
+    if tokens < pair:
+        raise UsageError(f"tokens={tokens}: want at least {pair}, one pair of frames")
     return 2 * (tokens // pair)
+
+
+def _check_size(frame_size: int) -> None:
+    if frame_size < MIN_SIZE or frame_size % _PATCH:
+        raise UsageError(f"frame_size={frame_size}: want a multiple of {_PATCH} from {MIN_SIZE} on")
