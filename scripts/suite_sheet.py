@@ -23,7 +23,7 @@ _TITLE = 18
 
 
 def _picture(script: Script, question: SuiteQuestion) -> Image.Image:
-    """Frames from the places of the evidence; around it, where it is one place."""
+    """Frames from the places of the evidence; around it or between, where they are fewer."""
     places = question.evidence
     if len(places) == 1:
         start, end = places[0]
@@ -31,7 +31,8 @@ def _picture(script: Script, question: SuiteQuestion) -> Image.Image:
         if end - start > 1:
             times = [start + (end - start) * (i + 0.5) / _FRAMES for i in range(_FRAMES)]
     else:
-        times = [(start + end) / 2 for start, end in (*places[: _FRAMES - 1], places[-1])]
+        times = [(start + end) / 2 for start, end in places]
+        times = [times[0], times[1] if len(times) > 2 else sum(times) / 2, times[-1]]
     last = script.num_frames - 1
     frames = [min(max(int(time * script.fps), 0), last) for time in times]
     images = [render_frames(script, frame, frame + 1)[0] for frame in frames]
@@ -74,7 +75,8 @@ def main() -> None:
     args = parser.parse_args()
     picture = sheet(size=args.size, num_frames=args.frames, index=args.index)
     # A palette without dithering: the noise of the frames would fill a megabyte.
-    picture.quantize(128, dither=Image.Dither.NONE).save(args.out, optimize=True)
+    palette = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(args.out, optimize=True)
     print(args.out)
 
 

@@ -86,7 +86,8 @@ def test_the_evidence_lies_where_it_is_wanted(num_frames: int, position: float) 
     for script in scripts(spec):
         for question in questions_of(script):
             if question.kind != "compare":
-                assert abs(question.position - position) <= position_tolerance(spec)
+                allowed = position_tolerance(spec, question.kind)
+                assert abs(question.position - position) <= allowed
 
 
 def test_one_place_alone_lies_exactly_where_it_is_wanted() -> None:

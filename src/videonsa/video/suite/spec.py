@@ -139,16 +139,15 @@ def slot_of(kind: str) -> int:
     return math.ceil(PLACES[kind][1]) + GAP
 
 
-def position_tolerance(spec: SuiteSpec) -> float:
+def position_tolerance(spec: SuiteSpec, kind: str) -> float:
     """How far a question's position may lie from the one asked for, as a share of the video.
 
-    One place among several kinds gives way to the others: by their seconds at most. The kinds of
-    several places are strewn over a tenth of the video, and at its ends they reach inwards. It
-    does not hold for `compare`, whose places are the first and the last minute.
+    Evidence gives way to that of the other kinds, by their seconds at most. That of several places
+    is strewn over a tenth of the video, and at its ends reaches inwards. It does not hold for
+    `compare`, whose places are the first and the last minute.
     """
-    strewn = any(PLACES[kind][0] > 1 for kind in spec.kinds)
     crowd = min_frames(spec.kinds) / spec.num_frames
-    return min(1.0, crowd + (WINDOW / 2 if strewn else 0.0))
+    return min(1.0, crowd + (WINDOW / 2 if PLACES[kind][0] > 1 else 0.0))
 
 
 def suite_seed(split: Literal["train", "test"], index: int) -> int:
