@@ -17,7 +17,18 @@ STAGES = [
     "transformers: vision tower",
     "transformers: prefill",
 ]
-TINY = ["bench", "prefill", "--model", "tiny", "--device", "cpu", "--frame", "56x56"]
+SMALL = ["bench", "prefill", "--model", "tiny", "--device", "cpu", "--frame", "56x56"]
+TINY = [*SMALL, "--video", "none"]
+READING = [
+    "decode + resize, 1 worker",
+    "decode + resize, 2 workers",
+    "patchify",
+    "vision tower",
+    "decode to features, overlapped, 2 workers",
+    "prefill, nsa",
+    "next token after prefill, nsa",
+    "video to first token, nsa",
+]
 
 
 def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
@@ -25,6 +36,7 @@ def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
     arguments = [*TINY, "--tokens", "16,40", "--repeats", "2", "--peers", "--out", str(path)]
     assert main(arguments) == 0
     result = json.loads(path.read_text())
+    assert result["video"] is None
     assert [length["tokens"] for length in result["lengths"]] == [16, 40]
     for length in result["lengths"]:
         assert [stage["name"] for stage in length["stages"]] == STAGES
@@ -46,11 +58,43 @@ def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
         ("--tokens", "0", "--tokens '0': want positive numbers"),
         ("--frame", "30x56", "--frame '30x56': want HEIGHTxWIDTH in multiples of 28"),
         ("--repeats", "0", "--repeats 0: want at least 1"),
+        ("--video", "no.mp4", "no.mp4: no such file"),
     ],
 )
 def test_bad_options_are_one_line(option, value, message, capsys):
     assert main([*TINY, option, value]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--workers", "0", "workers=0: want at least 1"),
+        ("--fps", "-1", "fps=-1.0: want a number above 0"),
+    ],
+)
+def test_bad_options_of_the_reading_are_one_line(clip_path, option, value, message, capsys):
+    assert main([*SMALL, "--video", str(clip_path), option, value]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_video_is_measured_from_its_file_to_the_first_token(clip_path, tmp_path, capsys):
+    path = tmp_path / "prefill.json"
+    video = ["--video", str(clip_path), "--fps", "2", "--workers", "2"]
+    arguments = [*SMALL, *video, "--tokens", "16", "--repeats", "2", "--out", str(path)]
+    assert main(arguments) == 0
+    result = json.loads(path.read_text())["video"]
+    assert [stage["name"] for stage in result["stages"]] == READING
+    for stage in result["stages"]:
+        assert stage["error"] is None, stage
+        assert len(stage["times_ms"]) == 2
+    assert (result["frames"], result["frame"], result["tokens"]) == (8, [28, 56], 8)
+    assert (result["file"], result["source"]) == ("clip.mp4", "112x84 mpeg4")
+    speedup = result["workers_speedup"]
+    assert 0 < speedup["min"] <= speedup["median"] <= speedup["max"]
+    text = capsys.readouterr().out
+    assert "clip.mp4: 8 frames of 4 s, 8 video tokens; 2 workers read" in text
+    assert all(name in text for name in READING)
 
 
 def test_json_is_one_object(tmp_path, capsys):

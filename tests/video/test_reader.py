@@ -1,5 +1,6 @@
 """The same frames, bit by bit, whatever the file and the number of workers."""
 
+import os
 import threading
 
 import av
@@ -323,7 +324,7 @@ def test_workers_are_a_number_of_at_least_one(tmp_path):
 
 def test_short_videos_are_read_by_one_worker_and_long_ones_by_all_cores(tmp_path, monkeypatch):
     path = vf.write_video(tmp_path / "clip.mp4", num_frames=NUM_FRAMES)
-    monkeypatch.setattr(decode.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     started = []
     run_in_order = decode.run_in_order
 

@@ -1,10 +1,10 @@
-"""Time to the first token of a whole model, stage by stage: vision tower, prefill, first token.
+"""Time to the first token of a whole model, stage by stage: reading, tower, prefill, first token.
 
-Weights are random and of a published shape. The rows of the language model are given as embeddings
-in the two regimes: `random` is iid normal, `coherent` one normal row a frame with 0.1 normal noise.
+Weights are random and of a published shape. A video file is read, encoded and answered. Beside it
+stand videos of given lengths, whose rows of the language model are given as embeddings in the two
+regimes: `random` is iid normal, `coherent` one normal row a frame with 0.1 normal noise.
 """
 
-import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videonsa.bench.inputs import Regime
 from videonsa.bench.machine import machine
-from videonsa.bench.measure import one_line
 from videonsa.bench.predicted import prediction
 from videonsa.bench.random_model import IDS, MODELS, WEIGHT_STD, random_model, random_qwen
-from videonsa.bench.stopwatch import wall_times
+from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
+from videonsa.bench.stopwatch import timed_stage
+from videonsa.inference.shapes import VisionShape
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
@@ -30,8 +31,10 @@ NOISE = 0.1
 METHOD = (
     "wall time between device synchronisations, each run twice and the second and later ones "
     "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
-    "events: rotary embedding, cache and gates are in it; memory is the peak of PyTorch's "
-    "allocator, weights included; predicted_gb is what videonsa plan says of the stage"
+    "events: rotary embedding, cache and gates are in it, the rest of that run is rest_ms; memory "
+    "is the peak of PyTorch's allocator, weights included; predicted_gb is what videonsa plan says "
+    "of the stage; one and many workers read in turn, after a reading that is not timed, and their "
+    "frames are compared"
 )
 
 
@@ -48,6 +51,8 @@ class PrefillRequest:
     repeats: int = 3
     peers: bool = False
     """Also transformers' own model."""
+    reading: ReadingRequest | None = None
+    """Also a video file, from its first packet to the first token."""
     device: torch.device
 
 
@@ -74,13 +79,16 @@ def bench_prefill(
     shape = MODELS[request.model]
     model = random_model(shape, device=request.device, dtype=dtype)
     peer = random_qwen(shape, device=request.device, dtype=dtype) if request.peers else None
+    video = None
+    if request.reading is not None:
+        video = _video(model, request, request.reading, shape.vision)
+        for stage in video["stages"]:
+            progress(f"{video['file']}: {_line(stage)}")
     lengths: list[dict[str, Any]] = []
     for tokens in request.tokens:
         clip = _clip(tokens, request.frame, request.device)
         stages = _tower_stages(model, clip, request)
-        for regime in request.regimes:
-            stages += _prefill_stages(model, clip, "nsa", regime, request)
-        stages += _prefill_stages(model, clip, "dense", "random", request)
+        stages += _regime_stages(model, clip, request)
         if peer is not None:
             stages += _peer_stages(peer, clip, request)
         held = sum(x.nbytes for some in (model, peer) if some for x in some.parameters())
@@ -97,15 +105,44 @@ def bench_prefill(
             "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
             "machine": machine(request.device),
             "method": METHOD,
+            "video": video,
             "lengths": list(lengths),
         }
+
+
+def _video(
+    model: VideoNSAForConditionalGeneration,
+    request: PrefillRequest,
+    reading: ReadingRequest,
+    vision: VisionShape,
+) -> dict[str, Any]:
+    """A file: reading, tower, prefill of its features; and all of it to the first token."""
+    grid, result = measure_reading(reading, model, vision=vision, repeats=request.repeats)
+    clip = _clip_of_grid(grid, request.device)
+
+    def embed() -> Tensor:
+        features = encode_video(reading, model, vision=vision).features
+        return model.embed_prompt(clip.inputs["input_ids"], video_features=features)
+
+    def first_token() -> int:
+        logits = model(**clip.inputs, inputs_embeds=embed(), logits_to_keep=1).logits
+        return int(logits[0, -1].argmax())
+
+    with torch.inference_mode():
+        embeds = embed()
+    result["stages"] += _prefill_stages(model, clip, "prefill, nsa", "nsa", embeds, request)
+    result["stages"].append(_stage("video to first token, nsa", first_token, request))
+    return result
 
 
 def _clip(tokens: int, frame: tuple[int, int], device: torch.device) -> _Clip:
     """A video of at least so many tokens, between a few text tokens."""
     rows, columns = (side // 14 for side in frame)
-    per_frame = rows * columns // 4
-    grid = (-(-tokens // per_frame), rows, columns)
+    return _clip_of_grid((-(-tokens // (rows * columns // 4)), rows, columns), device)
+
+
+def _clip_of_grid(grid: tuple[int, int, int], device: torch.device) -> _Clip:
+    per_frame = grid[1] * grid[2] // 4
     before, behind = TEXT_ROWS
     text = torch.full((before + behind,), 20, device=device)
     video = torch.full((grid[0] * per_frame,), IDS["video_token_id"], device=device)
@@ -149,17 +186,28 @@ def _pixels(clip: _Clip, device: torch.device) -> Tensor:
     return torch.randn(t * h * w, 1176, device=device)
 
 
+def _regime_stages(
+    model: VideoNSAForConditionalGeneration, clip: _Clip, request: PrefillRequest
+) -> list[dict[str, Any]]:
+    """Prefill and next token of NSA in both regimes, and of dense attention."""
+    width, like = model.config.text_config.hidden_size, model.lm_head.weight
+    stages: list[dict[str, Any]] = []
+    for regime in request.regimes:
+        embeds = _embeddings(clip, width, regime, like=like)
+        stages += _prefill_stages(model, clip, f"prefill, nsa, {regime}", "nsa", embeds, request)
+    embeds = _embeddings(clip, width, "random", like=like)
+    return stages + _prefill_stages(model, clip, "prefill, dense", "dense", embeds, request)
+
+
 def _prefill_stages(
     model: VideoNSAForConditionalGeneration,
     clip: _Clip,
+    name: str,
     attention: Literal["nsa", "dense"],
-    regime: Regime,
+    embeds: Tensor,
     request: PrefillRequest,
 ) -> list[dict[str, Any]]:
     """Prefill from embeddings, and the token after it."""
-    embeds = _embeddings(
-        clip, model.config.text_config.hidden_size, regime, like=model.lm_head.weight
-    )
     caches: list[VideoNSACache] = []
 
     def prefill() -> None:
@@ -177,10 +225,11 @@ def _prefill_stages(
     def step() -> None:
         model(input_ids=token, past_key_values=caches[0].fork(), attention=attention)
 
-    name = f"prefill, {attention}" + (f", {regime}" if attention == "nsa" else "")
     with _dense_backend(attention, request.device), _AttentionTime(model) as attention_time:
         stage = _stage(name, prefill, request, before=attention_time.reset)
-        stage["attention_ms"] = attention_time.read() if stage["error"] is None else None
+        inside = attention_time.read() if stage["error"] is None else None
+    stage["attention_ms"] = inside
+    stage["rest_ms"] = None if inside is None else stage["times_ms"][-1] - inside
     if stage["error"] is not None:
         return [stage]
     return [stage, _stage(f"next token after {name}", step, request)]
@@ -278,29 +327,9 @@ class _AttentionTime:
 
 
 def _stage(
-    name: str,
-    call: Callable[[], object],
-    request: PrefillRequest,
-    *,
-    before: Callable[[], None] = lambda: None,
+    name: str, call: Callable[[], object], request: PrefillRequest, **options: Any
 ) -> dict[str, Any]:
-    """Times and peak memory of a call; an error has its line in place of numbers."""
-    stage: dict[str, Any] = {"name": name, "ms": None, "times_ms": [], "peak_gb": None}
-    try:
-        with torch.inference_mode():
-            times, peak = wall_times(
-                call, device=request.device, repeats=request.repeats, before=before
-            )
-    except Exception as error:  # whatever a stage raises, the others go on
-        if request.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return stage | {"error": one_line(error)}
-    return stage | {
-        "error": None,
-        "ms": statistics.median(times),
-        "times_ms": times,
-        "peak_gb": peak,
-    }
+    return timed_stage(name, call, device=request.device, repeats=request.repeats, **options)
 
 
 def _line(stage: dict[str, Any]) -> str:

@@ -1,9 +1,13 @@
 """Wall time of long calls that wait for the host, such as a whole model."""
 
+import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+
+from videonsa.bench.measure import one_line
 
 
 def wall_times(
@@ -44,3 +48,38 @@ def wall_times(
         wait()
         times.append(1e3 * (time.perf_counter() - begin))
     return times, torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else None
+
+
+def timed_stage(
+    name: str,
+    call: Callable[[], object],
+    *,
+    device: torch.device,
+    repeats: int,
+    before: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Times and peak memory of a call without gradients, as JSON keeps a stage of a model.
+
+    An error has its line in place of numbers.
+
+    Args:
+        name: of the stage.
+        call: what is timed, as by `wall_times`.
+        device: waited for before and after.
+        repeats: timed runs.
+        before: run before each, untimed.
+    """
+    stage: dict[str, Any] = {"name": name, "ms": None, "times_ms": [], "peak_gb": None}
+    try:
+        with torch.inference_mode():
+            times, peak = wall_times(call, device=device, repeats=repeats, before=before)
+    except Exception as error:  # whatever a stage raises, the others go on
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return stage | {"error": one_line(error)}
+    return stage | {
+        "error": None,
+        "ms": statistics.median(times),
+        "times_ms": times,
+        "peak_gb": peak,
+    }

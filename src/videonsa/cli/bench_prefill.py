@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.bench.prefill import PrefillRequest
+    from videonsa.bench.reading import ReadingRequest
 
 RESULTS = Path("benchmarks/results")
 FILE = "prefill.json"
@@ -31,12 +33,14 @@ def add_parser(what: Commands) -> None:
         what,
         "prefill",
         run=run,
-        summary="Time and peak memory of vision tower, prefill and the next token, of a model of "
-        "published shape with random weights; NSA and dense.",
+        summary="Time and peak memory of a model of published shape with random weights: a video "
+        "file read, encoded, prefilled and answered, and tower, prefill and next token of given "
+        "lengths; NSA and dense.",
         examples=(
             "videonsa bench prefill --model 7B --tokens 32k,128k",
+            "videonsa bench prefill --model 7B --tokens 32k --video talk.mp4 --fps 2 --workers 8",
             "videonsa bench prefill --model 7B --tokens 128k --frame 168x280 --peers",
-            "videonsa bench prefill --model tiny --tokens 256 --frame 56x56 --device cpu",
+            "videonsa bench prefill --model tiny --tokens 256 --device cpu --video none",
         ),
     )
     parser.add_argument(
@@ -56,6 +60,21 @@ def add_parser(what: Commands) -> None:
     )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="timed runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--video",
+        metavar="FILE",
+        help="the file that is read; 'none' leaves reading out (default: 10 minutes of 720p, "
+        "rendered once into the temporary folder)",
+    )
+    parser.add_argument(
+        "--fps", type=float, default=1.0, metavar="N", help="of its frames (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read it, compared with one (default: one a core, at most 8)",
     )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
     parser.add_argument(
@@ -111,8 +130,29 @@ def _request(args: Namespace) -> "PrefillRequest":
         frame=_frame(args.frame),
         repeats=args.repeats,
         peers=args.peers,
+        reading=_reading(args),
         device=torch.device(args.device),
     )
+
+
+def _reading(args: Namespace) -> "ReadingRequest | None":
+    from videonsa.bench.reading import ReadingRequest
+    from videonsa.bench.sample_video import sample_video
+    from videonsa.video.decode import MOST_WORKERS, probe
+    from videonsa.video.workers import usable_cores
+
+    if args.video == "none":
+        return None
+    workers = min(usable_cores(), MOST_WORKERS) if args.workers is None else args.workers
+    height, width = _frame(args.frame)
+    given = ReadingRequest(
+        video=Path(args.video or ""), fps=args.fps, workers=workers, max_pixels=height * width
+    )
+    if args.video is not None:
+        probe(args.video)  # a video that cannot be read is told before weights are made
+        return given
+    report("the video: 10 minutes of 720p, rendered unless it is there")
+    return replace(given, video=sample_video())
 
 
 def _frame(text: str) -> tuple[int, int]:
@@ -132,6 +172,13 @@ def _default_path(request: "PrefillRequest") -> Path:
 
 def _text(result: dict[str, Any]) -> str:
     lines = []
+    if (video := result["video"]) is not None:
+        lines.append(
+            f"{result['model']}, {video['file']}: {video['frames']} frames of "
+            f"{video['duration']:.0f} s, {video['tokens']:,} video tokens; {video['workers']} "
+            f"workers read {video['workers_speedup']['median']:.1f}x as fast as one\n"
+        )
+        lines += [f"  {stage['name']:<44} {_numbers(stage)}\n" for stage in video["stages"]]
     for length in result["lengths"]:
         lines.append(f"{result['model']}, {length['tokens']:,} video tokens\n")
         lines += [f"  {stage['name']:<34} {_numbers(stage)}\n" for stage in length["stages"]]

@@ -44,6 +44,7 @@ def encode_clip(
     encode: Callable[[Iterable[Tensor]], Tensor],
     *,
     vision: VisionShape,
+    workers: int | None = None,
     progress: bool | None = None,
 ) -> EncodedClip:
     """Read a video, and encode its frames in parts while later ones decode.
@@ -58,6 +59,7 @@ def encode_clip(
         encode: parts of frames, uint8 [n, 3, H, W] with whole temporal patches in all but the last,
             to features.
         vision: the tower's patch sizes.
+        workers: as for `read_video`.
         progress: as for `read_video`.
 
     Raises:
@@ -70,12 +72,12 @@ def encode_clip(
     if isinstance(video, VideoClip):
         check_times(video)
         height, width = video.frames.shape[2:]
-        features = encode(video.frames.split(_part_size(height, width, vision)))
+        features = encode(video.frames.split(part_size(height, width, vision)))
         times, warnings, notes = video.times, video.warnings, video.notes
     else:
-        stream = stream_video(_path(video), sampling=sampling, beside=True)
+        stream = stream_video(_path(video), sampling=sampling, workers=workers, beside=True)
         height, width, reading = stream.plan.height, stream.plan.width, Reading(stream)
-        size = _part_size(height, width, vision)
+        size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:
             features = encode(parts)
         times, warnings, notes = reading.times, reading.warnings, stream.notes
@@ -90,8 +92,8 @@ def encode_clip(
     )
 
 
-def _part_size(height: int, width: int, vision: VisionShape) -> int:
-    """Frames of a part."""
+def part_size(height: int, width: int, vision: VisionShape) -> int:
+    """Frames of a size, in pixels, that go to the tower together."""
     patches = height * width // vision.patch_size**2
     return max(1, PATCHES_PER_PART // max(1, patches)) * vision.temporal_patch_size
 

@@ -5,7 +5,6 @@ never held at the size of its source.
 """
 
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from videonsa.video.processing import resize_frames
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.segments import Layout, nearest
 from videonsa.video.source import Source, VideoPath, open_source
-from videonsa.video.workers import run_in_order
+from videonsa.video.workers import run_in_order, usable_cores
 
 HOLD_SLACK = 0.1
 """Seconds that a frame stands in beyond its stated end where nothing decodes after it: stated
@@ -214,10 +213,7 @@ def _paying_workers(info: VideoInfo, layout: Layout) -> int:
     packets = layout.num_packets or info.num_frames or 0
     if packets * info.width * info.height < PAYING_PIXELS:
         return 1
-    # Cores that this process may use: in a container, often fewer than there are.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(usable_cores(), MOST_WORKERS)
 
 
 def _notes(
