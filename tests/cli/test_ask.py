@@ -86,3 +86,12 @@ def test_libraries_write_nothing_of_their_own(tiny_folder, clip_path):
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     titles = [line.split()[0] for line in done.stderr.splitlines()]
     assert titles == ["frames", "tokens", "attention", "time", "note"]
+
+
+def test_fit_is_told_with_the_notes(ask):
+    status, _, err = ask("--fit")
+    assert status == 0
+    assert "note       fit: 8 frames of 112x84, as asked" in err
+    status, _, err = ask("--fit", "--memory", "0.9MB")
+    assert status == 2
+    assert "no sampling fits" in err

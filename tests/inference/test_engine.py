@@ -1,13 +1,16 @@
 """`load` and `ask`."""
 
 import json
+import re
 
 import pytest
+import torch
 from conftest import write_clip
 from PIL import Image
 
 import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
+from videonsa.inference.engine import VideoQA
 from videonsa.models.recorder import AttentionRecorder
 
 
@@ -150,3 +153,70 @@ def test_a_folder_without_tokenizer_is_refused(tiny_folder, tmp_path):
         (tmp_path / name).symlink_to(tiny_folder / name)
     with pytest.raises(ModelError, match="tokenizer"):
         videonsa.load(tmp_path)
+
+
+def test_fit_takes_what_the_context_holds_and_says_so(tiny_folder, tmp_path):
+    path = write_clip(tmp_path / "long.mp4", num_frames=400)
+    qa = videonsa.load(tiny_folder, device="cpu")
+    options = {"max_frames": 400, "max_new_tokens": 1}
+    with pytest.raises(BudgetError, match="exceed the context"):
+        qa.ask(path, "?", **options)
+    usage = qa.ask(path, "?", fit=True, **options).usage
+    assert usage.prompt_tokens + 1 <= usage.context
+    assert usage.num_frames > 300
+    assert f"fit: {usage.num_frames} frames of 112x84" in " ".join(usage.notes)
+    as_asked = qa.ask(path, "?", fit=True, max_frames=8, max_new_tokens=1).usage
+    assert as_asked.num_frames == 8
+    assert "fit: 8 frames of 112x84, as asked" in as_asked.notes
+
+
+def test_fit_heeds_the_memory_it_is_given(tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, device="cpu")
+    enough = qa.ask(clip_path, "?", fit=True, memory=10**9, max_new_tokens=1).usage
+    assert enough.num_frames == 8
+    less = qa.ask(clip_path, "?", fit=True, memory=1_500_000, max_new_tokens=1).usage
+    assert less.video_tokens < enough.video_tokens
+    with pytest.raises(BudgetError, match="the weights take"):
+        qa.ask(clip_path, "?", fit=True, memory=900_000)
+    with pytest.raises(UsageError, match="memory without fit"):
+        qa.ask(clip_path, "?", memory=10**9)
+
+
+class Exhausted:
+    """A model that runs out of memory where it is told to."""
+
+    def __init__(self, model, stage):
+        self.model, self.stage, self.calls = model, stage, 0
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def _run(self, stage, call, *args, **kwargs):
+        if stage == self.stage:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return call(*args, **kwargs)
+
+    def encode_frames(self, parts):
+        return self._run("tower", self.model.encode_frames, parts)
+
+    def __call__(self, **kwargs):
+        self.calls += 1
+        return self._run("prefill" if self.calls == 1 else "decoding", self.model, **kwargs)
+
+
+@pytest.mark.parametrize("stage", ["tower", "prefill", "decoding"])
+def test_out_of_memory_names_frames_that_would_fit(tiny_folder, clip_path, stage):
+    real = videonsa.load(tiny_folder, device="cpu")
+    qa = VideoQA(Exhausted(real.model, stage), real.tokenizer)
+    with pytest.raises(BudgetError, match="out of memory on cpu") as raised:
+        qa.ask(clip_path, "?", max_new_tokens=4)
+    message = str(raised.value)
+    assert "\n" not in message
+    found = re.search(r"(\d+) frames of \d+x\d+, (\d+) video tokens, take about", message)
+    assert found, message
+    assert int(found[2]) < 48
+    pixels = re.search(r"--max-frames (\d+) --max-pixels (\d+)", message)
+    assert pixels, message
+    advised = {"max_frames": int(pixels[1]), "max_pixels": int(pixels[2])}
+    usage = real.ask(clip_path, "?", max_new_tokens=1, **advised).usage
+    assert usage.video_tokens == int(found[2])

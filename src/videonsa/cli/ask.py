@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from videonsa.cli.common import (
     Commands,
     add_command,
+    add_fit_options,
     add_model_options,
     add_sampling_options,
     attention_text,
@@ -44,6 +45,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
     add_sampling_options(parser)
+    add_fit_options(parser)
     parser.add_argument(
         "--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (%(default)s)"
     )
@@ -65,9 +67,11 @@ def run(args: Namespace) -> int:
 
         probe(args.video)  # a video that cannot be read is told before weights are loaded
 
+        from videonsa.inference.devices import parse_memory
         from videonsa.inference.engine import load
         from videonsa.inference.trace import Trace
 
+        memory = None if args.memory is None else parse_memory(args.memory)
         trace = Trace(report) if args.trace else None
         model = load(
             args.model,
@@ -85,6 +89,8 @@ def run(args: Namespace) -> int:
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             seed=args.seed,
+            fit=args.fit,
+            memory=memory,
             trace=trace,
             **sampling_options(args),
         )

@@ -118,11 +118,6 @@ def add_fit_options(parser: LineParser) -> None:
     )
 
 
-def size_text(count: int) -> str:
-    """Bytes in GB or MB, of 10^9 and 10^6."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
 def sampling_options(args: Namespace) -> dict[str, Any]:
     """The sampling options that were given, by the names of `SamplingSpec`."""
     names = ("fps", "max_frames", "max_pixels", "max_tokens")

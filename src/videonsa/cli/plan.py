@@ -16,7 +16,6 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
     sampling_options,
-    size_text,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ def _text(plan: "VideoPlan") -> str:
 
 def _memory_lines(plan: "VideoPlan") -> Iterator[str]:
     """The peak against what is there, and every stage with its terms."""
+    from videonsa.inference.memory import size_text
+
     memory, machine = plan.memory, plan.machine
     verdict = ""
     if machine.memory is not None:

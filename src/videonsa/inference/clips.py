@@ -13,7 +13,7 @@ from videonsa.video.decode import VideoClip, probe, stream_video
 from videonsa.video.images import FrameList
 from videonsa.video.parts import Reading
 from videonsa.video.processing import check_times
-from videonsa.video.sampling import SamplingPlan, SamplingSpec, plan_sampling
+from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.source import VideoPath
 
 Video = VideoPath | Sequence[str | Path] | VideoClip
@@ -98,11 +98,14 @@ def part_size(height: int, width: int, vision: VisionShape) -> int:
     return max(1, PATCHES_PER_PART // max(1, patches)) * vision.temporal_patch_size
 
 
+def clip_info(video: Video) -> VideoInfo:
+    """What is known of a video from its header."""
+    return video.info if isinstance(video, VideoClip) else probe(_path(video))
+
+
 def plan_clip(video: Video, sampling: SamplingSpec) -> SamplingPlan:
     """The frames that `encode_clip` will take, from the header alone."""
-    return (
-        video.plan if isinstance(video, VideoClip) else plan_sampling(probe(_path(video)), sampling)
-    )
+    return video.plan if isinstance(video, VideoClip) else plan_sampling(clip_info(video), sampling)
 
 
 def _path(video: VideoPath | Sequence[str | Path]) -> VideoPath:

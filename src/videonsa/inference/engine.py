@@ -1,6 +1,8 @@
 """`load` a model, then `ask` it about videos: decode and encode, prompt, prefill, answer."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -9,14 +11,14 @@ import torch
 from videonsa.errors import ModelError, UsageError
 from videonsa.inference.answer import Answer, AnswerStream, Usage
 from videonsa.inference.budget import attention_budget, check_context
-from videonsa.inference.clips import EncodedClip, Video, encode_clip, plan_clip
+from videonsa.inference.clips import EncodedClip, Video, clip_info, encode_clip, plan_clip
 from videonsa.inference.defaults import (
     SamplingChanges,
     change_sampling,
     default_sampling,
     sampling_of_shape,
 )
-from videonsa.inference.devices import resolve_device, resolve_dtype
+from videonsa.inference.devices import Machine, find_machine, resolve_device, resolve_dtype
 from videonsa.inference.generation import (
     GenerationOptions,
     TextPieces,
@@ -24,7 +26,7 @@ from videonsa.inference.generation import (
     out_of_memory,
 )
 from videonsa.inference.locate import EMBEDDED, locate_model
-from videonsa.inference.plan import NEW_TOKENS
+from videonsa.inference.plan import NEW_TOKENS, Question
 from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
 from videonsa.models.loading import load_model
@@ -33,7 +35,7 @@ from videonsa.models.recorder import AttentionRecorder
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
 from videonsa.video.processing import VideoPrompt, prompt_of_grids
-from videonsa.video.sampling import SamplingPlan, SamplingSpec
+from videonsa.video.sampling import SamplingSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,9 +111,22 @@ class AskOptions(SamplingChanges, total=False):
     temperature: float
     top_p: float
     seed: int | None
+    fit: bool
+    memory: int | None
     progress: bool | None
     recorder: AttentionRecorder | None
     trace: Trace | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What is known of one question before its video is read."""
+
+    tokens: int
+    """Of the prompt."""
+    notes: tuple[str, ...]
+    advice: Callable[[], str]
+    """What to ask for instead, where memory runs out."""
 
 
 class VideoQA:
@@ -167,6 +182,8 @@ class VideoQA:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        fit: bool = False,
+        memory: int | None = None,
         progress: bool | None = None,
         recorder: AttentionRecorder | None = None,
         trace: Trace | None = None,
@@ -184,6 +201,9 @@ class VideoQA:
             temperature: 0 takes the likeliest token; above, tokens are drawn.
             top_p: draw from the likeliest tokens that hold this much of the probability.
             seed: makes drawing repeatable.
+            fit: where the sampling fits neither context nor memory, take the one that does and
+                changes least; the answer's notes say which. Not for a `VideoClip`.
+            memory: bytes that `fit` may count on; None is what the GPU has to give.
             progress: a bar on stderr while decoding takes over a second; None is on a terminal.
             recorder: collects where the answer looked.
             trace: reports shapes stage by stage; takes the place of a recorder.
@@ -202,14 +222,16 @@ class VideoQA:
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
         )
         wanted = self._wanted_sampling(video, sampling, changes)
-        tokens = self._check_fit(plan_clip(video, wanted), question, system, max_new_tokens)
+        wanted, asked = self._asked(
+            video, wanted, question, system, fit=fit, memory=memory, max_new_tokens=max_new_tokens
+        )
         encode, vision = self.model.encode_frames, self.shape.vision
-        with torch.inference_mode(), out_of_memory(tokens, self.model.device):
+        with torch.inference_mode(), out_of_memory(asked.tokens, self.model.device, asked.advice):
             clip = encode_clip(video, wanted, encode, vision=vision, progress=progress)
         prompt = self._prompt(clip, question, system)
         if trace is not None:
             self._trace_inputs(trace, clip, prompt)
-        answer = self._stream(clip, prompt, options, recorder if trace is None else trace)
+        answer = self._stream(clip, prompt, options, recorder if trace is None else trace, asked)
         del clip  # its features are in the embedded prompt now
         return answer if stream else answer.finish()
 
@@ -224,19 +246,55 @@ class VideoQA:
             )
         return change_sampling(sampling or self.sampling, **changes)
 
-    def _check_fit(
-        self, plan: SamplingPlan, question: str, system: str, max_new_tokens: int
-    ) -> int:
-        """The tokens of the prompt; refuses, before anything is decoded, what does not fit."""
+    def _asked(
+        self,
+        video: Video,
+        wanted: SamplingSpec,
+        question: str,
+        system: str,
+        *,
+        fit: bool,
+        memory: int | None,
+        max_new_tokens: int,
+    ) -> tuple[SamplingSpec, "_Asked"]:
+        """The sampling to take, and what is known of the prompt before anything is decoded.
+
+        Refuses what does not fit the context, unless `fit` finds what does.
+        """
+        if memory is not None and not fit:
+            raise UsageError("memory without fit: it bounds what fit may count on; pass both")
+        plan, notes = plan_clip(video, wanted), self.notes
         slot = VisionSlot("video", plan.num_tokens)
-        tokens = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system)
+        ids = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system).ids
+        asked = Question(
+            shape=replace(self.shape, dtype=str(self.model.dtype).removeprefix("torch.")),
+            machine=self._machine(memory),
+            text_tokens=len(ids) - plan.num_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        if fit:
+            if isinstance(video, VideoClip):
+                raise UsageError("fit for a clip that is read already: pass the path instead")
+            fitted = asked.fit(clip_info(video), wanted)
+            wanted, plan = fitted.sampling, fitted.plan
+            notes = (*notes, f"fit: {fitted.describe()}")
         check_context(
             plan,
-            text_tokens=len(tokens.ids) - plan.num_tokens,
+            text_tokens=asked.text_tokens,
             max_new_tokens=max_new_tokens,
             context=self.shape.context,
         )
-        return len(tokens.ids)
+
+        def advice() -> str:
+            now = replace(asked, machine=self._machine(memory))
+            return now.advice(clip_info(video), wanted, plan)
+
+        tokens = plan.num_tokens + asked.text_tokens
+        return wanted, _Asked(tokens=tokens, notes=notes, advice=advice)
+
+    def _machine(self, memory: int | None) -> Machine:
+        found = find_machine(self.model.device)
+        return found if memory is None else replace(found, memory=memory)
 
     def _prompt(self, clip: EncodedClip, question: str, system: str) -> VideoPrompt:
         vision = self.shape.vision
@@ -256,6 +314,7 @@ class VideoQA:
         prompt: VideoPrompt,
         options: GenerationOptions,
         recorder: AttentionRecorder | None,
+        asked: "_Asked",
     ) -> AnswerStream:
         stop_ids = self.stop_ids
         tokens = generate_tokens(
@@ -264,19 +323,20 @@ class VideoQA:
             options=options,
             stop_ids=stop_ids,
             recorder=recorder,
-            embeds=self._embeds(clip, prompt),
+            embeds=self._embeds(clip, prompt, asked),
+            advice=asked.advice,
         )
         return AnswerStream(
             tokens,
             TextPieces(self._decode),
-            usage=self._usage(clip, prompt),
+            usage=self._usage(clip, prompt, asked),
             stop_ids=stop_ids,
             video_seconds=clip.seconds,
         )
 
-    def _embeds(self, clip: EncodedClip, prompt: VideoPrompt) -> torch.Tensor:
+    def _embeds(self, clip: EncodedClip, prompt: VideoPrompt, asked: "_Asked") -> torch.Tensor:
         ids, device = prompt.input_ids, self.model.device
-        with torch.inference_mode(), out_of_memory(ids.shape[1], device):
+        with torch.inference_mode(), out_of_memory(ids.shape[1], device, asked.advice):
             return self.model.embed_prompt(ids.to(device), video_features=clip.features)
 
     def _decode(self, ids: list[int]) -> str:
@@ -290,7 +350,7 @@ class VideoQA:
         ids |= set(stated) if isinstance(stated, list | tuple) else {stated}
         return frozenset(token for token in ids if isinstance(token, int))
 
-    def _usage(self, clip: EncodedClip, prompt: VideoPrompt) -> Usage:
+    def _usage(self, clip: EncodedClip, prompt: VideoPrompt, asked: "_Asked") -> Usage:
         assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
         frames, rows, columns = prompt.video_grid_thw[0].tolist()
         tokens_per_frame = rows * columns // self.shape.vision.merge_size**2
@@ -312,7 +372,7 @@ class VideoQA:
             spec=self.shape.spec if attention == "nsa" else None,
             budget=budget if attention == "nsa" else None,
             warnings=clip.warnings,
-            notes=(*self.notes, *clip.notes),
+            notes=(*asked.notes, *clip.notes),
         )
 
     def _trace_inputs(self, trace: Trace, clip: EncodedClip, prompt: VideoPrompt) -> None:

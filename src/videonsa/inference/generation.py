@@ -71,6 +71,7 @@ def generate_tokens(
     stop_ids: Set[int],
     recorder: "AttentionRecorder | None" = None,
     embeds: Tensor | None = None,
+    advice: Callable[[], str] | None = None,
 ) -> Iterator[int]:
     """Prefill the prompt once, then decode token by token with the cache.
 
@@ -84,6 +85,7 @@ def generate_tokens(
         stop_ids: tokens that end the answer.
         recorder: collects where the answer looked.
         embeds: [1, L, hidden], the embedded prompt with the features of its frames in place.
+        advice: asked what to do where memory runs out.
 
     Raises:
         BudgetError: out of memory.
@@ -106,7 +108,7 @@ def generate_tokens(
     cache = VideoNSACache()
     for _ in range(options.max_new_tokens):
         # Not around the loop: the mode would leak into whoever consumes this generator.
-        with torch.inference_mode(), out_of_memory(prompt.input_ids.shape[1], device):
+        with torch.inference_mode(), out_of_memory(prompt.input_ids.shape[1], device, advice):
             output = model(
                 **inputs,
                 past_key_values=cache,
@@ -122,17 +124,19 @@ def generate_tokens(
 
 
 @contextmanager
-def out_of_memory(prompt_tokens: int, device: torch.device) -> Iterator[None]:
-    """Turn running out of memory inside into a BudgetError."""
+def out_of_memory(
+    prompt_tokens: int, device: torch.device, advice: Callable[[], str] | None = None
+) -> Iterator[None]:
+    """Turn running out of memory inside into a BudgetError that says what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not exhausted and "allocate memory" not in str(error):
             raise
+        what = advice() if advice else "lower --max-frames or --max-pixels"
         raise BudgetError(
-            f"out of memory on {device} with a prompt of {prompt_tokens} tokens: "
-            "lower --max-frames or --max-pixels, or see 'videonsa plan' for what it takes"
+            f"out of memory on {device} with a prompt of {prompt_tokens} tokens: {what}"
         ) from error
 
 

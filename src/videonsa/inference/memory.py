@@ -296,3 +296,8 @@ def _by_reference(work: Workload) -> int:
     outputs = 2 * call.query_bytes
     vision = call.query_bytes + 2 * call.key_bytes
     return vision + in_float32 + outputs + _COPIES_PER_CHUNK * scores * _FLOAT32
+
+
+def size_text(count: int) -> str:
+    """Bytes in GB or MB, of 10^9 and 10^6."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

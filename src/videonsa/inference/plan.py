@@ -12,7 +12,13 @@ from videonsa.inference.defaults import default_sampling
 from videonsa.inference.devices import Machine, find_machine, resolve_device, runs_by_kernels
 from videonsa.inference.fit import Fitted, fit_sampling
 from videonsa.inference.locate import EMBEDDED
-from videonsa.inference.memory import HEADROOM, MemoryEstimate, Workload, estimate_memory
+from videonsa.inference.memory import (
+    HEADROOM,
+    MemoryEstimate,
+    Workload,
+    estimate_memory,
+    size_text,
+)
 from videonsa.inference.shapes import BYTES_PER_VALUE, ModelShape, load_shape
 from videonsa.inference.speed import TimeEstimate, estimate_time, rates_for
 from videonsa.ops.spec import NSASpec
@@ -185,11 +191,35 @@ class Question:
             return fit_sampling(info, wished, self.fits)
         except BudgetError as error:
             weights, memory = self.shape.weight_bytes, self.machine.memory
-            there = "" if memory is None else f" of {memory / 1e9:.1f} GB with {HEADROOM:.0%} spare"
+            there = "" if memory is None else f" of {size_text(memory)} with {HEADROOM:.0%} spare"
             raise BudgetError(
-                f"{error}: the weights take {weights / 1e9:.1f} GB{there}, the context is "
+                f"{error}: the weights take {size_text(weights)}{there}, the context is "
                 f"{self.shape.context} tokens; use a smaller model or a shorter question"
             ) from error
+
+    def advice(self, info: VideoInfo, wished: SamplingSpec, frames: SamplingPlan) -> str:
+        """What to ask for instead of `frames`, which ran out of memory, in words.
+
+        The prediction was too low, or others took memory meanwhile: what is looked for takes less
+        than nine tenths of what was predicted, and of what is there.
+        """
+        predicted = estimate_memory(self.workload(frames)).total
+        there = self.machine.memory
+        limit = predicted if there is None else min(predicted, there)
+        narrow = replace(self.machine, memory=limit * 9 // 10)
+        try:
+            fitted = fit_sampling(info, wished, replace(self, machine=narrow).fits)
+        except BudgetError:
+            return "no sampling fits; use a smaller model"
+        plan = fitted.plan
+        takes = size_text(estimate_memory(self.workload(plan)).total)
+        options = f"--max-frames {plan.num_frames}"
+        if wished.max_tokens is not None or plan.tokens_per_frame < frames.tokens_per_frame:
+            options += f" --max-pixels {fitted.sampling.max_pixels}"
+        return (
+            f"{plan.num_frames} frames of {plan.width}x{plan.height}, {plan.num_tokens} video "
+            f"tokens, take about {takes} and would fit: pass {options}"
+        )
 
     def plan(
         self, model: str, info: VideoInfo, frames: SamplingPlan, *, fit: str | None = None
