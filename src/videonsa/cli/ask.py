@@ -9,6 +9,7 @@ from videonsa.cli.common import (
     add_fit_options,
     add_model_options,
     add_sampling_options,
+    add_weights_option,
     attention_text,
     emit,
     emit_json,
@@ -38,6 +39,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images or an image")
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
     add_model_options(parser)
+    add_weights_option(parser)
     parser.add_argument(
         "--fresh-gates",
         action="store_true",
@@ -79,6 +81,7 @@ def run(args: Namespace) -> int:
             fresh_gates=args.fresh_gates,
             device=args.device,
             dtype=args.dtype,
+            weights=args.weights,
         )
         if trace is not None:
             trace.stage("cli/ask", video=args.video, question=repr(args.question))

@@ -82,6 +82,17 @@ def add_model_options(parser: LineParser) -> None:
     )
 
 
+def add_weights_option(parser: LineParser) -> None:
+    """--weights."""
+    parser.add_argument(
+        "--weights",
+        choices=("full", "int8", "int4"),
+        default="full",
+        help="bits of the decoder layers' weights, by torchao; int4 on a GPU only "
+        "(default: %(default)s)",
+    )
+
+
 def add_sampling_options(parser: LineParser) -> None:
     """Which frames, and how large; what is not given is the model's default."""
     parser.add_argument(

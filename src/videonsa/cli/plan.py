@@ -10,6 +10,7 @@ from videonsa.cli.common import (
     add_fit_options,
     add_model_options,
     add_sampling_options,
+    add_weights_option,
     attention_text,
     emit,
     emit_json,
@@ -41,6 +42,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images or an image")
     add_model_options(parser)
+    add_weights_option(parser)
     add_sampling_options(parser)
     add_fit_options(parser)
 
@@ -67,6 +69,7 @@ def run(args: Namespace) -> int:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             memory=memory,
             fit=args.fit,
+            weights=args.weights,
         )
     if args.json:
         emit_json(plan.to_dict())
@@ -93,7 +96,8 @@ def _text(plan: "VideoPlan") -> str:
         f"tokens     {frames.num_tokens} video + about {text_tokens} text, "
         f"{plan.max_new_tokens} for the answer, of {plan.context}: {fits}",
         f"attention  {attention_text(plan.spec, plan.budget)}",
-        f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, {plan.dtype}",
+        f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, "
+        f"{plan.dtype if plan.weights == 'full' else f'{plan.weights} and {plan.dtype}'}",
         *_memory_lines(plan),
         *_time_lines(plan),
     )

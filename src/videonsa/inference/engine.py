@@ -31,6 +31,7 @@ from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.quantised import Weights
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
@@ -50,6 +51,7 @@ def load(
     fresh_gates: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    weights: Weights = "full",
 ) -> "VideoQA":
     """Load a model to ask questions of.
 
@@ -60,6 +62,8 @@ def load(
         fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
         device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
         dtype: for example "bfloat16"; None is float32 on a CPU and the weights' own elsewhere.
+        weights: "int8" or "int4" quantises the decoder layers with torchao, in float dtype
+            outside of them; "int4" on a GPU only.
 
     Raises:
         ModelError: a model that is unknown, unreachable, incomplete, or without gates for "nsa".
@@ -73,6 +77,7 @@ def load(
         fresh_gates=fresh_gates,
         dtype=resolve_dtype(dtype, place),
         device=place,
+        weights=weights,
     )
     return VideoQA(
         loaded.model,
@@ -80,6 +85,7 @@ def load(
         name=str(model),
         sampling=default_sampling(loaded.folder, shape_of_config(loaded.model.config.to_dict())),
         notes=loaded.notes,
+        weights=weights,
     )
 
 
@@ -140,13 +146,17 @@ class VideoQA:
         name: str = "",
         sampling: SamplingSpec | None = None,
         notes: tuple[str, ...] = (),
+        weights: Weights = "full",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.notes = notes
         """How the weights are run, for the reader."""
-        self.shape: ModelShape = shape_of_config(model.config.to_dict())
+        shape = shape_of_config(model.config.to_dict())
+        dtype = str(model.dtype).removeprefix("torch.")
+        gates = model.config.attention == "nsa"
+        self.shape: ModelShape = replace(shape, dtype=dtype, gates=gates, weights=weights)
         self.sampling = sampling or sampling_of_shape(self.shape)
         """Used where `ask` is told nothing else."""
 
@@ -267,7 +277,7 @@ class VideoQA:
         slot = VisionSlot("video", plan.num_tokens)
         ids = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system).ids
         asked = Question(
-            shape=replace(self.shape, dtype=str(self.model.dtype).removeprefix("torch.")),
+            shape=self.shape,
             machine=self._machine(memory),
             text_tokens=len(ids) - plan.num_tokens,
             max_new_tokens=max_new_tokens,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from videonsa.errors import BudgetError
+from videonsa.inference.shapes import up_to
 from videonsa.video.sampling import (
     SamplingPlan,
     SamplingSpec,
@@ -70,7 +71,7 @@ def fit_sampling(
         wished, max_pixels=pixel_limit(wished, num_frames=plan.num_frames), max_tokens=None
     )
     step = wished.temporal_patch_size
-    least = min(plan.num_frames, _up_to(LEAST_FRAMES, step))
+    least = min(plan.num_frames, up_to(LEAST_FRAMES, step))
 
     def of(sampling: SamplingSpec, frames: int) -> SamplingSpec | None:
         fewer = _with_frames(sampling, plan, frames)
@@ -137,7 +138,3 @@ def _with_frames(sampling: SamplingSpec, plan: SamplingPlan, frames: int) -> Sam
     if sampling.num_frames is not None:
         return replace(sampling, num_frames=min(frames, sampling.num_frames))
     return replace(sampling, max_frames=frames, min_frames=min(sampling.min_frames, frames))
-
-
-def _up_to(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

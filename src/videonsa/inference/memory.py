@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from videonsa.inference.clips import PATCHES_PER_PART
-from videonsa.inference.shapes import ModelShape
+from videonsa.inference.shapes import ModelShape, up_to
 from videonsa.models.choice import ROWS_PER_CHUNK
 from videonsa.models.vision import ALIGNED
 from videonsa.ops.reference import SCORES_PER_CHUNK
@@ -222,7 +222,7 @@ def _tower_activations(work: Workload, patches: int) -> int:
     k. The MLP: three rows of its padded width.
     """
     vision, value = work.shape.vision, work.shape.value_bytes
-    width = -(-vision.intermediate_size // ALIGNED) * ALIGNED
+    width = up_to(vision.intermediate_size, ALIGNED)
     copies = 6 if value < _FLOAT32 else 4  # q and k are float32 already
     turning = vision.hidden_size * (3 * value + copies * _FLOAT32)
     rows = 2 * vision.hidden_size * value + 2 * vision.head_dim * _FLOAT32
@@ -240,10 +240,10 @@ def _head(work: Workload) -> int:
 
 
 def _mlp(work: Workload) -> int:
-    """The rows after attention, and three rows of the MLP's width: gate, up, their product."""
+    """The rows after attention, and gate, up and their product; a weight of 8 bits restored."""
     shape = work.shape
     width = 3 * work.chunk_rows * shape.intermediate_size * shape.value_bytes
-    return _hidden(work) + width
+    return _hidden(work) + width + shape.restored_bytes
 
 
 def _attention(work: Workload) -> int:

@@ -21,6 +21,7 @@ from videonsa.inference.memory import (
 )
 from videonsa.inference.shapes import BYTES_PER_VALUE, ModelShape, load_shape
 from videonsa.inference.speed import TimeEstimate, estimate_time, rates_for
+from videonsa.models.quantised import WEIGHTS, Weights
 from videonsa.ops.spec import NSASpec
 from videonsa.video.decode import probe
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
@@ -38,6 +39,7 @@ class VideoPlan:
     model: str
     attention: Literal["nsa", "dense"]
     dtype: str
+    weights: Weights
     info: VideoInfo
     sampling: SamplingPlan
     prompt_tokens: int
@@ -73,6 +75,7 @@ class VideoPlan:
             "model": self.model,
             "attention": self.attention,
             "dtype": self.dtype,
+            "weights": self.weights,
             "video": asdict(self.info),
             "frames": {
                 "count": self.sampling.num_frames,
@@ -111,6 +114,7 @@ def plan_video(
     device: str | torch.device | None = None,
     memory: int | None = None,
     fit: bool = False,
+    weights: Weights = "full",
 ) -> VideoPlan:
     """Plan a question about a video from its header and the model's config; no weights are read.
 
@@ -126,6 +130,7 @@ def plan_video(
         memory: bytes of the GPU to plan for; None is what the GPU of `device` has to give.
         fit: where the sampling fits neither context nor memory, plan with the one that does and
             changes least (`fit_sampling`).
+        weights: "int8" or "int4" where the decoder layers are quantised.
 
     Raises:
         VideoError: a video that cannot be read.
@@ -139,10 +144,12 @@ def plan_video(
         if dtype not in BYTES_PER_VALUE:
             raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
         shape = replace(shape, dtype=dtype)
+    if weights not in WEIGHTS:
+        raise UsageError(f"weights={weights!r}: want one of {', '.join(WEIGHTS)}")
     used = attention or shape.attention
     info = probe(video)
     question = Question(
-        shape=replace(shape, attention=used, gates=used == "nsa"),
+        shape=replace(shape, attention=used, gates=used == "nsa", weights=weights),
         machine=find_machine(resolve_device(device), memory),
         text_tokens=text_tokens,
         max_new_tokens=max_new_tokens,
@@ -194,7 +201,8 @@ class Question:
             there = "" if memory is None else f" of {size_text(memory)} with {HEADROOM:.0%} spare"
             raise BudgetError(
                 f"{error}: the weights take {size_text(weights)}{there}, the context is "
-                f"{self.shape.context} tokens; use a smaller model or a shorter question"
+                f"{self.shape.context} tokens; use a smaller model, quantised weights "
+                "or a shorter question"
             ) from error
 
     def advice(self, info: VideoInfo, wished: SamplingSpec, frames: SamplingPlan) -> str:
@@ -210,7 +218,7 @@ class Question:
         try:
             fitted = fit_sampling(info, wished, replace(self, machine=narrow).fits)
         except BudgetError:
-            return "no sampling fits; use a smaller model"
+            return "no sampling fits; use a smaller model or quantised weights"
         plan = fitted.plan
         takes = size_text(estimate_memory(self.workload(plan)).total)
         options = f"--max-frames {plan.num_frames}"
@@ -235,6 +243,7 @@ class Question:
             model=model,
             attention=shape.attention,
             dtype=shape.dtype,
+            weights=shape.weights,
             info=info,
             sampling=frames,
             prompt_tokens=work.prompt_tokens,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from videonsa.errors import ModelError
 from videonsa.inference.locate import locate_model, read_json
+from videonsa.models.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
 from videonsa.ops.spec import NSASpec
 
 BYTES_PER_VALUE = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8})
@@ -40,6 +41,11 @@ _VISION_KEYS = MappingProxyType(
         "temporal_patch_size": "temporal_patch_size",
     }
 )
+
+
+def up_to(count: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-count // multiple) * multiple
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +98,7 @@ class ModelShape:
     vision: VisionShape
     context: int = 128_000
     dtype: str = "bfloat16"
+    weights: Weights = "full"
     gates: bool = False
     attention: Literal["nsa", "dense"] = "dense"
     spec: NSASpec = field(default_factory=NSASpec)
@@ -130,8 +137,33 @@ class ModelShape:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights."""
-        return self.num_parameters * self.value_bytes
+        """Bytes of all weights, those of the decoder layers quantised as `weights` says."""
+        full = self.num_parameters * self.value_bytes
+        if self.weights == "full":
+            return full
+        saved = self.linear_weights * self.value_bytes - self._quantised_bytes()
+        return full - self.num_layers * saved
+
+    def _quantised_bytes(self) -> int:
+        """Of one layer's projections and MLP: the weights, and their scales in float32."""
+        size, kv, mlp = self.hidden_size, self.num_kv_heads * self.head_dim, self.intermediate_size
+        linears = [(size, size)] * 2 + [(size, kv)] * 2 + [(size, mlp)] * 2 + [(mlp, size)]
+        if self.weights == "int8":
+            return sum(inner * outer + outer * 4 for inner, outer in linears)
+        # A scale and a zero in bfloat16 for each group; rows and columns are padded.
+        return (
+            sum(
+                up_to(outer, INT4_ROWS) * up_to(inner, INT4_COLUMNS) * (INT4_GROUP // 2 + 4)
+                for inner, outer in linears
+            )
+            // INT4_GROUP
+        )
+
+    @property
+    def restored_bytes(self) -> int:
+        """The largest of the weights of 8 bits, which a product takes in the model's dtype."""
+        restored = self.weights == "int8"
+        return self.hidden_size * self.intermediate_size * self.value_bytes if restored else 0
 
     @property
     def cache_bytes_per_token(self) -> int:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from videonsa.inference.memory import Workload
+from videonsa.inference.shapes import up_to
 from videonsa.models.vision import ALIGNED
 
 WINDOW_PATCHES = 64
@@ -97,7 +98,7 @@ def tower_operations(work: Workload) -> float:
     """Products of the blocks, attention in windows and frames, and the merger."""
     vision, patches = work.shape.vision, work.num_patches
     size, frame = vision.hidden_size, work.grid[1] * work.grid[2]
-    width = -(-vision.intermediate_size // ALIGNED) * ALIGNED
+    width = up_to(vision.intermediate_size, ALIGNED)
     products = 2 * (4 * size * size + 3 * size * width) * vision.depth
     full = min(FULL_BLOCKS, vision.depth)
     windows = (vision.depth - full) * min(WINDOW_PATCHES, frame)

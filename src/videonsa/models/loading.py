@@ -13,6 +13,7 @@ from videonsa.errors import ModelError
 from videonsa.models._hf import StrictDataclassError, quiet_loading, snapshot_download
 from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.quantised import NOTES, Weights, check_weights, quantise
 from videonsa.models.stored import (
     FLOATS,
     StoredTensor,
@@ -76,6 +77,7 @@ def load_model(
     nsa_spec: NSASpec | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    weights: Weights = "full",
 ) -> LoadedModel:
     """Load a VideoNSA or Qwen2.5-VL checkpoint (safetensors, either layout of names).
 
@@ -90,11 +92,17 @@ def load_model(
         nsa_spec: in place of the one of the weights.
         dtype: None is the one of the config, or of the weights.
         device: None is the CPU.
+        weights: "int8" or "int4" quantises the projections and MLPs of the decoder layers (by
+            torchao), layer by layer on the device.
 
     Raises:
+        UsageError: "int4" elsewhere than on a GPU.
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
-            model, weights that are missing, unexpected or of another shape, gates that are missing.
+            model, weights that are missing, unexpected or of another shape, gates that are missing,
+            or torchao for quantised weights.
     """
+    place = torch.device(device or "cpu")
+    check_weights(weights, place)
     folder, config, tensors, notes = read_checkpoint(
         model, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
     )
@@ -112,7 +120,9 @@ def load_model(
             raise ModelError(
                 f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
             ) from error
-    return LoadedModel(model=loaded.to(device or "cpu").eval(), folder=folder, notes=notes)
+    quantise(loaded, weights, place)
+    notes = notes if weights == "full" else (*notes, NOTES[weights])
+    return LoadedModel(model=loaded.to(place).eval(), folder=folder, notes=notes)
 
 
 def read_checkpoint(
