@@ -46,6 +46,11 @@ def add_parser(commands: Commands) -> None:
         help="allow --attention nsa on weights without gates: all are 0.5, untrained",
     )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
+    parser.add_argument(
+        "--device-map",
+        choices=("auto",),
+        help="share the layers out among the GPUs, for a model larger than one",
+    )
     add_sampling_options(parser)
     add_fit_options(parser)
     parser.add_argument(
@@ -80,6 +85,7 @@ def run(args: Namespace) -> int:
             attention=args.attention,
             fresh_gates=args.fresh_gates,
             device=args.device,
+            device_map=args.device_map,
             dtype=args.dtype,
             weights=args.weights,
         )

@@ -29,7 +29,7 @@ from videonsa.inference.locate import EMBEDDED, locate_model
 from videonsa.inference.plan import NEW_TOKENS, Question
 from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
-from videonsa.models.loading import load_model
+from videonsa.models.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.quantised import Weights
 from videonsa.models.recorder import AttentionRecorder
@@ -50,6 +50,7 @@ def load(
     attention: Attention | None = None,
     fresh_gates: bool = False,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
     dtype: str | torch.dtype | None = None,
     weights: Weights = "full",
 ) -> "VideoQA":
@@ -61,6 +62,8 @@ def load(
         attention: "nsa" or "dense"; None is what the weights were trained with.
         fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
         device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
+        device_map: in place of `device`, for a model larger than a GPU: "auto" shares its layers
+            out among the GPUs, a mapping says where each part goes.
         dtype: for example "bfloat16"; None is float32 on a CPU and the weights' own elsewhere.
         weights: "int8" or "int4" quantises the decoder layers with torchao, in float dtype
             outside of them; "int4" on a GPU only.
@@ -70,13 +73,16 @@ def load(
         UsageError: a device or dtype that is not there.
 
     """
+    if device_map is not None:
+        check_device_map(device_map, device, weights)
     place = resolve_device(device)
     loaded = load_model(
         locate_model(model),
         attention=attention,
         fresh_gates=fresh_gates,
         dtype=resolve_dtype(dtype, place),
-        device=place,
+        device=place if device_map is None else None,
+        device_map=device_map,
         weights=weights,
     )
     return VideoQA(
@@ -273,6 +279,8 @@ class VideoQA:
         """
         if memory is not None and not fit:
             raise UsageError("memory without fit: it bounds what fit may count on; pass both")
+        if fit and len(set(getattr(self.model, "hf_device_map", {}).values())) > 1:
+            raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
         plan, notes = plan_clip(video, wanted), self.notes
         slot = VisionSlot("video", plan.num_tokens)
         ids = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system).ids

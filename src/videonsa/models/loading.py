@@ -1,5 +1,6 @@
 """`load_model`: a checkpoint to a model, with every weight accounted for by name."""
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from videonsa.errors import ModelError
+from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import StrictDataclassError, quiet_loading, snapshot_download
 from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
@@ -27,6 +28,7 @@ from videonsa.models.stored import (
 from videonsa.ops.spec import NSASpec
 
 Stored = Mapping[str, StoredTensor]
+DeviceMap = Literal["auto"] | dict[str, int | str]
 
 HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
@@ -77,6 +79,7 @@ def load_model(
     nsa_spec: NSASpec | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    device_map: DeviceMap | None = None,
     weights: Weights = "full",
 ) -> LoadedModel:
     """Load a VideoNSA or Qwen2.5-VL checkpoint (safetensors, either layout of names).
@@ -92,17 +95,23 @@ def load_model(
         nsa_spec: in place of the one of the weights.
         dtype: None is the one of the config, or of the weights.
         device: None is the CPU.
+        device_map: in place of `device`: "auto" shares the layers out among the GPUs, a mapping
+            says where each part goes (by accelerate; hidden states and masks follow the layers).
         weights: "int8" or "int4" quantises the projections and MLPs of the decoder layers (by
             torchao), layer by layer on the device.
 
     Raises:
-        UsageError: "int4" elsewhere than on a GPU.
+        UsageError: "int4" elsewhere than on a GPU, or a device map with what excludes it.
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
             model, weights that are missing, unexpected or of another shape, gates that are missing,
-            or torchao for quantised weights.
+            or the package for quantised weights or device maps.
     """
     place = torch.device(device or "cpu")
     check_weights(weights, place)
+    placing: dict[str, Any] = {}
+    if device_map is not None:
+        check_device_map(device_map, device, weights)
+        placing = {"device_map": device_map}
     folder, config, tensors, notes = read_checkpoint(
         model, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
     )
@@ -115,6 +124,7 @@ def load_model(
                 dtype=dtype or "auto",
                 fresh_gates=fresh_gates,
                 local_files_only=True,
+                **placing,
             )
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
@@ -122,7 +132,30 @@ def load_model(
             ) from error
     quantise(loaded, weights, place)
     notes = notes if weights == "full" else (*notes, NOTES[weights])
-    return LoadedModel(model=loaded.to(place).eval(), folder=folder, notes=notes)
+    placed = loaded.to(place) if device_map is None else loaded
+    return LoadedModel(model=placed.eval(), folder=folder, notes=notes)
+
+
+def check_device_map(
+    device_map: DeviceMap, device: torch.device | str | None, weights: Weights
+) -> None:
+    """Refuse a device map that cannot be used.
+
+    Raises:
+        UsageError: a name other than "auto", or a device or quantised weights beside it.
+        ModelError: accelerate is not installed.
+    """
+    if isinstance(device_map, str) and device_map != "auto":
+        raise UsageError(f"device_map={device_map!r}: want 'auto' or a mapping of parts to devices")
+    if device is not None:
+        raise UsageError(f"device_map and device={str(device)!r}: pass one of them")
+    if weights != "full":
+        raise UsageError(f"device_map with weights={weights!r}: quantise on one device, or neither")
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            "a device map needs accelerate, which is not installed: "
+            "pip install 'videonsa[multi-gpu]'"
+        )
 
 
 def read_checkpoint(

@@ -89,8 +89,8 @@ class AttentionRecorder:
         groups = q[0, -1].detach().float().unflatten(0, (keys.shape[1], -1))  # [H, G, D]
         scores = torch.einsum("hgd,shd->hgs", groups, keys) * q.shape[-1] ** -0.5
         if self._attention_mask is not None:
-            scores = scores.masked_fill(~self._attention_mask[0], float("-inf"))
-        mass = scores.softmax(-1).flatten(0, 1).mean(0)  # [S]
+            scores = scores.masked_fill(~self._attention_mask[0].to(k.device), float("-inf"))
+        mass = scores.softmax(-1).flatten(0, 1).mean(0).to(self._key_frame.device)  # [S]
         self._text_mass.setdefault(layer, []).append(self._per_frame(mass))
 
     def record_selection(self, layer: int, selected_blocks: Tensor, spec: NSASpec) -> None:
@@ -103,6 +103,7 @@ class AttentionRecorder:
         """
         num_rows, num_heads = selected_blocks.shape[1:3]
         stream = self._key_frame
+        selected_blocks = selected_blocks.to(stream.device)  # layers may be on several
         row_frames = stream[len(stream) - num_rows :]
         if spec.stream == "vision":
             stream = stream[stream >= 0]
