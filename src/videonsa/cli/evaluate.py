@@ -150,6 +150,7 @@ def _request(args: Namespace) -> "SuiteRun":
     from videonsa.video.suite import KINDS
 
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
+    size = _SMALL_FRAME if embedded else _FRAME
     return SuiteRun(
         model=args.model,
         lengths=tuple(parse_tokens(text, "--lengths") for text in args.lengths.split(",")),
@@ -158,7 +159,7 @@ def _request(args: Namespace) -> "SuiteRun":
         kinds=tuple(args.kinds or KINDS),
         difficulty=args.difficulty,
         positions=() if args.positions == "even" else _positions(args.positions),
-        frame_size=args.frame_size or (_SMALL_FRAME if embedded else _FRAME),
+        frame_size=size if args.frame_size is None else args.frame_size,
         style=args.style or ("free" if embedded else "choice"),
         attention=args.attention or "nsa",
         nsa=_spec_changes(args),

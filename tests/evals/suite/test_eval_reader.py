@@ -8,7 +8,7 @@ import pytest
 import torch
 from suite_runs import FEW, ask, small_run
 
-from videonsa.errors import UsageError
+from videonsa.errors import BudgetError, UsageError
 from videonsa.evals.suite import reader as reader_module
 from videonsa.evals.suite.journal import SAMPLES
 from videonsa.evals.suite.reader import ModelAnswerer
@@ -154,6 +154,29 @@ def test_frames_come_in_chunks_one_ahead_and_errors_of_their_thread_arrive() -> 
 
     with pytest.raises(UsageError, match="no more"):
         list(reader_module._ahead(broken()))
+
+
+def test_a_chunk_is_drawn_only_when_the_one_before_is_taken() -> None:
+    drawn = []
+
+    def chunks():
+        for value in range(9):
+            drawn.append(value)
+            yield torch.full((1,), value)
+
+    for taken, _ in enumerate(reader_module._ahead(chunks()), 1):
+        assert len(drawn) <= taken + 1
+
+
+def test_running_out_of_memory_is_one_line_that_says_what_to_do(qa, monkeypatch) -> None:
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("too much")
+
+    run = small_run(model="tiny")
+    answerer, script = ModelAnswerer(qa, run), script_of(run)
+    monkeypatch.setattr(qa.model, "encode_frames", exhausted)
+    with pytest.raises(BudgetError, match=r"on cpu with a prompt of 256 tokens: take shorter"):
+        list(answerer.answers(script, questions_of(script), "whole"))
 
 
 def test_the_spec_can_be_changed_and_nonsense_is_refused(qa, tmp_path) -> None:

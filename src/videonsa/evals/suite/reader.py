@@ -1,5 +1,6 @@
 """A model that watches videos of the suite: frames are drawn as they are needed, never all."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,14 @@ from videonsa.evals.suite.scoring import prompt_text
 from videonsa.evals.writing import likeliest_answer, split_at_video, write_answers
 from videonsa.inference.budget import attention_budget
 from videonsa.inference.engine import VideoQA
+from videonsa.inference.generation import out_of_memory
 from videonsa.models.cache import VideoNSACache
 from videonsa.ops.spec import NSASpec
 from videonsa.video.chat import VisionSlot, chat_tokens
 from videonsa.video.suite import Script, SuiteQuestion, iter_frames
 
 _FRAMES_PER_CHUNK = 64
+_LEAVE_OUT = "take shorter --lengths; the answers so far are kept"
 _SPARE_TOKENS = 4
 """An answer may be so much longer than the longest option."""
 
@@ -55,8 +58,18 @@ class ModelAnswerer:
     def answers(
         self, script: Script, questions: Sequence[SuiteQuestion], condition: str
     ) -> Iterator[Reply]:
-        """See `Answerer`."""
-        chosen = CONDITIONS[condition]
+        """See `Answerer`.
+
+        Raises:
+            BudgetError: out of memory.
+        """
+        tokens = math.prod(self._grid(script)) // self._qa.shape.vision.merge_size**2
+        with out_of_memory(tokens, self._model.device, advice=lambda: _LEAVE_OUT):
+            yield from self._answers(script, questions, CONDITIONS[condition])
+
+    def _answers(
+        self, script: Script, questions: Sequence[SuiteQuestion], chosen: Condition
+    ) -> Iterator[Reply]:
         if chosen.video == "absent":
             for question in questions:
                 yield self._answer_blind(question)
@@ -120,12 +133,14 @@ class ModelAnswerer:
         with torch.inference_mode():
             features = self._model.encode_frames(self._frames(script, condition))
         self._wait()
-        vision, size = self._qa.shape.vision, script.spec.frame_size
-        patches = script.spec.num_frames // vision.temporal_patch_size
-        grid = (patches, size // vision.patch_size, size // vision.patch_size)
-        video = _Video(features, grid, time.perf_counter() - start)
+        video = _Video(features, self._grid(script), time.perf_counter() - start)
         self._last = (script, grey, video)
         return video
+
+    def _grid(self, script: Script) -> tuple[int, int, int]:
+        vision, size = self._qa.shape.vision, script.spec.frame_size
+        patches = script.spec.num_frames // vision.temporal_patch_size
+        return patches, size // vision.patch_size, size // vision.patch_size
 
     def _frames(self, script: Script, condition: Condition) -> Iterator[Tensor]:
         for frames in _ahead(iter_frames(script, chunk=_FRAMES_PER_CHUNK)):
