@@ -119,7 +119,7 @@ def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
         return render_suite(
             result,
             title=f"## The suite: {style.get(result['style'], 'options by letter')}",
-            figures=(f"{stem}.png",),
+            figures=(f"{stem}_accuracy.png",),
             note=_OF_THE_EMBEDDED if result["model"] == "embedded" else "",
         )
 
@@ -159,7 +159,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
         UsageError: matplotlib is not installed.
     """
     return {
-        f"{stem}.png": draw_lengths(json.loads(path.read_text()))
+        f"{stem}_accuracy.png": draw_lengths(json.loads(path.read_text()))
         for stem in SUITE_FILES
         for path in sorted(folder.glob(f"*/{stem}.json"))[:1]
     }

@@ -37,7 +37,7 @@ def render_suite(
         f"{title}\n",
         _introduction(result),
         *([f"{note}\n"] if note else []),
-        *(f"![{name.split('.')[0].replace('-', ' ')}]({name})\n" for name in figures),
+        *(f"![{_alternative(name)}]({name})\n" for name in figures),
         f"{level} Accuracy against length\n",
         _by_length(result, lengths),
         f"{level} Kinds of question\n",
@@ -50,6 +50,11 @@ def render_suite(
         provenance(result["run"]["machine"]) + f" {result['run']['seconds']:.0f} s in all.\n",
     ]
     return "\n".join(parts)
+
+
+def _alternative(name: str) -> str:
+    """What is said in place of a plot: its name in words."""
+    return name.split(".")[0].replace("-", " ").replace("_", " ")
 
 
 def length_text(tokens: int | str) -> str:
