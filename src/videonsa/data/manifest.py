@@ -6,7 +6,6 @@ Equal rows and options give equal bytes.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +14,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from videonsa.data.files import ParquetWriter, pyarrow
 from videonsa.data.records import Record
-from videonsa.errors import UsageError, missing_package
+from videonsa.errors import UsageError
 from videonsa.video.sampling import SamplingSpec
 
 MANIFEST = "manifest.parquet"
@@ -108,45 +108,51 @@ class BuildFacts:
         return cls(**content | {"sampling": SamplingSpec(**content["sampling"])})
 
 
-_COUNTS = (
-    *("num_turns", "num_media", "num_frames"),
+NUMBERS = (
+    *("num_turns", "num_media", "num_frames", "duration"),
     *("video_tokens", "image_tokens", "text_tokens", "tokens"),
 )
+"""Columns that `Manifest.column` gives."""
+_FACTS, _DATA_HASH = "videonsa.facts", "videonsa.data_hash"
 
 
 class ManifestWriter:
     """Writes rows to a manifest, which appears whole when the writer is left without an error."""
 
     def __init__(self, path: Path, *, facts: BuildFacts) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
         self._facts = facts
-        self._rows: list[ManifestRow] = []
         self._hash = hashlib.sha256()
-        pa, parquet = _pyarrow()
-        self._schema = _schema(pa)
-        self._writer = parquet.ParquetWriter(
-            self._partial, self._schema, compression="zstd", version="2.6"
+        arrow, _ = pyarrow()
+        self._writer = ParquetWriter(
+            path, schema=_schema(arrow), rows_a_group=ROWS_A_GROUP, metadata=self._metadata
         )
 
     def write(self, row: ManifestRow) -> None:
         """Add a row."""
-        self._rows.append(row)
-        self._hash.update(_hashed(row))
-        if len(self._rows) == ROWS_A_GROUP:
-            self._write_group()
+        record = row.record.to_json()
+        media = [asdict(facts) for facts in row.media]
+        numbers = {name: getattr(row, name) for name in NUMBERS}
+        self._hash.update(_hashed(record, media, numbers))
+        self._writer.write(
+            {
+                "id": row.record.id,
+                "source": row.record.source,
+                "record": record,
+                "media": media,
+                **numbers,
+            }
+        )
 
-    def _write_group(self) -> None:
-        pa, _ = _pyarrow()
-        columns = [_column(name, self._rows) for name in self._schema.names]
-        arrays = [
-            pa.array(column, type=field.type)
-            for column, field in zip(columns, self._schema, strict=True)
-        ]
-        self._writer.write_table(pa.table(arrays, schema=self._schema))
-        self._rows = []
+    def _metadata(self) -> dict[str, str]:
+        return {_FACTS: self._facts.to_json(), _DATA_HASH: self.data_hash}
+
+    @property
+    def data_hash(self) -> str:
+        """The hash of what was written so far."""
+        return self._hash.hexdigest()
 
     def __enter__(self) -> Self:
+        self._writer.__enter__()
         return self
 
     def __exit__(
@@ -155,20 +161,7 @@ class ManifestWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if error is None:
-                if self._rows:
-                    self._write_group()
-                stated = {"facts": self._facts.to_json(), "data_hash": self._hash.hexdigest()}
-                self._writer.add_key_value_metadata(
-                    {f"videonsa.{key}": value for key, value in stated.items()}
-                )
-            self._writer.close()
-            if error is None:
-                self._partial.replace(self._path)
-        finally:
-            with suppress(OSError):
-                self._partial.unlink()
+        self._writer.__exit__(kind, error, traceback)
 
 
 class Manifest:
@@ -176,13 +169,12 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _, parquet = _pyarrow()
+        _, parquet = pyarrow()
         try:
             self._file = parquet.ParquetFile(path)
-            stated = self._file.schema_arrow.metadata or {}
-            metadata = self._file.metadata.metadata or stated
-            self.facts = BuildFacts.from_json(metadata[b"videonsa.facts"].decode())
-            self.data_hash: str = metadata[b"videonsa.data_hash"].decode()
+            metadata = self._file.metadata.metadata
+            self.facts = BuildFacts.from_json(metadata[_FACTS.encode()].decode())
+            self.data_hash: str = metadata[_DATA_HASH.encode()].decode()
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise UsageError(
                 f"{path}: not a manifest that can be read ({error}): want what "
@@ -218,7 +210,8 @@ class Manifest:
         index %= len(self)
         number = int(np.searchsorted(self._ends, index, side="right"))
         if self._group[0] != number:
-            self._group = number, _rows_of(self._file.read_row_group(number).to_pylist())
+            rows = self._file.read_row_group(number).to_pylist()
+            self._group = number, [_row_of(columns) for columns in rows]
         return self._group[1][index - int(self._ends[number])]
 
     def __iter__(self) -> Iterator[ManifestRow]:
@@ -226,16 +219,18 @@ class Manifest:
 
     def column(self, name: str) -> NDArray[Any]:
         """One number of every row, such as `tokens` or `num_frames`, without reading the rest."""
-        if name not in (*_COUNTS, "duration"):
-            raise UsageError(f"column {name!r}: want one of {', '.join((*_COUNTS, 'duration'))}")
+        if name not in NUMBERS:
+            raise UsageError(f"column {name!r}: want one of {', '.join(NUMBERS)}")
         values: NDArray[Any] = self._file.read(columns=[name]).column(name).to_numpy()
         return values
 
     def hash_rows(self) -> str:
         """The hash of the rows, read anew; equal to `data_hash` in a sound manifest."""
         digest = hashlib.sha256()
-        for row in self:
-            digest.update(_hashed(row))
+        for number in range(self._file.num_row_groups):
+            for columns in self._file.read_row_group(number).to_pylist():
+                numbers = {name: columns[name] for name in NUMBERS}
+                digest.update(_hashed(columns["record"], columns["media"], numbers))
         return digest.hexdigest()
 
 
@@ -250,56 +245,32 @@ def read_manifest(path: str | Path) -> Manifest:
     return Manifest(path / MANIFEST if path.is_dir() else path)
 
 
-def _hashed(row: ManifestRow) -> bytes:
+def _hashed(record: str, media: list[dict[str, Any]], numbers: dict[str, Any]) -> bytes:
     """What a row says, apart from when its files were written."""
-    media = [{**asdict(facts), "mtime_ns": None} for facts in row.media]
-    numbers = [row.duration, *(getattr(row, name) for name in _COUNTS)]
-    return json.dumps([row.record.to_json(), media, numbers]).encode()
+    timeless = [{**facts, "mtime_ns": None} for facts in media]
+    return json.dumps([record, timeless, numbers], sort_keys=True).encode()
 
 
-def _column(name: str, rows: list[ManifestRow]) -> list[Any]:
-    if name in ("id", "source"):
-        return [getattr(row.record, name) for row in rows]
-    if name == "record":
-        return [row.record.to_json() for row in rows]
-    if name == "media":
-        return [[asdict(facts) for facts in row.media] for row in rows]
-    return [getattr(row, name) for row in rows]
-
-
-def _rows_of(columns: list[dict[str, Any]]) -> list[ManifestRow]:
-    return [
-        ManifestRow(
-            record=Record.from_json(row["record"]),
-            media=tuple(MediaFacts(**facts) for facts in row["media"]),
-            duration=row["duration"],
-            **{name: row[name] for name in _COUNTS},
-        )
-        for row in columns
-    ]
-
-
-def _schema(pa: Any) -> Any:
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    media = pa.struct(
-        [(name, types.get(kind, pa.string())) for name, kind in MediaFacts.__annotations__.items()]
+def _row_of(columns: dict[str, Any]) -> ManifestRow:
+    return ManifestRow(
+        record=Record.from_json(columns["record"]),
+        media=tuple(MediaFacts(**facts) for facts in columns["media"]),
+        **{name: columns[name] for name in NUMBERS},
     )
-    return pa.schema(
+
+
+def _schema(arrow: Any) -> Any:
+    types = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
+    media = arrow.struct(
         [
-            ("id", pa.string()),
-            ("source", pa.string()),
-            ("record", pa.string()),
-            ("media", pa.list_(media)),
-            ("duration", pa.float64()),
-            *((name, pa.int64()) for name in _COUNTS),
+            (name, types.get(kind, arrow.string()))
+            for name, kind in MediaFacts.__annotations__.items()
         ]
     )
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise missing_package("pyarrow", extra="data") from error
-    return pyarrow, parquet
+    return arrow.schema(
+        [
+            *((name, arrow.string()) for name in ("id", "source", "record")),
+            ("media", arrow.list_(media)),
+            *((name, types[ManifestRow.__annotations__[name]]) for name in NUMBERS),
+        ]
+    )

@@ -1,0 +1,268 @@
+"""Sources to a manifest: find the files, probe them, judge every record, and say what came of it.
+
+Rows are read twice, so that neither they nor their records are ever all in memory. Only probing
+takes long, and it is remembered; the rest is a pure function of rows, files and options. So a
+build that was killed gives, when it is run again, what an undisturbed one gives.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from videonsa.data.files import ParquetWriter, pyarrow
+from videonsa.data.filter import FilterOptions, Found, judge
+from videonsa.data.journal import JOURNAL, FileState, Journal
+from videonsa.data.manifest import MANIFEST, BuildFacts, ManifestRow, ManifestWriter
+from videonsa.data.media import is_script, path_of, script_of_media
+from videonsa.data.probe import DEFAULT_TIMEOUT, Target, probe_all, target_of
+from videonsa.data.reasons import DropError, Reason
+from videonsa.data.records import Media, Record
+from videonsa.data.report import Report, Tally, require_matplotlib, write_report
+from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annotations
+from videonsa.data.synthetic import PREFIX, SyntheticSource, script_info
+from videonsa.data.tokens import RememberingTokenizer
+from videonsa.video.chat import ChatTokenizer
+from videonsa.video.sampling import VideoInfo
+from videonsa.video.source import VideoPath
+
+DROPPED = "dropped.parquet"
+_DROPPED_ROWS_A_GROUP = 16_384
+Files = dict[VideoPath, Target | DropError]
+_NO_FILE = FileState("", 0, 0)
+Item = TypeVar("Item")
+
+
+class Source(Protocol):
+    """What gives records, the same whenever it is asked."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Its rows in order."""
+
+
+class Sources(NamedTuple):
+    """What a build reads."""
+
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...]
+    """What was passed over, one line each."""
+
+
+def open_sources(names: Sequence[str], *, roots: Sequence[Path] = ()) -> Sources:
+    """Sources by their names: paths of folders and files, and `synthetic:...`.
+
+    Args:
+        names: of which those that are made come last.
+        roots: where relative paths of videos are looked for first.
+
+    Raises:
+        UsageError: one that is not there, or without rows of a known format.
+
+    """
+    made = [SyntheticSource.parse(name) for name in names if name.startswith(PREFIX)]
+    paths = [Path(name) for name in names if not name.startswith(PREFIX)]
+    files, notes = find_annotations(paths, roots=roots)
+    return Sources((*files, *made), tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions:
+    """How to build; workers, timeout and progress do not change the result."""
+
+    filter: FilterOptions
+    model: str
+    """The name of the model whose tokenizer counts."""
+    tokenizer_hash: str
+    workers: int = 1
+    """Processes that probe."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds that the header of a file may take."""
+    progress: bool = False
+    """Show bars on stderr."""
+
+
+def build(
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    options: BuildOptions,
+    tokenizer: ChatTokenizer,
+    notes: Iterable[str] = (),
+) -> Report:
+    """Write the manifest of the records that are kept, what was dropped, and the report.
+
+    Args:
+        sources: what gives the records.
+        folder: where the files go; it exists. What probing found there before is used again.
+        options: how to build.
+        tokenizer: counts the text.
+        notes: lines that the report repeats.
+
+    Raises:
+        UsageError: a source that cannot be read to its end, or pyarrow or matplotlib missing.
+
+    """
+    require_matplotlib()
+    files = _find_files(sources, progress=options.progress)
+    with Journal(folder / JOURNAL) as journal:
+        _probe(files, journal, options)
+    with ExitStack() as stack:
+        manifest = stack.enter_context(_manifest(folder, sources, options))
+        dropped = stack.enter_context(_dropped(folder))
+        tally = Tally()
+        remembering = RememberingTokenizer(tokenizer)
+        for entry, outcome in _judged(sources, files, journal, options, remembering):
+            if isinstance(outcome, DropError):
+                tally.drop(entry, outcome)
+                dropped.write(
+                    {
+                        "id": entry.id,
+                        "source": entry.source,
+                        "reason": str(outcome.reason),
+                        "detail": outcome.detail,
+                    }
+                )
+            else:
+                tally.keep(entry, outcome)
+                manifest.write(outcome)
+        report = tally.report(
+            data_hash=manifest.data_hash,
+            options=options.filter,
+            files=_count_files(files, journal),
+            notes=(*notes, *_archive_notes(sources, files)),
+        )
+        # The manifest comes last: where it is, all the others are.
+        write_report(report, folder)
+    return report
+
+
+def _find_files(sources: Sequence[Source], *, progress: bool) -> Files:
+    """Every video and image that a row names, as it is now."""
+    files: Files = {}
+    rows = (entry for source in sources for entry in source.entries())
+    for entry in _bar(rows, "reading", unit="row", shown=progress):
+        if isinstance(entry.found, Record):
+            for media in entry.found.media:
+                if is_script(media):
+                    continue
+                path = path_of(media)
+                if path not in files:
+                    files[path] = _target(path)
+    return files
+
+
+def _target(path: VideoPath) -> Target | DropError:
+    try:
+        return target_of(path)
+    except DropError as error:
+        return error
+
+
+def _probe(files: Files, journal: Journal, options: BuildOptions) -> None:
+    targets = [target for target in files.values() if isinstance(target, Target)]
+    fresh = sum(target.state not in journal for target in targets)
+    done = probe_all(targets, journal=journal, workers=options.workers, timeout=options.timeout)
+    for _ in _bar(done, "probing", total=fresh, unit="file", shown=options.progress):
+        pass
+
+
+def _judged(
+    sources: Sequence[Source],
+    files: Files,
+    journal: Journal,
+    options: BuildOptions,
+    tokenizer: ChatTokenizer,
+) -> Iterator[tuple[Entry, ManifestRow | DropError]]:
+    seen: set[bytes] = set()
+    rows = (entry for source in sources for entry in source.entries())
+    for entry in _bar(rows, "judging", unit="row", shown=options.progress):
+        if isinstance(entry.found, DropError):
+            yield entry, entry.found
+            continue
+        try:
+            _check_new(entry.found, seen)
+            found = [_found(media, files, journal) for media in entry.found.media]
+            yield entry, judge(entry.found, found, options=options.filter, tokenizer=tokenizer)
+        except DropError as error:
+            yield entry, error
+
+
+def _check_new(record: Record, seen: set[bytes]) -> None:
+    digest = hashlib.sha256(repr(record.turns).encode()).digest()[:12]
+    if digest in seen:
+        raise DropError(Reason.DUPLICATE, "the same text and files as a record before it")
+    seen.add(digest)
+
+
+def _found(media: Media, files: Files, journal: Journal) -> Found:
+    script = script_of_media(media)
+    if script is not None:
+        return Found(media, _NO_FILE, script_info(script))
+    target = files.get(path_of(media))
+    if target is None:
+        raise DropError(Reason.MISSING, "its source has changed since it was read first")
+    if isinstance(target, DropError):
+        raise target
+    return Found(media, target.state, journal[target.state])
+
+
+def _manifest(folder: Path, sources: Sequence[Source], options: BuildOptions) -> ManifestWriter:
+    facts = BuildFacts(
+        sampling=options.filter.sampling,
+        max_tokens=options.filter.max_tokens,
+        system=options.filter.system,
+        model=options.model,
+        tokenizer_hash=options.tokenizer_hash,
+        options=asdict(options.filter) | {"sources": [source.name for source in sources]},
+    )
+    return ManifestWriter(folder / MANIFEST, facts=facts)
+
+
+def _dropped(folder: Path) -> ParquetWriter:
+    arrow, _ = pyarrow()
+    schema = arrow.schema([(name, arrow.string()) for name in ("id", "source", "reason", "detail")])
+    return ParquetWriter(folder / DROPPED, schema=schema, rows_a_group=_DROPPED_ROWS_A_GROUP)
+
+
+def _count_files(files: Files, journal: Journal) -> dict[str, int]:
+    """How many of the files that rows name there are, and how many can be used."""
+    there = [target for target in files.values() if isinstance(target, Target)]
+    usable = sum(isinstance(journal[target.state], VideoInfo) for target in there)
+    return {
+        "named": len(files),
+        "missing": len(files) - len(there),
+        "broken": len(there) - usable,
+        "usable": usable,
+    }
+
+
+def _archive_notes(sources: Sequence[Source], files: Files) -> Iterator[str]:
+    """Where files are missing, the archives that may hold them."""
+    missing = [str(path) for path, target in files.items() if isinstance(target, DropError)]
+    folders = {
+        source.path.absolute().parent for source in sources if isinstance(source, AnnotationFile)
+    }
+    for folder in sorted(folders):
+        count = sum(path.startswith(f"{folder}/") for path in missing)
+        archives = archives_in(folder) if count else []
+        if archives:
+            others = f" and {len(archives) - 1} more" if len(archives) > 1 else ""
+            yield (
+                f"{folder}: {count} files are missing, and {archives[0]}{others} may hold them: "
+                "unpack there, then build again"
+            )
+
+
+def _bar(
+    items: Iterable[Item], doing: str, *, unit: str, shown: bool, total: int | None = None
+) -> Iterator[Item]:
+    return iter(tqdm(items, desc=doing, total=total, unit=unit, file=sys.stderr, disable=not shown))

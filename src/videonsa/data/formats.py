@@ -1,0 +1,225 @@
+"""Rows of LLaVA-Video-178K, ms-swift and Hugging Face messages to the turns of a record."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+from videonsa.data.reasons import DropError, Reason
+from videonsa.data.records import ImageRef, Media, Part, Text, Turn, VideoRef
+from videonsa.video.chat import Role
+
+Format = Literal["llava", "swift", "messages"]
+Resolve = Callable[[str], str]
+"""A path as a row has it to the path of the file."""
+_ROLES: dict[Any, Role] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+}
+_PLACEHOLDER = re.compile("(<image>|<video>)")
+_PATH_KEYS = ("path", "video", "image", "url", "video_url", "image_url")
+_PART_KEYS = ("video_start", "video_end", "start", "end")
+"""Keys that ask for a part of a video."""
+_RATE_KEYS = ("fps", "sample_fps", "raw_fps")
+
+
+class ParsedRow(NamedTuple):
+    """What a row says."""
+
+    turns: tuple[Turn, ...]
+    source: str | None
+    """The data set that it names."""
+    placed: bool
+    """Its text does not say where its videos and images stand: they were put first."""
+
+
+def detect_format(row: Any) -> Format | None:
+    """The format of a row by its keys; None if it is none of them."""
+    turns = _turns_of(row)
+    if turns is None:
+        return None
+    if any(isinstance(turn.get("content"), list) for turn in turns):
+        return "messages"
+    return "llava" if any("from" in turn for turn in turns) else "swift"
+
+
+def parse_row(row: Any, *, resolve: Resolve) -> ParsedRow:
+    """The turns of a row in any of the formats, the paths of its files resolved.
+
+    `<image>` stands for a video where a row lists no images, as in LLaVA-Video-178K. There the line
+    break beside it belongs to it.
+
+    Raises:
+        DropError: the row is not a conversation that can be trained on.
+
+    """
+    form = detect_format(row)
+    if form is None:
+        raise DropError(Reason.BAD_ROW, describe_row(row))
+    if row.get("audios") or row.get("audio"):
+        raise DropError(Reason.UNSUPPORTED, "it lists audio")
+    listed = _Listed(
+        videos=[_video(item, resolve) for item in _items(row, "videos", "video")],
+        images=[_image(item, resolve) for item in _items(row, "images", "image")],
+    )
+    source = row.get("data_source")
+    turns, placed = _place(_read_turns(row, form, listed, resolve), listed)
+    for turn in turns:
+        _check_text(turn)
+    if not any(not isinstance(part, Text) for turn in turns for part in turn.parts):
+        raise DropError(Reason.NO_VISION, "it shows nothing")
+    return ParsedRow(turns, source if isinstance(source, str) and source else None, placed)
+
+
+def describe_row(row: Any) -> str:
+    """What stands in the place of a row of a known format."""
+    if not isinstance(row, dict):
+        return f"it is {type(row).__name__}, not an object"
+    keys = ", ".join(str(key) for key in list(row)[:8])
+    return f"its keys are {keys or 'none'}: want 'conversations' or 'messages', a list of turns"
+
+
+def _turns_of(row: Any) -> list[dict[str, Any]] | None:
+    if not isinstance(row, dict):
+        return None
+    for key in ("conversations", "messages"):
+        turns = row.get(key)
+        if isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns):
+            return turns
+    return None
+
+
+class _Listed:
+    """What a row lists beside its text, and has not been placed yet."""
+
+    def __init__(self, *, videos: list[VideoRef], images: list[ImageRef]) -> None:
+        self.videos = videos
+        self.images = images
+        self._only_videos = not images
+
+    def take(self, kind: str) -> Media:
+        left: list[VideoRef] | list[ImageRef] = self.images
+        if kind == "video" or self._only_videos:
+            left = self.videos
+        if not left:
+            raise DropError(Reason.PLACEHOLDERS, f"its text has more <{kind}> than it lists")
+        return left.pop(0)
+
+
+def _read_turns(row: Any, form: Format, listed: _Listed, resolve: Resolve) -> list[Turn]:
+    turns = []
+    system = row.get("system")
+    if isinstance(system, str) and system:
+        turns.append(Turn(role="system", parts=(Text(system),)))
+    for said in _turns_of(row) or ():
+        name = said.get("from", said.get("role"))
+        role = _ROLES.get(name) if isinstance(name, str) else None
+        if role is None:
+            raise DropError(Reason.BAD_TURNS, f"a turn of {name!r}: want user and assistant")
+        content = said.get("value", said.get("content"))
+        parts: tuple[Part, ...]
+        if isinstance(content, list):
+            parts = tuple(_content_part(item, listed, resolve) for item in content)
+        elif not isinstance(content, str):
+            raise DropError(Reason.BAD_ROW, f"a turn holds {type(content).__name__}, not text")
+        elif role == "user" and form != "messages":
+            parts = tuple(_split(content, listed, own_line=form == "llava"))
+        else:
+            parts = (Text(content),)
+        if role != "user" and not all(isinstance(part, Text) for part in parts):
+            raise DropError(Reason.BAD_TURNS, f"a video or an image in a turn of the {role}")
+        turns.append(Turn(role=role, parts=parts))
+    return turns
+
+
+def _split(text: str, listed: _Listed, *, own_line: bool) -> Iterator[Part]:
+    pieces = _PLACEHOLDER.split(text)
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            yield listed.take(piece[1:-1])
+            continue
+        if own_line and index > 0:
+            piece = piece.removeprefix("\n")
+        elif own_line and index == 0 and len(pieces) == 3 and not pieces[2]:
+            piece = piece.removesuffix("\n")
+        if piece:
+            yield Text(piece)
+
+
+def _content_part(item: Any, listed: _Listed, resolve: Resolve) -> Part:
+    kind = item.get("type") if isinstance(item, dict) else None
+    if kind == "text" and isinstance(item.get("text"), str):
+        return Text(item["text"])
+    if kind in ("video", "video_url", "image", "image_url"):
+        kind = kind.removesuffix("_url")
+        if not any(item.get(key) for key in (*_PATH_KEYS, "bytes")):
+            return listed.take(kind)
+        return _video(item, resolve) if kind == "video" else _image(item, resolve)
+    raise DropError(Reason.UNSUPPORTED, f"a part of type {kind!r}: want text, video or image")
+
+
+def _place(turns: Sequence[Turn], listed: _Listed) -> tuple[tuple[Turn, ...], bool]:
+    """Put what no placeholder stands for before the first text of the user, where none does."""
+    left: list[Part] = [*listed.images, *listed.videos]
+    if not left:
+        return tuple(turns), False
+    if any(not isinstance(part, Text) for turn in turns for part in turn.parts):
+        raise DropError(Reason.PLACEHOLDERS, f"it lists {len(left)} more than its text has")
+    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    if first is None:
+        raise DropError(Reason.BAD_TURNS, "no turn of the user")
+    asked = replace(turns[first], parts=(*left, *turns[first].parts))
+    return (*turns[:first], asked, *turns[first + 1 :]), True
+
+
+def _check_text(turn: Turn) -> None:
+    shown = any(not isinstance(part, Text) for part in turn.parts)
+    if turn.role != "system" and not turn.text.strip() and not shown:
+        raise DropError(Reason.EMPTY_TEXT, f"a turn of the {turn.role} is empty")
+
+
+def _items(row: dict[str, Any], *keys: str) -> Iterator[Any]:
+    values = (row[key] for key in keys if row.get(key))
+    return chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
+
+
+def _video(item: Any, resolve: Resolve) -> VideoRef:
+    options = item if isinstance(item, dict) else {}
+    for key in _PART_KEYS:
+        if options.get(key) is not None:
+            raise DropError(Reason.UNSUPPORTED, f"{key!r} of a video: it is read whole")
+    path = _path_of(item)
+    rate = next((options[key] for key in _RATE_KEYS if options.get(key) is not None), None)
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < 1000):
+        raise DropError(Reason.BAD_ROW, f"fps={rate!r} of a video: want a number above 0")
+    if isinstance(path, list):
+        frames = tuple(resolve(_string(frame)) for frame in path)
+        return VideoRef(frames=frames) if rate is None else VideoRef(frames=frames, frame_rate=rate)
+    return VideoRef(path=resolve(path), fps=rate)
+
+
+def _image(item: Any, resolve: Resolve) -> ImageRef:
+    path = _path_of(item)
+    if isinstance(path, list):
+        raise DropError(Reason.BAD_ROW, "a list in the place of an image")
+    return ImageRef(path=resolve(path))
+
+
+def _path_of(item: Any) -> str | list[Any]:
+    if isinstance(item, dict):
+        if item.get("bytes"):
+            raise DropError(Reason.UNSUPPORTED, "bytes in the place of a file")
+        item = next((item[key] for key in _PATH_KEYS if item.get(key)), None)
+        if isinstance(item, dict):  # {"video_url": {"url": ...}}
+            item = item.get("url")
+    return item if isinstance(item, list) and item else _string(item)
+
+
+def _string(path: Any) -> str:
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise DropError(Reason.BAD_ROW, f"{path!r} in the place of a path")
+    return path
