@@ -1,0 +1,133 @@
+"""The commands of training data, on rendered videos and a real one."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from videonsa.cli.main import main
+
+RENDERED = "synthetic:count=2,frames=128"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, clip_path: Path) -> Path:
+    work = tmp_path_factory.mktemp("data")
+    turns = [
+        {"role": "user", "content": "<video>What is it?"},
+        {"role": "assistant", "content": "A ramp."},
+    ]
+    row = {"messages": turns, "videos": [str(clip_path)]}
+    (work / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    out = work / "out"
+    command = ["data", "build", str(work / "rows.jsonl"), RENDERED, "--out", str(out)]
+    assert main([*command, "--model", "embedded", "--min-frames", "0", "--workers", "1"]) == 0
+    return out
+
+
+def run(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[int, str, str]:
+    status = main(["data", *command])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_build_reports_and_writes_what_it_names(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {path.name for path in folder.iterdir()} >= {
+        *("manifest.parquet", "dropped.parquet", "report.json", "report.md", "histograms.png"),
+    }
+    command = (
+        "build",
+        RENDERED,
+        "--out",
+        str(tmp_path),
+        "--model",
+        "embedded",
+        "--max-frames",
+        "9",
+    )
+    status, out, _ = run(capsys, *command, "--min-frames", "0", "--max-tokens", "none")
+    assert status == 0
+    assert out.startswith("kept       0 of 2 rows\ndropped    2 many_frames\n")
+    status, out, _ = run(capsys, *command, "--min-frames", "0", "--json")
+    report = json.loads(out)
+    assert (report["rows"], report["dropped"]) == (2, {"many_frames": 2})
+
+
+def test_check_finds_nothing_then_what_was_broken(
+    folder: Path, clip_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "check", str(folder))[:2] == (0, "3 rows, 0 problems\n")
+    before = clip_path.stat()
+    os.utime(clip_path, ns=(1, 1))
+    status, out, _ = run(capsys, "check", str(folder), "--all")
+    os.utime(clip_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert status == 2
+    assert out == (
+        f"row 0: {clip_path} was written again since it was probed\n3 rows, 1 problems\n"
+    )
+
+
+def test_show_writes_the_sheet_and_prints_the_tokens(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(capsys, "show", str(folder), "0")
+    assert status == 0
+    assert "8 frames of 84x112" not in out
+    assert "8 frames of 112x84 over 4.0 s, 48 tokens" in out
+    assert "<|vision_start|><|video_pad|> x 48<|vision_end|>What is it?<|im_end|>" in out
+    assert out.endswith("<|im_start|>assistant\n[[A ramp.<|im_end|>]]\n")
+    with Image.open(folder / "show/0.png") as sheet:
+        assert sheet.width == 1400
+    status, out, _ = run(
+        capsys,
+        "show",
+        str(folder),
+        "2",
+        "--out",
+        str(tmp_path / "a.png"),
+        "--loss",
+        "last",
+        "--json",
+    )
+    shown = json.loads(out)
+    assert (tmp_path / "a.png").is_file()
+    assert [span["learned"] for span in shown["spans"]].count(True) == 1
+    assert shown["tokens"] == sum(span["num_tokens"] for span in shown["spans"])
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (("build", "absent.json", "--out", "o", "--model", "embedded"), "absent.json"),
+        (("build", RENDERED, "--out", "o"), "--model"),
+        (("build", RENDERED, "--out", "o", "--model", "embedded", "--max-tokens", "0"), "none"),
+        (("build", RENDERED, "--out", "o", "--model", "embedded", "--workers", "0"), "--workers 0"),
+        (("build", RENDERED, "--out", "o", "--model", "embedded", "--timeout", "0"), "--timeout"),
+        (("build", RENDERED, "--out", "o", "--model", "embedded", "--fps", "-1"), "fps=-1"),
+        (("check", "absent"), "not a manifest"),
+        (("show", "absent", "0"), "not a manifest"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    command: tuple[str, ...],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *command)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert problem in err
+
+
+def test_row_that_is_not_there_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("3",), ("-1",), ("0", "--frames", "0")):
+        status, _, err = run(capsys, "show", str(folder), *command)
+        assert (status, err.count("\n")) == (2, 1)
