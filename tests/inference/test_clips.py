@@ -162,8 +162,10 @@ def test_a_video_of_which_nothing_decodes_is_an_error(qa, tmp_path):
         qa.ask(image, "What?")
 
 
-def test_a_clip_without_one_time_a_frame_is_refused(qa, long_path):
+def test_a_clip_without_one_time_a_frame_or_for_a_decoder_is_refused(qa, long_path):
     clip = videonsa.read_video(long_path)
+    with pytest.raises(UsageError, match="read already and decoder='gpu'"):
+        qa.ask(clip, "What?", decoder="gpu")
     object.__setattr__(clip, "times", clip.times[:-1])
     with pytest.raises(UsageError, match="wanted one time a frame"):
         qa.ask(clip, "What?")

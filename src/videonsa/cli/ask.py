@@ -64,15 +64,22 @@ def add_parser(commands: Commands) -> None:
         help="0 takes the likeliest token, above 0 tokens are drawn (%(default)s)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
+    parser.add_argument(
+        "--decoder",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="gpu: an NVIDIA GPU decodes, through torchcodec; untested so far (default: cpu)",
+    )
     parser.add_argument("--trace", action="store_true", help="print the shapes at each stage")
 
 
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
-        from videonsa.video.decode import probe
+        from videonsa.video.source import open_source
 
-        probe(args.video)  # a video that cannot be read is told before weights are loaded
+        # A video that cannot be read is told before weights are loaded.
+        open_source(args.video, decoder=args.decoder)
 
         from videonsa.inference.devices import parse_memory
         from videonsa.inference.engine import load
@@ -100,6 +107,7 @@ def run(args: Namespace) -> int:
             seed=args.seed,
             fit=args.fit,
             memory=memory,
+            decoder=args.decoder,
             trace=trace,
             **sampling_options(args),
         )

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from videonsa.errors import UsageError
 from videonsa.inference.shapes import VisionShape
 from videonsa.video.decode import VideoClip, probe, stream_video
 from videonsa.video.images import FrameList
 from videonsa.video.parts import Reading
 from videonsa.video.processing import check_times
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
-from videonsa.video.source import VideoPath
+from videonsa.video.source import Decoder, VideoPath
 
 Video = VideoPath | Sequence[str | Path] | VideoClip
 PATCHES_PER_PART = 2**13
@@ -45,6 +46,7 @@ def encode_clip(
     *,
     vision: VisionShape,
     workers: int | None = None,
+    decoder: Decoder = "cpu",
     progress: bool | None = None,
 ) -> EncodedClip:
     """Read a video, and encode its frames in parts while later ones decode.
@@ -60,22 +62,28 @@ def encode_clip(
             to features.
         vision: the tower's patch sizes.
         workers: as for `read_video`.
+        decoder: as for `read_video`.
         progress: as for `read_video`.
 
     Raises:
         VideoError: nothing there that can be read.
-        UsageError: an empty list, timestamps outside the video, or a clip without one time a frame.
+        UsageError: an empty list, timestamps outside the video, a decoder that is not there, or a
+            clip without one time a frame.
         BudgetError: `max_tokens` below one temporal patch.
 
     """
     begin = time.perf_counter()
     if isinstance(video, VideoClip):
+        if decoder != "cpu":
+            raise UsageError(f"a clip that is read already and decoder={decoder!r}: pass the path")
         check_times(video)
         height, width = video.frames.shape[2:]
         features = encode(video.frames.split(part_size(height, width, vision)))
         times, warnings, notes = video.times, video.warnings, video.notes
     else:
-        stream = stream_video(_path(video), sampling=sampling, workers=workers, beside=True)
+        stream = stream_video(
+            _path(video), sampling=sampling, workers=workers, decoder=decoder, beside=True
+        )
         height, width, reading = stream.plan.height, stream.plan.width, Reading(stream)
         size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:

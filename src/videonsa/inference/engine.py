@@ -37,6 +37,7 @@ from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
 from videonsa.video.processing import VideoPrompt, prompt_of_grids
 from videonsa.video.sampling import SamplingSpec
+from videonsa.video.source import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,6 +126,7 @@ class AskOptions(SamplingChanges, total=False):
     seed: int | None
     fit: bool
     memory: int | None
+    decoder: Decoder
     progress: bool | None
     recorder: AttentionRecorder | None
     trace: Trace | None
@@ -200,6 +202,7 @@ class VideoQA:
         seed: int | None = None,
         fit: bool = False,
         memory: int | None = None,
+        decoder: Decoder = "cpu",
         progress: bool | None = None,
         recorder: AttentionRecorder | None = None,
         trace: Trace | None = None,
@@ -220,6 +223,7 @@ class VideoQA:
             fit: where the sampling fits neither context nor memory, take the one that does and
                 changes least; the answer's notes say which. Not for a `VideoClip`.
             memory: bytes that `fit` may count on; None is what the GPU has to give.
+            decoder: as for `read_video`; "gpu" is untested so far.
             progress: a bar on stderr while decoding takes over a second; None is on a terminal.
             recorder: collects where the answer looked.
             trace: reports shapes stage by stage; takes the place of a recorder.
@@ -243,7 +247,9 @@ class VideoQA:
         )
         encode, vision = self.model.encode_frames, self.shape.vision
         with torch.inference_mode(), out_of_memory(asked.tokens, self.model.device, asked.advice):
-            clip = encode_clip(video, wanted, encode, vision=vision, progress=progress)
+            clip = encode_clip(
+                video, wanted, encode, vision=vision, decoder=decoder, progress=progress
+            )
         prompt = self._prompt(clip, question, system)
         if trace is not None:
             self._trace_inputs(trace, clip, prompt)

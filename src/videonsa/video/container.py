@@ -92,10 +92,16 @@ class VideoFile:
                 )
             self.origin = stream.start_time if stream.start_time is not None else first.pts or 0
             """The timestamp at which the video begins."""
+            self.origin_seconds = float(self.origin * (stream.time_base or 0))
             # Once, from the first frame: asking a frame for its side data ties it into a cycle of
             # references, which would keep it in memory until the garbage collector comes.
             self._orientation = Orientation.of(first)
             self.info = _describe(path, container, stream, first, self._orientation)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the displayed picture is the stored one turned or mirrored."""
+        return self._orientation != Orientation()
 
     def open(self) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
         """The container, at its beginning, and its video stream."""

@@ -7,7 +7,7 @@ never held at the size of its source.
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from videonsa.errors import UsageError, VideoError
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame
+from videonsa.video.gpu import GPU_NOTE
 from videonsa.video.parts import Reading, SampledFrame, VideoStream
 from videonsa.video.processing import resize_frames
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.segments import Layout, nearest
-from videonsa.video.source import Source, VideoPath, open_source
+from videonsa.video.source import Decoder, Source, VideoPath, open_source
 from videonsa.video.workers import run_in_order, usable_cores
 
 HOLD_SLACK = 0.1
@@ -91,6 +92,7 @@ def read_video(
     *,
     sampling: SamplingSpec | None = None,
     workers: int | None = None,
+    decoder: Decoder = "cpu",
     progress: bool | None = None,
 ) -> VideoClip:
     """Sample the frames of a video at their final size.
@@ -105,6 +107,7 @@ def read_video(
         sampling: which frames and what size; None is `SamplingSpec()`.
         workers: threads that decode parts of the time line; None is one for each core that may be
             used, up to 8, or 1 where the video is too short for more to pay.
+        decoder: "gpu" is that of an NVIDIA GPU, through torchcodec; untested so far.
         progress: a bar on stderr once the work takes over a second; None is on a terminal only.
 
     Raises:
@@ -113,7 +116,7 @@ def read_video(
         BudgetError: `max_tokens` below one temporal patch.
 
     """
-    stream = stream_video(path, sampling=sampling, workers=workers)
+    stream = stream_video(path, sampling=sampling, workers=workers, decoder=decoder)
     reading = Reading(stream)
     with closing(reading.parts(stream.plan.num_frames, progress=progress)) as parts:
         (frames,) = parts
@@ -132,6 +135,7 @@ def stream_video(
     *,
     sampling: SamplingSpec | None = None,
     workers: int | None = None,
+    decoder: Decoder = "cpu",
     beside: bool = False,
 ) -> VideoStream:
     """What `read_video` reads, frame by frame, with few frames in memory.
@@ -140,6 +144,7 @@ def stream_video(
         path: as for `read_video`.
         sampling: as for `read_video`.
         workers: as for `read_video`.
+        decoder: as for `read_video`.
         beside: decode while the caller does other work than to take frames; otherwise one worker
             decodes in the caller's thread, when a frame is asked for.
 
@@ -151,8 +156,15 @@ def stream_video(
     """
     if workers is not None and not (type(workers) is int and workers >= 1):
         raise UsageError(f"workers={workers!r}: want an int of at least 1, or None")
-    spec = sampling or SamplingSpec()
-    source = open_source(path)
+    source = open_source(path, decoder=decoder)
+    stream = stream_source(source, sampling or SamplingSpec(), workers=workers, beside=beside)
+    return replace(stream, notes=(*stream.notes, GPU_NOTE)) if decoder == "gpu" else stream
+
+
+def stream_source(
+    source: Source, spec: SamplingSpec, *, workers: int | None = None, beside: bool = False
+) -> VideoStream:
+    """`stream_video`, of a source that is open."""
     plan = plan_sampling(source.info, spec)
     layout = source.layout(plan.times, keyframes=spec.mode == "keyframes")
     wanted = _paying_workers(source.info, layout) if workers is None else workers

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
-from videonsa.errors import VideoError
+from videonsa.errors import UsageError, VideoError
 from videonsa.video.container import SourceFrame
+from videonsa.video.gpu import GpuSource
 from videonsa.video.images import IMAGE_SUFFIXES, FrameList, ImageFrames
 from videonsa.video.reader import VideoSource
 from videonsa.video.sampling import VideoInfo
@@ -14,6 +15,10 @@ from videonsa.video.segments import Layout, Segment
 
 VideoPath = str | Path | FrameList
 """What names a video: a file, an image, a folder of images, or the images themselves."""
+
+
+Decoder = Literal["cpu", "gpu"]
+"""What decodes a video file; that of a GPU is untested (`video/gpu.py`)."""
 
 
 class Source(Protocol):
@@ -32,20 +37,27 @@ class Source(Protocol):
         """What reads segments of a layout."""
 
 
-def open_source(path: VideoPath) -> Source:
+def open_source(path: VideoPath, *, decoder: Decoder = "cpu") -> Source:
     """Open a source; decodes at most one frame.
 
     Raises:
         VideoError: nothing there that can be read.
+        UsageError: a decoder that is not there, or images for that of the GPU.
 
     """
+    if decoder not in get_args(Decoder):
+        raise UsageError(f"decoder={decoder!r}: want one of {', '.join(get_args(Decoder))}")
     if isinstance(path, FrameList):
         _check_file(path.paths[0])
+        images = True
+    else:
+        path = Path(path)
+        images = _check_file(path, folder=True) or path.suffix.lower() in IMAGE_SUFFIXES
+    if images and decoder == "gpu":
+        raise UsageError(f"{path}: images with --decoder gpu: it decodes videos, leave it out")
+    if images or isinstance(path, FrameList):
         return ImageFrames(path)
-    path = Path(path)
-    if _check_file(path, folder=True):
-        return ImageFrames(path)
-    return ImageFrames(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
+    return GpuSource(path) if decoder == "gpu" else VideoSource(path)
 
 
 def _check_file(path: Path, *, folder: bool = False) -> bool:
