@@ -5,6 +5,7 @@ VideoNSAError
     VideoError    a video that cannot be read
     ModelError    weights, config or tokenizer that cannot be used
     BudgetError   a video or a question that does not fit the context or the memory
+    DataError     training data of which too much cannot be read
 """
 
 
@@ -26,6 +27,10 @@ class ModelError(VideoNSAError):
 
 class BudgetError(VideoNSAError):
     """A video or a question that does not fit the context or the memory."""
+
+
+class DataError(VideoNSAError):
+    """Training data of which too much cannot be read."""
 
 
 def missing_package(package: str, *, extra: str) -> UsageError:

@@ -14,7 +14,7 @@ from kernel_cases import (
     run_kernels,
 )
 
-from videonsa.ops import nsa_attention
+from videonsa.ops import hybrid_attention, nsa_attention
 from videonsa.ops.spec import BRANCHES
 from videonsa.ops.triton import forward
 
@@ -189,6 +189,42 @@ def test_lengths_on_host_and_device_give_the_same_bits(device):
         "cu_seqlens_k": cumulative(case.k_lengths, host),
     }
     assert_same_bits(run_kernels(case, inputs, **lengths), run_kernels(case, inputs))
+
+
+PACKED = Case(k_lengths=(5, 21, 21, 4), s=8, n=2, w=10)
+
+
+@pytest.mark.parametrize("op", ["stream", "hybrid"])
+def test_what_a_packed_sample_holds_moves_no_bit_of_another(device, op):
+    """Neither of their outputs nor of their gradients; none of theirs reaches it."""
+    lengths = PACKED.arguments(device)["cu_seqlens_k"]
+    own = slice(5, 26)
+
+    def run(inputs):
+        inputs = [x.clone().requires_grad_() for x in inputs]
+        arguments = {"spec": PACKED.spec, "cu_seqlens_k": lengths, "backend": "triton"}
+        if op == "hybrid":
+            vision = torch.arange(PACKED.num_rows, device=device)[None] % 5 > 0
+            output = hybrid_attention(*inputs, vision, **arguments)
+        else:
+            output = nsa_attention(*inputs, **arguments)
+        others = output.detach().clone()
+        others[:, own] = 0  # the loss of the others alone
+        return output.detach(), torch.autograd.grad(output, inputs, others)
+
+    inputs = make_inputs(PACKED, device)
+    changed = [x.clone() for x in inputs]
+    for x in changed:
+        x[:, own] = (3 * x[:, own] + 1) % 1  # gates stay in 0..1
+    (before, gradients), (after, changed_gradients) = run(inputs), run(changed)
+    assert not torch.equal(before[:, own], after[:, own])
+    for rows in (slice(0, 5), slice(26, None)):
+        assert torch.equal(before[:, rows], after[:, rows])
+    for x, y in zip(gradients, changed_gradients, strict=True):
+        assert not x[:, own].any()
+        assert not y[:, own].any()
+        assert x.any()
+        assert torch.equal(x, y)
 
 
 GUARD = 1024

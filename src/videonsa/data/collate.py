@@ -1,0 +1,100 @@
+"""Samples to one packed sequence, as the model takes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videonsa.data.dataset import Sample
+from videonsa.video.processing import PatchedVideo, patchify
+from videonsa.video.sampling import SamplingSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackedBatch:
+    """Samples in one sequence of L tokens; their frames are kept as bytes until they are used."""
+
+    samples: tuple[int, ...]
+    """Rows of the manifest, in the order in which they stand."""
+    ids: tuple[str, ...]
+    """Of their records."""
+    input_ids: Tensor
+    """int64 [1, L]."""
+    labels: Tensor
+    """int64 [1, L], -100 where the loss does not count."""
+    cu_seqlens: Tensor
+    """int32 [N + 1]: where each sample begins, and the end."""
+    videos: tuple[Tensor, ...]
+    """Frames of each video, in order: uint8 [n, 3, H, W], RGB."""
+    video_times: tuple[tuple[float, ...], ...]
+    """Of each video, the seconds of the first frame of each temporal patch."""
+    images: tuple[Tensor, ...]
+    """uint8 [1, 3, H, W] each, in order."""
+    sampling: SamplingSpec
+    """Its patch sizes are those of the model."""
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return self.input_ids.shape[1]
+
+    def model_inputs(
+        self, device: torch.device | str = "cpu", *, dtype: torch.dtype = torch.float32
+    ) -> dict[str, Any]:
+        """The arguments of the model's `forward`, labels included.
+
+        Frames are cut into patches on the device, one video at a time.
+
+        Args:
+            device: where the tensors are wanted.
+            dtype: of the pixels.
+        """
+        inputs: dict[str, Any] = {
+            "input_ids": self.input_ids.to(device),
+            "labels": self.labels.to(device),
+            "cu_seqlens": self.cu_seqlens.to(device),
+        }
+        for clips, pixels, grids in (
+            (self.videos, "pixel_values_videos", "video_grid_thw"),
+            (self.images, "pixel_values", "image_grid_thw"),
+        ):
+            if clips:
+                patched = [self._patched(clip.to(device), dtype) for clip in clips]
+                inputs[pixels] = torch.cat([part.pixels for part in patched])
+                inputs[grids] = torch.tensor([part.grid for part in patched])
+        if self.videos:
+            inputs["video_times"] = self.video_times
+        return inputs
+
+    def _patched(self, frames: Tensor, dtype: torch.dtype) -> PatchedVideo:
+        patched = patchify(
+            frames,
+            patch_size=self.sampling.patch_size,
+            merge_size=self.sampling.merge_size,
+            temporal_patch_size=self.sampling.temporal_patch_size,
+        )
+        return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
+
+
+def pack_batch(samples: Sequence[Sample], *, sampling: SamplingSpec) -> PackedBatch:
+    """Put samples behind one another.
+
+    Args:
+        samples: at least one.
+        sampling: how their videos were sampled.
+    """
+    ends = accumulate((len(sample.input_ids) for sample in samples), initial=0)
+    return PackedBatch(
+        samples=tuple(sample.index for sample in samples),
+        ids=tuple(sample.id for sample in samples),
+        input_ids=torch.cat([sample.input_ids for sample in samples])[None],
+        labels=torch.cat([sample.labels for sample in samples])[None],
+        cu_seqlens=torch.tensor(list(ends), dtype=torch.int32),
+        videos=tuple(chain.from_iterable(sample.videos for sample in samples)),
+        video_times=tuple(chain.from_iterable(sample.video_times for sample in samples)),
+        images=tuple(chain.from_iterable(sample.images for sample in samples)),
+        sampling=sampling,
+    )

@@ -1,0 +1,190 @@
+"""Functions called in a process of their own, which may hang or die: the caller goes on.
+
+A decoder may wait for ever for a file, and a damaged file may end the process that decodes it.
+Neither can be mended from within a process, nor in a worker of a loader, which may have no child
+of multiprocessing.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+
+from videonsa.errors import DataError, VideoNSAError
+
+START_SECONDS = 120.0
+"""In which the process must have started; importing takes a few."""
+GRACE_SECONDS = 5.0
+"""The process ends itself so long after a deadline, should its caller be gone."""
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Kind = Literal["hangs", "dies", "broken"]
+
+
+class CallFailed(Exception):
+    """A call in the other process gave no result."""
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: Kind = kind
+        self.reason = reason
+
+
+class _Answer(NamedTuple):
+    """What comes back; `value` is pickled, its arrays follow, one message each."""
+
+    error: str | None
+    value: bytes = b""
+    sizes: tuple[int, ...] = ()
+
+
+class IsolatedCaller:
+    """Calls functions in one other process, which is started when it is needed, and again.
+
+    It may be sent to another process, and starts its own there.
+
+    Args:
+        deadline: seconds that a call may take.
+    """
+
+    def __init__(self, *, deadline: float) -> None:
+        self.deadline = deadline
+        self._running: _Process | None = None
+
+    def __reduce__(self) -> tuple[Callable[[float], "IsolatedCaller"], tuple[float]]:
+        return _caller, (self.deadline,)
+
+    def __call__(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Call a function of a module, with arguments and a result that pickle.
+
+        Raises:
+            CallFailed: it took too long (`hangs`), its process ended (`dies`), or it raised an
+                error (`broken`).
+            DataError: the process did not start.
+        """
+        process = self._process(function.__module__)
+        try:
+            result: Result = process.call((function, args, kwargs), self.deadline)
+        except CallFailed as failure:
+            if failure.kind != "broken":
+                self.close()
+            raise
+        except BaseException:
+            self.close()  # an answer that was not waited for would be taken for the next
+            raise
+        return result
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._running is not None:
+            self._running.end()
+            self._running = None
+
+    def _process(self, module: str) -> "_Process":
+        # After a fork, the process belongs to the other side of it.
+        if self._running is None or self._running.owner != os.getpid():
+            self._running = _Process(module)
+        return self._running
+
+
+def _caller(deadline: float) -> IsolatedCaller:
+    return IsolatedCaller(deadline=deadline)
+
+
+class _Process:
+    """The caller's side of one process."""
+
+    def __init__(self, module: str) -> None:
+        self.owner = os.getpid()
+        self._connection, theirs = Pipe()
+        # The module is imported now, for that may take longer than a call.
+        main = f"from {__name__} import serve; import {module}; serve({theirs.fileno()})"
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {main}"],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the caller, which then ends this one
+            )
+        self.end = weakref.finalize(self, _end, self._process, self._connection, self.owner)
+        started = False
+        with suppress(EOFError, OSError):
+            started = self._connection.poll(START_SECONDS) and self._connection.recv_bytes() == b""
+        if not started:
+            self.end()
+            raise DataError(
+                "the process that reads videos did not start (what it says of that is above): "
+                "want a Python that can import videonsa and room for one more process a worker"
+            )
+
+    def call(self, request: Any, deadline: float) -> Any:
+        try:
+            self._connection.send_bytes(pickle.dumps((deadline, request)))
+            if not self._connection.poll(deadline):
+                raise CallFailed("hangs", f"not read in {deadline:g} s")
+            answer: _Answer = pickle.loads(self._connection.recv_bytes())
+            arrays = [bytearray(size) for size in answer.sizes]
+            for array in arrays:
+                self._connection.recv_bytes_into(array)
+        except (EOFError, OSError) as error:  # OSError: it ended in the middle of an answer
+            raise CallFailed("dies", f"its reader ended: {self._how_it_ended()}") from error
+        if answer.error is not None:
+            raise CallFailed("broken", answer.error)
+        return pickle.loads(answer.value, buffers=arrays)
+
+    def _how_it_ended(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(timeout=GRACE_SECONDS)
+            if code < 0:
+                return f"signal {-code} ({signal.strsignal(-code)})"
+            return f"exit status {code}"
+        return "it closed its pipe"
+
+
+def _end(process: "subprocess.Popen[bytes]", connection: Connection, owner: int) -> None:
+    connection.close()
+    if os.getpid() != owner:
+        return
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):  # where the system does not let go of it
+        process.wait(timeout=GRACE_SECONDS)
+
+
+def serve(descriptor: int) -> None:
+    """The process's side: answer calls until the other side is gone."""
+    with Connection(descriptor) as connection, suppress(EOFError, OSError):
+        connection.send_bytes(b"")
+        while True:
+            deadline, (function, args, kwargs) = pickle.loads(connection.recv_bytes())
+            signal.setitimer(signal.ITIMER_REAL, deadline + GRACE_SECONDS)
+            answer, arrays = _answer(function, args, kwargs)
+            connection.send_bytes(pickle.dumps(answer))
+            for array in arrays:
+                connection.send_bytes(array)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(
+    function: Callable[..., Any], args: Any, kwargs: Any
+) -> tuple[_Answer, list[memoryview]]:
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        value = function(*args, **kwargs)
+        pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    except VideoNSAError as error:
+        return _Answer(str(error)), []
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        return _Answer(" ".join(f"{type(error).__name__}: {error}".split())), []
+    arrays = [buffer.raw() for buffer in buffers]
+    return _Answer(None, pickled, tuple(array.nbytes for array in arrays)), arrays

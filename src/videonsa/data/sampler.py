@@ -1,0 +1,146 @@
+"""The order of training: packs by seed and epoch, dealt to ranks, resumable to the sample."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch.utils.data import Sampler
+
+from videonsa.data.packing import Packing, pack_samples
+from videonsa.errors import UsageError
+
+
+class Pack(NamedTuple):
+    """Samples that share a sequence."""
+
+    epoch: int
+    number: int
+    """Where it stands in its epoch, counted over all ranks."""
+    samples: tuple[int, ...]
+
+
+class PackSampler(Sampler[Pack]):
+    """The packs of one rank that are still to come in this epoch.
+
+    Packs are dealt to the ranks in turn. Where they do not go round, the first packs of the epoch
+    come once more at its end, so that all ranks take equally many steps.
+
+    Iterating moves nothing: `advance` says that every rank has had a pack, and at the end of an
+    epoch begins the next. What is still to come depends on that alone, not on how many ranks or
+    workers there were before.
+
+    Args:
+        lengths: tokens of each sample.
+        max_tokens: most tokens of a pack.
+        seed: of the order.
+        data_hash: names the data, so that a state is not used with other data.
+        rank: of this process.
+        world_size: ranks there are.
+
+    Raises:
+        UsageError: no sample, samples that do not fit, or a rank that is not one.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: int = 0,
+        data_hash: str = "",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise UsageError(f"rank={rank} of world_size={world_size}: want 0 <= rank < world_size")
+        if not len(lengths):
+            raise UsageError("no sample to train on: want a manifest that keeps some")
+        self.lengths = [int(length) for length in lengths]
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.data_hash = data_hash
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = 0
+        self._packs_done = 0
+        self._packing = self._packing_of(epoch=0)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next pack belongs to."""
+        return self._epoch
+
+    @property
+    def packs_done(self) -> int:
+        """Packs of this epoch that are done, of all ranks together."""
+        return self._packs_done
+
+    @property
+    def packing(self) -> Packing:
+        """The packs of this epoch."""
+        return self._packing
+
+    def __len__(self) -> int:
+        """Packs of this rank that are still to come in this epoch."""
+        left = len(self._packing.packs) - self._packs_done
+        return -(-left // self.world_size)
+
+    def __iter__(self) -> Iterator[Pack]:
+        """The packs of this rank that are still to come in this epoch."""
+        # Read once: workers are ahead of the packs that are done.
+        epoch, done, packs, left = self._epoch, self._packs_done, self._packing.packs, len(self)
+        for number in range(done + self.rank, done + left * self.world_size, self.world_size):
+            yield Pack(epoch, number, packs[number % len(packs)])
+
+    def advance(self) -> None:
+        """Every rank has had one more pack."""
+        self._packs_done += self.world_size
+        if self._packs_done >= len(self._packing.packs):
+            self._epoch += 1
+            self._packs_done = 0
+            self._packing = self._packing_of(epoch=self._epoch)
+
+    def samples_done(self) -> list[int]:
+        """The samples of this epoch that are done, in the order in which they were."""
+        done = self._packing.packs[: self._packs_done]
+        return [sample for pack in done for sample in pack]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which samples are done: those of the first `packs_done` packs of the epoch's order."""
+        return self._identity() | {
+            "epoch": self._epoch,
+            "packs_done": self._packs_done,
+            "order": _digest(self._packing),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken.
+
+        Raises:
+            UsageError: a state of other data, another seed or another length of packs.
+        """
+        for name, own in self._identity().items():
+            if state[name] != own:
+                raise UsageError(
+                    f"the state to resume from has {name}={state[name]!r}, this run {own!r}: want "
+                    "the same data, seed and max_tokens; or begin anew without the state"
+                )
+        packing = self._packing_of(epoch=state["epoch"])
+        if _digest(packing) != state["order"]:
+            raise UsageError(
+                "the state to resume from is of packs in another order, though of the same data: "
+                "it was written by another version; begin anew without it"
+            )
+        self._epoch, self._packs_done = state["epoch"], state["packs_done"]
+        self._packing = packing
+
+    def _packing_of(self, *, epoch: int) -> Packing:
+        return pack_samples(self.lengths, max_tokens=self.max_tokens, seed=self.seed, epoch=epoch)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self.seed, "max_tokens": self.max_tokens, "data_hash": self.data_hash}
+
+
+def _digest(packing: Packing) -> str:
+    return hashlib.sha256(json.dumps(packing.packs).encode()).hexdigest()
