@@ -204,7 +204,7 @@ def test_a_worker_survives_a_file_that_hangs(tmp_path, tokenizer):
     pipe = tmp_path / "hangs/2.png"
     pipe.unlink()
     os.mkfifo(pipe)
-    dataset = VideoDataset(manifest, tokenizer=tokenizer, deadline=2.0)
+    dataset = VideoDataset(manifest, tokenizer=tokenizer, deadline=5.0)
     longest = int(dataset.lengths.max())
     one = loader(dataset, max_tokens=longest, num_workers=1, max_failed_share=0.5)
     batches = list(one)
