@@ -18,7 +18,7 @@ from videonsa.ops.triton.memory import AttentionShape, kernel_bytes, released_by
 from videonsa.ops.triton.tuning import Tuning, hopper
 
 _FLOAT32 = 4
-_COPIES_PER_CHUNK = 5  # scores, probabilities and masks of a chunk, as ops/reference.py states
+_COPIES_PER_CHUNK = 3  # scores, the masked ones or probabilities, and the masks of a chunk
 
 HEADROOM = 0.1
 """Share of the estimate that has to be free beside it: the prediction's own error, and memory that
@@ -219,14 +219,17 @@ def _tower_activations(work: Workload, patches: int) -> int:
     """A block on P patches: residual, normed rows and angles, and the larger of two moments.
 
     Turning the keys: q, k and v, and in float32 q, k, the turned q and three parts of the turned
-    k. The MLP: three rows of its padded width.
+    k. The MLP: the rows after attention, gate, up and their product, and where the width has to be
+    padded the activation too.
     """
     vision, value = work.shape.vision, work.shape.value_bytes
     width = up_to(vision.intermediate_size, ALIGNED)
     copies = 6 if value < _FLOAT32 else 4  # q and k are float32 already
     turning = vision.hidden_size * (3 * value + copies * _FLOAT32)
     rows = 2 * vision.hidden_size * value + 2 * vision.head_dim * _FLOAT32
-    return patches * (rows + max(turning, 3 * width * value))
+    padded = width > vision.intermediate_size
+    mlp = (vision.hidden_size + (4 if padded else 3) * width) * value
+    return patches * (rows + max(turning, mlp))
 
 
 def _hidden(work: Workload) -> int:
