@@ -220,3 +220,14 @@ def test_out_of_memory_names_frames_that_would_fit(tiny_folder, clip_path, stage
     advised = {"max_frames": int(pixels[1]), "max_pixels": int(pixels[2])}
     usage = real.ask(clip_path, "?", max_new_tokens=1, **advised).usage
     assert usage.video_tokens == int(found[2])
+
+
+def test_what_is_shared_among_devices_is_not_planned_for_one(tiny_folder, clip_path):
+    real = videonsa.load(tiny_folder, device="cpu")
+    shared = Exhausted(real.model, "prefill")
+    shared.hf_device_map = {"model.visual": 0, "model.language_model": 1}
+    qa = VideoQA(shared, real.tokenizer)
+    with pytest.raises(UsageError, match="fit with a device map"):
+        qa.ask(clip_path, "?", fit=True)
+    with pytest.raises(BudgetError, match="lower --max-frames or --max-pixels"):
+        qa.ask(clip_path, "?")

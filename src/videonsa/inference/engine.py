@@ -285,7 +285,8 @@ class VideoQA:
         """
         if memory is not None and not fit:
             raise UsageError("memory without fit: it bounds what fit may count on; pass both")
-        if fit and len(set(getattr(self.model, "hf_device_map", {}).values())) > 1:
+        shared = len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+        if fit and shared:
             raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
         plan, notes = plan_clip(video, wanted), self.notes
         slot = VisionSlot("video", plan.num_tokens)
@@ -310,6 +311,8 @@ class VideoQA:
         )
 
         def advice() -> str:
+            if shared:
+                return "lower --max-frames or --max-pixels"
             now = replace(asked, machine=self._machine(memory))
             return now.advice(clip_info(video), wanted, plan)
 
