@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from videonsa.evals import report
-from videonsa.evals.report import figures, render
+from videonsa.evals.report import SUITE_FILES, figures, pictures, render
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
@@ -19,6 +19,20 @@ def test_the_committed_plots_are_what_the_committed_json_gives() -> None:
     drawn = figures(RESULTS)
     committed = {path.name: path.read_text() for path in (ROOT / "docs").glob("attention*.svg")}
     assert committed == drawn
+
+
+def test_the_committed_results_of_the_suite_are_complete_and_have_their_plots() -> None:
+    page = (ROOT / "docs/results.md").read_text()
+    drawn = pictures(RESULTS)
+    assert set(drawn) == {f"{stem}_accuracy.png" for stem in SUITE_FILES}
+    for name, picture in drawn.items():
+        committed = (ROOT / "docs" / name).read_bytes()
+        assert picture[:8] == committed[:8] == b"\x89PNG\r\n\x1a\n"
+        assert f"({name})" in page
+    for stem in SUITE_FILES:
+        result = json.loads((RESULTS / "cpu" / f"{stem}.json").read_text())
+        assert {"whole", "no-compressed", "no-selected", "no-window"} < set(result["conditions"])
+        assert all(x["oracle"] == x["total"] for x in result["guessing"])
 
 
 def folder_of(tmp_path: Path, *machines: str) -> Path:

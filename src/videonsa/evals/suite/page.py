@@ -105,8 +105,9 @@ def _by_length(result: Mapping[str, Any], lengths: Sequence[str]) -> str:
     rows.append(["oracle, from the script", *(_cell(x, "oracle") for x in whole), ""])
     return (
         table(["", *map(length_text, lengths), "name no option"], rows)
-        + "\nThe best constant answer is chosen for each kind after the fact. The last column: "
-        "replies, in percent, that name none of the options of their question; they are wrong.\n"
+        + "\nall: every question counts once, whatever its length. The best constant answer is "
+        "chosen for each kind after the fact. Name no option: replies, in percent, that are none "
+        "of the options of their question; they are wrong.\n"
     )
 
 

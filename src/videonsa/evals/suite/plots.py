@@ -145,7 +145,11 @@ def _draw_lengths(figure: "Figure", result: Mapping[str, Any]) -> None:
     guesses = {x["length"]: x for x in result["guessing"] if x["kind"] == ALL}
     known = [(i, x) for i, n in enumerate(lengths) if (x := guesses.get(str(n)))]
     for label, line, values in (
-        ("best constant answer", "--", [100 * x["constant"] / x["total"] for _, x in known]),
+        (
+            "best constant,\nafter the fact",
+            "--",
+            [100 * x["constant"] / x["total"] for _, x in known],
+        ),
         ("option at random", "-.", [100 * x["chance"] for _, x in known]),
     ):
         handles += axes.plot(
@@ -158,7 +162,10 @@ def _draw_lengths(figure: "Figure", result: Mapping[str, Any]) -> None:
             marker="_" if len(known) == 1 else "",
             markersize=24,
         )
-    axes.set_xticks(range(len(lengths)), [length_text(length) for length in lengths])
+    counts = [result["videos"].get(str(length), 0) for length in lengths]
+    videos = [f"{count} video{'s' * (count != 1)}" for count in counts]
+    names = [f"{length_text(n)}\n{text}" for n, text in zip(lengths, videos, strict=True)]
+    axes.set_xticks(range(len(lengths)), names)
     axes.set_xlim(-0.4, len(lengths) - 0.6)
     axes.set_xlabel("length of the video in tokens")
     _percent_axis(axes, handles)
