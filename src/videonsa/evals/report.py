@@ -26,10 +26,10 @@ Intervals are 95 % Wilson intervals.
 SUITE_FILES = ("suite", "suite_free")
 """Names of the files of results on the suite, without suffix."""
 _OF_THE_EMBEDDED = (
-    "The embedded model was trained on clips of 24 seconds and 384 tokens, with other scenes and "
-    "other questions: of this suite it has seen neither the lengths nor the text in the picture, "
-    "the white boxes, the crowd of distractors, nor most of the wordings. The suite is not adapted "
-    "to it."
+    "The embedded model was trained on clips of up to 24 seconds, 384 tokens, with other scenes: "
+    "of this suite it has seen neither the lengths nor the text in the picture, the white boxes, "
+    "the crowd of distractors, nor most of the questions. The suite is not adapted to it. Times "
+    "are of one thread on a machine with other work."
 )
 
 
