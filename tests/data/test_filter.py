@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import videonsa
-from videonsa.data.filter import FilterOptions, Found, judge
+from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.journal import FileState, ProbeFailure
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Record, Text, Turn, VideoRef
@@ -43,8 +43,12 @@ def record_of(*media: object, answers: tuple[str, ...] = ("red",)) -> Record:
 
 
 def keep(record: Record, *probed: Any, **options: Any) -> Any:
-    found = [Found(m, STATE, p) for m, p in zip(record.media, probed, strict=True)]
-    return judge(record, found, options=FilterOptions(**options), tokenizer=TOKENIZER)
+    rule = FilterOptions(**options)
+    facts = tuple(
+        media_facts(Found(media, STATE, found), rule.uncapped)
+        for media, found in zip(record.media, probed, strict=True)
+    )
+    return judge(record, facts, options=rule, tokenizer=TOKENIZER)
 
 
 def reason_of(record: Record, *probed: Any, **options: Any) -> Reason:

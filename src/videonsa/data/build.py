@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol, TypeVar
 from tqdm import tqdm
 
 from videonsa.data.files import ParquetWriter, pyarrow
-from videonsa.data.filter import FilterOptions, Found, judge
+from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.journal import JOURNAL, FileState, Journal
-from videonsa.data.manifest import MANIFEST, BuildFacts, ManifestRow, ManifestWriter
+from videonsa.data.manifest import MANIFEST, BuildFacts, ManifestRow, ManifestWriter, MediaFacts
 from videonsa.data.media import is_script, path_of, script_of_media
 from videonsa.data.probe import DEFAULT_TIMEOUT, Target, probe_all, target_of
 from videonsa.data.reasons import DropError, Reason
@@ -28,7 +28,7 @@ from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annot
 from videonsa.data.synthetic import PREFIX, SyntheticSource, script_info
 from videonsa.data.tokens import RememberingTokenizer
 from videonsa.video.chat import ChatTokenizer
-from videonsa.video.sampling import VideoInfo
+from videonsa.video.sampling import SamplingSpec, VideoInfo
 from videonsa.video.source import VideoPath
 
 DROPPED = "dropped.parquet"
@@ -183,6 +183,7 @@ def _judged(
     tokenizer: ChatTokenizer,
 ) -> Iterator[tuple[Entry, ManifestRow | DropError]]:
     seen: set[bytes] = set()
+    facts = _Facts(files, journal, options.filter.uncapped)
     rows = (entry for source in sources for entry in source.entries())
     for entry in _bar(rows, "judging", unit="row", shown=options.progress):
         if isinstance(entry.found, DropError):
@@ -190,8 +191,8 @@ def _judged(
             continue
         try:
             _check_new(entry.found, seen)
-            found = [_found(media, files, journal) for media in entry.found.media]
-            yield entry, judge(entry.found, found, options=options.filter, tokenizer=tokenizer)
+            media = tuple(map(facts.of, entry.found.media))
+            yield entry, judge(entry.found, media, options=options.filter, tokenizer=tokenizer)
         except DropError as error:
             yield entry, error
 
@@ -203,16 +204,37 @@ def _check_new(record: Record, seen: set[bytes]) -> None:
     seen.add(digest)
 
 
-def _found(media: Media, files: Files, journal: Journal) -> Found:
-    script = script_of_media(media)
-    if script is not None:
-        return Found(media, _NO_FILE, script_info(script))
-    target = files.get(path_of(media))
-    if target is None:
-        raise DropError(Reason.MISSING, "its source has changed since it was read first")
-    if isinstance(target, DropError):
-        raise target
-    return Found(media, target.state, journal[target.state])
+class _Facts:
+    """What sampling makes of each video and image; worked out once, for many rows share one."""
+
+    def __init__(self, files: Files, journal: Journal, sampling: SamplingSpec) -> None:
+        self._files = files
+        self._journal = journal
+        self._sampling = sampling
+        self._known: dict[Media, MediaFacts | DropError] = {}
+
+    def of(self, media: Media) -> MediaFacts:
+        """The facts; DropError where it cannot be used."""
+        if media not in self._known:
+            try:
+                self._known[media] = media_facts(self._found(media), self._sampling)
+            except DropError as error:
+                self._known[media] = error
+        facts = self._known[media]
+        if isinstance(facts, DropError):
+            raise facts
+        return facts
+
+    def _found(self, media: Media) -> Found:
+        script = script_of_media(media)
+        if script is not None:
+            return Found(media, _NO_FILE, script_info(script))
+        target = self._files.get(path_of(media))
+        if target is None:
+            raise DropError(Reason.MISSING, "its source has changed since it was read first")
+        if isinstance(target, DropError):
+            raise target
+        return Found(media, target.state, self._journal[target.state])
 
 
 def _manifest(folder: Path, sources: Sequence[Source], options: BuildOptions) -> ManifestWriter:

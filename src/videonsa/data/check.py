@@ -1,10 +1,9 @@
 """Whether a manifest still holds: its rows, their files, and what sampling and counting give."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
-from videonsa.data.filter import Found, media_facts
+from videonsa.data.filter import Found, media_facts, without_cap
 from videonsa.data.journal import FileState
 from videonsa.data.manifest import Manifest, ManifestRow, MediaFacts
 from videonsa.data.media import is_script, path_of, script_of_media
@@ -112,7 +111,7 @@ def _file_problem(path: VideoPath, facts: MediaFacts) -> str | None:
 
 def _counts(row: ManifestRow, manifest: Manifest, tokenizer: ChatTokenizer) -> Iterator[str]:
     facts = manifest.facts
-    uncapped = replace(facts.sampling, max_frames=2**31)
+    uncapped = without_cap(facts.sampling)
     try:
         for media, stated in zip(row.record.media, row.media, strict=True):
             found = media_facts(_found(media, stated), uncapped)

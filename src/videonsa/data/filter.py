@@ -66,6 +66,11 @@ class FilterOptions:
             max_pixels=self.max_pixels,
         )
 
+    @property
+    def uncapped(self) -> SamplingSpec:
+        """The same without a limit of frames: how many there would be."""
+        return without_cap(self.sampling)
+
 
 class Found(NamedTuple):
     """A video or an image of a record as probing found it."""
@@ -76,13 +81,17 @@ class Found(NamedTuple):
 
 
 def judge(
-    record: Record, found: Sequence[Found], *, options: FilterOptions, tokenizer: ChatTokenizer
+    record: Record,
+    media: tuple[MediaFacts, ...],
+    *,
+    options: FilterOptions,
+    tokenizer: ChatTokenizer,
 ) -> ManifestRow:
     """What the manifest says of a record that is kept.
 
     Args:
         record: to be judged.
-        found: each of `record.media`.
+        media: facts of each of `record.media`, without a limit of frames.
         options: the thresholds.
         tokenizer: counts the text.
 
@@ -90,8 +99,6 @@ def judge(
         DropError: it is not kept.
 
     """
-    uncapped = replace(options.sampling, max_frames=_UNCAPPED)
-    media = tuple(media_facts(one, uncapped) for one in found)
     check_frames(media, options)
     count = check_tokens(record, media, options=options, tokenizer=tokenizer)
     kept = media[: count.num_media]
@@ -109,6 +116,11 @@ def judge(
         text_tokens=count.text_tokens,
         tokens=count.num_tokens,
     )
+
+
+def without_cap(sampling: SamplingSpec) -> SamplingSpec:
+    """The same sampling without a limit of frames."""
+    return replace(sampling, max_frames=_UNCAPPED)
 
 
 def media_facts(found: Found, sampling: SamplingSpec) -> MediaFacts:

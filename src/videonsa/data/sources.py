@@ -57,7 +57,7 @@ class AnnotationFile:
             if isinstance(row, BadRow):
                 yield Entry(name, self.source, DropError(Reason.BAD_ROW, row.problem))
             else:
-                yield _entry(row, f"{name}-{_short_hash(row)}", self.source, resolver)
+                yield _entry(row, name, self.source, resolver)
 
 
 class PathResolver:
@@ -176,12 +176,15 @@ def _telling_names(paths: Sequence[Path]) -> list[str]:
     raise AssertionError("different paths have different names")
 
 
-def _entry(row: Any, name: str, source: str, resolver: PathResolver) -> Entry:
+def _entry(row: Any, place: str, source: str, resolver: PathResolver) -> Entry:
+    content = json.dumps(row, sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    name = f"{place}-{digest[:12]}"
     try:
+        content.encode()
         parsed = parse_row(row, resolve=resolver)
         source = parsed.source or source
         record = Record(id=name, source=source, turns=parsed.turns)
-        record.to_json().encode()
     except DropError as error:
         return Entry(name, source, error)
     except UnicodeEncodeError:
@@ -189,8 +192,3 @@ def _entry(row: Any, name: str, source: str, resolver: PathResolver) -> Entry:
     except UsageError as error:
         return Entry(name, source, DropError(Reason.BAD_TURNS, str(error)))
     return Entry(name, source, record, parsed.placed)
-
-
-def _short_hash(row: Any) -> str:
-    content = json.dumps(row, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
