@@ -222,7 +222,7 @@ class _Facts:
                 self._known[media] = error
         facts = self._known[media]
         if isinstance(facts, DropError):
-            raise facts
+            raise facts.with_traceback(None)  # raised again and again, it would keep them all
         return facts
 
     def _found(self, media: Media) -> Found:

@@ -1,17 +1,14 @@
 """Headers of many files, in processes that a hanging or crashing file cannot stop."""
 
 import hashlib
-import math
-import multiprocessing
 import os
-import signal
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from queue import SimpleQueue
 from typing import NamedTuple
 
+from videonsa.data.isolated import CallFailed, IsolatedCaller
 from videonsa.data.journal import FileState, Journal, Probed, ProbeFailure
 from videonsa.data.reasons import DropError, Reason
 from videonsa.errors import VideoError
@@ -20,8 +17,6 @@ from videonsa.video.source import VideoPath, open_source
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that the header of one file may take."""
-START_TIMEOUT = 120.0
-"""Seconds that a process may take to start."""
 
 
 class Target(NamedTuple):
@@ -86,98 +81,39 @@ def probe_all(
         probe: what a process does with a file; a function of a module.
 
     """
-    waiting = deque(target for target in targets if target.state not in journal)
-    room = [_Worker(probe, timeout=timeout) for _ in range(min(workers, len(waiting)))]
+    waiting = (target for target in targets if target.state not in journal)
+    idle = SimpleQueue[IsolatedCaller]()
+    callers = [IsolatedCaller(deadline=timeout) for _ in range(workers)]
+    for caller in callers:
+        idle.put(caller)
+    pool = ThreadPoolExecutor(workers)
+    running: set[Future[tuple[Target, Probed]]] = set()
     try:
-        while waiting or any(worker.target for worker in room):
-            for worker in room:
-                if worker.idle and waiting:
-                    worker.begin(waiting.popleft())
-            now = time.monotonic()
-            nearest = min(worker.deadline for worker in room)
-            wait([worker.connection for worker in room], timeout=max(0.0, nearest - now))
-            for worker in room:
-                done = worker.result()
-                if done is not None:
-                    target, probed = done
-                    journal.add(target.state, probed)
-                    yield target
-    finally:
-        for worker in room:
-            worker.stop()
-
-
-class _Worker:
-    """A process that probes one file at a time, and is replaced when it hangs or ends."""
-
-    def __init__(self, probe: Callable[[VideoPath], Probed], *, timeout: float) -> None:
-        self._probe = probe
-        self._timeout = timeout
-        self.target: Target | None = None
-        self._start()
-
-    def _start(self) -> None:
-        self.ready = False
-        self.deadline = time.monotonic() + START_TIMEOUT
-        # Spawned, not forked: it holds no lock and no open file of ours.
-        context = multiprocessing.get_context("spawn")
-        self.connection, far = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far, self._probe), daemon=True)
-        self._process.start()
-        far.close()
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can begin a file."""
-        return self.ready and self.target is None
-
-    def begin(self, target: Target) -> None:
-        self.target = target
-        self.deadline = time.monotonic() + self._timeout
-        with suppress(OSError):  # it has ended: `result` finds that out
-            self.connection.send(target.path)
-
-    def result(self) -> tuple[Target, Probed] | None:
-        """What has come of its file; None while it works, waits or starts."""
-        try:
-            if self.connection.poll():
-                probed = self.connection.recv()
-            elif time.monotonic() < self.deadline:
-                return None
-            else:
-                seconds = f"{self._timeout:g} s"
-                probed = self._replaced(Reason.TIMEOUT, f"its header took over {seconds} to read")
-        except (EOFError, OSError):
-            probed = self._replaced(Reason.BROKEN, "reading its header ended the process")
-        if probed is None:
-            self.ready = True
-            self.deadline = math.inf
-            return None
-        target, self.target = self.target, None
-        self.deadline = math.inf if self.ready else self.deadline
-        assert target is not None, "a result came without a file"
-        return target, probed
-
-    def _replaced(self, reason: Reason, problem: str) -> ProbeFailure:
-        if not self.ready:
-            raise RuntimeError(f"a process for probing does not start: {problem}")
-        assert self.target is not None, "a process ended without a file"
-        self.stop()
-        self._start()
-        return ProbeFailure(reason, f"{self.target.path}: {problem}")
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-def _serve(
-    connection: "Connection[Probed | None, VideoPath]", probe: Callable[..., Probed]
-) -> None:
-    """Probe what comes until the other side is closed. Says None first: it has started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    with suppress(EOFError, OSError):
-        connection.send(None)
         while True:
-            connection.send(probe(connection.recv()))
+            for target in islice(waiting, 2 * workers - len(running)):
+                running.add(pool.submit(_probe_apart, target, idle, probe))
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                target, probed = future.result()
+                journal.add(target.state, probed)
+                yield target
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for caller in callers:
+            caller.close()
+
+
+def _probe_apart(
+    target: Target, idle: "SimpleQueue[IsolatedCaller]", probe: Callable[[VideoPath], Probed]
+) -> tuple[Target, Probed]:
+    """Probe in a process that no other thread uses meanwhile."""
+    caller = idle.get()
+    try:
+        return target, caller(probe, target.path)
+    except CallFailed as failure:
+        reason = Reason.TIMEOUT if failure.kind == "hangs" else Reason.BROKEN
+        return target, ProbeFailure(reason, f"{target.path}: {failure.reason}")
+    finally:
+        idle.put(caller)
