@@ -49,6 +49,8 @@ class PrefillRequest:
     """Height and width in pixels."""
     regimes: tuple[Regime, ...] = ("random", "coherent")
     repeats: int = 3
+    dense: bool = True
+    """Also dense attention, beside NSA."""
     peers: bool = False
     """Also transformers' own model."""
     reading: ReadingRequest | None = None
@@ -189,12 +191,14 @@ def _pixels(clip: _Clip, device: torch.device) -> Tensor:
 def _regime_stages(
     model: VideoNSAForConditionalGeneration, clip: _Clip, request: PrefillRequest
 ) -> list[dict[str, Any]]:
-    """Prefill and next token of NSA in both regimes, and of dense attention."""
+    """Prefill and next token of NSA in each regime, and of dense attention if it is wanted."""
     width, like = model.config.text_config.hidden_size, model.lm_head.weight
     stages: list[dict[str, Any]] = []
     for regime in request.regimes:
         embeds = _embeddings(clip, width, regime, like=like)
         stages += _prefill_stages(model, clip, f"prefill, nsa, {regime}", "nsa", embeds, request)
+    if not request.dense:
+        return stages
     embeds = _embeddings(clip, width, "random", like=like)
     return stages + _prefill_stages(model, clip, "prefill, dense", "dense", embeds, request)
 

@@ -40,6 +40,7 @@ def add_parser(what: Commands) -> None:
             "videonsa bench prefill --model 7B --tokens 32k,128k",
             "videonsa bench prefill --model 7B --tokens 32k --video talk.mp4 --fps 2 --workers 8",
             "videonsa bench prefill --model 7B --tokens 128k --frame 168x280 --peers",
+            "videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense",
             "videonsa bench prefill --model tiny --tokens 256 --device cpu --video none",
         ),
     )
@@ -75,6 +76,9 @@ def add_parser(what: Commands) -> None:
         type=int,
         metavar="N",
         help="threads that read it, compared with one (default: one a core, at most 8)",
+    )
+    parser.add_argument(
+        "--no-dense", action="store_true", help="leave out dense attention, which takes minutes"
     )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
     parser.add_argument(
@@ -129,6 +133,7 @@ def _request(args: Namespace) -> "PrefillRequest":
         tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
         frame=_frame(args.frame),
         repeats=args.repeats,
+        dense=not args.no_dense,
         peers=args.peers,
         reading=_reading(args),
         device=torch.device(args.device),

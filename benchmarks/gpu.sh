@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The numbers of docs/results.md that need a GPU, in parts of a few minutes each.
+#
+#   benchmarks/gpu.sh tests OUT       the tests marked gpu
+#   benchmarks/gpu.sh forward OUT     attention.json, kernels.json
+#   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
+#   benchmarks/gpu.sh prefill OUT     prefill.json, prefill_peers.json, prefill_168x280.json
+#   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
+#
+# Copy the files of OUT to benchmarks/results/GPU, then `make results`.
+set -uo pipefail
+part=${1:?want tests, forward, backward, prefill or long}
+out=${2:?want a folder for the results}
+cd "$(dirname "$0")/.."
+export PYTHONPATH=$PWD/src PYTHONUNBUFFERED=1
+mkdir -p "$out"
+videonsa() { python3 -m videonsa "$@"; }
+shapes=7b-16k,7b-32k,7b-64k,7b-128k
+
+case $part in
+tests) python3 -m pytest tests -m gpu -p no:cacheprovider ;;
+forward)
+    videonsa bench attention --shapes $shapes,7b-256k,3b-128k,frame60-32k,frame60-128k \
+        --repeats 10 --out "$out/attention.json"
+    python3 benchmarks/kernels.py --out "$out/kernels.json"
+    ;;
+backward)
+    videonsa bench attention --shapes $shapes --passes backward,both --repeats 10 \
+        --out "$out/attention.json"
+    python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json"
+    ;;
+prefill)
+    videonsa bench prefill --model 7B --tokens 128k --workers 8 --repeats 2 \
+        --out "$out/prefill.json"
+    videonsa bench prefill --model 7B --tokens 128k --video none --no-dense --peers --repeats 2 \
+        --out "$out/prefill_peers.json"
+    videonsa bench prefill --model 7B --tokens 128k --frame 168x280 --video none --no-dense \
+        --repeats 2 \
+        --out "$out/prefill_168x280.json"
+    ;;
+long)
+    videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense --repeats 1 \
+        --out "$out/prefill_long.json"
+    ;;
+*)
+    echo "part $part: want tests, forward, backward, prefill or long" >&2
+    exit 2
+    ;;
+esac
+python3 benchmarks/targets.py "$out"
