@@ -13,6 +13,8 @@ from typing import Any
 from videonsa.evals.files import write_whole
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.report_attention import FILES, attention_figure, render_attention
+from videonsa.evals.report_prefill import FILES as PREFILL_FILES
+from videonsa.evals.report_prefill import render_prefill
 from videonsa.evals.statistics import Accuracy
 from videonsa.evals.suite.page import render_suite
 from videonsa.evals.suite.plots import draw_lengths
@@ -129,6 +131,7 @@ def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
     **{stem: _suite_section(stem) for stem in SUITE_FILES},
+    **dict.fromkeys(PREFILL_FILES, render_prefill),
     "decode": render_decode,
     "reference_memory": render_reference_memory,
 }
