@@ -34,6 +34,8 @@ def main() -> None:
             raise SystemExit(f"imported {where}: want the wheel's own files under {site}")
         demo = [*run, "demo", "--out", Path(folder, "demo")]
         subprocess.run(demo, check=True, cwd=folder, env=environment)
+        show = [*run, "train", "videonsa-7b", "--show"]
+        subprocess.run(show, check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     print(f"{wheel.name} works outside the checkout")
 
 

@@ -6,6 +6,7 @@ VideoNSAError
     ModelError    weights, config or tokenizer that cannot be used
     BudgetError   a video or a question that does not fit the context or the memory
     DataError     training data of which too much cannot be read
+    TrainingError a training run that cannot go on
 """
 
 
@@ -31,6 +32,10 @@ class BudgetError(VideoNSAError):
 
 class DataError(VideoNSAError):
     """Training data of which too much cannot be read."""
+
+
+class TrainingError(VideoNSAError):
+    """A training run that cannot go on."""
 
 
 def missing_package(package: str, *, extra: str) -> UsageError:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import videonsa
-from videonsa.cli import ask, bench, convert, data, demo, doctor, evaluate, plan
+from videonsa.cli import ask, bench, convert, data, demo, doctor, evaluate, plan, train
 from videonsa.cli.common import LineParser, report
 from videonsa.errors import VideoNSAError
 
@@ -30,7 +30,7 @@ def build_parser() -> LineParser:
     )
     parser.add_argument("--version", action="version", version=f"videonsa {videonsa.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, ask, plan, convert, data, doctor, bench, evaluate):
+    for command in (demo, ask, plan, convert, data, doctor, bench, evaluate, train):
         command.add_parser(commands)
     return parser
 

@@ -18,6 +18,7 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.features import encode_frames, encode_patches, place_features
+from videonsa.models.loss import loss_of_labels
 from videonsa.models.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
@@ -92,6 +93,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     * `cu_seqlens`: int32 `[N + 1]`, where each of N samples that are packed in one row begins, and
       the end. They do not see each other, positions start anew in each, and the loss predicts no
       first token. Not with `attention_mask`, a cache, `rows_per_chunk` or a recorder.
+    * `loss_only`: the loss without logits, which are None then: for memory, with many rows.
     * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
     * `rows_per_chunk`: how many new rows go through the layers at a time, for bounded memory. By
       default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
@@ -107,6 +109,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     """
 
     config: VideoNSAConfig
+    accepts_loss_kwargs = True  # `num_items_in_batch`; Qwen2.5-VL's own loss takes none
     # A dense model of weights with gates leaves them out; no other can find them unexpected.
     _keys_to_ignore_on_load_unexpected = (r"self_attn\.g_proj_[12]\.",)
 
@@ -175,6 +178,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         video_times: Sequence[Sequence[float]] | None = None,
         second_per_grid_ts: Sequence[float] | Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        loss_only: bool = False,
         logits_to_keep: int | Tensor = 0,
         rows_per_chunk: int | None = None,
         attention: Literal["nsa", "dense"] | None = None,
@@ -229,9 +233,11 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 inputs_embeds, rows, cache, choice, output_hidden_states, sharded
             )
             last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
-        logits = self.lm_head(last)
+        if labels is not None and lengths is not None:
+            labels = labels_within(labels, lengths)
+        logits = None if loss_only else self.lm_head(last)
         result = CausalLMOutputWithPast(
-            loss=self._loss(logits, labels, num_items_in_batch, lengths, exchange, sharded),
+            loss=self._loss(last, logits, labels, num_items_in_batch, exchange, sharded),
             logits=logits,
             past_key_values=cache,
             hidden_states=hidden_states,
@@ -409,17 +415,20 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
 
     def _loss(
         self,
-        logits: Tensor,
+        hidden: Tensor,
+        logits: Tensor | None,
         labels: Tensor | None,
         num_items: Tensor | int | None,
-        lengths: list[int] | None,
         exchange: SequenceExchange | None,
         sharded: ShardedRows | None,
     ) -> Tensor | None:
         if labels is None:
             return None
-        if lengths is not None:
-            labels = labels_within(labels, lengths)
+        if logits is None:
+            own = None if sharded is None else sharded.positions
+            return loss_of_labels(
+                hidden, labels, self.lm_head, num_items=num_items, positions=own, exchange=exchange
+            )
         if exchange is not None and sharded is not None:
             return sharded_loss(logits, labels, sharded, exchange, num_items)
         vocab_size = self.config.text_config.vocab_size

@@ -1,0 +1,69 @@
+"""`videonsa train`: a recipe to a trained model."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from videonsa.cli.common import (
+    Commands,
+    add_command,
+    emit,
+    emit_json,
+    prepare_folder,
+    quiet_libraries,
+    report,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "train",
+        run=run,
+        summary="Train a model by a recipe, alone or as the processes of torchrun. The same "
+        "command goes on from the last checkpoint in OUT.",
+        examples=(
+            "videonsa train tiny --set data.manifest=data --out runs/tiny",
+            "videonsa train videonsa-7b --show",
+            "torchrun --nproc-per-node 8 -m videonsa train videonsa-7b --set data.manifest=data "
+            "--set parallel.sequence=2 --out runs/7b",
+            "videonsa train my-recipe.yaml --set optimizer.learning_rate=2e-6 --out runs/mine",
+        ),
+    )
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a name, or a YAML file (docs/training.md)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="in place of what the recipe says; may be given often",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (runs/RECIPE)")
+    parser.add_argument(
+        "--show", action="store_true", help="print the recipe with every setting, and train nothing"
+    )
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        from videonsa.train.reading import read_recipe, recipe_to_yaml
+
+        recipe = read_recipe(args.recipe, settings=args.set)
+        if args.show:
+            emit(recipe_to_yaml(recipe))
+            return 0
+        from videonsa.cli.train_evaluation import suite_evaluation
+        from videonsa.train.run import train
+
+        out = args.out or Path("runs", recipe.name)
+        prepare_folder(out)
+        model = train(recipe, out, evaluation=suite_evaluation(recipe, out))
+    report(f"written to {out}: log.jsonl, recipe.yaml, run.json and the model")
+    if args.json:
+        emit_json({"model": str(model), "recipe": recipe.name})
+    else:
+        emit(f"{model}\n")
+    return 0

@@ -1,0 +1,70 @@
+"""The suite asked of a model while it trains: training and evaluation do not know each other."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videonsa.cli.common import parse_tokens
+
+if TYPE_CHECKING:
+    from videonsa.evals.suite.journal import Line
+    from videonsa.train.settings import Recipe
+    from videonsa.train.trainer import Evaluation
+
+
+def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
+    """What asks the suite's test split and gives the share of right answers of each length.
+
+    The first process keeps what it asked in OUT/eval/step-N, as `videonsa eval synthetic` does; the
+    others ask the same, as sharded weights want, and keep nothing.
+
+    Raises:
+        UsageError: lengths that cannot be rendered.
+    """
+    settings = recipe.run
+    if not settings.evaluate_every:
+        return None
+    from videonsa.evals.suite.config import SuiteRun
+
+    request = SuiteRun(
+        model=recipe.name,
+        lengths=tuple(
+            parse_tokens(length, "run.evaluate_lengths") for length in settings.evaluate_lengths
+        ),
+        samples=settings.evaluate_samples,
+        conditions=("whole",),
+        frame_size=settings.evaluate_frame_size,
+        style="free" if recipe.model.base == "embedded" else "choice",
+    )
+
+    def evaluate(model: Any, tokenizer: Any, step: int) -> dict[str, float]:
+        from accelerate import PartialState
+
+        from videonsa.evals.machine import machine_facts
+        from videonsa.evals.suite.reader import ModelAnswerer
+        from videonsa.evals.suite.runner import run_suite
+        from videonsa.inference.engine import VideoQA
+
+        answerer = ModelAnswerer(VideoQA(model, tokenizer), request)
+        kind, dtype = model.config.attention, str(model.dtype).removeprefix("torch.")
+        asked = replace(request, attention=kind, dtype=dtype, device=model.device.type)
+        spec = answerer.spec if kind == "nsa" else None
+        with tempfile.TemporaryDirectory() as scratch:
+            is_first = PartialState().is_main_process
+            folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            machine = machine_facts(model.device)
+            lines = run_suite(asked, answerer, folder, spec=spec, machine=machine, progress=False)
+        return _shares(lines)
+
+    return evaluate
+
+
+def _shares(lines: "list[Line]") -> dict[str, float]:
+    """Right answers of each length, and of all."""
+    right: dict[str, list[bool]] = {"all": []}
+    for line in lines:
+        right.setdefault(f"{line.length}_tokens", []).append(line.right)
+        right["all"].append(line.right)
+    return {f"accuracy/{name}": sum(found) / len(found) for name, found in right.items()}

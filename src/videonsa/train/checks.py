@@ -1,0 +1,95 @@
+"""What cannot work is told before a weight is loaded, with the nearest that can."""
+
+from videonsa.data.manifest import Manifest
+from videonsa.errors import UsageError
+from videonsa.inference.shapes import ModelShape
+from videonsa.train.settings import Recipe
+
+
+def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
+    """Refuse processes that cannot share the work.
+
+    Raises:
+        UsageError: naming the nearest numbers that can.
+    """
+    parallel, optimizer = recipe.parallel, recipe.optimizer
+    if world_size % parallel.sequence:
+        raise UsageError(
+            f"{world_size} processes with parallel.sequence={parallel.sequence}: want a multiple "
+            f"of it, such as {_multiples(world_size, parallel.sequence)} processes"
+        )
+    ranks = world_size // parallel.sequence
+    if optimizer.batch_size % ranks:
+        raise UsageError(
+            f"optimizer.batch_size={optimizer.batch_size} over {ranks} processes with sequences of "
+            f"their own: want a multiple, such as {_multiples(optimizer.batch_size, ranks)}"
+        )
+    sharded = parallel.fsdp or parallel.deepspeed is not None
+    if parallel.fsdp and (world_size == 1 or not on_gpu):  # accelerate would leave it out
+        raise UsageError(
+            f"parallel.fsdp=true with {world_size} processes on {'a GPU' if on_gpu else 'CPUs'}: "
+            "want two or more GPUs, a process each by torchrun, or --set parallel.fsdp=false"
+        )
+    if sharded and recipe.model.lora_rank:
+        raise UsageError(
+            f"model.lora_rank={recipe.model.lora_rank} with sharded weights: LoRA leaves little to "
+            "shard; want --set parallel.fsdp=false and no parallel.deepspeed"
+        )
+
+
+def check_data(recipe: Recipe, manifest: Manifest, shape: ModelShape) -> None:
+    """Refuse a manifest that the recipe, or the model, cannot use.
+
+    Raises:
+        UsageError: naming what can be used.
+    """
+    data, facts = recipe.data, manifest.facts
+    for name in ("fps", "max_pixels"):
+        wanted, built = getattr(data, name), getattr(facts.sampling, name)
+        if wanted is not None and built != wanted:
+            raise UsageError(
+                f"{manifest.path} was built with {name}={built}, the recipe wants {wanted:g}: "
+                f"build it so, or --set data.{name}={'null' if built is None else built}"
+            )
+    own = (shape.vision.patch_size, shape.vision.merge_size, shape.vision.temporal_patch_size)
+    sampling = facts.sampling
+    if own != (sampling.patch_size, sampling.merge_size, sampling.temporal_patch_size):
+        raise UsageError(
+            f"{manifest.path} was built for another vision tower than that of {recipe.model.base}: "
+            "build it with that model"
+        )
+    if not len(manifest):
+        raise UsageError(f"{manifest.path} keeps no sample: build it from more data")
+    _check_lengths(recipe, manifest, shape)
+
+
+def _check_lengths(recipe: Recipe, manifest: Manifest, shape: ModelShape) -> None:
+    context, sequence = recipe.data.context, recipe.parallel.sequence
+    lengths = manifest.column("tokens")
+    longest, shortest = int(lengths.max()), int(lengths.min())
+    if context > shape.context:
+        raise UsageError(
+            f"data.context={context}: {recipe.model.base} has {shape.context} positions; want at "
+            f"most {shape.context}"
+        )
+    if context < longest:
+        raise UsageError(
+            f"data.context={context}: the longest sample of {manifest.path} has {longest} tokens; "
+            f"want at least {longest}, or a manifest built with that limit"
+        )
+    if sequence > 1 and shortest < 2 * sequence:
+        raise UsageError(
+            f"parallel.sequence={sequence}: the shortest sample has {shortest} tokens, and a "
+            f"sequence needs two a process; want at most {max(shortest // 2, 1)}"
+        )
+    vision = manifest.column("video_tokens") + manifest.column("image_tokens")
+    if recipe.parallel.fsdp and not vision.all():
+        raise UsageError(
+            f"{manifest.path} has samples without a video, and with parallel.fsdp all processes "
+            "must use the vision tower in every step: leave those out, or --set parallel.fsdp=false"
+        )
+
+
+def _multiples(value: int, of: int) -> str:
+    below, above = value // of * of, (value // of + 1) * of
+    return f"{below} or {above}" if below else str(above)

@@ -1,0 +1,74 @@
+"""Which parameters train, in which groups; LoRA through peft."""
+
+from typing import Any
+
+from torch import nn
+
+from videonsa.errors import missing_package
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.stored import is_gate
+from videonsa.train.settings import ModelSettings, OptimizerSettings
+
+_PROJECTIONS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.\w+_proj)"
+
+
+def choose_parameters(model: VideoNSAForConditionalGeneration, settings: ModelSettings) -> Any:
+    """Freeze what the settings say, or put LoRA around the model; gates always train.
+
+    Raises:
+        UsageError: LoRA without peft.
+    """
+    if settings.lora_rank:
+        return _with_lora(model, settings)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_gate(name) or _part_of(name) not in settings.freeze)
+    return model
+
+
+def _part_of(name: str) -> str:
+    if ".visual." not in f".{name}":
+        return "llm"
+    return "merger" if ".merger." in name else "vit"
+
+
+def _with_lora(model: VideoNSAForConditionalGeneration, settings: ModelSettings) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise missing_package("peft", extra="train") from error
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=_PROJECTIONS,
+        modules_to_save=["g_proj_1", "g_proj_2"] if model.config.attention == "nsa" else None,
+    )
+    return get_peft_model(model, config)
+
+
+def parameter_groups(
+    model: nn.Module, settings: OptimizerSettings, *, decayed: set[str]
+) -> list[dict[str, Any]]:
+    """Gates and the rest, each with its matrices, which decay, and its vectors, which do not.
+
+    Args:
+        model: what trains of it is what wants gradients.
+        settings: learning rates and decay.
+        decayed: names of the parameters that decay.
+    """
+    rates = {True: settings.gate_learning_rate or settings.learning_rate}
+    rates[False] = settings.learning_rate
+    groups = []
+    for gates in (False, True):
+        for decays in (True, False):
+            chosen = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+                and is_gate(name) == gates
+                and (name in decayed) == decays
+            ]
+            if chosen:
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "lr": rates[gates], "weight_decay": decay})
+    return groups

@@ -1,0 +1,168 @@
+"""Recipes from YAML: a name of ours or a file, `--set` on top, and every mistake in one line."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from videonsa.errors import UsageError
+from videonsa.train.settings import SECTIONS, Recipe
+
+FOLDER = Path(__file__).parent / "recipes"
+_EXTENDS = "extends"
+
+Sections = dict[str, dict[str, Any]]
+
+
+def recipe_names() -> list[str]:
+    """The recipes of the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_recipe(name_or_path: str, *, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: one of `recipe_names`, or a YAML file. A file may extend another recipe, which
+            then says what it leaves out.
+        settings: `section.key=value` each, in place of what the recipe says.
+
+    Raises:
+        UsageError: no such recipe, a key that no recipe has, or a value of another kind.
+    """
+    name, sections = _read(name_or_path, seen=())
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: want section.key=value")
+        section, _, field = key.partition(".")
+        sections.setdefault(section, {})[field] = _yaml(text, what=f"--set {setting}")
+    return recipe_of(name, sections)
+
+
+def recipe_of(name: str, sections: Mapping[str, Any]) -> Recipe:
+    """The recipe that these sections say, the rest by default.
+
+    Raises:
+        UsageError: as for `read_recipe`.
+    """
+    for section, values in sections.items():
+        if section not in SECTIONS:
+            raise _unknown(section, SECTIONS)
+        if not isinstance(values, Mapping):
+            raise UsageError(f"{section}: {values!r}: want keys with values below it")
+    made = {
+        section: kind(**_fields(section, kind, sections.get(section, {})))
+        for section, kind in SECTIONS.items()
+    }
+    return Recipe(name=name, **made)
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, every default written out, as a file that `read_recipe` takes."""
+    sections = {name: _plain(asdict(getattr(recipe, name))) for name in SECTIONS}
+    return yaml.safe_dump(sections, sort_keys=False)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(value) if isinstance(value, tuple) else value for k, value in values.items()}
+
+
+def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, Sections]:
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+        if name_or_path not in recipe_names():
+            near = _nearest(name_or_path, recipe_names())
+            raise UsageError(
+                f"recipe {name_or_path!r}: want one of {', '.join(recipe_names())}, or a .yaml "
+                f"file{near}"
+            )
+    if str(path) in seen:
+        raise UsageError(f"recipe {path} extends itself: want a chain with an end")
+    try:
+        content = _yaml(path.read_text("utf-8"), what=str(path)) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read ({error}): check the path") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe {path}: want sections with keys, such as 'optimizer:'")
+    base = content.pop(_EXTENDS, None)
+    sections: Sections = {} if base is None else _read(str(base), seen=(*seen, str(path)))[1]
+    for section, values in content.items():
+        own = values if isinstance(values, dict) else {"": values}
+        sections[section] = sections.get(section, {}) | own
+    return path.stem, sections
+
+
+def _yaml(text: str, *, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{what}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def _fields(section: str, kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise _unknown(f"{section}.{key}", [f"{section}.{hint}" for hint in hints])
+    return {key: _checked(f"{section}.{key}", value, hints[key]) for key, value in values.items()}
+
+
+def _unknown(key: str, known: Iterable[str]) -> UsageError:
+    return UsageError(
+        f"{key} is no setting of a recipe: want one of {', '.join(known)}" + (_nearest(key, known))
+    )
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = get_close_matches(key, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _checked(name: str, value: Any, wanted: Any) -> Any:
+    """The value as a setting keeps it."""
+    kinds = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    for kind in kinds:
+        fits, converted = _converted(name, value, kind)
+        if fits:
+            return converted
+    raise UsageError(f"{name}={value!r}: want {' or '.join(map(_described, kinds))}")
+
+
+def _converted(name: str, value: Any, kind: Any) -> tuple[bool, Any]:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind), value
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        fits = isinstance(value, list | tuple) and (inner[-1] is ... or len(value) == len(inner))
+        return fits, tuple(_checked(name, item, inner[0]) for item in value) if fits else None
+    if kind is float:
+        return _as_float(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, kind), value
+
+
+def _as_float(value: Any) -> tuple[bool, Any]:
+    """YAML 1.1 reads 1e-6 as text: it wants 1.0e-6 of a number."""
+    if isinstance(value, bool):
+        return False, value
+    try:
+        return True, float(value)
+    except (TypeError, ValueError):
+        return False, value
+
+
+def _described(kind: Any) -> str:
+    if kind is type(None):
+        return "null"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"a list of {_described(get_args(kind)[0])}"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]

@@ -1,0 +1,290 @@
+"""`PackTrainer`: transformers' Trainer on packed sequences, several processes to one if so wished.
+
+What is ours: where batches come from, parameter groups, loss shares of processes that share a
+sequence, steps without finite gradients, checkpoints that are whole or absent, and what is logged.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import Trainer, TrainerCallback
+
+from videonsa.data.collate import PackedBatch
+from videonsa.errors import TrainingError
+from videonsa.inference.shapes import ModelShape
+from videonsa.parallel.exchange import SequenceExchange
+from videonsa.train.flops import step_flops
+from videonsa.train.meters import GateMeter, RateMeter
+from videonsa.train.parameters import parameter_groups
+from videonsa.train.saving import PARTIAL, LogFile, publish, saving
+from videonsa.train.settings import Recipe
+from videonsa.train.stream import PackStream, frame_patches, vision_masks
+
+Evaluation = Callable[[Any, Any, int], dict[str, float]]
+"""Model in evaluation mode, tokenizer and step to scores; every process calls it."""
+SKIPPED = "nonfinite.jsonl"
+
+
+@dataclass(kw_only=True)
+class Extras:
+    """What a `PackTrainer` needs beside a Trainer's own arguments."""
+
+    recipe: Recipe
+    stream: PackStream
+    shape: ModelShape
+    num_processes: int
+    exchange: SequenceExchange | None = None
+    """Between the processes that share a sequence."""
+    evaluation: Evaluation | None = None
+    noted: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
+    """Loss and sample ids of each sequence of the present step."""
+
+
+class PackTrainer(Trainer):
+    """Trains on the packed batches of a `PackStream`; see the module."""
+
+    optimizer: Any
+    control: Any
+
+    def __init__(self, *, extras: Extras, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.extras = extras
+        recipe = extras.recipe
+        self.folder = Path(self.args.output_dir)
+        self._saves_to = self.folder
+        config = self.inner_model.config
+        self._vision_ids = (config.image_token_id, config.video_token_id)
+        spec = config.nsa_spec
+        self._spec = spec if config.attention == "nsa" else None
+        self.gates = GateMeter(self.model, temperature=spec.gate_temperature)
+        peak = recipe.run.peak_tflops
+        whole = not recipe.model.freeze and not recipe.model.lora_rank
+        usable = peak is not None and whole and self.args.device.type != "cpu"
+        self.rates = RateMeter(
+            peak_flops=peak * 1e12 * extras.num_processes if usable and peak else None
+        )
+        self.num_skipped = 0
+        """Steps in a row without finite gradients."""
+
+    @property
+    def inner_model(self) -> Any:
+        """The model itself, whatever is wrapped around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def _sharing(self) -> int:
+        """Processes that share a sequence."""
+        return self.extras.recipe.parallel.sequence
+
+    def get_train_dataloader(self) -> Any:
+        """The stream as it is: it knows its process, and a checkpoint keeps where it stands."""
+        return self.extras.stream
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Gates are groups of their own."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = parameter_groups(model, self.extras.recipe.optimizer, decayed=decayed)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        """Labels of the step; those of a sequence count once, however many processes share it."""
+        num_items = super()._get_num_items_in_batch(batch_samples, device)
+        return None if num_items is None else num_items // self._sharing
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        batch: PackedBatch = inputs["batch"]
+        prepared = batch.model_inputs(self.args.device) | {"loss_only": True}
+        if self.extras.exchange is not None:
+            prepared["exchange"] = self.extras.exchange
+        self.gates.rows = self._vision_rows(batch)
+        return prepared
+
+    def _vision_rows(self, batch: PackedBatch) -> Tensor:
+        is_vision = torch.isin(batch.input_ids[0], torch.tensor(self._vision_ids))
+        if self.extras.exchange is not None:
+            is_vision = is_vision[self.extras.exchange.shard(batch.cu_seqlens.tolist()).rows]
+        return is_vision.nonzero()[:, 0]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Tensor:
+        """Forward and backward of one sequence; the loss counts once, whoever shares it."""
+        loss: Tensor = super().training_step(model, inputs, *rest, **named)
+        self.gates.rows = None
+        # Gradients of processes that share a sequence are shares and add up; its loss is whole.
+        loss = loss / self._sharing
+        self.extras.noted.append((loss, inputs["batch"].ids))
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip; gradients that are not finite are dropped, so that the step changes nothing."""
+        norm = super()._clip_grad_norm(model)
+        if norm is None:  # DeepSpeed looks after its own
+            self.extras.noted.clear()
+            return norm
+        value = float(norm)
+        if math.isfinite(value):
+            self.num_skipped = 0
+        else:
+            self.num_skipped += 1
+            for parameter in model.parameters():
+                parameter.grad = None  # AdamW leaves alone what has none
+            self._report_skipped(value)
+        self.extras.noted.clear()
+        return norm
+
+    def _report_skipped(self, norm: float) -> None:
+        from accelerate.utils import gather_object
+
+        own = [{"loss": str(loss.item()), "samples": list(ids)} for loss, ids in self.extras.noted]
+        found = gather_object(own)
+        suspects = [one for one in found if not math.isfinite(float(one["loss"]))] or found
+        step, most = self.state.global_step + 1, self.extras.recipe.run.max_skipped
+        line = {"step": step, "grad_norm": str(norm), "sequences": suspects}
+        if self.is_world_process_zero():
+            with (self.folder / SKIPPED).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            report_line(f"step {step} skipped: gradients of norm {norm}; samples in {SKIPPED}")
+        if self.num_skipped >= most:
+            raise TrainingError(
+                f"{most} steps in a row, up to step {step}, have no finite gradients: their "
+                f"samples are in {self.folder / SKIPPED}; look at them, lower the learning rate, "
+                "or go on from the last checkpoint"
+            )
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of one sequence, forward and backward; this process's part of it."""
+        batch: PackedBatch = inputs["batch"]
+        flops = step_flops(
+            self.extras.shape,
+            self._spec,
+            vision_masks=vision_masks(batch, self._vision_ids),
+            frame_patches=frame_patches(batch),
+            num_labels=int((batch.labels != -100).sum()),
+        )
+        own = flops // self._sharing
+        self.rates.add(tokens=batch.num_tokens, flops=own)
+        return own
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; to a loss belong throughput and gates."""
+        sampler = self.extras.stream.loader.sampler
+        self.state.epoch = sampler.epoch + sampler.packs_done / len(sampler.packing.packs)
+        if "loss" in logs:
+            tokens, flops = self.rates.taken()
+            own = torch.tensor([[tokens / self._sharing, flops]], dtype=torch.float64)
+            total = self.accelerator.gather(own.to(self.args.device)).sum(0).tolist()
+            self.state.num_input_tokens_seen += round(total[0])
+            logs |= {"tokens": self.state.num_input_tokens_seen, **self.rates.rates(total)}
+            logs |= self.gates.read() | {"skipped_in_a_row": self.num_skipped}
+        super().log(logs)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """What the evaluation that was passed in finds."""
+        if self.extras.evaluation is None:
+            return {}
+        self.model.eval()
+        with torch.no_grad():
+            step = self.state.global_step
+            found = self.extras.evaluation(self.inner_model, self.processing_class, step)
+        scores = {f"eval/{name}": value for name, value in found.items()}
+        self.log(dict(scores))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, scores
+        )
+        return scores
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saves_to)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write it beside, then move it to its place: whole or absent."""
+        self._saves_to = self.folder / PARTIAL
+        with saving(self.folder):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                name = f"checkpoint-{self.state.global_step}"
+                publish(self.folder, name, keep=self.extras.recipe.run.keep)
+        self.accelerator.wait_for_everyone()
+        self._saves_to = self.folder
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        """Nothing where `load_model` read the weights: on disk they have other names."""
+        if not holds_weights(self.extras.recipe):
+            super()._load_from_checkpoint(checkpoint, model)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """With the random numbers goes the order of the data."""
+        super()._save_rng_state(output_dir)
+        state = json.dumps(self.extras.stream.loader.state_dict())
+        Path(output_dir, f"loader_{self.args.process_index}.json").write_text(state, "utf-8")
+
+
+def holds_weights(recipe: Recipe) -> bool:
+    """Whether a checkpoint is a model that `load_model` takes; if not, the Trainer loads it."""
+    parallel = recipe.parallel
+    return not (recipe.model.lora_rank or parallel.fsdp or parallel.deepspeed)
+
+
+class Watch(TrainerCallback):
+    """Progress with what is left on stderr, log.jsonl, and when to evaluate."""
+
+    def __init__(self, *, log: LogFile, evaluate_every: int) -> None:
+        self._log = log
+        self._every = evaluate_every
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin at the step of the checkpoint."""
+        if state.is_world_process_zero:
+            self._log.begin([_finite(line) for line in state.log_history])
+            self._bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                file=sys.stderr,
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One more step."""
+        if self._every and state.global_step % self._every == 0:
+            control.should_evaluate = True
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """A line for what was logged."""
+        if self._bar is not None:
+            self._log.add(_finite(state.log_history[-1]))
+            shown = ("loss", "tokens_per_second", "mfu")
+            self._bar.set_postfix({name: logs[name] for name in shown if name in logs})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The end of the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
+    }
+
+
+def report_line(line: str) -> None:
+    """A line on stderr, above the progress."""
+    tqdm.write(line, file=sys.stderr)

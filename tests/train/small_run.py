@@ -1,0 +1,78 @@
+"""Small training runs for the tests of this folder."""
+
+import json
+from pathlib import Path
+
+from conftest import TOKENIZER, write_clip
+from small_manifest import record, write_manifest
+
+from videonsa.cli.main import main
+from videonsa.data.records import VideoRef
+from videonsa.train.reading import read_recipe
+
+ANSWERS = ("Yes.", "No.", "red", "a circle")
+
+
+def make_data(folder: Path, *, num_samples: int = 8) -> Path:
+    """A manifest of short videos in real files, each asked about once."""
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for i in range(num_samples):
+        clip = write_clip(folder / f"clip{i}.mp4", num_frames=4 + i % 4)
+        records.append(record(f"clip{i}", VideoRef(path=str(clip)), answer=ANSWERS[i % 4]))
+    path = folder / "manifest.parquet"
+    write_manifest(path, records, AutoTokenizer.from_pretrained(TOKENIZER))
+    return path
+
+
+def build_data(folder: Path, *, num_videos: int = 9) -> Path:
+    """What `videonsa data build` makes of a small tree of real files, as LLaVA-Video has them."""
+    part = folder / "tree/0_30_s_academic_v0_1"
+    videos = part / "academic_source"
+    videos.mkdir(parents=True)
+    rows = []
+    for i in range(num_videos):
+        write_clip(videos / f"clip{i}.mp4", num_frames=4 + i % 4)
+        said = [("human", f"<image>\nWhat is shown in {i}?"), ("gpt", ANSWERS[i % 4])]
+        rows.append(
+            {
+                "id": f"clip{i}",
+                "conversations": [{"from": who, "value": text} for who, text in said],
+                "data_source": part.name,
+                "video": f"academic_source/clip{i}.mp4",
+            }
+        )
+    (videos / "clip0.mp4").write_bytes(b"")  # not a video: it is dropped
+    (part / "0_30_s_academic_oe_v0_1_qa_processed.json").write_text(json.dumps(rows))
+    options = ["--model", "embedded", "--fps", "2", "--min-frames", "0", "--workers", "1"]
+    out = folder / "data"
+    assert main(["data", "build", str(folder / "tree"), "--out", str(out), *options]) == 0
+    return out
+
+
+def recipe_for(base: Path, manifest: Path, *settings: str, name: str = "tiny"):
+    """The recipe `tiny` on a model of two layers."""
+    return read_recipe(
+        name,
+        settings=(
+            f"model.base={base}",
+            f"data.manifest={manifest}",
+            "data.context=128",
+            "attention.block_size=8",
+            "optimizer.steps=6",
+            "optimizer.batch_size=2",
+            "run.save_every=3",
+            *settings,
+        ),
+    )
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(out: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and norm of the gradients, step by step."""
+    return [(x["step"], x["loss"], x["grad_norm"]) for x in lines(out / "log.jsonl") if "loss" in x]

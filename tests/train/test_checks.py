@@ -1,0 +1,68 @@
+import pytest
+from small_run import make_data
+
+from videonsa.data.manifest import read_manifest
+from videonsa.errors import UsageError
+from videonsa.inference.shapes import published_shape
+from videonsa.train.checks import check_data, check_processes
+from videonsa.train.reading import read_recipe
+
+SHAPE = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return read_manifest(make_data(tmp_path_factory.mktemp("data"), num_samples=3))
+
+
+def seven(*settings):
+    return read_recipe("videonsa-7b", settings=["data.fps=null", "data.max_pixels=null", *settings])
+
+
+@pytest.mark.parametrize("world_size", [2, 8, 32])
+def test_processes_that_divide_the_work_are_taken(world_size):
+    check_processes(seven(), world_size=world_size, on_gpu=True)
+    check_processes(seven("parallel.sequence=2"), world_size=world_size, on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "settings", "message"),
+    [
+        (6, ["parallel.sequence=4"], "want a multiple of it, such as 4 or 8 processes"),
+        (2, ["parallel.sequence=4"], "want a multiple of it, such as 4 processes"),
+        (8, ["optimizer.batch_size=20"], "batch_size=20 over 8 processes.* such as 16 or 24"),
+        (6, [], "batch_size=32 over 6 processes.* such as 30 or 36"),
+        (8, ["optimizer.batch_size=2", "parallel.sequence=2"], "over 4 processes.* such as 4"),
+        (1, [], "parallel.fsdp=true with 1 processes"),
+        (8, ["model.lora_rank=8"], "LoRA leaves little to shard"),
+    ],
+)
+def test_what_cannot_be_shared_names_the_nearest_that_can(world_size, settings, message):
+    with pytest.raises(UsageError, match=message):
+        check_processes(seven(*settings), world_size=world_size, on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.context=20"], "the longest sample .* has 44 tokens; want at least 44"),
+        (["data.context=200000"], "want at most 128000"),
+        (
+            ["data.fps=4"],
+            "built with fps=2.0, the recipe wants 4: build it so, or --set data.fps=2",
+        ),
+        (["parallel.sequence=64"], "the shortest sample has 41 tokens.* want at most 20"),
+    ],
+)
+def test_data_that_cannot_be_used_says_what_can(manifest, settings, message):
+    with pytest.raises(UsageError, match=message):
+        check_data(seven(*settings), manifest, SHAPE)
+
+
+def test_data_that_fit_are_taken(manifest):
+    check_data(seven("data.context=44"), manifest, SHAPE)
+
+
+def test_weights_are_not_sharded_on_cpus():
+    with pytest.raises(UsageError, match="2 processes on CPUs: want two or more GPUs"):
+        check_processes(seven(), world_size=2, on_gpu=False)

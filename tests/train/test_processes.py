@@ -1,0 +1,101 @@
+"""Two processes of torchrun on gloo: they train as one does, are killed, and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import build_data, losses, recipe_for
+
+from videonsa.inference.engine import load
+from videonsa.models.loading import load_model
+from videonsa.train.reading import recipe_to_yaml
+from videonsa.train.run import train
+
+pytestmark = pytest.mark.slow
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_folder, tmp_path_factory):
+    data = build_data(tmp_path_factory.mktemp("data"))
+    return recipe_for(tiny_folder, data, f"optimizer.steps={STEPS}")
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone")
+    train(recipe, out)
+    return out
+
+
+def start(recipe, out, *settings):
+    """`videonsa train` as two processes."""
+    path = out.with_suffix(".yaml")
+    path.write_text(recipe_to_yaml(recipe))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, *torchrun, "-m", "videonsa", "train", str(path), "--out", str(out)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *chosen],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def run_to_its_end(*arguments):
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output.decode()
+
+
+def assert_same_training(out, expected):
+    """The same curve and the same weights, but for the order of sums."""
+    torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(losses(expected)))
+    models = [load_model(where / "model").model for where in (out, expected)]
+    for own, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=2e-5)
+
+
+def children(pid):
+    """What torchrun started: it puts them into sessions of their own."""
+    return [int(own) for own in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def sharing(recipe, tmp_path_factory):
+    """A run whose two processes share every packed sequence."""
+    out = tmp_path_factory.mktemp("sharing") / "run"
+    run_to_its_end(recipe, out, "parallel.sequence=2")
+    return out
+
+
+def test_processes_that_share_sequences_train_as_one(sharing, alone):
+    assert_same_training(sharing, alone)
+
+
+def test_processes_with_sequences_of_their_own_train_as_one(recipe, alone, tmp_path):
+    run_to_its_end(recipe, tmp_path / "run")
+    assert_same_training(tmp_path / "run", alone)
+
+
+def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, tmp_path, clip_path):
+    out = tmp_path / "run"
+    process = start(recipe, out, "parallel.sequence=2")
+    log, patience = out / "log.jsonl", time.monotonic() + 120
+    while not log.exists() or len(log.read_text().splitlines()) < 5:
+        assert process.poll() is None and time.monotonic() < patience
+        time.sleep(0.02)
+    for pid in [process.pid, *children(process.pid)]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert not (out / "model").exists()
+    run_to_its_end(recipe, out, "parallel.sequence=2")
+    assert losses(out) == losses(sharing)
+    assert load(str(out / "model")).ask(clip_path, "What?", max_new_tokens=2).usage.video_tokens > 0

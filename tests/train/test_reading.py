@@ -1,0 +1,107 @@
+import pytest
+import yaml
+
+from videonsa.errors import UsageError
+from videonsa.ops.spec import BRANCHES, NSASpec
+from videonsa.train.reading import read_recipe, recipe_names, recipe_to_yaml
+
+
+def test_every_recipe_of_the_package_can_be_read():
+    names = recipe_names()
+    assert {"videonsa-7b", "dense-7b", "videonsa-3b", "tiny", "study"} <= set(names)
+    assert sum(name.startswith("branch-") for name in names) == 6
+    for name in names:
+        assert read_recipe(name).name == name
+
+
+def test_the_recipe_of_the_paper():
+    recipe = read_recipe("videonsa-7b")
+    optimizer = recipe.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup, optimizer.weight_decay) == (1e-6, 0.1, 0.01)
+    assert (optimizer.betas, optimizer.max_grad_norm) == ((0.9, 0.999), 1.0)
+    assert (optimizer.batch_size, optimizer.epochs, optimizer.steps) == (32, 1, None)
+    assert (recipe.data.context, recipe.data.fps, recipe.data.max_pixels) == (36_864, 4.0, 50_176)
+    assert recipe.attention.spec() == NSASpec.paper(
+        block_size=64, num_selected_blocks=32, window_size=256
+    )
+    assert recipe.model.freeze == ()
+
+
+def test_the_dense_baseline_differs_in_its_attention_alone():
+    dense, sparse = (
+        yaml.safe_load(recipe_to_yaml(read_recipe(n))) for n in ("dense-7b", "videonsa-7b")
+    )
+    assert dense.pop("attention")["kind"] == "dense"
+    sparse.pop("attention")
+    assert dense == sparse
+    assert read_recipe("dense-7b").attention.spec() is None
+
+
+def test_one_and_two_branches():
+    found = {
+        read_recipe(name).attention.spec().branches
+        for name in recipe_names()
+        if name.startswith("branch-")
+    }
+    alone = {(branch,) for branch in BRANCHES}
+    pairs = {tuple(b for b in BRANCHES if b != left_out) for left_out in BRANCHES}
+    assert found == alone | pairs
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
+    recipe = read_recipe("tiny", settings=["optimizer.betas=[0.5, 0.75]", "model.freeze=[vit]"])
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe_to_yaml(recipe))
+    assert read_recipe(str(path)) == recipe
+
+
+def test_a_file_extends_a_recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: videonsa-7b\noptimizer:\n  learning_rate: 1e-5\n")
+    recipe = read_recipe(str(path), settings=["run.seed=3"])
+    assert recipe.name == "mine"
+    assert recipe.optimizer.learning_rate == 1e-5
+    assert recipe.optimizer.batch_size == 32
+    assert recipe.run.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.learning_rat=1", "did you mean optimizer.learning_rate?"),
+        ("optimiser.warmup=0.1", "did you mean optimizer?"),
+        ("optimizer.batch_size=4.5", "optimizer.batch_size=4.5: want a whole number"),
+        ("optimizer.batch_size=true", "optimizer.batch_size=True: want a whole number"),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate='fast': want a number"),
+        ("optimizer.betas=[0.9]", "want a list of a number"),
+        ("optimizer.warmup=2", "want 0 to 1, a share of the steps"),
+        ("attention.kind=sparse", "attention.kind='sparse': want nsa or dense"),
+        ("attention.branches=[global]", "attention.branches has 'global': want some of compressed"),
+        ("attention.window_size=0", "window_size"),
+        ("model.freeze=[tower]", "model.freeze has 'tower': want some of vit, merger, llm"),
+        ("parallel.deepspeed=zero.json", "parallel.fsdp and parallel.deepspeed"),
+        ("run.report_to=[paper]", "run.report_to has 'paper'"),
+        ("optimizer.steps", "--set optimizer.steps: want section.key=value"),
+        ("optimizer.steps=[", "--set optimizer.steps=[: not YAML"),
+        ("optimizer=3", "optimizer. is no setting"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(setting, message):
+    with pytest.raises(UsageError) as caught:
+        read_recipe("videonsa-7b", settings=[setting])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match="did you mean videonsa-7b"):
+        read_recipe("videonsa-7")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"extends: {path}\n")
+    with pytest.raises(UsageError, match="extends itself"):
+        read_recipe(str(path))

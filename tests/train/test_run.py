@@ -1,0 +1,202 @@
+"""Whole runs in one process."""
+
+import json
+import resource
+import shutil
+
+import pytest
+import torch
+from small_run import lines, losses, make_data, recipe_for
+from transformers import TrainerCallback
+
+from videonsa.errors import TrainingError, UsageError
+from videonsa.inference.engine import load
+from videonsa.models.loading import load_model
+from videonsa.train.run import train
+
+
+class Stop(TrainerCallback):
+    """Raises when a step begins, as if the process died."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step + 1 == self.step:
+            raise KeyboardInterrupt
+
+
+class At(TrainerCallback):
+    """Calls a function with the model before a step."""
+
+    def __init__(self, step, function):
+        self.step, self.function = step, function
+
+    def on_step_begin(self, args, state, control, model=None, **_):
+        if state.global_step + 1 == self.step:
+            self.function(model)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, manifest, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    train(recipe_for(tiny_folder, manifest), out)
+    return out
+
+
+def test_a_run_leaves_its_recipe_its_facts_its_log_and_a_model_that_answers(
+    undisturbed, tiny_folder, clip_path
+):
+    facts = json.loads((undisturbed / "run.json").read_text())
+    assert len(facts["data_hash"]) == 64
+    assert facts["versions"]["torch"] == torch.__version__
+    assert [step for step, _, _ in losses(undisturbed)] == [1, 2, 3, 4, 5, 6]
+    first = lines(undisturbed / "log.jsonl")[0]
+    assert first["tokens"] > 0 and first["tokens_per_second"] > 0
+    assert first["gates/layer_00/compressed"] == first["gates/layer_01/window"] == 0.5
+    assert "mfu" not in first  # a CPU has no peak
+    before, after = (load_model(where).model for where in (tiny_folder, undisturbed / "model"))
+    changed = [
+        not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    ]
+    assert sum(changed) > len(changed) / 2
+    assert (
+        load(str(undisturbed / "model")).ask(clip_path, "What?", max_new_tokens=2).text is not None
+    )
+
+
+@pytest.mark.parametrize("at", [2, 5], ids=["before the first checkpoint", "after it"])
+def test_a_run_that_died_goes_on_to_the_same_losses_bit_by_bit(
+    undisturbed, tiny_folder, manifest, tmp_path, at
+):
+    recipe = recipe_for(tiny_folder, manifest)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, callbacks=[Stop(at)])
+    torch.manual_seed(99)
+    train(recipe, tmp_path)
+    assert losses(tmp_path) == losses(undisturbed)
+    weights = [(out / "model/model.safetensors").read_bytes() for out in (tmp_path, undisturbed)]
+    assert weights[0] == weights[1]
+
+
+def test_another_recipe_does_not_go_on_in_the_folder(undisturbed, tiny_folder, manifest, tmp_path):
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"optimizer\.learning_rate=0.0001, this run has 0.001"):
+        train(recipe_for(tiny_folder, manifest, "optimizer.learning_rate=1e-3"), out)
+
+
+def test_a_step_without_finite_gradients_changes_nothing_and_names_its_samples(
+    tiny_folder, manifest, tmp_path
+):
+    kept = {}
+
+    def poison(model):
+        kept["weights"] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        kept["hook"] = model.lm_head.register_forward_hook(lambda *_: _[2] * float("nan"))
+
+    def heal(model):
+        kept["hook"].remove()
+        assert all(torch.equal(p, kept["weights"][n]) for n, p in model.named_parameters())
+
+    train(recipe_for(tiny_folder, manifest), tmp_path, callbacks=[At(4, poison), At(5, heal)])
+    (line,) = lines(tmp_path / "nonfinite.jsonl")
+    assert line["step"] == 4
+    named = {name for one in line["sequences"] for name in one["samples"]}
+    assert named <= {f"clip{i}" for i in range(8)} and named
+    assert all(one["loss"] == "nan" for one in line["sequences"])
+    assert len(losses(tmp_path)) == 6
+
+
+def test_steps_in_a_row_without_finite_gradients_end_the_run(tiny_folder, manifest, tmp_path):
+    def poison(model):
+        model.lm_head.register_forward_hook(lambda *_: _[2] * float("inf"))
+
+    recipe = recipe_for(tiny_folder, manifest, "run.max_skipped=2", "optimizer.steps=8")
+    with pytest.raises(TrainingError, match=r"2 steps in a row, up to step 3"):
+        train(recipe, tmp_path, callbacks=[At(2, poison)])
+    assert [line["step"] for line in lines(tmp_path / "nonfinite.jsonl")] == [2, 3]
+
+
+def test_a_disk_that_is_full_leaves_the_last_good_checkpoint(
+    undisturbed, tiny_folder, manifest, tmp_path
+):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    recipe = recipe_for(tiny_folder, manifest)
+    try:
+        with pytest.raises(TrainingError, match=r"the last good one is .*checkpoint-3; make room"):
+            train(recipe, tmp_path, callbacks=[At(6, fill)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.glob("*checkpoint*")) == ["checkpoint-3"]
+    train(recipe, tmp_path)
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+class GateGradients(TrainerCallback):
+    def __init__(self):
+        self.largest = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        for name, parameter in model.named_parameters():
+            if "g_proj" in name:
+                value = float(parameter.grad.abs().max())
+                self.largest[name] = max(self.largest.get(name, 0.0), value)
+
+
+def test_gates_of_every_layer_but_the_last_receive_gradients(tiny_folder, manifest, tmp_path):
+    """What vision rows compute in the last layer reaches no text row, so no loss."""
+    seen = GateGradients()
+    train(recipe_for(tiny_folder, manifest), tmp_path, callbacks=[seen])
+    first = [value for name, value in seen.largest.items() if ".layers.0." in name]
+    last = [value for name, value in seen.largest.items() if ".layers.1." in name]
+    assert len(first) == len(last) == 4
+    assert min(first) > 0
+    assert max(last) == 0
+
+
+@pytest.mark.parametrize("kind", ["nsa", "dense"])
+def test_eight_samples_can_be_learnt_by_heart(tiny_folder, manifest, tmp_path, kind):
+    recipe = recipe_for(
+        tiny_folder,
+        manifest,
+        f"attention.kind={kind}",
+        "optimizer.learning_rate=5e-3",
+        "optimizer.steps=100",
+        "data.context=512",
+        "optimizer.batch_size=1",
+        "run.save_every=1000",
+    )
+    train(recipe, tmp_path)
+    curve = [loss for _, loss, _ in losses(tmp_path)]
+    assert curve[0] > 5
+    assert curve[-1] < 0.05
+
+
+def test_activation_checkpointing_changes_no_loss(undisturbed, tiny_folder, manifest, tmp_path):
+    train(recipe_for(tiny_folder, manifest, "parallel.activation_checkpointing=true"), tmp_path)
+    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(undisturbed)))
+
+
+def test_lora_goes_on_after_it_died_and_leaves_a_whole_model(tiny_folder, manifest, tmp_path):
+    recipe = recipe_for(tiny_folder, manifest, "model.lora_rank=4", "optimizer.learning_rate=1e-2")
+    outs = [tmp_path / "undisturbed", tmp_path / "died"]
+    train(recipe, outs[0])
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, outs[1], callbacks=[Stop(5)])
+    train(recipe, outs[1])
+    assert losses(outs[0]) == losses(outs[1])
+    models = [load_model(out / "model").model.state_dict() for out in outs]
+    before = load_model(tiny_folder).model.state_dict()
+    assert models[0].keys() == before.keys()
+    assert all(torch.equal(models[0][name], models[1][name]) for name in before)
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(models[0][name], before[name])
