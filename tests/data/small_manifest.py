@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from videonsa.data.filter import FilterOptions, Found, judge
+from videonsa.data.filter import FilterOptions, Found, judge, media_facts, without_cap
 from videonsa.data.journal import FileState
 from videonsa.data.manifest import BuildFacts, Manifest, ManifestWriter, read_manifest
 from videonsa.data.media import path_of, script_of_media
@@ -42,7 +42,7 @@ def write_manifest(
     )
     with ManifestWriter(path, facts=facts) as writer:
         for one in records:
-            found = [_found(media) for media in one.media]
+            found = tuple(media_facts(_found(media), without_cap(SAMPLING)) for media in one.media)
             writer.write(judge(one, found, options=options, tokenizer=tokenizer))
     return read_manifest(path)
 
