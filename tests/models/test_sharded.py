@@ -124,3 +124,9 @@ class Alone(SequenceExchange):
 def test_what_needs_all_rows_in_one_process_is_refused(beside, named):
     with pytest.raises(UsageError, match=f"exchange with {named}"):
         tiny()(text_only()["input_ids"], exchange=Alone(), **beside)
+
+
+def test_a_batch_of_several_rows_is_refused():
+    ids = torch.arange(20, 60).view(2, 20)
+    with pytest.raises(UsageError, match=r"exchange with a batch of 2: .* pack the samples"):
+        tiny()(ids, exchange=Alone())

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videonsa.errors import UsageError
 from videonsa.models.attention import AttentionStep
 from videonsa.models.choice import AttentionChoice
 from videonsa.models.packed import cumulative
@@ -34,7 +35,15 @@ def shard_rows(rows: NewRows, choice: AttentionChoice, exchange: SequenceExchang
         rows: all T rows, B = 1.
         choice: how the call attends.
         exchange: between the processes.
+
+    Raises:
+        UsageError: more than one row of ids.
     """
+    if len(rows.vision_mask) != 1:
+        raise UsageError(
+            f"exchange with a batch of {len(rows.vision_mask)}: processes share one sequence; "
+            "pack the samples into one row (cu_seqlens)"
+        )
     device = rows.vision_mask.device
     shard = exchange.shard([0, *accumulate(rows.lengths or [rows.vision_mask.shape[1]])])
     keys = torch.tensor(shard.keys, device=device)
