@@ -12,7 +12,7 @@ set -uo pipefail
 part=${1:?want tests, forward, backward, prefill or long}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
-export PYTHONPATH=$PWD/src PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 mkdir -p "$out"
 videonsa() { python3 -m videonsa "$@"; }
 shapes=7b-16k,7b-32k,7b-64k,7b-128k
