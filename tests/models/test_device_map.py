@@ -60,9 +60,15 @@ def test_a_step_goes_along_with_everything_that_the_layers_read():
     assert step.to("meta") is moved, "layers on one device share one copy"
     layout = moved.layout
     tensors = [moved.vision_mask, moved.attention_mask, layout.order]
-    tensors += [x for group in layout.text for x in group]
     tensors += [
-        x for group in layout.vision for x in (group.rows, group.keys, group.blocks.offsets)
+        x
+        for group in layout.text
+        for x in (group.rows.numbers, group.keys.numbers, group.positions)
+    ]
+    tensors += [
+        x
+        for group in layout.vision
+        for x in (group.rows.numbers, group.keys.numbers, group.blocks.offsets)
     ]
     assert all(x.is_meta for x in tensors)
     assert layout.order.shape == step.layout.order.shape

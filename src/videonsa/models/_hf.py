@@ -23,7 +23,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionPatchEmbed,
     Qwen2_5_VLAttention,
     Qwen2_5_VLMLP,
+    Qwen2_5_VLRMSNorm,
     Qwen2_5_VLVisionAttention,
+    Qwen2MLP,
     apply_rotary_pos_emb_vision,
 )
 from transformers.utils import logging
@@ -34,10 +36,12 @@ __all__ = [
     "Cache",
     "CausalLMOutputWithPast",
     "DynamicCache",
+    "Qwen2MLP",
     "Qwen2_5_VLAttention",
     "Qwen2_5_VLConfig",
     "Qwen2_5_VLForConditionalGeneration",
     "Qwen2_5_VLMLP",
+    "Qwen2_5_VLRMSNorm",
     "Qwen2_5_VLVisionAttention",
     "Qwen2_5_VisionPatchEmbed",
     "StrictDataclassError",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Cache, Qwen2_5_VLAttention
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.fused import rotate
 from videonsa.models.gates import branch_gates, init_gates
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.ops.layout import HybridLayout
@@ -126,13 +127,6 @@ def dense_attention(
     return out.transpose(1, 2)
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `[B, T, H, D]` by the angles of `[B, T, D]` (first half of D paired with second)."""
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return x * cos.unsqueeze(2) + turned * sin.unsqueeze(2)
-
-
 class HybridAttention(Qwen2_5_VLAttention):
     """Self-attention of one decoder layer (paper section 2.2).
 
@@ -186,7 +180,7 @@ class HybridAttention(Qwen2_5_VLAttention):
         q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, HQ, D]
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
-        q, k = apply_rotary(q, *position_embeddings), apply_rotary(k, *position_embeddings)
+        q, k = rotate(q, k, *position_embeddings)
         if past_key_values is not None:
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]

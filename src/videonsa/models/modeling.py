@@ -18,6 +18,7 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.features import encode_frames, encode_patches, place_features
+from videonsa.models.fused import fuse_layer
 from videonsa.models.loss import loss_of_labels
 from videonsa.models.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.recorder import AttentionRecorder
@@ -117,6 +118,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         super().__init__(config)
         for index, layer in enumerate(self.model.language_model.layers):
             layer.self_attn = HybridAttention(config, index)
+            fuse_layer(layer, config.text_config)
         replace_slow_parts(self.model.visual, config.vision_config)
         self.post_init()
 

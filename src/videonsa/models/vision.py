@@ -17,8 +17,8 @@ from videonsa.models._hf import (
     Qwen2_5_VisionPatchEmbed,
     Qwen2_5_VLMLP,
     Qwen2_5_VLVisionAttention,
-    apply_rotary_pos_emb_vision,
 )
+from videonsa.models.fused import FusedRMSNorm, rotate_vision, silu_mul
 from videonsa.models.rope import Grid
 
 ALIGNED = 64
@@ -167,7 +167,7 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))  # [P, 3, H, D]
         q, k, v = qkv.unbind(1)
         if position_embeddings is not None:
-            q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+            q, k = rotate_vision(q, k, *position_embeddings)
         if len(segments) == 1:  # rows are in order already
             out = _attend(*(x.unflatten(0, segments[0].shape) for x in (q, k, v))).flatten(0, 1)
         else:
@@ -200,13 +200,18 @@ class AlignedMLP(Qwen2_5_VLMLP):
     are.
     """
 
+    def __init__(self, config: Any, bias: bool = False) -> None:
+        super().__init__(config, bias=bias)
+        self.is_silu = config.hidden_act == "silu"
+
     def forward(self, hidden_state: Tensor) -> Tensor:
         """Rows `[P, hidden]` in and out."""
         linears = (self.gate_proj, self.up_proj, self.down_proj)
         missing = -self.intermediate_size % ALIGNED
         if not missing or any(type(linear) is not nn.Linear for linear in linears):
             # Adapters and quantised weights do their own products.
-            rows: Tensor = super().forward(hidden_state)
+            gate, up = self.gate_proj(hidden_state), self.up_proj(hidden_state)
+            rows: Tensor = self.down_proj(self._gated(gate, up))
             return rows
         gate, up = (
             F.linear(
@@ -217,7 +222,13 @@ class AlignedMLP(Qwen2_5_VLMLP):
             for linear in linears[:2]
         )
         down = self.down_proj
-        return F.linear(self.act_fn(gate) * up, F.pad(down.weight, (0, missing)), down.bias)
+        return F.linear(self._gated(gate, up), F.pad(down.weight, (0, missing)), down.bias)
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        if self.is_silu:
+            return silu_mul(gate, up)
+        product: Tensor = self.act_fn(gate) * up
+        return product
 
 
 def replace_slow_parts(tower: nn.Module, config: Any) -> None:
@@ -235,5 +246,7 @@ def replace_slow_parts(tower: nn.Module, config: Any) -> None:
     )
     for index, block in enumerate(tower.blocks):  # type: ignore[arg-type]
         windowed = index not in config.fullatt_block_indexes
+        block.norm1 = FusedRMSNorm(config.hidden_size, eps=block.norm1.variance_epsilon)
+        block.norm2 = FusedRMSNorm(config.hidden_size, eps=block.norm2.variance_epsilon)
         block.attn = BatchedVisionAttention(config, windowed=windowed)
         block.mlp = AlignedMLP(config, bias=True)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
@@ -20,21 +21,52 @@ from videonsa.ops.varlen import (
     packed_samples,
 )
 
+MAX_RUNS = 64
+"""Pieces that a result is put together from; more are put in order by an index."""
+
+
+class Places(NamedTuple):
+    """Equally many places of b samples in a flat tensor."""
+
+    numbers: Tensor  # [b, K] int64
+    first: int | None  # the first place, where all others follow it one by one
+
+    @classmethod
+    def of(cls, samples: Sequence[Tensor]) -> Self:
+        """From the places of each sample, `[K]` on the host."""
+        numbers = torch.stack(list(samples))
+        flat = numbers.flatten()
+        follows = len(flat) > 0 and bool((flat.diff() == 1).all())
+        return cls(numbers, int(flat[0]) if follows else None)
+
+    def to(self, device: torch.device) -> Self:
+        """The same places, for tensors on another device."""
+        return self._replace(numbers=self.numbers.to(device))
+
+    def take(self, x: Tensor) -> Tensor:
+        """Rows of x `[B, L, ...]` -> `[b, K, ...]`: a view where they follow one another."""
+        flat = x.flatten(0, 1)
+        if self.first is None:
+            rows = flat.index_select(0, self.numbers.flatten())
+        else:
+            rows = flat.narrow(0, self.first, self.numbers.numel())
+        return rows.view(*self.numbers.shape, *x.shape[2:])
+
 
 class TextGroup(NamedTuple):
     """Samples with equally many text rows and keys. Rows count in B * T, keys in B * S."""
 
-    rows: Tensor  # [b, Nt] int64; rows that are padding stand here too
-    keys: Tensor  # [b, Nk] int64
-    positions: Tensor  # [b, Nt] int64, among the sample's keys; -1 for padding
-    key_mask: Tensor  # [b, Nk] bool
+    rows: Places  # [b, Nt]; rows that are padding stand here too
+    keys: Places  # [b, Nk]
+    positions: Tensor  # [b, Nt] int64, ascending, among the sample's keys; -1 for padding
+    key_mask: Tensor | None  # [b, Nk] bool; None where nothing is padding
 
 
 class VisionGroup(NamedTuple):
     """Samples with equally many vision rows and vision keys."""
 
-    rows: Tensor  # [b, Nv] int64
-    keys: Tensor  # [b, Mv] int64: the vision stream
+    rows: Places  # [b, Nv]
+    keys: Places  # [b, Mv]: the vision stream
     first_row: int  # position in the stream of the first row
     blocks: BlockTable
 
@@ -56,12 +88,22 @@ class HybridLayout:
     vision: tuple[VisionGroup, ...]
     order: Tensor
     """`[B * T]` int64: where each row stands among the rows of all vision, then all text groups."""
+    runs: tuple[tuple[int, int, int], ...] | None
+    """The same as runs of rows: which group, its first and its last row but one; None: too many."""
 
     def to(self, device: torch.device) -> Self:
         """The same layout with its tensors on another device."""
         return replace(
             self,
-            text=tuple(TextGroup(*(x.to(device) for x in group)) for group in self.text),
+            text=tuple(
+                group._replace(
+                    rows=group.rows.to(device),
+                    keys=group.keys.to(device),
+                    positions=group.positions.to(device),
+                    key_mask=None if group.key_mask is None else group.key_mask.to(device),
+                )
+                for group in self.text
+            ),
             vision=tuple(
                 group._replace(
                     rows=group.rows.to(device),
@@ -106,7 +148,6 @@ def hybrid_layout(
     check_packing(num_samples, q_offset, packed=packed)
     if num_rows < 1:
         raise ValueError(f"num_rows={num_rows}: want at least one query row")
-    device = vision_mask.device
     if packed:
         samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
     else:
@@ -117,11 +158,11 @@ def hybrid_layout(
     valid = torch.ones_like(vision_mask) if attention_mask is None else attention_mask
     kinds = torch.stack([vision_mask & valid, valid]).flatten(1).cpu()  # [2, B * S]
     split = [_split(sample, kinds[0], kinds[1]) for sample in samples]
-    vision = _vision_groups(split, spec, frame_sizes, device)
-    text = _text_groups(split, device)
-    rows = torch.cat([*(v.rows.flatten() for v in vision), *(t.rows.flatten() for t in text)])
+    vision, text = _vision_groups(split, spec, frame_sizes), _text_groups(split)
+    groups = [x.rows.numbers.flatten() for x in vision] + [x.rows.numbers.flatten() for x in text]
+    rows = torch.cat(groups)
     order = torch.empty_like(rows)
-    order[rows] = torch.arange(len(rows), device=device)
+    order[rows] = torch.arange(len(rows))
     return HybridLayout(
         num_samples=num_samples,
         num_rows=num_rows,
@@ -131,6 +172,22 @@ def hybrid_layout(
         text=text,
         vision=vision,
         order=order,
+        runs=_runs(order, [len(group) for group in groups]),
+    ).to(vision_mask.device)
+
+
+def _runs(order: Tensor, lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...] | None:
+    """`HybridLayout.runs` from the order and the rows of each group, on the host."""
+    ends = torch.tensor(lengths).cumsum(0)
+    group = torch.searchsorted(ends, order, right=True)
+    breaks = ((order.diff() != 1) | (group.diff() != 0)).nonzero()[:, 0] + 1
+    if len(breaks) >= MAX_RUNS:
+        return None
+    borders = [0, *breaks.tolist(), len(order)]
+    within = order - (ends - torch.tensor(lengths))[group]
+    return tuple(
+        (int(group[start]), int(within[start]), int(within[start]) + stop - start)
+        for start, stop in pairwise(borders)
     )
 
 
@@ -161,27 +218,31 @@ def _split(sample: Sample, vision: Tensor, valid: Tensor) -> _Split:
     )
 
 
-def _text_groups(split: Sequence[_Split], device: torch.device) -> tuple[TextGroup, ...]:
+def _text_groups(split: Sequence[_Split]) -> tuple[TextGroup, ...]:
     alike = defaultdict(list)
     for sample in split:
         alike[len(sample.text_rows), len(sample.keys)].append(sample)
     return tuple(
         TextGroup(
-            rows=torch.stack([sample.text_rows for sample in group]).to(device),
-            keys=torch.stack([sample.keys for sample in group]).to(device),
-            positions=torch.stack([sample.text_positions for sample in group]).to(device),
-            key_mask=torch.stack([sample.key_mask for sample in group]).to(device),
+            rows=Places.of([sample.text_rows for sample in group]),
+            keys=Places.of([sample.keys for sample in group]),
+            positions=torch.stack([sample.text_positions for sample in group]),
+            key_mask=_key_mask([sample.key_mask for sample in group]),
         )
         for (num_rows, _), group in alike.items()
         if num_rows
     )
 
 
+def _key_mask(masks: Sequence[Tensor]) -> Tensor | None:
+    mask = torch.stack(list(masks))
+    return None if bool(mask.all()) else mask
+
+
 def _vision_groups(
     split: Sequence[_Split],
     spec: NSASpec,
     frame_sizes: Tensor | Sequence[int] | None,
-    device: torch.device,
 ) -> tuple[VisionGroup, ...]:
     if not any(len(sample.vision_rows) for sample in split):
         return ()  # a decode step needs no blocks
@@ -196,10 +257,12 @@ def _vision_groups(
         alike[num_rows, num_keys].append((sample, offsets))
     return tuple(
         VisionGroup(
-            rows=torch.stack([sample.vision_rows for sample, _ in group]).to(device),
-            keys=torch.stack([sample.vision_keys for sample, _ in group]).to(device),
+            rows=Places.of([sample.vision_rows for sample, _ in group]),
+            keys=Places.of([sample.vision_keys for sample, _ in group]),
             first_row=num_keys - num_rows,
-            blocks=block_table([offsets for _, offsets in group], num_keys, device=device),
+            blocks=block_table(
+                [offsets for _, offsets in group], num_keys, device=torch.device("cpu")
+            ),
         )
         for (num_rows, num_keys), group in alike.items()
         if num_rows

@@ -170,8 +170,8 @@ def hybrid_attention(
         frame_sizes: tokens of each frame of the vision streams, samples concatenated.
         return_branches: give an `NSAResult` in sequence order; text rows have branches 0, LSE -inf
             and no selected block.
-        backend: as in `nsa_attention`; beside the kernels, text rows go through PyTorch's fused
-            attention.
+        backend: as in `nsa_attention`; beside the kernels, text rows go through a kernel of
+            their own, or through PyTorch's fused attention where there is padding or a gradient.
         layout: `hybrid_layout` of these same arguments, to share it among layers; the masks,
             lengths and frames are then not read again.
 
@@ -365,16 +365,25 @@ def _hybrid(
         parts.append(_fields(result))
     for text in layout.text:
         output = (dense_rows if use_kernels else dense_reference)(
-            _take(q, text.rows),
-            _take(k, text.keys),
-            _take(v, text.keys),
+            text.rows.take(q),
+            text.keys.take(k),
+            text.keys.take(v),
             positions=text.positions,
             key_mask=text.key_mask,
         )
         parts.append(_without_branches(output, k.shape[2], spec) if return_branches else (output,))
-    rows = [torch.cat([x.flatten(0, 1) for x in field]) for field in zip(*parts, strict=True)]
-    ordered = [x.index_select(0, layout.order).view(*q.shape[:2], *x.shape[1:]) for x in rows]
+    fields = zip(*parts, strict=True)
+    ordered = [_in_order(field, layout).unflatten(0, q.shape[:2]) for field in fields]
     return NSAResult(*ordered) if return_branches else ordered[0]
+
+
+def _in_order(parts: Sequence[Tensor], layout: HybridLayout) -> Tensor:
+    """The rows of all groups, each `[b, K, ...]`, in sequence order: `[B * T, ...]`."""
+    flat = [x.flatten(0, 1) for x in parts]
+    if layout.runs is None:
+        return torch.cat(flat).index_select(0, layout.order)
+    pieces = [flat[group][start:stop] for group, start, stop in layout.runs]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _vision_rows(
@@ -388,10 +397,10 @@ def _vision_rows(
     return_branches: bool,
 ) -> Tensor | NSAResult:
     return nsa_reference(
-        _take(q, group.rows),
-        _take(k, group.keys),
-        _take(v, group.keys),
-        _take(gates, group.rows),
+        group.rows.take(q),
+        group.keys.take(k),
+        group.keys.take(v),
+        group.rows.take(gates),
         spec=spec,
         blocks=group.blocks,
         first_row=group.first_row,
@@ -411,10 +420,10 @@ def _vision_rows_by_kernels(
 ) -> Tensor | NSAResult:
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
 
-    rows, keys = group.rows.shape[1], group.keys.shape[1]
+    rows, keys = group.rows.numbers.shape[1], group.keys.numbers.shape[1]
     index = batch_index(
         group.blocks.offsets,
-        num_samples=len(group.rows),
+        num_samples=len(group.rows.numbers),
         num_rows=rows,
         first_row=group.first_row,
         num_keys=keys,
@@ -422,20 +431,14 @@ def _vision_rows_by_kernels(
         uniform=spec.block_size != "frame",
     )
     return nsa_triton(
-        _take(q, group.rows),
-        _take(k, group.keys),
-        _take(v, group.keys),
-        _take(gates, group.rows),
+        group.rows.take(q),
+        group.keys.take(k).contiguous(),  # a cache has other strides, which TMA does not read
+        group.keys.take(v).contiguous(),
+        group.rows.take(gates),
         index,
         spec=spec,
         return_branches=return_branches,
     )
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of x `[B, L, ...]` by an index `[b, K]` into B * L -> `[b, K, ...]`."""
-    rows = x.flatten(0, 1).index_select(0, index.flatten())
-    return rows.view(*index.shape, *x.shape[2:])
 
 
 def _without_branches(output: Tensor, num_kv_heads: int, spec: NSASpec) -> tuple[Tensor, ...]:

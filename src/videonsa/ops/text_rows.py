@@ -1,10 +1,11 @@
-"""Text rows by PyTorch's fused attention, beside the kernels of the vision rows."""
+"""Text rows beside the kernels of the vision rows: PyTorch's fused attention, or our own kernel."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from videonsa.ops import masks
+from videonsa.ops.triton.support import why_not_rows
 
 MASK_ELEMENTS = 2**27
 """Of the mask of one chunk of rows, which PyTorch widens to the dtype of q."""
@@ -15,8 +16,9 @@ def dense_rows(
 ) -> Tensor:
     """Causal grouped-query attention of single rows over all keys, as `dense_reference`.
 
-    The heads of a group become rows of one head: a few rows over many keys then fill the tiles of a
-    fused kernel, and no key is repeated.
+    Where no gradient and no mask is wanted, a kernel shares the keys out among the whole GPU. Else
+    the heads of a group become rows of one head for PyTorch: a few rows over many keys then fill
+    the tiles of a fused kernel, and no key is repeated.
 
     Args:
         q: `[B, T, HQ, D]`.
@@ -24,11 +26,16 @@ def dense_rows(
         v: `[B, S, H, D]`.
         positions: `[B, T]` int: the key position of each row; it sees the keys up to itself. A row
             at -1 sees none and gives 0.
-        key_mask: `[B, S]` bool: keys that exist. Default: all.
+        key_mask: `[B, S]` bool: keys that exist. Default: all, and positions ascend from 0 on.
 
     Returns:
         `[B, T, HQ, D]` in the dtype of `q`.
     """
+    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if key_mask is None and not wants_grad and why_not_rows(q, k) is None:
+        from videonsa.ops.triton.dense import dense_rows_in_parts  # needs Triton
+
+        return dense_rows_in_parts(q, k, v, positions)
     num_keys, num_kv_heads = k.shape[1:3]
     group = q.shape[2] // num_kv_heads
     keys = torch.arange(num_keys, device=k.device)

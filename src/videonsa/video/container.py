@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -26,6 +26,10 @@ END_SLACK = 1.0
 """Seconds past the stated end from which on a frame's time is taken for damage."""
 _OPTIONS = {"protocol_whitelist": "file"}
 """A playlist named like a video must not make us open network addresses."""
+_READ_ANYHOW: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""Titles in an unknown encoding must not stop reading; from PyAV 19 on they do not."""
 _TEXT_FORMATS = {"tty"}
 """Demuxers that show any text as a film."""
 
@@ -136,9 +140,7 @@ class VideoFile:
 @contextmanager
 def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
-        container = av.open(
-            f"file:{path}", "r", container_options=_OPTIONS
-        )
+        container = av.open(f"file:{path}", "r", container_options=_OPTIONS, **_READ_ANYHOW)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(_why_not_open(path, error)) from error
     with container:

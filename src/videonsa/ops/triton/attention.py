@@ -101,7 +101,7 @@ def _spec_options(counts: list[int], per_block: bool, branches: str) -> Options:
     )
 
 
-def _on_device(x: Tensor) -> AbstractContextManager[object]:
+def on_device(x: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be that of the tensors."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
@@ -118,7 +118,7 @@ def _run(
     return_branches: bool,
 ) -> Branches:
     stream = _stream(index, bounds)
-    with _on_device(flat[0]):
+    with on_device(flat[0]):
         return nsa_forward(
             *flat,
             stream,
@@ -213,7 +213,7 @@ def nsa_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and gates from that of the output and what `nsa_branches` gave."""
     stream = _stream(index, bounds)
-    with _on_device(q):
+    with on_device(q):
         return run_backward(
             grad,
             q,

@@ -25,6 +25,14 @@ def why_not(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
     return _why_not_here(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
 
 
+def why_not_rows(q: torch.Tensor, k: torch.Tensor) -> str | None:
+    """As `why_not` for dense attention of single rows, without a spec."""
+    if not INSTALLED:
+        return "Triton is not installed (pip install triton)"
+    dtype = _why_not_dtype(q) if q.is_cuda else None  # the interpreter takes float32
+    return _why_not_here(q) or dtype or _why_not_shape(q, k)
+
+
 def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
     """As `why_not`, on a GPU elsewhere that has the kernels; q and k may hold no values."""
     return _why_not_dtype(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)

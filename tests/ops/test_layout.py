@@ -1,0 +1,62 @@
+"""`HybridLayout`: places that follow one another, and the runs that a result is made of."""
+
+import pytest
+import torch
+
+from videonsa.ops import NSASpec, hybrid_layout, layout
+from videonsa.ops.layout import Places
+
+SPEC = NSASpec(block_size=8, num_selected_blocks=2, window_size=5)
+
+
+def vision_mask(text):
+    return torch.tensor([[letter == "v" for letter in line] for line in text.split()])
+
+
+def test_places_that_follow_one_another_are_a_view():
+    x = torch.arange(24.0).view(2, 4, 3)
+    follows, jumps = Places.of([torch.tensor([1, 2, 3])]), Places.of([torch.tensor([1, 3, 6])])
+    assert (follows.first, jumps.first) == (1, None)
+    assert torch.equal(follows.take(x), x.flatten(0, 1)[None, 1:4])
+    assert follows.take(x)._base is not None
+    assert torch.equal(jumps.take(x), x.flatten(0, 1)[[1, 3, 6]][None])
+
+
+def test_a_whole_batch_is_a_view_too():
+    x = torch.arange(24.0).view(2, 4, 3)
+    every = Places.of([torch.arange(4), torch.arange(4, 8)])
+    assert every.first == 0
+    assert torch.equal(every.take(x), x)
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("vvvv", ((0, 0, 4),)),
+        ("ttvvvt", ((1, 0, 2), (0, 0, 3), (1, 2, 3))),
+        ("tvv vvt", ((1, 0, 1), (0, 0, 4), (1, 1, 2))),
+    ],
+)
+def test_runs_say_where_the_rows_of_a_sequence_come_from(text, runs):
+    made = hybrid_layout(vision_mask(text), spec=SPEC, num_rows=len(text.split()[0]))
+    assert made.runs == runs
+    parts = [group.rows.numbers.flatten() for group in (*made.vision, *made.text)]
+    joined = torch.cat([parts[group][start:stop] for group, start, stop in made.runs])
+    assert joined.tolist() == list(range(len(text.replace(" ", ""))))
+
+
+def test_too_many_runs_are_an_index(monkeypatch):
+    monkeypatch.setattr(layout, "MAX_RUNS", 4)
+    made = hybrid_layout(vision_mask("tvtvt"), spec=SPEC, num_rows=5)
+    assert made.runs is None
+    parts = torch.cat([group.rows.numbers.flatten() for group in (*made.vision, *made.text)])
+    assert parts[made.order].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_mask_of_keys_is_kept_only_where_there_is_padding():
+    mask = vision_mask("ttvvt")
+    (whole,) = hybrid_layout(mask, spec=SPEC, num_rows=5).text
+    valid = torch.tensor([[False, True, True, True, True]])
+    (padded,) = hybrid_layout(mask, spec=SPEC, num_rows=5, attention_mask=valid).text
+    assert whole.key_mask is None
+    assert torch.equal(padded.key_mask, valid)
