@@ -186,7 +186,8 @@ class HybridAttention(Qwen2_5_VLAttention):
         q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, HQ, D]
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
-        q, k = apply_rotary(q, *position_embeddings), apply_rotary(k, *position_embeddings)
+        # Under autocast the angles are float32, and so is what they turn: back to one dtype.
+        q, k = (apply_rotary(x, *position_embeddings).to(v.dtype) for x in (q, k))
         if past_key_values is not None:
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]

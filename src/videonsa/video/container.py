@@ -136,9 +136,7 @@ class VideoFile:
 @contextmanager
 def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
-        container = av.open(
-            f"file:{path}", "r", container_options=_OPTIONS
-        )
+        container = av.open(f"file:{path}", "r", container_options=_OPTIONS)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(_why_not_open(path, error)) from error
     with container:
