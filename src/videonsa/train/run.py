@@ -77,7 +77,7 @@ def train(
         DataError: more samples that cannot be read than the recipe allows.
         ModelError: weights that cannot be used.
     """
-    processes = _processes()
+    processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
     manifest = _manifest(recipe)
@@ -89,7 +89,7 @@ def train(
         manifest,
         processes,
         checkpoint,
-        exchange=_exchange(recipe, processes),
+        exchange=sequence_exchange(recipe, processes),
         evaluation=evaluation,
         callbacks=callbacks,
     )
@@ -99,12 +99,20 @@ def train(
     return out / MODEL
 
 
-def _processes() -> Any:
+def join_processes(*, on_gpu: bool) -> Any:
+    """Become one of the processes of torchrun, if there are some: accelerate's `PartialState`.
+
+    Args:
+        on_gpu: a GPU each, NCCL between them; else CPUs and gloo.
+
+    Raises:
+        UsageError: accelerate is not installed.
+    """
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise missing_package("accelerate", extra="train") from error
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not on_gpu)
     if state.device.type == "cpu":
         # "cpu:0" else, where there are several: an optimizer that was saved there does not load.
         state.device = torch.device("cpu")
@@ -176,7 +184,8 @@ def _check_same(recipe: Recipe, facts: dict[str, Any], out: Path) -> None:
                 )
 
 
-def _exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None:
+def sequence_exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None:
+    """Between this process and those that share its sequences, as the recipe says."""
     sequence = recipe.parallel.sequence
     if sequence == 1:
         return None
@@ -230,7 +239,9 @@ def _trainer(
     ).model
     trainer = PackTrainer(
         model=choose_parameters(model, recipe.model),
-        args=_arguments(recipe, out, steps=steps, accumulated=accumulated),
+        args=training_arguments(
+            recipe, out, steps=steps, accumulated=accumulated, on_gpu=torch.cuda.is_available()
+        ),
         processing_class=tokenizer,
         callbacks=[
             Watch(log=LogFile(out / LOG), evaluate_every=recipe.run.evaluate_every),
@@ -250,7 +261,18 @@ def _trainer(
     return trainer
 
 
-def _arguments(recipe: Recipe, out: Path, *, steps: int, accumulated: int) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, out: Path, *, steps: int, accumulated: int, on_gpu: bool
+) -> TrainingArguments:
+    """What a recipe says in the Trainer's words.
+
+    Args:
+        recipe: what to do.
+        out: folder of the run.
+        steps: of the optimizer.
+        accumulated: sequences of a step that a process has.
+        on_gpu: as for `join_processes`.
+    """
     optimizer, parallel, run = recipe.optimizer, recipe.parallel, recipe.run
     own_checkpointing = parallel.activation_checkpointing and not parallel.fsdp
     return TrainingArguments(
@@ -268,9 +290,9 @@ def _arguments(recipe: Recipe, out: Path, *, steps: int, accumulated: int) -> Tr
         max_grad_norm=optimizer.max_grad_norm,
         seed=run.seed,
         bf16=run.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        # As `_processes` set it up.
-        accelerator_config={"use_configured_state": not torch.cuda.is_available()},
+        use_cpu=not on_gpu,
+        # As `join_processes` set it up.
+        accelerator_config={"use_configured_state": not on_gpu},
         use_cache=True,  # of an evaluation; training makes no cache
         gradient_checkpointing=own_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if own_checkpointing else None,
