@@ -45,6 +45,10 @@ USED_SHARE = 0.92
 """Of the free memory: the rest is lost between allocations."""
 BYTES_PER_WEIGHT = 4 + 4 + 8 + 2
 """Weight, gradient, the two averages of AdamW, the copy that autocast makes."""
+_NUMBERS = (
+    *("ms", "forward_backward_ms", "tokens_per_second", "mfu"),
+    *("efficiency", "peak_share"),
+)
 METHOD = (
     "steps of the trainer on one video between text rows: float32 weights, bf16 autocast, "
     "activation checkpointing, loss of the text behind the video; inputs of the decoder are "
@@ -52,7 +56,8 @@ METHOD = (
     "wall time between device synchronisations, the slowest process of each step, the attentions "
     "in turn, after one untimed step of each; `layers` is forward and backward, `step` everything "
     "from the frames to the optimizer; optimizer states are in memory in both; memory is the peak "
-    "of PyTorch's allocator of each process; mfu counts what is computed twice once"
+    "of PyTorch's allocator of each process; mfu counts what is computed twice once; efficiency is "
+    "the time of one process over n times that of n, gradients summed over them"
 )
 
 
@@ -154,8 +159,7 @@ class _Measuring:
         }
         everyone: list[Times] = self._gathered(times)
         if times.error is not None:
-            empty = ("ms", "forward_backward_ms", "tokens_per_second", "mfu", "efficiency")
-            return run | dict.fromkeys(empty) | {"times_ms": [], "peak_gb": []}
+            return run | dict.fromkeys(_NUMBERS) | {"times_ms": [], "peak_gb": []}
         halves = _slowest([one.forward_backward_ms for one in everyone])
         whole = halves if part == "layers" else _slowest([one.step_ms for one in everyone])
         ms = statistics.median(whole)
@@ -166,12 +170,19 @@ class _Measuring:
             "peak_gb": [one.peak_bytes / 1e9 for one in everyone if one.peak_bytes],
             "tokens_per_second": 1e3 * rows / ms,
             "mfu": self._mfu(flops, ms),
-            "efficiency": None,
         }
-        if self.request.one is not None:
-            alone = _run_in(self.request.one, run)
-            run["efficiency"] = alone["ms"] / (self.num_processes * ms) if alone else None
-        return run
+        return run | self._against_one(run)
+
+    def _against_one(self, run: dict[str, Any]) -> dict[str, float | None]:
+        """Time and memory beside those of one process; None where there is none."""
+        one = self.request.one
+        alone = None if one is None else _run_in(one, run)
+        if alone is None:
+            return {"efficiency": None, "peak_share": None}
+        return {
+            "efficiency": alone["ms"] / (self.num_processes * run["ms"]),
+            "peak_share": max(run["peak_gb"]) / max(alone["peak_gb"]) if run["peak_gb"] else None,
+        }
 
     def _mfu(self, flops: int, ms: float) -> float | None:
         peak = self.request.peak_tflops

@@ -275,7 +275,7 @@ def training_arguments(
     """
     optimizer, parallel, run = recipe.optimizer, recipe.parallel, recipe.run
     own_checkpointing = parallel.activation_checkpointing and not parallel.fsdp
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -317,6 +317,10 @@ def training_arguments(
         run_name=out.name,
         disable_tqdm=True,
     )
+    if arguments.device.type == "cuda":
+        # One process has one GPU: with more in sight the Trainer would copy the model to all.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _save_model(trainer: PackTrainer, out: Path) -> None:
