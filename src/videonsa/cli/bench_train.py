@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli.common import (
     Commands,
+    LineParser,
     add_command,
     emit,
     emit_json,
@@ -45,6 +46,10 @@ def add_parser(what: Commands) -> None:
             "videonsa bench train --model tiny --tokens 256 --device cpu",
         ),
     )
+    _add_options(parser)
+
+
+def _add_options(parser: LineParser) -> None:
     parser.add_argument(
         "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
     )

@@ -39,7 +39,7 @@ from videonsa.train.saving import (
     saving,
     write_whole,
 )
-from videonsa.train.settings import Recipe
+from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, resume_stream
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, Watch, holds_weights
 
@@ -299,15 +299,7 @@ def training_arguments(
         # A pack without a video uses neither tower nor gates.
         ddp_find_unused_parameters=True,
         fsdp=True if parallel.fsdp else None,
-        fsdp_config={
-            "version": 2,
-            "reshard_after_forward": True,
-            "activation_checkpointing": parallel.activation_checkpointing,
-            # Not the blocks of the tower: how often they are called differs between processes.
-            "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
-        }
-        if parallel.fsdp
-        else None,
+        fsdp_config=_fsdp_config(parallel) if parallel.fsdp else None,
         deepspeed=parallel.deepspeed,
         logging_steps=run.log_every,
         save_steps=run.save_every,
@@ -321,6 +313,16 @@ def training_arguments(
         # One process has one GPU: with more in sight the Trainer would copy the model to all.
         arguments._n_gpu = 1
     return arguments
+
+
+def _fsdp_config(parallel: ParallelSettings) -> dict[str, Any]:
+    return {
+        "version": 2,
+        "reshard_after_forward": True,
+        "activation_checkpointing": parallel.activation_checkpointing,
+        # Not the blocks of the tower: how often they are called differs between processes.
+        "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
+    }
 
 
 def _save_model(trainer: PackTrainer, out: Path) -> None:
