@@ -6,10 +6,12 @@
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
 #   benchmarks/gpu.sh prefill OUT     prefill.json, prefill_peers.json, prefill_168x280.json
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
+#   benchmarks/gpu.sh train OUT       train.json
+#   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, ...: 128K tokens over all GPUs of the machine
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill or long}
+part=${1:?want tests, forward, backward, prefill, long, train or shared}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -42,8 +44,25 @@ long)
     videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense --repeats 1 \
         --out "$out/prefill_long.json"
     ;;
+train)
+    export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+    videonsa bench train --model 7B --tokens 16k,36k,128k --out "$out/train.json"
+    ;;
+shared)
+    export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+    gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
+    # Not dense: between processes it would need a mask of all rows and keys.
+    videonsa bench train --model 7B --tokens 128k --parts layers --no-dense \
+        --out "$out/train_1.json"
+    for n in 2 4 8; do
+        [ "$n" -le "$gpus" ] || break
+        python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
+            bench train --model 7B --tokens 128k --parts layers --no-dense --one "$out/train_1.json" \
+            --out "$out/train_$n.json"
+    done
+    ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill or long" >&2
+    echo "part $part: want tests, forward, backward, prefill, long, train or shared" >&2
     exit 2
     ;;
 esac

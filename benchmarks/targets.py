@@ -143,6 +143,24 @@ def ran_seconds(result: Result, *, tokens: int) -> float | None:
     return found["ms"] / 1e3 if found else None
 
 
+def training_faster(result: Result, *, part: str, tokens: int) -> float | None:
+    """Training steps: dense over sparse."""
+    for ratio in result["ratios"]:
+        if (ratio["part"], ratio["tokens"]) == (part, tokens):
+            return float(ratio["dense_over_nsa"])
+    return None
+
+
+def training_number(
+    result: Result, *, tokens: int, name: str, attention: str = "nsa", scale: float = 1
+) -> float | None:
+    """A number of forward and backward of decoder layers."""
+    for run in result["runs"]:
+        if (run["part"], run["tokens"], run["attention"]) == ("layers", tokens, attention):
+            return None if run[name] is None else scale * run[name]
+    return None
+
+
 def _pairs(
     file: str, rows: dict[str, tuple[float, float, float, float]], pass_name: str
 ) -> Iterator[Target]:
@@ -272,9 +290,41 @@ def _prefill() -> Iterator[Target]:
         )
 
 
+def _training() -> Iterator[Target]:
+    file, k = "train.json", 2**10
+    for length, want, aim in (("36k", 1.1, 1.3), ("128k", 2.2, 2.5)):
+        find = partial(training_faster, part="layers", tokens=int(length[:-1]) * k)
+        what = f"{length} training, forward + backward of layers: faster than dense"
+        yield Target(what=what, file=file, find=find, want=want, aim=aim)
+    reported: list[tuple[str, str, Finder, str]] = [
+        (
+            "16k training, forward + backward of layers: faster than dense",
+            file,
+            partial(training_faster, part="layers", tokens=16 * k),
+            "x",
+        )
+    ]
+    for length in ("16k", "36k"):
+        find = partial(training_faster, part="step", tokens=int(length[:-1]) * k)
+        reported.append((f"{length} training, whole step: faster than dense", file, find, "x"))
+    for attention in ("nsa", "dense"):
+        find = partial(training_number, tokens=128 * k, name="mfu", attention=attention, scale=100)
+        reported.append((f"128k training, {attention}: MFU", file, find, " %"))
+    for processes, want in ((2, 80), (4, 70)):
+        name = f"train_{processes}.json"
+        find = partial(training_number, tokens=128 * k, name="efficiency", scale=100)
+        what = f"128k training on {processes} GPUs: efficiency"
+        yield Target(what=what, file=name, find=find, want=want, unit=" %")
+        find = partial(training_number, tokens=128 * k, name="peak_share", scale=100)
+        what = f"128k training on {processes} GPUs: peak memory a GPU, of that of one"
+        reported.append((what, name, find, " %"))
+    for what, name, find, unit in reported:
+        yield Target(what=what, file=name, find=find, want=float("inf"), at_least=False, unit=unit)
+
+
 def rows(folder: Path) -> Iterator[tuple[list[str], bool]]:
     """A row a target, and whether it misses what is wanted."""
-    for target in (*_forward(), *_backward(), *_prefill()):
+    for target in (*_forward(), *_backward(), *_prefill(), *_training()):
         path = folder / target.file
         value = target.find(json.loads(path.read_text())) if path.exists() else None
         sign = ">=" if target.at_least else "<="

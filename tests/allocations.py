@@ -2,13 +2,15 @@
 
 A model of fake tensors runs its own code at published sizes in no time and no memory, so that a
 prediction can be held against what the code allocates. The rows of a prompt are real: the model
-looks at them. Fused attention is taken as a GPU runs it: its output, and nothing beside.
+looks at them. Fused attention, norms, products and rotations are taken as a GPU runs them: their
+outputs, and nothing beside.
 """
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import videonsa.ops.triton.attention  # noqa: F401 (registers the op)
+from videonsa.models import fused
+from videonsa.ops.triton import dense
 from videonsa.ops.triton.memory import AttentionShape, kernel_bytes
 from videonsa.ops.triton.tuning import hopper
 
@@ -87,8 +91,38 @@ class _Fused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Norm:
+    @staticmethod
+    def apply(x: Tensor, *_: Any) -> Tensor:
+        return torch.empty_like(x.contiguous())
+
+
+class _Product:
+    @staticmethod
+    def apply(gate: Tensor, up: Tensor) -> Tensor:
+        return torch.empty_like(gate)
+
+
+class _Rope:
+    @staticmethod
+    def apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k))
+        return q, k
+
+
+def _kernels_of_a_gpu(*tensors: Tensor) -> Any:
+    return fused._Kernels(_Norm, _Product, _Rope) if isinstance(tensors[0], FakeTensor) else None
+
+
 @contextmanager
 def allocations(kind: type[Tensor] = FakeTensor) -> Iterator[Allocations]:
     """Counts tensors of a kind."""
-    with torch.inference_mode(), _Fused(), Allocations(kind) as counted:
+    with (
+        torch.inference_mode(),
+        mock.patch.object(fused, "_kernels_for", _kernels_of_a_gpu),
+        mock.patch.object(torch.cuda, "device", lambda _: nullcontext()),
+        mock.patch.object(dense, "dense_rows_in_parts", lambda q, *_: torch.empty_like(q)),
+        _Fused(),
+        Allocations(kind) as counted,
+    ):
         yield counted

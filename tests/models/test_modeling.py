@@ -187,6 +187,18 @@ def test_auto_classes_know_the_model(tmp_path, model):
     assert torch.equal(read(**prompt(3)).logits, model(**prompt(3)).logits)
 
 
+@pytest.mark.parametrize("attention", ["nsa", "dense"])
+def test_float32_weights_train_under_autocast(attention):
+    model, inputs = tiny(), prompt(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = model(**inputs, labels=inputs["input_ids"], attention=attention)
+    exact = model(**inputs, labels=inputs["input_ids"], attention=attention)
+    torch.testing.assert_close(result.loss, exact.loss, rtol=2e-2, atol=0)
+    result.loss.backward()
+    grads = [p.grad for p in model.model.language_model.layers[0].self_attn.q_proj.parameters()]
+    assert all(grad.dtype == torch.float32 and grad.any() for grad in grads)
+
+
 def test_bfloat16_is_close_to_float32():
     # Seed 0 has a near tie, and rounding selects another block.
     model, inputs = tiny(1), prompt(6)

@@ -6,18 +6,17 @@ regimes: `random` is iid normal, `coherent` one normal row a frame with 0.1 norm
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from videonsa.bench.clips import Clip, clip_embeddings, clip_of_grid, clip_of_tokens, dense_backend
 from videonsa.bench.inputs import Regime
 from videonsa.bench.machine import machine
 from videonsa.bench.predicted import prediction
-from videonsa.bench.random_model import IDS, MODELS, WEIGHT_STD, random_model, random_qwen
+from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
 from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
 from videonsa.bench.stopwatch import timed_stage
 from videonsa.inference.shapes import VisionShape
@@ -25,9 +24,6 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
 FORMAT = "videonsa prefill benchmark 1"
-TEXT_ROWS = (14, 50)
-"""Before the video and behind it: the chat format, a question."""
-NOISE = 0.1
 METHOD = (
     "wall time between device synchronisations, each run twice and the second and later ones "
     "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
@@ -58,15 +54,6 @@ class PrefillRequest:
     device: torch.device
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Clip:
-    """Arguments of forward for one video of `grid` patches, without pixels."""
-
-    grid: tuple[int, int, int]
-    tokens_per_frame: int
-    inputs: dict[str, Any]
-
-
 def bench_prefill(
     request: PrefillRequest, *, progress: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
@@ -88,7 +75,7 @@ def bench_prefill(
             progress(f"{video['file']}: {_line(stage)}")
     lengths: list[dict[str, Any]] = []
     for tokens in request.tokens:
-        clip = _clip(tokens, request.frame, request.device)
+        clip = clip_of_tokens(tokens, request.frame, request.device)
         stages = _tower_stages(model, clip, request)
         stages += _regime_stages(model, clip, request)
         if peer is not None:
@@ -120,7 +107,7 @@ def _video(
 ) -> dict[str, Any]:
     """A file: reading, tower, prefill of its features; and all of it to the first token."""
     grid, result = measure_reading(reading, model, vision=vision, repeats=request.repeats)
-    clip = _clip_of_grid(grid, request.device)
+    clip = clip_of_grid(grid, request.device)
 
     def embed() -> Tensor:
         features = encode_video(reading, model, vision=vision).features
@@ -137,75 +124,36 @@ def _video(
     return result
 
 
-def _clip(tokens: int, frame: tuple[int, int], device: torch.device) -> _Clip:
-    """A video of at least so many tokens, between a few text tokens."""
-    rows, columns = (side // 14 for side in frame)
-    return _clip_of_grid((-(-tokens // (rows * columns // 4)), rows, columns), device)
-
-
-def _clip_of_grid(grid: tuple[int, int, int], device: torch.device) -> _Clip:
-    per_frame = grid[1] * grid[2] // 4
-    before, behind = TEXT_ROWS
-    text = torch.full((before + behind,), 20, device=device)
-    video = torch.full((grid[0] * per_frame,), IDS["video_token_id"], device=device)
-    text[before - 1] = IDS["vision_start_token_id"]
-    return _Clip(
-        grid=grid,
-        tokens_per_frame=per_frame,
-        inputs={
-            "input_ids": torch.cat([text[:before], video, text[before:]])[None],
-            "video_grid_thw": torch.tensor([grid], device=device),
-            "second_per_grid_ts": [1.0],
-        },
-    )
-
-
-def _embeddings(clip: _Clip, width: int, regime: Regime, *, like: Tensor) -> Tensor:
-    """Rows `[1, T, width]` in place of the embedded prompt."""
-    generator = torch.Generator(like.device).manual_seed(0)
-
-    def normal(rows: int) -> Tensor:
-        return torch.randn(rows, width, generator=generator, device=like.device, dtype=like.dtype)
-
-    rows = normal(clip.inputs["input_ids"].shape[1])
-    if regime == "coherent":
-        start, frames = TEXT_ROWS[0], clip.grid[0]
-        video = rows[start : start + frames * clip.tokens_per_frame]
-        common = normal(frames).repeat_interleave(clip.tokens_per_frame, dim=0)
-        video.mul_(NOISE).add_(common)
-    return (rows * WEIGHT_STD)[None]
-
-
 def _tower_stages(
-    model: VideoNSAForConditionalGeneration, clip: _Clip, request: PrefillRequest
+    model: VideoNSAForConditionalGeneration, clip: Clip, request: PrefillRequest
 ) -> list[dict[str, Any]]:
     pixels = _pixels(clip, request.device)
     return [_stage("vision tower", lambda: model.encode_vision(pixels, [clip.grid]), request)]
 
 
-def _pixels(clip: _Clip, device: torch.device) -> Tensor:
+def _pixels(clip: Clip, device: torch.device) -> Tensor:
     t, h, w = clip.grid
     return torch.randn(t * h * w, 1176, device=device)
 
 
 def _regime_stages(
-    model: VideoNSAForConditionalGeneration, clip: _Clip, request: PrefillRequest
+    model: VideoNSAForConditionalGeneration, clip: Clip, request: PrefillRequest
 ) -> list[dict[str, Any]]:
     """Prefill and next token of NSA in each regime, and of dense attention if it is wanted."""
     width, like = model.config.text_config.hidden_size, model.lm_head.weight
     stages: list[dict[str, Any]] = []
     for regime in request.regimes:
-        embeds = _embeddings(clip, width, regime, like=like)
+        embeds = clip_embeddings(clip, width, regime, like=like)
         stages += _prefill_stages(model, clip, f"prefill, nsa, {regime}", "nsa", embeds, request)
     if not request.dense:
         return stages
-    embeds = _embeddings(clip, width, "random", like=like)
+    embeds = clip_embeddings(clip, width, "random", like=like)
     return stages + _prefill_stages(model, clip, "prefill, dense", "dense", embeds, request)
 
 
 def _prefill_stages(
     model: VideoNSAForConditionalGeneration,
-    clip: _Clip,
+    clip: Clip,
     name: str,
     attention: Literal["nsa", "dense"],
     embeds: Tensor,
@@ -229,7 +177,7 @@ def _prefill_stages(
     def step() -> None:
         model(input_ids=token, past_key_values=caches[0].fork(), attention=attention)
 
-    with _dense_backend(attention, request.device), _AttentionTime(model) as attention_time:
+    with dense_backend(attention, request.device), _AttentionTime(model) as attention_time:
         stage = _stage(name, prefill, request, before=attention_time.reset)
         inside = attention_time.read() if stage["error"] is None else None
     stage["attention_ms"] = inside
@@ -239,21 +187,7 @@ def _prefill_stages(
     return [stage, _stage(f"next token after {name}", step, request)]
 
 
-@contextmanager
-def _dense_backend(attention: str, device: torch.device) -> Iterator[None]:
-    """Dense attention is compared with at its best: cuDNN on a GPU."""
-    with ExitStack() as stack:
-        if attention == "dense" and device.type == "cuda":
-            stack.enter_context(
-                sdpa_kernel(
-                    [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
-                    set_priority=True,
-                )
-            )
-        yield
-
-
-def _peer_stages(peer: Any, clip: _Clip, request: PrefillRequest) -> list[dict[str, Any]]:
+def _peer_stages(peer: Any, clip: Clip, request: PrefillRequest) -> list[dict[str, Any]]:
     """Transformers' tower and prefill, in its own way."""
     pixels = _pixels(clip, request.device)
     grid = clip.inputs["video_grid_thw"]
@@ -263,7 +197,7 @@ def _peer_stages(peer: Any, clip: _Clip, request: PrefillRequest) -> list[dict[s
     def tower() -> None:
         peer.model.visual(pixels.to(peer.dtype), grid_thw=grid)
 
-    embeds = _embeddings(
+    embeds = clip_embeddings(
         clip, peer.config.text_config.hidden_size, "random", like=peer.lm_head.weight
     )
 
@@ -276,7 +210,7 @@ def _peer_stages(peer: Any, clip: _Clip, request: PrefillRequest) -> list[dict[s
             logits_to_keep=1,
         )
 
-    with _dense_backend("dense", request.device):
+    with dense_backend("dense", request.device):
         return [
             _stage("transformers: vision tower", tower, request),
             _stage("transformers: prefill", prefill, request),

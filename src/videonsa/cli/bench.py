@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli import bench_prefill
+from videonsa.cli import bench_prefill, bench_train
 from videonsa.cli.common import (
     Commands,
     LineParser,
@@ -32,8 +32,8 @@ def add_parser(commands: Commands) -> None:
     """Register the command and what it can measure."""
     parser = commands.add_parser(
         "bench",
-        help="Measure the attention ops, or a whole model, on this machine.",
-        description="Measure the attention ops, or a whole model, on this machine.",
+        help="Measure the attention ops, a whole model, or its training, on this machine.",
+        description="Measure the attention ops, a whole model, or its training, on this machine.",
     )
     what: Commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
     attention = add_command(
@@ -52,6 +52,7 @@ def add_parser(commands: Commands) -> None:
     )
     _add_options(attention)
     bench_prefill.add_parser(what)
+    bench_train.add_parser(what)
 
 
 def _add_options(parser: LineParser) -> None:

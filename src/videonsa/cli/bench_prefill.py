@@ -11,6 +11,7 @@ from videonsa.cli.common import (
     add_command,
     emit,
     emit_json,
+    parse_frame,
     parse_tokens,
     prepare_folder,
     quiet_libraries,
@@ -131,7 +132,7 @@ def _request(args: Namespace) -> "PrefillRequest":
     return PrefillRequest(
         model=args.model,
         tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
-        frame=_frame(args.frame),
+        frame=parse_frame(args.frame),
         repeats=args.repeats,
         dense=not args.no_dense,
         peers=args.peers,
@@ -149,7 +150,7 @@ def _reading(args: Namespace) -> "ReadingRequest | None":
     if args.video == "none":
         return None
     workers = min(usable_cores(), MOST_WORKERS) if args.workers is None else args.workers
-    height, width = _frame(args.frame)
+    height, width = parse_frame(args.frame)
     given = ReadingRequest(
         video=Path(args.video or ""), fps=args.fps, workers=workers, max_pixels=height * width
     )
@@ -158,13 +159,6 @@ def _reading(args: Namespace) -> "ReadingRequest | None":
         return given
     report("the video: 10 minutes of 720p, rendered unless it is there")
     return replace(given, video=sample_video())
-
-
-def _frame(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(s.isdecimal() and int(s) and int(s) % 28 == 0 for s in sides):
-        raise UsageError(f"--frame {text!r}: want HEIGHTxWIDTH in multiples of 28, such as 224x224")
-    return int(sides[0]), int(sides[1])
 
 
 def _default_path(request: "PrefillRequest") -> Path:

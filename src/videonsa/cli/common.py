@@ -163,6 +163,18 @@ def parse_tokens(text: str, option: str) -> int:
     return int(digits) * scale
 
 
+def parse_frame(text: str) -> tuple[int, int]:
+    """Height and width in pixels of --frame HxW.
+
+    Raises:
+        UsageError: another text, or sides that are no multiples of 28.
+    """
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(s.isdecimal() and int(s) and int(s) % 28 == 0 for s in sides):
+        raise UsageError(f"--frame {text!r}: want HEIGHTxWIDTH in multiples of 28, such as 224x224")
+    return int(sides[0]), int(sides[1])
+
+
 def report(line: str) -> None:
     """One line for the reader, on stderr."""
     sys.stderr.write(line + "\n")

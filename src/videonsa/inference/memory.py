@@ -218,18 +218,15 @@ def _pixels(work: Workload, patches: int) -> int:
 def _tower_activations(work: Workload, patches: int) -> int:
     """A block on P patches: residual, normed rows and angles, and the larger of two moments.
 
-    Turning the keys: q, k and v, and in float32 q, k, the turned q and three parts of the turned
-    k. The MLP: the rows after attention, gate, up and their product, and where the width has to be
-    padded the activation too.
+    Attending, where windows differ: q, k and v, q and k turned, the output, and all four once more
+    for the largest group of windows. The MLP: the rows after attention, gate, up and their product.
     """
     vision, value = work.shape.vision, work.shape.value_bytes
     width = up_to(vision.intermediate_size, ALIGNED)
-    copies = 6 if value < _FLOAT32 else 4  # q and k are float32 already
-    turning = vision.hidden_size * (3 * value + copies * _FLOAT32)
     rows = 2 * vision.hidden_size * value + 2 * vision.head_dim * _FLOAT32
-    padded = width > vision.intermediate_size
-    mlp = (vision.hidden_size + (4 if padded else 3) * width) * value
-    return patches * (rows + max(turning, mlp))
+    attending = 10 * vision.hidden_size * value
+    mlp = (vision.hidden_size + 3 * width) * value
+    return patches * (rows + max(attending, mlp))
 
 
 def _hidden(work: Workload) -> int:

@@ -13,7 +13,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 from transformers import initialization as guarded_init
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -36,6 +36,7 @@ __all__ = [
     "Cache",
     "CausalLMOutputWithPast",
     "DynamicCache",
+    "DynamicLayer",
     "Qwen2MLP",
     "Qwen2_5_VLAttention",
     "Qwen2_5_VLConfig",

@@ -7,8 +7,33 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models._hf import DynamicCache
+from videonsa.models._hf import DynamicCache, DynamicLayer
 from videonsa.models.rows import NewRows, frames_begun
+
+
+class RowMajorLayer(DynamicLayer):
+    """Keys and values `[B, H, S, D]` that lie in memory as `[B, S, H, D]`.
+
+    So the projections give them and the kernels read them: nothing is turned on the way, and for
+    one sample growing is a plain copy.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append new keys and values `[B, H, T, D]`; gives all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = _grown(self.keys, key_states)
+        self.values = _grown(self.values, value_states)
+        return self.keys, self.values
+
+
+def _grown(held: Tensor, new: Tensor) -> Tensor:
+    rows = new.transpose(1, 2)
+    if held.numel():
+        rows = torch.cat([held.transpose(1, 2), rows], dim=1)
+    return rows.contiguous().transpose(1, 2)
 
 
 class VideoNSACache(DynamicCache):
@@ -31,6 +56,7 @@ class VideoNSACache(DynamicCache):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.layer_class_to_replicate = RowMajorLayer
         self.vision_mask = torch.empty(0, 0, dtype=torch.bool)
         self.attention_mask = torch.empty(0, 0, dtype=torch.bool)
         self.next_positions = torch.empty(0, 0, dtype=torch.int64)

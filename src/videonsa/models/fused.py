@@ -59,6 +59,16 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     return product
 
 
+def gated_mlp(mlp: Any, x: Tensor, *, is_silu: bool) -> Tensor:
+    """An MLP of `gate_proj`, `up_proj`, `act_fn` and `down_proj` of rows `[..., hidden]`."""
+    rows: Tensor
+    if is_silu and _kernels_for(x) is not None:
+        rows = mlp.down_proj(silu_mul(mlp.gate_proj(x), mlp.up_proj(x)))
+    else:  # never more than three of its tensors at a time
+        rows = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    return rows
+
+
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Rotary embedding, the first half of D paired with the second.
 
@@ -87,7 +97,8 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
 def _rotate_one(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
-    return x * cos.unsqueeze(2) + turned * sin.unsqueeze(2)
+    # Under autocast the angles are float32, and so is what they turn.
+    return (x * cos.unsqueeze(2) + turned * sin.unsqueeze(2)).to(x.dtype)
 
 
 def rotate_vision(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,11 +142,7 @@ class FusedMLP(Qwen2MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows `[..., hidden]` in and out."""
-        if self.config.hidden_act != "silu":
-            plain: Tensor = super().forward(x)
-            return plain
-        rows: Tensor = self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))
-        return rows
+        return gated_mlp(self, x, is_silu=self.config.hidden_act == "silu")
 
 
 def fuse_layer(layer: nn.Module, config: Any) -> None:

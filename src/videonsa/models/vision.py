@@ -18,7 +18,7 @@ from videonsa.models._hf import (
     Qwen2_5_VLMLP,
     Qwen2_5_VLVisionAttention,
 )
-from videonsa.models.fused import FusedRMSNorm, rotate_vision, silu_mul
+from videonsa.models.fused import FusedRMSNorm, gated_mlp, rotate_vision, silu_mul
 from videonsa.models.rope import Grid
 
 ALIGNED = 64
@@ -210,9 +210,7 @@ class AlignedMLP(Qwen2_5_VLMLP):
         missing = -self.intermediate_size % ALIGNED
         if not missing or any(type(linear) is not nn.Linear for linear in linears):
             # Adapters and quantised weights do their own products.
-            gate, up = self.gate_proj(hidden_state), self.up_proj(hidden_state)
-            rows: Tensor = self.down_proj(self._gated(gate, up))
-            return rows
+            return gated_mlp(self, hidden_state, is_silu=self.is_silu)
         gate, up = (
             F.linear(
                 hidden_state,
@@ -222,13 +220,8 @@ class AlignedMLP(Qwen2_5_VLMLP):
             for linear in linears[:2]
         )
         down = self.down_proj
-        return F.linear(self._gated(gate, up), F.pad(down.weight, (0, missing)), down.bias)
-
-    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        if self.is_silu:
-            return silu_mul(gate, up)
-        product: Tensor = self.act_fn(gate) * up
-        return product
+        product = silu_mul(gate, up) if self.is_silu else self.act_fn(gate) * up
+        return F.linear(product, F.pad(down.weight, (0, missing)), down.bias)
 
 
 def replace_slow_parts(tower: nn.Module, config: Any) -> None:

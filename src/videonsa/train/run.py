@@ -39,7 +39,7 @@ from videonsa.train.saving import (
     saving,
     write_whole,
 )
-from videonsa.train.settings import Recipe
+from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, resume_stream
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, Watch, holds_weights
 
@@ -77,7 +77,7 @@ def train(
         DataError: more samples that cannot be read than the recipe allows.
         ModelError: weights that cannot be used.
     """
-    processes = _processes()
+    processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
     manifest = _manifest(recipe)
@@ -89,7 +89,7 @@ def train(
         manifest,
         processes,
         checkpoint,
-        exchange=_exchange(recipe, processes),
+        exchange=sequence_exchange(recipe, processes),
         evaluation=evaluation,
         callbacks=callbacks,
     )
@@ -99,12 +99,20 @@ def train(
     return out / MODEL
 
 
-def _processes() -> Any:
+def join_processes(*, on_gpu: bool) -> Any:
+    """Become one of the processes of torchrun, if there are some: accelerate's `PartialState`.
+
+    Args:
+        on_gpu: a GPU each, NCCL between them; else CPUs and gloo.
+
+    Raises:
+        UsageError: accelerate is not installed.
+    """
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise missing_package("accelerate", extra="train") from error
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not on_gpu)
     if state.device.type == "cpu":
         # "cpu:0" else, where there are several: an optimizer that was saved there does not load.
         state.device = torch.device("cpu")
@@ -176,7 +184,8 @@ def _check_same(recipe: Recipe, facts: dict[str, Any], out: Path) -> None:
                 )
 
 
-def _exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None:
+def sequence_exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None:
+    """Between this process and those that share its sequences, as the recipe says."""
     sequence = recipe.parallel.sequence
     if sequence == 1:
         return None
@@ -230,7 +239,9 @@ def _trainer(
     ).model
     trainer = PackTrainer(
         model=choose_parameters(model, recipe.model),
-        args=_arguments(recipe, out, steps=steps, accumulated=accumulated),
+        args=training_arguments(
+            recipe, out, steps=steps, accumulated=accumulated, on_gpu=torch.cuda.is_available()
+        ),
         processing_class=tokenizer,
         callbacks=[
             Watch(log=LogFile(out / LOG), evaluate_every=recipe.run.evaluate_every),
@@ -250,10 +261,21 @@ def _trainer(
     return trainer
 
 
-def _arguments(recipe: Recipe, out: Path, *, steps: int, accumulated: int) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, out: Path, *, steps: int, accumulated: int, on_gpu: bool
+) -> TrainingArguments:
+    """What a recipe says in the Trainer's words.
+
+    Args:
+        recipe: what to do.
+        out: folder of the run.
+        steps: of the optimizer.
+        accumulated: sequences of a step that a process has.
+        on_gpu: as for `join_processes`.
+    """
     optimizer, parallel, run = recipe.optimizer, recipe.parallel, recipe.run
     own_checkpointing = parallel.activation_checkpointing and not parallel.fsdp
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -268,24 +290,16 @@ def _arguments(recipe: Recipe, out: Path, *, steps: int, accumulated: int) -> Tr
         max_grad_norm=optimizer.max_grad_norm,
         seed=run.seed,
         bf16=run.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        # As `_processes` set it up.
-        accelerator_config={"use_configured_state": not torch.cuda.is_available()},
+        use_cpu=not on_gpu,
+        # As `join_processes` set it up.
+        accelerator_config={"use_configured_state": not on_gpu},
         use_cache=True,  # of an evaluation; training makes no cache
         gradient_checkpointing=own_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if own_checkpointing else None,
         # A pack without a video uses neither tower nor gates.
         ddp_find_unused_parameters=True,
         fsdp=True if parallel.fsdp else None,
-        fsdp_config={
-            "version": 2,
-            "reshard_after_forward": True,
-            "activation_checkpointing": parallel.activation_checkpointing,
-            # Not the blocks of the tower: how often they are called differs between processes.
-            "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
-        }
-        if parallel.fsdp
-        else None,
+        fsdp_config=_fsdp_config(parallel) if parallel.fsdp else None,
         deepspeed=parallel.deepspeed,
         logging_steps=run.log_every,
         save_steps=run.save_every,
@@ -295,6 +309,20 @@ def _arguments(recipe: Recipe, out: Path, *, steps: int, accumulated: int) -> Tr
         run_name=out.name,
         disable_tqdm=True,
     )
+    if arguments.device.type == "cuda":
+        # One process has one GPU: with more in sight the Trainer would copy the model to all.
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _fsdp_config(parallel: ParallelSettings) -> dict[str, Any]:
+    return {
+        "version": 2,
+        "reshard_after_forward": True,
+        "activation_checkpointing": parallel.activation_checkpointing,
+        # Not the blocks of the tower: how often they are called differs between processes.
+        "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
+    }
 
 
 def _save_model(trainer: PackTrainer, out: Path) -> None:

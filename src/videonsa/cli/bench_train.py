@@ -1,0 +1,216 @@
+"""`videonsa bench train`: what a training step costs, on one GPU or shared by several."""
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videonsa.cli.common import (
+    Commands,
+    LineParser,
+    add_command,
+    emit,
+    emit_json,
+    parse_frame,
+    parse_tokens,
+    prepare_folder,
+    quiet_libraries,
+    report,
+    write_output,
+)
+from videonsa.errors import UsageError
+
+if TYPE_CHECKING:
+    from videonsa.bench.training import TrainRequest
+
+RESULTS = Path("benchmarks/results")
+PEAKS = {"H100": 989.0, "H200": 989.0}
+"""bf16 TFLOP/s without sparsity of GPUs whose name has this in it, from their data sheets."""
+
+
+def add_parser(what: Commands) -> None:
+    """Register the command below `bench`."""
+    parser = add_command(
+        what,
+        "train",
+        run=run,
+        summary="Time and peak memory of training steps of a published shape with random weights: "
+        "forward and backward of decoder layers, and whole steps with vision tower and optimizer; "
+        "NSA and dense. Under torchrun the processes share the sequence.",
+        examples=(
+            "videonsa bench train --model 7B --tokens 16k,36k,128k",
+            "videonsa bench train --model 7B --tokens 36k --layers 8 --parts step",
+            "torchrun --nproc-per-node 2 -m videonsa bench train --tokens 128k --parts layers "
+            "--no-dense --one train.json",
+            "videonsa bench train --model tiny --tokens 256 --device cpu",
+        ),
+    )
+    _add_options(parser)
+
+
+def _add_options(parser: LineParser) -> None:
+    parser.add_argument(
+        "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
+    )
+    parser.add_argument(
+        "--tokens",
+        default="16k,36k,128k",
+        metavar="A,B",
+        help="tokens of the video; k is 1,024 (default: %(default)s); the whole step is measured "
+        "up to 36k",
+    )
+    parser.add_argument(
+        "--parts", default="layers,step", metavar="A,B", help="of them (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="decoder layers (default: those of --one, else as many as fit with optimizer state, "
+        "which one layer shows)",
+    )
+    parser.add_argument(
+        "--frame",
+        default="224x224",
+        metavar="HxW",
+        help="size of a frame in pixels, multiples of 28 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=2, metavar="N", help="timed steps (default: %(default)s)"
+    )
+    parser.add_argument("--no-dense", action="store_true", help="leave out dense attention")
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        metavar="N",
+        help="of one device in bf16, what MFU is a share of (default: 989 on H100 and H200, else "
+        "no MFU)",
+    )
+    parser.add_argument(
+        "--one",
+        type=Path,
+        metavar="FILE",
+        help="the JSON of one process: with several, their efficiency against it",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the JSON (default: {RESULTS}/GPU/train.json where that folder exists, else "
+        "train.json; of N processes train_N.json)",
+    )
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"
+    )
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        from videonsa.bench.training import bench_train
+
+        request = _request(args)
+        path = args.out or _default_path(args.device)
+        prepare_folder(path.parent)
+        results: list[dict[str, Any]] = []
+
+        def save(result: dict[str, Any]) -> None:
+            results[:] = [result]
+            content = json.dumps(result, indent=2, allow_nan=False) + "\n"
+            write_output(path, content.encode())
+
+        is_first = bench_train(request, progress=report, save=save)
+    if not is_first:
+        return 0
+    if not results:
+        raise UsageError(f"--tokens {args.tokens}: none is measured in --parts {args.parts}")
+    report(f"written to {path}")
+    if args.json:
+        emit_json(results[0])
+    else:
+        emit(_text(results[0]))
+    return 0
+
+
+def _request(args: Namespace) -> "TrainRequest":
+    import torch
+
+    from videonsa.bench.random_model import MODELS
+    from videonsa.bench.training import PARTS, TrainRequest
+
+    if args.model not in MODELS:
+        raise UsageError(f"--model {args.model}: want one of {', '.join(MODELS)}")
+    for option, number in (("--repeats", args.repeats), ("--layers", args.layers)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} {number}: want at least 1")
+    most = MODELS[args.model].num_layers
+    if args.layers is not None and args.layers > most:
+        raise UsageError(f"--layers {args.layers}: the {args.model} model has {most}")
+    if args.peak_tflops is not None and not args.peak_tflops > 0:
+        raise UsageError(f"--peak-tflops {args.peak_tflops:g}: want more than 0")
+    if args.device == "cpu" and args.model != "tiny":
+        raise UsageError(
+            f"--model {args.model} with --device cpu: want tiny, the others need a GPU"
+        )
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA GPU here: run this where there is one, or try --device cpu")
+    wanted = args.parts.split(",")
+    parts = tuple(part for part in PARTS if part in wanted)
+    if unknown := set(wanted) - set(PARTS):
+        raise UsageError(f"--parts {min(unknown)}: want some of {', '.join(PARTS)}")
+    return TrainRequest(
+        model=args.model,
+        tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
+        parts=parts,
+        layers=args.layers,
+        frame=parse_frame(args.frame),
+        dense=not args.no_dense,
+        repeats=args.repeats,
+        peak_tflops=args.peak_tflops or _peak(args.device),
+        one=_one(args.one),
+        on_gpu=args.device == "cuda",
+    )
+
+
+def _peak(device: str) -> float | None:
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((peak for gpu, peak in PEAKS.items() if gpu in name), None)
+
+
+def _one(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+        if isinstance(result, dict) and "runs" in result:
+            return result
+    except (OSError, ValueError):
+        pass
+    raise UsageError(f"--one {path}: want a JSON file that this command wrote with one process")
+
+
+def _default_path(device: str) -> Path:
+    import torch
+
+    from videonsa.bench.machine import device_name, slug
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    name = "train.json" if processes == 1 else f"train_{processes}.json"
+    folder = RESULTS / slug(device_name(torch.device(device))) if RESULTS.is_dir() else Path()
+    return folder / name
+
+
+def _text(result: dict[str, Any]) -> str:
+    from videonsa.bench.training import run_line
+
+    of = f"{result['model']}, {result['processes']} processes, {result['machine']['device']}"
+    lines = [f"{of}\n", *(f"  {run_line(run)}\n" for run in result["runs"])]
+    lines += [
+        f"  {ratio['part']}, {ratio['tokens']} tokens, {ratio['layers']} layers: NSA is "
+        f"{ratio['dense_over_nsa']:.2f}x as fast as dense\n"
+        for ratio in result["ratios"]
+    ]
+    return "".join(lines)

@@ -1,0 +1,88 @@
+"""`videonsa bench train` on a CPU: both parts, a shared sequence, and bad options in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from videonsa.cli.main import main
+
+TINY = ["bench", "train", "--model", "tiny", "--device", "cpu", "--tokens", "64", "--repeats", "1"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("alone") / "train.json"
+    assert main([*TINY, "--peak-tflops", "0.1", "--out", str(path)]) == 0
+    return path
+
+
+def test_layers_and_the_whole_step_are_measured_with_both_attentions(alone):
+    result = json.loads(alone.read_text())
+    assert [(run["part"], run["attention"]) for run in result["runs"]] == [
+        ("layers", "nsa"),
+        ("layers", "dense"),
+        ("step", "nsa"),
+        ("step", "dense"),
+    ]
+    for run in result["runs"]:
+        assert run["error"] is None
+        assert (run["tokens"], run["rows"], run["layers"]) == (64, 128, 2)
+        assert len(run["times_ms"]) == 1
+        assert run["tokens_per_second"] == pytest.approx(128e3 / run["ms"])
+        assert run["mfu"] == pytest.approx(run["flops"] / run["ms"] / 1e8)
+    layers, step = result["runs"][0], result["runs"][2]
+    assert layers["forward_backward_ms"] == layers["ms"]
+    assert step["forward_backward_ms"] < step["ms"]
+    assert step["flops"] > layers["flops"]  # the tower's
+    assert [ratio["part"] for ratio in result["ratios"]] == ["layers", "step"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_sequence_and_are_compared_with_one(alone, tmp_path):
+    path = tmp_path / "train_2.json"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ["--no-dense", "--parts", "layers", "--one", str(alone), "--out", str(path)]
+    result = json.loads(alone.read_text())
+    # The threads of this process and of those that it starts may differ, and with them the device.
+    threads = result["machine"]["device"].split()[-2]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "videonsa", *TINY, *options],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads},
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    shared = json.loads(path.read_text())
+    (run,) = shared["runs"]
+    assert shared["processes"] == 2
+    assert run["efficiency"] == pytest.approx(result["runs"][0]["ms"] / (2 * run["ms"]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "8B", "--model 8B: want one of tiny, 3B, 7B"),
+        ("--model", "7B", "--model 7B with --device cpu: want tiny"),
+        ("--layers", "3", "--layers 3: the tiny model has 2"),
+        ("--layers", "0", "--layers 0: want at least 1"),
+        ("--repeats", "0", "--repeats 0: want at least 1"),
+        ("--parts", "layers,tower", "--parts tower: want some of layers, step"),
+        ("--frame", "30x56", "--frame '30x56': want HEIGHTxWIDTH in multiples of 28"),
+        ("--peak-tflops", "-1", "--peak-tflops -1: want more than 0"),
+        ("--one", "no.json", "--one no.json: want a JSON file that this command wrote"),
+    ],
+)
+def test_bad_options_are_one_line(option, value, message, capsys):
+    assert main([*TINY, option, value]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_result_of_something_else_is_not_compared_with(alone, tmp_path, capsys):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(alone.read_text()) | {"model": "3B"}))
+    assert main([*TINY, "--one", str(other), "--out", str(tmp_path / "train.json")]) == 2
+    assert "--one: its model is '3B', not 'tiny'" in capsys.readouterr().err
