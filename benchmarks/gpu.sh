@@ -42,6 +42,7 @@ prefill)
     ;;
 long)
     videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense --repeats 1 \
+        --regimes random \
         --out "$out/prefill_long.json"
     ;;
 train)

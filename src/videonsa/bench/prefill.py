@@ -76,15 +76,13 @@ def bench_prefill(
     lengths: list[dict[str, Any]] = []
     for tokens in request.tokens:
         clip = clip_of_tokens(tokens, request.frame, request.device)
-        stages = _tower_stages(model, clip, request)
-        stages += _regime_stages(model, clip, request)
-        if peer is not None:
-            stages += _peer_stages(peer, clip, request)
         held = sum(x.nbytes for some in (model, peer) if some for x in some.parameters())
         rows = clip.inputs["input_ids"].shape[1]
-        for stage in stages:
+        stages = []
+        for stage in _stages(model, peer, clip, request):
             stage |= prediction(stage, model, clip.grid, prompt_tokens=rows, held_bytes=held)
             progress(f"{tokens} tokens: {_line(stage)}")
+            stages.append(stage)
         lengths.append({"tokens": tokens, "grid": clip.grid, "stages": stages})
         yield {
             "format": FORMAT,
@@ -124,11 +122,21 @@ def _video(
     return result
 
 
-def _tower_stages(
+def _stages(
+    model: VideoNSAForConditionalGeneration, peer: Any, clip: Clip, request: PrefillRequest
+) -> Iterator[dict[str, Any]]:
+    """One after the other, as they are measured."""
+    yield _tower_stage(model, clip, request)
+    yield from _regime_stages(model, clip, request)
+    if peer is not None:
+        yield from _peer_stages(peer, clip, request)
+
+
+def _tower_stage(
     model: VideoNSAForConditionalGeneration, clip: Clip, request: PrefillRequest
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     pixels = _pixels(clip, request.device)
-    return [_stage("vision tower", lambda: model.encode_vision(pixels, [clip.grid]), request)]
+    return _stage("vision tower", lambda: model.encode_vision(pixels, [clip.grid]), request)
 
 
 def _pixels(clip: Clip, device: torch.device) -> Tensor:
@@ -138,17 +146,16 @@ def _pixels(clip: Clip, device: torch.device) -> Tensor:
 
 def _regime_stages(
     model: VideoNSAForConditionalGeneration, clip: Clip, request: PrefillRequest
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Prefill and next token of NSA in each regime, and of dense attention if it is wanted."""
     width, like = model.config.text_config.hidden_size, model.lm_head.weight
-    stages: list[dict[str, Any]] = []
     for regime in request.regimes:
         embeds = clip_embeddings(clip, width, regime, like=like)
-        stages += _prefill_stages(model, clip, f"prefill, nsa, {regime}", "nsa", embeds, request)
-    if not request.dense:
-        return stages
-    embeds = clip_embeddings(clip, width, "random", like=like)
-    return stages + _prefill_stages(model, clip, "prefill, dense", "dense", embeds, request)
+        name = f"prefill, nsa, {regime}"
+        yield from _prefill_stages(model, clip, name, "nsa", embeds, request)
+    if request.dense:
+        embeds = clip_embeddings(clip, width, "random", like=like)
+        yield from _prefill_stages(model, clip, "prefill, dense", "dense", embeds, request)
 
 
 def _prefill_stages(

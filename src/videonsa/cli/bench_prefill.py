@@ -79,6 +79,12 @@ def add_parser(what: Commands) -> None:
         help="threads that read it, compared with one (default: one a core, at most 8)",
     )
     parser.add_argument(
+        "--regimes",
+        default="random,coherent",
+        metavar="A,B",
+        help="of the rows of given lengths (default: %(default)s)",
+    )
+    parser.add_argument(
         "--no-dense", action="store_true", help="leave out dense attention, which takes minutes"
     )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
@@ -116,8 +122,10 @@ def run(args: Namespace) -> int:
 def _request(args: Namespace) -> "PrefillRequest":
     import torch
 
+    from videonsa.bench.inputs import REGIMES
     from videonsa.bench.prefill import PrefillRequest
     from videonsa.bench.random_model import MODELS
+    from videonsa.bench.registry import pick
 
     if args.model not in MODELS:
         raise UsageError(f"--model {args.model}: want one of {', '.join(MODELS)}")
@@ -133,6 +141,7 @@ def _request(args: Namespace) -> "PrefillRequest":
         model=args.model,
         tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
         frame=parse_frame(args.frame),
+        regimes=pick(args.regimes.split(","), {name: name for name in REGIMES}, "regimes"),
         repeats=args.repeats,
         dense=not args.no_dense,
         peers=args.peers,

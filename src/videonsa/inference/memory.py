@@ -216,17 +216,14 @@ def _pixels(work: Workload, patches: int) -> int:
 
 
 def _tower_activations(work: Workload, patches: int) -> int:
-    """A block on P patches: residual, normed rows and angles, and the larger of two moments.
+    """A block on P patches: residual, normed rows and angles, and what its MLP takes.
 
-    Attending, where windows differ: q, k and v, q and k turned, the output, and all four once more
-    for the largest group of windows. The MLP: the rows after attention, gate, up and their product.
+    The MLP has the rows after attention, gate, up and their product; attention takes less.
     """
     vision, value = work.shape.vision, work.shape.value_bytes
     width = up_to(vision.intermediate_size, ALIGNED)
     rows = 2 * vision.hidden_size * value + 2 * vision.head_dim * _FLOAT32
-    attending = 10 * vision.hidden_size * value
-    mlp = (vision.hidden_size + 3 * width) * value
-    return patches * (rows + max(attending, mlp))
+    return patches * (rows + (vision.hidden_size + 3 * width) * value)
 
 
 def _hidden(work: Workload) -> int:
@@ -271,12 +268,10 @@ def attention_shape(work: Workload) -> AttentionShape:
 
 
 def _by_kernels(work: Workload) -> int:
-    """Queries, keys, values and gates of vision alone, and the kernels' buffers."""
+    """The kernels' buffers: vision rows and keys that follow one another are not copied."""
     call, tuning = attention_shape(work), _tuning(work)
-    if work.spec.stream == "sequence":
-        return released_bytes(call, tuning)
-    gates = call.num_rows * call.num_heads * 3 * call.value_bytes
-    return call.query_bytes + 2 * call.key_bytes + gates + kernel_bytes(call, tuning)
+    bytes_of = released_bytes if work.spec.stream == "sequence" else kernel_bytes
+    return bytes_of(call, tuning)
 
 
 def _tuning(work: Workload) -> Tuning:

@@ -211,17 +211,22 @@ class AlignedMLP(Qwen2_5_VLMLP):
         if not missing or any(type(linear) is not nn.Linear for linear in linears):
             # Adapters and quantised weights do their own products.
             return gated_mlp(self, hidden_state, is_silu=self.is_silu)
+        down = self.down_proj
+        product = self._padded_product(hidden_state, missing)
+        return F.linear(product, F.pad(down.weight, (0, missing)), down.bias)
+
+    def _padded_product(self, hidden_state: Tensor, missing: int) -> Tensor:
+        """In a function of its own: gate and up are let go before the last product."""
         gate, up = (
             F.linear(
                 hidden_state,
                 F.pad(linear.weight, (0, 0, 0, missing)),
                 F.pad(linear.bias, (0, missing)),
             )
-            for linear in linears[:2]
+            for linear in (self.gate_proj, self.up_proj)
         )
-        down = self.down_proj
-        product = silu_mul(gate, up) if self.is_silu else self.act_fn(gate) * up
-        return F.linear(product, F.pad(down.weight, (0, missing)), down.bias)
+        product: Tensor = silu_mul(gate, up) if self.is_silu else self.act_fn(gate) * up
+        return product
 
 
 def replace_slow_parts(tower: nn.Module, config: Any) -> None:
