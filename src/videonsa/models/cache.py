@@ -18,6 +18,9 @@ class RowMajorLayer(DynamicLayer):
     one sample growing is a plain copy.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
