@@ -1,6 +1,9 @@
 """Small training runs for the tests of this folder."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from conftest import TOKENIZER, write_clip
@@ -8,7 +11,7 @@ from small_manifest import record, write_manifest
 
 from videonsa.cli.main import main
 from videonsa.data.records import VideoRef
-from videonsa.train.reading import read_recipe
+from videonsa.train.reading import read_recipe, recipe_to_yaml
 
 ANSWERS = ("Yes.", "No.", "red", "a circle")
 
@@ -67,6 +70,29 @@ def recipe_for(base: Path, manifest: Path, *settings: str, name: str = "tiny"):
             *settings,
         ),
     )
+
+
+def start_processes(recipe, out: Path, *settings: str, processes: int = 2, gpus: str = ""):
+    """`videonsa train` under torchrun, on CPUs or a GPU each."""
+    path = out.with_suffix(".yaml")
+    path.write_text(recipe_to_yaml(recipe))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, *torchrun, "-m", "videonsa", "train", str(path), "--out", str(out)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *chosen],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def run_processes(*arguments, **options) -> None:
+    """The same to its end, which has to be a good one."""
+    process = start_processes(*arguments, **options)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output.decode()
 
 
 def lines(path: Path) -> list[dict]:

@@ -2,18 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from small_run import build_data, losses, recipe_for
+from small_run import build_data, losses, recipe_for, run_processes, start_processes
 
 from videonsa.inference.engine import load
 from videonsa.models.loading import load_model
-from videonsa.train.reading import recipe_to_yaml
 from videonsa.train.run import train
 
 pytestmark = pytest.mark.slow
@@ -33,28 +30,6 @@ def alone(recipe, tmp_path_factory):
     return out
 
 
-def start(recipe, out, *settings):
-    """`videonsa train` as two processes."""
-    path = out.with_suffix(".yaml")
-    path.write_text(recipe_to_yaml(recipe))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    chosen = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, *torchrun, "-m", "videonsa", "train", str(path), "--out", str(out)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *chosen],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def run_to_its_end(*arguments):
-    process = start(*arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output.decode()
-
-
 def assert_same_training(out, expected):
     """The same curve and the same weights, but for the order of sums."""
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(losses(expected)))
@@ -72,7 +47,7 @@ def children(pid):
 def sharing(recipe, tmp_path_factory):
     """A run whose two processes share every packed sequence."""
     out = tmp_path_factory.mktemp("sharing") / "run"
-    run_to_its_end(recipe, out, "parallel.sequence=2")
+    run_processes(recipe, out, "parallel.sequence=2")
     return out
 
 
@@ -81,13 +56,13 @@ def test_processes_that_share_sequences_train_as_one(sharing, alone):
 
 
 def test_processes_with_sequences_of_their_own_train_as_one(recipe, alone, tmp_path):
-    run_to_its_end(recipe, tmp_path / "run")
+    run_processes(recipe, tmp_path / "run")
     assert_same_training(tmp_path / "run", alone)
 
 
 def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, tmp_path, clip_path):
     out = tmp_path / "run"
-    process = start(recipe, out, "parallel.sequence=2")
+    process = start_processes(recipe, out, "parallel.sequence=2")
     log, patience = out / "log.jsonl", time.monotonic() + 120
     while not log.exists() or len(log.read_text().splitlines()) < 5:
         assert process.poll() is None and time.monotonic() < patience
@@ -96,6 +71,6 @@ def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, t
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     assert not (out / "model").exists()
-    run_to_its_end(recipe, out, "parallel.sequence=2")
+    run_processes(recipe, out, "parallel.sequence=2")
     assert losses(out) == losses(sharing)
     assert load(str(out / "model")).ask(clip_path, "What?", max_new_tokens=2).usage.video_tokens > 0

@@ -1,0 +1,57 @@
+"""Training over GPUs of one machine, by NCCL: the loss curve of one GPU, within bf16 noise."""
+
+import pytest
+import torch
+from small_run import losses, make_data, recipe_for, run_processes
+
+pytestmark = [
+    pytest.mark.multi_gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="wants two GPUs"),
+]
+COUNT = min(4, torch.cuda.device_count() // 2 * 2)
+GPUS = ",".join(str(i) for i in range(COUNT))
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_folder, tmp_path_factory):
+    data = make_data(tmp_path_factory.mktemp("data"))
+    settings = (f"optimizer.steps={STEPS}", f"optimizer.batch_size={COUNT}", "run.precision=bf16")
+    return recipe_for(tiny_folder, data, *settings)
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run_processes(recipe, out, processes=1, gpus="0")
+    return losses(out)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        (f"parallel.sequence={COUNT}",),
+        ("parallel.fsdp=true",),
+        ("parallel.fsdp=true", "parallel.sequence=2"),
+        ("parallel.fsdp=true", "parallel.activation_checkpointing=true"),
+    ],
+    ids=["sequences of their own", "shared sequences", "sharded weights", "both", "recomputed"],
+)
+def test_gpus_train_as_one(settings, recipe, alone, tmp_path):
+    run_processes(recipe, tmp_path / "run", *settings, processes=COUNT, gpus=GPUS)
+    found = losses(tmp_path / "run")
+    assert [step for step, *_ in found] == [step for step, *_ in alone]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=5e-2, atol=1e-2)
+
+
+def test_a_run_on_gpus_goes_on_from_its_checkpoint(recipe, alone, tmp_path):
+    out = tmp_path / "run"
+    sharded = ("parallel.fsdp=true", "parallel.sequence=2")
+    run_processes(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
+    whole = losses(out)
+    (out / f"checkpoint-{STEPS}").rename(tmp_path / "last")  # as if killed before it
+    (out / "model").rename(tmp_path / "model")
+    run_processes(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
+    torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(whole), rtol=2e-2, atol=1e-2)
