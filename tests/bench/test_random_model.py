@@ -1,5 +1,7 @@
 """Random models have the shape that they are said to have."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -29,3 +31,13 @@ def test_dtype_is_as_asked_and_the_default_stays():
     model = random_qwen(TINY, device=CPU, dtype=torch.bfloat16)
     assert {x.dtype for x in model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_layers_add_is_scaled_by_the_root_of_twice_their_number():
+    model = random_model(replace(TINY, num_layers=8), device=CPU, dtype=torch.float32)
+    layer = model.model.language_model.layers[3]
+    added = torch.cat(
+        [layer.self_attn.o_proj.weight.flatten(), layer.mlp.down_proj.weight.flatten()]
+    )
+    assert added.std().item() == pytest.approx(0.02 / 4, rel=0.03)
+    assert layer.mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.03)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videonsa.bench.inputs import Regime
-from videonsa.bench.random_model import IDS, WEIGHT_STD
+from videonsa.bench.random_model import IDS
 
 TEXT_ROWS = (14, 50)
 """Before the video and behind it: the chat format, a question."""
@@ -63,7 +63,7 @@ def clip_embeddings(clip: Clip, width: int, regime: Regime, *, like: Tensor) -> 
         video = rows[start : start + frames * clip.tokens_per_frame]
         common = normal(frames).repeat_interleave(clip.tokens_per_frame, dim=0)
         video.mul_(NOISE).add_(common)
-    return (rows * WEIGHT_STD)[None]
+    return rows[None]
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from videonsa.models.modeling import VideoNSAForConditionalGeneration
 IDS = MappingProxyType({"vision_start_token_id": 12, "image_token_id": 10, "video_token_id": 11})
 """Small, so that any vocabulary has them."""
 WEIGHT_STD = 0.02
+INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
+"""Of the language model: what a layer adds to the residual stream comes from these."""
 TINY = ModelShape(
     hidden_size=64,
     intermediate_size=96,
@@ -75,7 +77,11 @@ def config_fields(shape: ModelShape) -> dict[str, Any]:
 def random_model(
     shape: ModelShape, *, device: torch.device, dtype: torch.dtype
 ) -> VideoNSAForConditionalGeneration:
-    """Our model with gates; normal weights, norms of one, gates near one half."""
+    """Our model with gates; normal weights, norms of one, gates near one half.
+
+    What every layer adds is scaled down by the root of their number, twice the layers. Without it
+    the first layer's output swamps its input, and rows that were alike are so no more.
+    """
     config = VideoNSAConfig(attention="nsa", **config_fields(shape))
     model: VideoNSAForConditionalGeneration = _filled(
         VideoNSAForConditionalGeneration, config, device, dtype
@@ -100,10 +106,12 @@ def _filled(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) ->
     finally:
         torch.set_default_dtype(before)
     generator = torch.Generator(device).manual_seed(0)
+    added = (2 * config.text_config.num_hidden_layers) ** -0.5
     with torch.no_grad():
         for name, x in model.named_parameters():
             if x.ndim > 1:
-                x.normal_(std=WEIGHT_STD, generator=generator)
+                scale = added if name.endswith(INTO_RESIDUAL) else 1.0
+                x.normal_(std=scale * WEIGHT_STD, generator=generator)
             else:
                 x.fill_(0.0 if name.endswith("bias") else 1.0)
     return model.eval()
