@@ -197,12 +197,12 @@ def test_inputs_that_do_not_fit_leave_no_number_and_the_next_shape_runs(monkeypa
     real = attention_module.make_inputs
 
     def small_only(shape, *args, **options):
-        if shape.name == "tiny-1k":
+        if shape.name == "tiny-256":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(shape, *args, **options)
 
     monkeypatch.setattr(attention_module, "make_inputs", small_only)
-    results, _ = bench(made_up("peer"), shapes=("tiny-1k", "tiny-256"))
+    results, _ = bench(made_up("peer"), shapes=("tiny-256", "tiny-1k"))
     statuses = [{run["status"] for run in entry["runs"]} for entry in results[-1]["shapes"]]
     assert statuses == [{"out of memory"}, {"measured"}]
 
@@ -223,6 +223,28 @@ def test_a_result_is_given_after_every_shape():
     results, _ = bench(made_up("peer"), shapes=("tiny-256", "tiny-1k"))
     names = [[entry["shape"]["name"] for entry in result["shapes"]] for result in results]
     assert names == [["tiny-256"], ["tiny-256", "tiny-1k"]]
+
+
+def test_shapes_are_measured_from_the_shortest_on():
+    results, _ = bench(made_up("peer"), shapes=("tiny-1k", "tiny-256"))
+    assert [entry["shape"]["name"] for entry in results[0]["shapes"]] == ["tiny-256"]
+
+
+def test_the_kernels_tests_are_not_run_again_for_the_same_code_and_machine(monkeypatch):
+    given = []
+    real = attention_module.verify
+
+    def watched(*args, tests, **options):
+        given.append(tests)
+        return real(*args, tests=tests, **options)
+
+    monkeypatch.setattr(attention_module, "verify", watched)
+    (earlier,), _ = bench(made_up("peer"))
+    earlier["shapes"][0]["verification"]["tests"] = "89 passed"
+    bench(made_up("peer"), before={"forward": earlier})
+    earlier["machine"]["sources_sha256"] = "0" * 16
+    bench(made_up("peer"), before={"forward": earlier})
+    assert given == [None, "89 passed", None]
 
 
 def test_failed_verification_gives_no_result(monkeypatch):

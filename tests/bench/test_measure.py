@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from videonsa.bench import measure as measure_module
 from videonsa.bench.measure import (
     CudaWatch,
     HostWatch,
@@ -60,6 +61,15 @@ def test_rounds_run_every_task_once_and_alternate_the_order():
     found = measure_in_turn(tasks, watch=ScriptedWatch(), repeats=3)
     assert "".join(log) == "abc" + "abc" + "cba" + "abc"
     assert all(x.times_ms == [1.0] * 3 for x in found.values())
+
+
+def test_a_task_that_takes_long_to_warm_is_told(monkeypatch):
+    monkeypatch.setattr(measure_module, "LONG_SECONDS", 0.0)
+    lines = []
+    measure_in_turn(
+        {"a": recording([], "a")}, watch=ScriptedWatch(), repeats=1, progress=lines.append
+    )
+    assert lines == ["a: warm after 0 s"]
 
 
 def test_a_slow_task_stops_after_its_seconds_but_not_before_three_runs():

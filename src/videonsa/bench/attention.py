@@ -80,13 +80,6 @@ def bench_attention(
     Raises:
         VideoNSAError: verification failed; nothing was given.
     """
-    verified = verify(
-        request.ops,
-        request.shapes,
-        gradients=request.passes != ("forward",),
-        device=request.device,
-        progress=progress,
-    )
     where = machine(request.device)
     kept: dict[Pass, dict[str, dict[str, Any]]] = {which: {} for which in request.passes}
     for which, earlier in (before or {}).items():
@@ -94,7 +87,17 @@ def bench_attention(
             kept[which] = {entry["shape"]["name"]: entry for entry in earlier["shapes"]}
         else:
             progress(f"the earlier {which} result is of another machine or code: it is replaced")
-    for shape in request.shapes:
+    verified = verify(
+        request.ops,
+        request.shapes,
+        gradients=request.passes != ("forward",),
+        device=request.device,
+        progress=progress,
+        tests=_tests_before(kept),
+    )
+    # The shortest first: ops that search for their fastest configuration do so at the first shape
+    # they meet, for all lengths.
+    for shape in sorted(request.shapes, key=lambda shape: shape.tokens):
         progress(f"{shape.name}: {shape.text}")
         for which, runs in measure_shape(request, shape, progress=progress):
             kept[which][shape.name] = {
@@ -111,6 +114,12 @@ def bench_attention(
                 "baseline": BASELINE,
                 "shapes": list(kept[which].values()),
             }
+
+
+def _tests_before(kept: Mapping[Pass, Mapping[str, dict[str, Any]]]) -> str | None:
+    """What the tests of the kernels said when the same code was measured here before."""
+    entries = (entry for shapes in kept.values() for entry in shapes.values())
+    return next((said for x in entries if (said := x["verification"]["tests"])), None)
 
 
 def measure_shape(
@@ -135,14 +144,18 @@ def measure_shape(
             regime = next((name for name in inputs if name == run.regime), request.regimes[0])
             _make_ready(run, inputs[regime], shape)
     for which in request.passes:
-        found = _measure(request, runs, which)
+        found = _measure(
+            request, runs, which, progress=lambda line: progress(f"{shape.name}: {line}")
+        )
         for run in runs:
             progress(f"{shape.name} {which}: {run.name}: {_line(found[run.name])}")
         times = {run.op.name: found[run.name].to_dict()["ms"] for run in runs}
         yield which, [run.to_dict(found[run.name], times.get(BASELINE)) for run in runs]
 
 
-def _measure(request: Request, runs: Sequence[_Run], which: Pass) -> dict[str, Measurement]:
+def _measure(
+    request: Request, runs: Sequence[_Run], which: Pass, *, progress: Callable[[str], None]
+) -> dict[str, Measurement]:
     """What came of each run in one pass."""
     found = {run.name: run.found for run in runs}
     ready = {run.name: run.prepared for run in runs if run.prepared is not None}
@@ -155,7 +168,7 @@ def _measure(request: Request, runs: Sequence[_Run], which: Pass) -> dict[str, M
                 found[name].fail(error)
             return found
         return found | measure_in_turn(
-            tasks, watch=watch_of(request.device), repeats=request.repeats
+            tasks, watch=watch_of(request.device), repeats=request.repeats, progress=progress
         )
 
 

@@ -15,6 +15,7 @@ FEWEST_RUNS = 3
 """Of a task that has used its seconds."""
 WARM_UP_SECONDS = 0.2
 MOST_WARM_UPS = 10
+LONG_SECONDS = 5.0
 FLUSH_BYTES = 2**28
 """Written before each run: more than any GPU's L2 cache."""
 HEAD_START = 32
@@ -184,6 +185,7 @@ def measure_in_turn(
     watch: Watch,
     repeats: int,
     seconds: float = 10.0,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Measurement]:
     """Warm every task, then time all of them in rounds.
 
@@ -193,18 +195,22 @@ def measure_in_turn(
         repeats: timed runs of each task.
         seconds: a task that was timed so long in all is left out of later rounds, but not before
             it has run three times.
+        progress: told a line when a task is warm that took a while, which is mostly compiling.
 
     Returns:
         A measurement for each name; a task that raises has its error line and no number.
     """
     found = {name: Measurement() for name in tasks}
     for name, task in tasks.items():
+        begin = time.perf_counter()
         try:
             found[name].extra_bytes = watch.warm(task)
         except Exception as error:  # whatever an op raises, the others go on
             found[name].fail(error)
         if found[name].error:
             watch.free()
+        if (took := time.perf_counter() - begin) > LONG_SECONDS:
+            progress(f"{name}: warm after {took:.0f} s")
     for index in range(repeats):
         turn = [(task, found[name]) for name, task in tasks.items()]
         turn = [(task, state) for task, state in turn if _goes_on(state, seconds)]

@@ -32,7 +32,7 @@ ERROR_FACTOR = 2.0
 NEAR_TIE = 1e-5
 """Relative gap of two importances that any implementation may order either way."""
 TESTS = "tests/ops/triton"
-TEST_PROCESSES = 6
+TEST_PROCESSES = 10
 """Most of the tests' time goes into compiling; the largest needs 40 GB of the GPU."""
 _NO_TESTS_COLLECTED = 5
 
@@ -73,6 +73,7 @@ def verify(
     gradients: bool,
     device: torch.device,
     progress: Callable[[str], None],
+    tests: str | None = None,
 ) -> dict[str, Any]:
     """Check the ops of this package on the options of the shapes; run the kernels' tests.
 
@@ -82,6 +83,7 @@ def verify(
         gradients: check those too.
         device: where they will be measured.
         progress: told one line for each check.
+        tests: what they said earlier, of the same code on the same machine; None runs them.
 
     Returns:
         For JSON: how many checks, the worst of them, how many selections differ, and what the
@@ -103,7 +105,8 @@ def verify(
             f"{check.beyond_near_ties} beyond near ties"
         )
         checks.append(check)
-    tests = _run_tests() if own and device.type == "cuda" else None
+    if own and device.type == "cuda":
+        tests = _run_tests() if tests is None else tests
     if tests:
         progress(f"verify: {tests}")
     return {
