@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh tests OUT       the tests marked gpu
 #   benchmarks/gpu.sh forward OUT     attention.json, kernels.json
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
-#   benchmarks/gpu.sh prefill OUT     prefill.json, prefill_peers.json, prefill_168x280.json
+#   benchmarks/gpu.sh prefill OUT     prefill.json
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
 #   benchmarks/gpu.sh train OUT       train.json
 #   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, ...: 128K tokens over all GPUs of the machine
@@ -27,18 +27,13 @@ forward)
     python3 benchmarks/kernels.py --out "$out/kernels.json"
     ;;
 backward)
-    videonsa bench attention --shapes $shapes --passes backward,both --repeats 10 \
+    videonsa bench attention --shapes $shapes --passes backward,both --repeats 6 \
         --out "$out/attention.json"
     python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json"
     ;;
 prefill)
-    videonsa bench prefill --model 7B --tokens 128k --workers 8 --repeats 2 \
-        --out "$out/prefill.json"
-    videonsa bench prefill --model 7B --tokens 128k --video none --no-dense --peers --repeats 2 \
-        --out "$out/prefill_peers.json"
-    videonsa bench prefill --model 7B --tokens 128k --frame 168x280 --video none --no-dense \
-        --repeats 2 \
-        --out "$out/prefill_168x280.json"
+    videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --workers 8 \
+        --repeats 2 --out "$out/prefill.json"
     ;;
 long)
     videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense --repeats 1 \

@@ -38,6 +38,7 @@ def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
     result = json.loads(path.read_text())
     assert result["video"] is None
     assert [length["tokens"] for length in result["lengths"]] == [16, 40]
+    assert {tuple(length["frame"]) for length in result["lengths"]} == {(56, 56)}
     for length in result["lengths"]:
         assert [stage["name"] for stage in length["stages"]] == STAGES
         for stage in length["stages"]:
@@ -47,6 +48,27 @@ def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "tiny, 40 video tokens" in text
     assert all(name in text for name in STAGES)
+
+
+def test_of_further_frame_sizes_the_tower_is_measured_at_the_longest_length(tmp_path):
+    path = tmp_path / "prefill.json"
+    sizes = ["--frame", "56x56,56x84", "--tokens", "16,40", "--repeats", "1"]
+    assert main([*TINY, *sizes, "--no-dense", "--out", str(path)]) == 0
+    last = json.loads(path.read_text())["lengths"][-1]
+    assert (last["frame"], last["tokens"]) == ([56, 84], 42)
+    assert [stage["name"] for stage in last["stages"]] == ["vision tower"]
+
+
+def test_blocks_that_neighbouring_rows_select_are_counted_layer_by_layer(tmp_path):
+    path = tmp_path / "prefill.json"
+    assert main([*TINY, "--tokens", "4k", "--repeats", "1", "--no-dense", "--out", str(path)]) == 0
+    stages = json.loads(path.read_text())["lengths"][0]["stages"]
+    random, coherent = (
+        next(x for x in stages if x["name"] == f"prefill, nsa, {regime}")["mean_unions"]
+        for regime in ("random", "coherent")
+    )
+    assert len(random) == len(coherent) == 2
+    assert all(20 < few < many <= 64 for few, many in zip(coherent, random, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -15,24 +15,23 @@ def stage(name, times, **more):
 def result(stages, video=None):
     return {
         "model": "7B",
-        "frame": [168, 280],
         "dtype": "torch.bfloat16",
         "weights_gb": 16.58,
         "machine": MACHINE,
         "method": "wall time",
         "video": video,
-        "lengths": [{"tokens": 131072, "stages": stages}],
+        "lengths": [{"tokens": 131072, "frame": [168, 280], "stages": stages}],
     }
 
 
 def test_a_stage_has_its_time_range_share_of_attention_and_memory():
     prefill = stage(
-        "prefill, nsa", [3900.0, 4000.0, 4100.0], attention_ms=1000.0, peak_gb=29.04
-    ) | {"predicted_gb": 29.1}
+        "prefill, nsa", [3900.0, 4100.0, 4000.0], attention_ms=1000.0, gates_ms=200.0
+    ) | {"mean_unions": [40.0, 60.0], "peak_gb": 29.04, "predicted_gb": 29.1}
     text = render_prefill(result([prefill]))
-    assert "frames of 280x168" in text
-    assert "### 131,072 video tokens" in text
-    assert "| prefill, nsa | 4000.0 (3900.0-4100.0) | 1000.0 (25 %) | 29.0 | 29.1 |" in text
+    assert "### 131,072 video tokens, frames of 168x280" in text
+    row = "4000.0 (3900.0-4100.0) | 1000.0 (25 %) | 200.0 (5 %) | 50 (40-60) | 29.0 | 29.1 |"
+    assert f"| prefill, nsa | {row}" in text
 
 
 def test_a_stage_that_failed_has_its_reason():
@@ -40,7 +39,7 @@ def test_a_stage_that_failed_has_its_reason():
     assert "| prefill, dense | out of memory |" in render_prefill(result([failed]))
 
 
-def test_a_file_that_was_read_comes_first():
+def test_a_file_that_was_read_comes_last():
     video = {
         "source": "1280x720 h264",
         "duration": 600.0,
@@ -53,7 +52,7 @@ def test_a_file_that_was_read_comes_first():
     }
     text = render_prefill(result([], video))
     assert "8 workers on 16 cores read 6.50 times as fast as one." in text
-    assert text.index("decode + resize") < text.index("131,072")
+    assert text.index("decode + resize") > text.index("131,072")
 
 
 def test_what_the_command_writes_is_rendered(tmp_path):

@@ -15,6 +15,7 @@ from videonsa.bench.random_model import IDS
 TEXT_ROWS = (14, 50)
 """Before the video and behind it: the chat format, a question."""
 NOISE = 0.1
+PATCH_SIZE = 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,10 +26,30 @@ class Clip:
     tokens_per_frame: int
     inputs: dict[str, Any]
 
+    @property
+    def tokens(self) -> int:
+        """Of the video."""
+        return self.grid[0] * self.tokens_per_frame
+
+    @property
+    def num_rows(self) -> int:
+        """Of the language model: video and text."""
+        return int(self.inputs["input_ids"].shape[1])
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.grid[1] * PATCH_SIZE, self.grid[2] * PATCH_SIZE
+
+    @property
+    def size(self) -> str:
+        """The frame as HEIGHTxWIDTH."""
+        return "x".join(map(str, self.frame))
+
 
 def clip_of_tokens(tokens: int, frame: tuple[int, int], device: torch.device) -> Clip:
     """A video of at least so many tokens, between a few text tokens."""
-    rows, columns = (side // 14 for side in frame)
+    rows, columns = (side // PATCH_SIZE for side in frame)
     return clip_of_grid((-(-tokens // (rows * columns // 4)), rows, columns), device)
 
 

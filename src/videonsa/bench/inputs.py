@@ -12,6 +12,8 @@ Regime: TypeAlias = Literal["random", "coherent"]
 REGIMES: tuple[Regime, ...] = ("random", "coherent")
 
 COHERENT_NOISE = 0.1
+TILE_ROWS = 16
+"""Neighbouring rows whose selections are compared."""
 """Standard deviation of what tells the queries of a frame apart."""
 ENTRIES_PER_CHUNK = 2**24
 """Block indices that `mean_union` sorts at a time."""
@@ -72,7 +74,7 @@ def _queries(shape: Shape, regime: Regime, *, device: torch.device, seed: int) -
     return q.mul_(COHERENT_NOISE).add_(of_token)
 
 
-def mean_union(selected_blocks: Tensor, *, rows: int = 16) -> float:
+def mean_union(selected_blocks: Tensor, *, rows: int = TILE_ROWS) -> float:
     """Mean number of distinct blocks that `rows` neighbouring rows of a KV head select together.
 
     Args:

@@ -1,8 +1,8 @@
 """Time to the first token of a whole model, stage by stage: reading, tower, prefill, first token.
 
-Weights are random and of a published shape. A video file is read, encoded and answered. Beside it
-stand videos of given lengths, whose rows of the language model are given as embeddings in the two
-regimes: `random` is iid normal, `coherent` one normal row a frame with 0.1 normal noise.
+Weights are random and of a published shape. Videos of given lengths are encoded; their rows of the
+language model are given as embeddings in the two regimes: `random` is iid normal, `coherent` one
+normal row a frame with 0.1 normal noise. A video file is read, encoded and answered.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videonsa.bench.clips import Clip, clip_embeddings, clip_of_grid, clip_of_tokens, dense_backend
-from videonsa.bench.inputs import Regime
+from videonsa.bench.inputs import TILE_ROWS, Regime
 from videonsa.bench.machine import machine
 from videonsa.bench.predicted import prediction
+from videonsa.bench.probes import AttentionTime, UnionRecorder
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
 from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
 from videonsa.bench.stopwatch import timed_stage
@@ -23,11 +24,15 @@ from videonsa.inference.shapes import VisionShape
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
-FORMAT = "videonsa prefill benchmark 1"
+FORMAT = "videonsa prefill benchmark 2"
+MOST_UNION_TOKENS = 2**18
+"""Selections of longer videos are not looked at: it would take another run of minutes."""
 METHOD = (
     "wall time between device synchronisations, each run twice and the second and later ones "
     "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
-    "events: rotary embedding, cache and gates are in it, the rest of that run is rest_ms; memory "
+    "events of the last run, rotary embedding and cache in it, less the gates, which are from the "
+    "beginning of their first projection to the end of their second; mean_unions is how many "
+    "blocks 16 neighbouring rows select, layer by layer, of a run that is not timed; memory "
     "is the peak of PyTorch's allocator, weights included; predicted_gb is what videonsa plan says "
     "of the stage; one and many workers read in turn, after a reading that is not timed, and their "
     "frames are compared"
@@ -41,8 +46,8 @@ class PrefillRequest:
     model: str
     tokens: tuple[int, ...]
     """Of the video."""
-    frame: tuple[int, int] = (224, 224)
-    """Height and width in pixels."""
+    frames: tuple[tuple[int, int], ...] = ((224, 224),)
+    """Height and width in pixels. All is measured of the first, of others the tower alone."""
     regimes: tuple[Regime, ...] = ("random", "coherent")
     repeats: int = 3
     dense: bool = True
@@ -57,7 +62,7 @@ class PrefillRequest:
 def bench_prefill(
     request: PrefillRequest, *, progress: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Measure; gives the result so far after every length.
+    """Measure; gives the result so far after every stage.
 
     Args:
         request: what to measure.
@@ -67,34 +72,36 @@ def bench_prefill(
     progress(f"random weights of the {request.model} model")
     shape = MODELS[request.model]
     model = random_model(shape, device=request.device, dtype=dtype)
-    peer = random_qwen(shape, device=request.device, dtype=dtype) if request.peers else None
-    video = None
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "model": request.model,
+        "dtype": str(dtype),
+        "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
+        "machine": machine(request.device),
+        "method": METHOD,
+        "video": None,
+        "lengths": [],
+    }
+    for stages in (_own_stages(model, request), _peer_stages(request, dtype)):
+        for clip, stage in stages:
+            progress(f"{clip.tokens} tokens, {clip.size}: {_line(stage)}")
+            _entry_of(clip, result["lengths"])["stages"].append(stage)
+            yield result
     if request.reading is not None:
-        video = _video(model, request, request.reading, shape.vision)
-        for stage in video["stages"]:
-            progress(f"{video['file']}: {_line(stage)}")
-    lengths: list[dict[str, Any]] = []
-    for tokens in request.tokens:
-        clip = clip_of_tokens(tokens, request.frame, request.device)
-        held = sum(x.nbytes for some in (model, peer) if some for x in some.parameters())
-        rows = clip.inputs["input_ids"].shape[1]
-        stages = []
-        for stage in _stages(model, peer, clip, request):
-            stage |= prediction(stage, model, clip.grid, prompt_tokens=rows, held_bytes=held)
-            progress(f"{tokens} tokens: {_line(stage)}")
-            stages.append(stage)
-        lengths.append({"tokens": tokens, "grid": clip.grid, "stages": stages})
-        yield {
-            "format": FORMAT,
-            "model": request.model,
-            "frame": request.frame,
-            "dtype": str(dtype),
-            "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
-            "machine": machine(request.device),
-            "method": METHOD,
-            "video": video,
-            "lengths": list(lengths),
-        }
+        result["video"] = _video(model, request, request.reading, shape.vision)
+        for stage in result["video"]["stages"]:
+            progress(f"{result['video']['file']}: {_line(stage)}")
+        yield result
+
+
+def _entry_of(clip: Clip, lengths: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where the stages of a clip are kept."""
+    new = {"tokens": clip.tokens, "frame": clip.frame, "grid": clip.grid, "stages": []}
+    for entry in lengths:
+        if (entry["tokens"], entry["frame"]) == (clip.tokens, clip.frame):
+            return entry
+    lengths.append(new)
+    return new
 
 
 def _video(
@@ -122,14 +129,24 @@ def _video(
     return result
 
 
-def _stages(
-    model: VideoNSAForConditionalGeneration, peer: Any, clip: Clip, request: PrefillRequest
-) -> Iterator[dict[str, Any]]:
-    """One after the other, as they are measured."""
-    yield _tower_stage(model, clip, request)
-    yield from _regime_stages(model, clip, request)
-    if peer is not None:
-        yield from _peer_stages(peer, clip, request)
+def _own_stages(
+    model: VideoNSAForConditionalGeneration, request: PrefillRequest
+) -> Iterator[tuple[Clip, dict[str, Any]]]:
+    """Of this model, one after the other, as they are measured."""
+    held = sum(x.nbytes for x in model.parameters())
+
+    def predicted(clip: Clip, stage: dict[str, Any]) -> dict[str, Any]:
+        rows = clip.num_rows
+        return stage | prediction(stage, model, clip.grid, prompt_tokens=rows, held_bytes=held)
+
+    for tokens in request.tokens:
+        clip = clip_of_tokens(tokens, request.frames[0], request.device)
+        yield clip, predicted(clip, _tower_stage(model, clip, request))
+        for stage in _regime_stages(model, clip, request):
+            yield clip, predicted(clip, stage)
+    for frame in request.frames[1:]:
+        clip = clip_of_tokens(max(request.tokens), frame, request.device)
+        yield clip, predicted(clip, _tower_stage(model, clip, request))
 
 
 def _tower_stage(
@@ -165,7 +182,7 @@ def _prefill_stages(
     attention: Literal["nsa", "dense"],
     embeds: Tensor,
     request: PrefillRequest,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Prefill from embeddings, and the token after it."""
     caches: list[VideoNSACache] = []
 
@@ -184,44 +201,75 @@ def _prefill_stages(
     def step() -> None:
         model(input_ids=token, past_key_values=caches[0].fork(), attention=attention)
 
-    with dense_backend(attention, request.device), _AttentionTime(model) as attention_time:
-        stage = _stage(name, prefill, request, before=attention_time.reset)
-        inside = attention_time.read() if stage["error"] is None else None
-    stage["attention_ms"] = inside
-    stage["rest_ms"] = None if inside is None else stage["times_ms"][-1] - inside
-    if stage["error"] is not None:
-        return [stage]
-    return [stage, _stage(f"next token after {name}", step, request)]
+    with dense_backend(attention, request.device), AttentionTime(model) as inside:
+        stage = _stage(name, prefill, request, before=inside.reset)
+        if stage["error"] is not None:
+            yield stage
+            return
+        stage |= inside.read()
+    if attention == "nsa":
+        stage |= _unions(model, clip, embeds)
+    yield stage
+    yield _stage(f"next token after {name}", step, request)
 
 
-def _peer_stages(peer: Any, clip: Clip, request: PrefillRequest) -> list[dict[str, Any]]:
+def _unions(
+    model: VideoNSAForConditionalGeneration, clip: Clip, embeds: Tensor
+) -> dict[str, list[float] | None]:
+    """What the rows select, layer by layer: not timed, all rows in one step."""
+    recorder = UnionRecorder()
+    try:
+        if TILE_ROWS <= clip.tokens <= MOST_UNION_TOKENS:
+            with torch.inference_mode():
+                model(
+                    **clip.inputs,
+                    inputs_embeds=embeds,
+                    use_cache=False,
+                    attention="nsa",
+                    recorder=recorder,
+                    logits_to_keep=1,
+                )
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"mean_unions": None}
+    return {"mean_unions": recorder.unions or None}
+
+
+def _peer_stages(
+    request: PrefillRequest, dtype: torch.dtype
+) -> Iterator[tuple[Clip, dict[str, Any]]]:
     """Transformers' tower and prefill, in its own way."""
+    if not request.peers:
+        return
+    peer = random_qwen(MODELS[request.model], device=request.device, dtype=dtype)
+    for tokens in request.tokens:
+        clip = clip_of_tokens(tokens, request.frames[0], request.device)
+        with dense_backend("dense", request.device):
+            for name, call in _peer_calls(peer, clip, request).items():
+                yield clip, _stage(f"transformers: {name}", call, request)
+
+
+def _peer_calls(peer: Any, clip: Clip, request: PrefillRequest) -> dict[str, Callable[[], object]]:
     pixels = _pixels(clip, request.device)
     grid = clip.inputs["video_grid_thw"]
     ids = clip.inputs["input_ids"]
-    types = (ids == IDS["video_token_id"]) * 2
+    positions = _positions(peer, ids, grid, (ids == IDS["video_token_id"]) * 2)
+    width = peer.config.text_config.hidden_size
+    embeds = clip_embeddings(clip, width, "random", like=peer.lm_head.weight)
 
     def tower() -> None:
         peer.model.visual(pixels.to(peer.dtype), grid_thw=grid)
-
-    embeds = clip_embeddings(
-        clip, peer.config.text_config.hidden_size, "random", like=peer.lm_head.weight
-    )
 
     def prefill() -> None:
         peer(
             input_ids=None,
             inputs_embeds=embeds,
-            position_ids=_positions(peer, ids, grid, types),
+            position_ids=positions,
             use_cache=True,
             logits_to_keep=1,
         )
 
-    with dense_backend("dense", request.device):
-        return [
-            _stage("transformers: vision tower", tower, request),
-            _stage("transformers: prefill", prefill, request),
-        ]
+    return {"vision tower": tower, "prefill": prefill}
 
 
 def _positions(peer: Any, ids: Tensor, grid: Tensor, types: Tensor) -> Tensor:
@@ -232,43 +280,6 @@ def _positions(peer: Any, ids: Tensor, grid: Tensor, types: Tensor) -> Tensor:
         second_per_grid_ts=torch.ones(1, device=ids.device),
     )[0]
     return positions
-
-
-class _AttentionTime:
-    """Time between `v_proj` and `o_proj` of every layer, summed, by CUDA events; 0 on a CPU."""
-
-    def __init__(self, model: VideoNSAForConditionalGeneration) -> None:
-        self._layers = [layer.self_attn for layer in model.model.language_model.layers]
-        self._on_gpu = model.device.type == "cuda"
-        self._handles: list[Any] = []
-        self._events: list[torch.cuda.Event] = []
-
-    def __enter__(self) -> "_AttentionTime":
-        if self._on_gpu:
-            for layer in self._layers:
-                self._handles.append(layer.v_proj.register_forward_hook(self._mark))
-                self._handles.append(layer.o_proj.register_forward_pre_hook(self._mark))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _mark(self, _: nn.Module, *__: object) -> None:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._events.append(event)
-
-    def reset(self) -> None:
-        """Forget the run before."""
-        self._events.clear()
-
-    def read(self) -> float | None:
-        """Milliseconds of the last run; None on a CPU."""
-        if not self._on_gpu:
-            return None
-        pairs = zip(self._events[::2], self._events[1::2], strict=True)
-        return float(sum(begin.elapsed_time(end) for begin, end in pairs))
 
 
 def _stage(
@@ -282,5 +293,7 @@ def _line(stage: dict[str, Any]) -> str:
         return f"{stage['name']}: {stage['error']}"
     memory = "" if stage["peak_gb"] is None else f", peak {stage['peak_gb']:.1f} GB"
     share = stage.get("attention_ms")
-    inside = "" if share is None else f", attention {share:.0f} ms"
+    inside = (
+        "" if share is None else f", attention {share:.0f} ms, gates {stage['gates_ms']:.0f} ms"
+    )
     return f"{stage['name']}: {stage['ms']:.1f} ms{inside}{memory}"

@@ -34,13 +34,13 @@ def add_parser(what: Commands) -> None:
         what,
         "prefill",
         run=run,
-        summary="Time and peak memory of a model of published shape with random weights: a video "
-        "file read, encoded, prefilled and answered, and tower, prefill and next token of given "
-        "lengths; NSA and dense.",
+        summary="Time and peak memory of a model of published shape with random weights: tower, "
+        "prefill and next token of given lengths, NSA and dense, and a video file read, encoded, "
+        "prefilled and answered.",
         examples=(
             "videonsa bench prefill --model 7B --tokens 32k,128k",
             "videonsa bench prefill --model 7B --tokens 32k --video talk.mp4 --fps 2 --workers 8",
-            "videonsa bench prefill --model 7B --tokens 128k --frame 168x280 --peers",
+            "videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers",
             "videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense",
             "videonsa bench prefill --model tiny --tokens 256 --device cpu --video none",
         ),
@@ -57,8 +57,9 @@ def add_parser(what: Commands) -> None:
     parser.add_argument(
         "--frame",
         default="224x224",
-        metavar="HxW",
-        help="size of a frame in pixels, multiples of 28 (default: %(default)s)",
+        metavar="HxW[,HxW]",
+        help="size of a frame in pixels, multiples of 28; of further sizes the tower alone is "
+        "measured, at the longest length (default: %(default)s)",
     )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="timed runs (default: %(default)s)"
@@ -140,7 +141,7 @@ def _request(args: Namespace) -> "PrefillRequest":
     return PrefillRequest(
         model=args.model,
         tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
-        frame=parse_frame(args.frame),
+        frames=_frames(args),
         regimes=pick(args.regimes.split(","), {name: name for name in REGIMES}, "regimes"),
         repeats=args.repeats,
         dense=not args.no_dense,
@@ -148,6 +149,10 @@ def _request(args: Namespace) -> "PrefillRequest":
         reading=_reading(args),
         device=torch.device(args.device),
     )
+
+
+def _frames(args: Namespace) -> tuple[tuple[int, int], ...]:
+    return tuple(parse_frame(text) for text in args.frame.split(","))
 
 
 def _reading(args: Namespace) -> "ReadingRequest | None":
@@ -159,7 +164,7 @@ def _reading(args: Namespace) -> "ReadingRequest | None":
     if args.video == "none":
         return None
     workers = min(usable_cores(), MOST_WORKERS) if args.workers is None else args.workers
-    height, width = parse_frame(args.frame)
+    height, width = _frames(args)[0]
     given = ReadingRequest(
         video=Path(args.video or ""), fps=args.fps, workers=workers, max_pixels=height * width
     )
@@ -180,6 +185,12 @@ def _default_path(request: "PrefillRequest") -> Path:
 
 def _text(result: dict[str, Any]) -> str:
     lines = []
+    for length in result["lengths"]:
+        height, width = length["frame"]
+        lines.append(
+            f"{result['model']}, {length['tokens']:,} video tokens, frames of {height}x{width}\n"
+        )
+        lines += [f"  {stage['name']:<44} {_numbers(stage)}\n" for stage in length["stages"]]
     if (video := result["video"]) is not None:
         lines.append(
             f"{result['model']}, {video['file']}: {video['frames']} frames of "
@@ -187,9 +198,6 @@ def _text(result: dict[str, Any]) -> str:
             f"workers read {video['workers_speedup']['median']:.1f}x as fast as one\n"
         )
         lines += [f"  {stage['name']:<44} {_numbers(stage)}\n" for stage in video["stages"]]
-    for length in result["lengths"]:
-        lines.append(f"{result['model']}, {length['tokens']:,} video tokens\n")
-        lines += [f"  {stage['name']:<34} {_numbers(stage)}\n" for stage in length["stages"]]
     return "".join(lines)
 
 
@@ -198,7 +206,7 @@ def _numbers(stage: dict[str, Any]) -> str:
         return str(stage["error"])
     parts = [f"{stage['ms']:10.1f} ms"]
     if stage.get("attention_ms") is not None:
-        parts.append(f"attention {stage['attention_ms']:.1f} ms")
+        parts.append(f"attention {stage['attention_ms']:.1f} ms, gates {stage['gates_ms']:.1f} ms")
     if stage["peak_gb"] is not None:
         parts.append(f"peak {stage['peak_gb']:.1f} GB")
     return "   ".join(parts)

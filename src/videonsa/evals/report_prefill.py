@@ -5,21 +5,26 @@ from typing import Any
 
 from videonsa.evals.markdown import provenance, table
 
-FILES = ("prefill", "prefill_168x280", "prefill_peers", "prefill_long")
+FILES = ("prefill", "prefill_long")
 """Names of the files of results, without suffix."""
 
-_HEAD = ("stage", "ms: median (range)", "of it attention", "peak GB", "predicted GB")
+_HEAD = (
+    *("stage", "ms: median (range)", "attention", "gates", "blocks of 16 rows"),
+    *("peak GB", "predicted GB"),
+)
 
 
 def render_prefill(result: Mapping[str, Any]) -> str:
     """All lengths of one run, and the video that was read, if one was."""
-    height, width = result["frame"]
     parts = [
-        f"## Time to the first token: {result['model']} on {result['machine']['device']}, "
-        f"frames of {width}x{height}\n\n"
+        f"## Time to the first token: {result['model']} on {result['machine']['device']}\n\n"
         f"Random weights of the published shape, {result['dtype'].removeprefix('torch.')}, "
         f"{result['weights_gb']:.1f} GB.\n"
     ]
+    for length in result["lengths"]:
+        height, width = length["frame"]
+        title = f"### {length['tokens']:,} video tokens, frames of {height}x{width}\n\n"
+        parts.append(title + _stages(length["stages"]))
     if (video := result["video"]) is not None:
         parts.append(
             f"### A file: {video['source']}, {video['duration']:.0f} s\n\n"
@@ -27,10 +32,6 @@ def render_prefill(result: Mapping[str, Any]) -> str:
             f"workers on {video['cores']} cores read {video['workers_speedup']['median']:.2f} "
             "times as fast as one.\n\n" + _stages(video["stages"])
         )
-    parts += [
-        f"### {length['tokens']:,} video tokens\n\n" + _stages(length["stages"])
-        for length in result["lengths"]
-    ]
     parts.append(f"How: {result['method']}.\n\n{provenance(result['machine'])}\n")
     return "\n".join(parts)
 
@@ -41,15 +42,23 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
 
 def _numbers(stage: Mapping[str, Any]) -> list[str]:
     if stage["error"] is not None:
-        return [stage["error"], "", "", ""]
+        return [stage["error"], *[""] * 5]
     low, high = min(stage["times_ms"]), max(stage["times_ms"])
-    attention = stage.get("attention_ms")
+    unions = stage.get("mean_unions")
     return [
         f"{stage['ms']:.1f} ({low:.1f}-{high:.1f})",
-        "" if attention is None else f"{attention:.1f} ({100 * attention / stage['ms']:.0f} %)",
+        _part(stage, "attention_ms"),
+        _part(stage, "gates_ms"),
+        f"{sum(unions) / len(unions):.0f} ({min(unions):.0f}-{max(unions):.0f})" if unions else "",
         _gigabytes(stage["peak_gb"]),
         _gigabytes(stage.get("predicted_gb")),
     ]
+
+
+def _part(stage: Mapping[str, Any], name: str) -> str:
+    """A time inside that of the last run, and its share."""
+    value = stage.get(name)
+    return "" if not value else f"{value:.1f} ({100 * value / stage['times_ms'][-1]:.0f} %)"
 
 
 def _gigabytes(value: float | None) -> str:
