@@ -56,6 +56,13 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def small_gradients(device):
+    """Of `SMALL`, worked out once for the tests that compare with them."""
+    inputs = make_inputs(SMALL, device)
+    return kernel_gradients(SMALL, inputs, make_grad(SMALL, inputs))
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_error_is_at_most_twice_that_of_plain_pytorch(case, device):
     inputs = make_inputs(case, device)
@@ -112,29 +119,28 @@ def close(found, wanted):
 
 
 @pytest.mark.parametrize("min_shared", [1, 33])
-def test_sharing_changes_nothing_but_rounding(min_shared, device, monkeypatch):
+def test_sharing_changes_nothing_but_rounding(min_shared, device, small_gradients, monkeypatch):
     inputs = make_inputs(SMALL, device)
     grad = make_grad(SMALL, inputs)
-    wanted = kernel_gradients(SMALL, inputs, grad)
     tuning = attention.tuning_for(8, device=device)._replace(
         min_shared=min_shared, partial_bytes=4096
     )
     monkeypatch.setattr(attention, "tuning_for", lambda *_, **__: tuning)
-    close(kernel_gradients(SMALL, inputs, grad), wanted)
+    close(kernel_gradients(SMALL, inputs, grad), small_gradients)
 
 
-def test_long_lists_are_shared_out_among_items(device, monkeypatch):
+def test_long_lists_are_shared_out_among_items(device, small_gradients, monkeypatch):
     inputs = make_inputs(SMALL, device)
     grad = make_grad(SMALL, inputs)
-    wanted = kernel_gradients(SMALL, inputs, grad)
     monkeypatch.setattr(inverse, "ITEM_ROWS", 16)
-    close(kernel_gradients(SMALL, inputs, grad), wanted)
+    close(kernel_gradients(SMALL, inputs, grad), small_gradients)
 
 
-def test_repeated_runs_on_memory_full_of_nan_give_the_same_bits(device, monkeypatch):
+def test_repeated_runs_on_memory_full_of_nan_give_the_same_bits(
+    device, small_gradients, monkeypatch
+):
     inputs = make_inputs(SMALL, device)
     grad = make_grad(SMALL, inputs)
-    first = kernel_gradients(SMALL, inputs, grad)
     empty = torch.empty
 
     def filled(*args, **kwargs):
@@ -145,7 +151,7 @@ def test_repeated_runs_on_memory_full_of_nan_give_the_same_bits(device, monkeypa
     monkeypatch.setattr(
         torch, "empty_like", lambda x, **kwargs: filled(x.shape, dtype=x.dtype, device=x.device)
     )
-    for ours, theirs in zip(kernel_gradients(SMALL, inputs, grad), first, strict=True):
+    for ours, theirs in zip(kernel_gradients(SMALL, inputs, grad), small_gradients, strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -158,26 +164,24 @@ def test_an_expanded_gradient_is_taken(device):
         assert torch.equal(ours, theirs)
 
 
-def test_views_of_one_projection_are_taken(device):
+def test_views_of_one_projection_are_taken(device, small_gradients):
     q, k, v, gates = make_inputs(SMALL, device)
     grad = make_grad(SMALL, (q,))
-    wanted = kernel_gradients(SMALL, (q, k, v, gates), grad)
     fused = torch.cat([q, k, v], dim=2).requires_grad_()
     parts = fused.split([4, 2, 2], dim=2)
     output = nsa_attention(*parts, gates, spec=SMALL.spec, backend="triton")
     (found,) = torch.autograd.grad(output, fused, grad)
-    assert torch.equal(found, torch.cat(wanted[:3], dim=2))
+    assert torch.equal(found, torch.cat(small_gradients[:3], dim=2))
 
 
 @pytest.mark.parametrize("wanted_of", range(4), ids=("q", "k", "v", "gates"))
-def test_one_input_alone_may_want_a_gradient(wanted_of, device):
+def test_one_input_alone_may_want_a_gradient(wanted_of, device, small_gradients):
     inputs = list(make_inputs(SMALL, device))
     grad = make_grad(SMALL, inputs)
-    wanted = kernel_gradients(SMALL, inputs, grad)[wanted_of]
     inputs[wanted_of].requires_grad_()
     output = nsa_attention(*inputs, spec=SMALL.spec, backend="triton")
     (found,) = torch.autograd.grad(output, inputs[wanted_of], grad)
-    assert torch.equal(found, wanted)
+    assert torch.equal(found, small_gradients[wanted_of])
 
 
 def test_output_is_the_same_with_and_without_gradients(device):
