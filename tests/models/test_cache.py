@@ -74,6 +74,55 @@ def test_fork_leaves_the_original_alone():
     assert torch.equal(asked, again)
 
 
+def storages(cache):
+    return {layer.keys.untyped_storage().data_ptr() for layer in cache.layers}
+
+
+@torch.no_grad()
+def test_tokens_are_decoded_without_a_copy_of_the_cache():
+    model = tiny()
+    cache = model(**prompt(3)).past_key_values
+    before = storages(cache)
+    for token in range(40, 45):
+        model(input_ids=torch.tensor([[token]]), past_key_values=cache)
+    assert storages(cache) == before
+
+
+@torch.no_grad()
+def test_a_cropped_cache_writes_over_no_row_that_a_fork_holds():
+    model = tiny()
+    cache = model(**prompt(3)).past_key_values
+    twin = cache.fork()
+    kept = [layer.values.clone() for layer in twin.layers]
+    cache.crop(-3)
+    model(input_ids=torch.tensor([[40, 41, 42]]), past_key_values=cache)
+    assert all(torch.equal(a, layer.values) for a, layer in zip(kept, twin.layers, strict=True))
+
+
+def test_a_cache_filled_in_inference_mode_grows_outside_of_it():
+    model = tiny()
+    with torch.inference_mode():
+        cache = model(**prompt(3)).past_key_values
+    twin, step = cache.fork(), torch.tensor([[40]])
+    with torch.no_grad():
+        outside = model(input_ids=step, past_key_values=cache).logits
+    with torch.inference_mode():
+        inside = model(input_ids=step, past_key_values=twin).logits
+    torch.testing.assert_close(outside, inside)
+
+
+def test_gradients_go_through_the_cache():
+    model, inputs, step = tiny(), prompt(2), torch.tensor([[40, 41]])
+    whole = inputs | {"input_ids": torch.cat([inputs["input_ids"], step], dim=1)}
+    weight = model.model.language_model.layers[0].self_attn.k_proj.weight
+    cache = model(**inputs).past_key_values
+    for token in step.T:
+        last = model(input_ids=token[None], past_key_values=cache).logits[:, -1].sum()
+    (found,) = torch.autograd.grad(last, weight)
+    (wanted,) = torch.autograd.grad(model(**whole).logits[:, -1].sum(), weight)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_crop_forgets_rows_and_their_frames():
     model, inputs = tiny(), prompt(3)
     cache = model(**inputs).past_key_values

@@ -199,7 +199,7 @@ def _prefill_stages(
     token = torch.full((1, 1), 20, device=request.device)
 
     def step() -> None:
-        model(input_ids=token, past_key_values=caches[0].fork(), attention=attention)
+        model(input_ids=token, past_key_values=caches[0], attention=attention)
 
     with dense_backend(attention, request.device), AttentionTime(model) as inside:
         stage = _stage(name, prefill, request, before=inside.reset)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from videonsa.inference.clips import PATCHES_PER_PART
 from videonsa.inference.shapes import ModelShape, up_to
+from videonsa.models.cache import ROOM
 from videonsa.models.choice import ROWS_PER_CHUNK
 from videonsa.models.vision import ALIGNED
 from videonsa.ops.reference import SCORES_PER_CHUNK
@@ -180,19 +181,20 @@ def prefill_terms(work: Workload) -> dict[str, int]:
     return {
         "weights": work.shape.weight_bytes,
         "embeddings": _embeddings(work),
-        "cache": work.prompt_tokens * work.shape.cache_bytes_per_token,
+        "cache": (work.prompt_tokens + ROOM) * work.shape.cache_bytes_per_token,
         "rows": (2 + previous) * _hidden(work) + 2 * work.chunk_rows * _head(work),
         "MLP" if mlp >= attention else "attention": max(mlp, attention),
     }
 
 
 def decoding_terms(work: Workload) -> dict[str, int]:
-    """The last token: the cache, and the keys of a layer once more while they grow."""
+    """The last token: the cache, and once the room behind it is full, a layer's keys once more."""
     shape, tokens = work.shape, work.prompt_tokens + work.max_new_tokens
+    regrown = tokens if work.max_new_tokens > ROOM else 0
     return {
         "weights": shape.weight_bytes,
-        "cache": tokens * shape.cache_bytes_per_token,
-        "growing": tokens * shape.cache_bytes_per_token // (2 * shape.num_layers),
+        "cache": (tokens + ROOM) * shape.cache_bytes_per_token,
+        "growing": regrown * shape.cache_bytes_per_token // (2 * shape.num_layers),
         "logits": shape.vocab_size * (shape.value_bytes + _FLOAT32),
     }
 

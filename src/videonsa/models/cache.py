@@ -10,16 +10,23 @@ from videonsa.errors import UsageError
 from videonsa.models._hf import DynamicCache, DynamicLayer
 from videonsa.models.rows import NewRows, frames_begun
 
+ROOM = 256
+"""Rows that a layer has room for behind those it holds: so many tokens are decoded without a copy
+of the cache."""
+
 
 class RowMajorLayer(DynamicLayer):
-    """Keys and values `[B, H, S, D]` that lie in memory as `[B, S, H, D]`.
+    """Keys and values `[B, H, S, D]` that lie in memory as `[B, S, H, D]`, with room behind.
 
-    So the projections give them and the kernels read them: nothing is turned on the way, and for
-    one sample growing is a plain copy.
+    So the projections give them and the kernels read them: nothing is turned on the way.
     """
 
     keys: Tensor
     values: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._more_keys, self._more_values = _Growing(), _Growing()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -27,16 +34,43 @@ class RowMajorLayer(DynamicLayer):
         """Append new keys and values `[B, H, T, D]`; gives all."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = _grown(self.keys, key_states)
-        self.values = _grown(self.values, value_states)
+        self.keys = self._more_keys.append(self.keys, key_states)
+        self.values = self._more_values.append(self.values, value_states)
         return self.keys, self.values
 
+    def fork(self) -> Self:
+        """A layer with the same rows; the room behind them stays with this one."""
+        twin = copy.copy(self)
+        twin._more_keys, twin._more_values = _Growing(), _Growing()
+        return twin
 
-def _grown(held: Tensor, new: Tensor) -> Tensor:
-    rows = new.transpose(1, 2)
-    if held.numel():
-        rows = torch.cat([held.transpose(1, 2), rows], dim=1)
-    return rows.contiguous().transpose(1, 2)
+
+class _Growing:
+    """Memory that has room for more rows than the tensor that it gave last."""
+
+    def __init__(self) -> None:
+        self._memory = self._given = torch.empty(0)
+
+    def append(self, held: Tensor, new: Tensor) -> Tensor:
+        """Rows `[B, H, S, D]` and new ones `[B, H, T, D]` together; new memory where need be."""
+        rows = new.transpose(1, 2)
+        start = held.shape[2] if held.numel() else 0
+        end = start + rows.shape[1]
+        if rows.requires_grad or held.requires_grad:  # what a graph keeps must not change
+            known = held.transpose(1, 2) if start else rows[:, :0]
+            return torch.cat([known, rows], dim=1).transpose(1, 2)
+        if not self._has_room(held, end):
+            self._memory = rows.new_empty(len(rows), end + ROOM, *rows.shape[2:])
+            if start:
+                self._memory[:, :start] = held.transpose(1, 2)
+        self._memory[:, start:end] = rows
+        self._given = self._memory[:, :end].transpose(1, 2)
+        return self._given
+
+    def _has_room(self, held: Tensor, end: int) -> bool:
+        """Whether the rows held are still those given last, in memory that may be written."""
+        writable = torch.is_inference_mode_enabled() or not self._memory.is_inference()
+        return held is self._given and writable and end <= self._memory.shape[1]
 
 
 class VideoNSACache(DynamicCache):
@@ -126,8 +160,8 @@ class VideoNSACache(DynamicCache):
     def fork(self) -> Self:
         """A cache with the same rows that grows on its own; no tensor is copied."""
         twin = copy.copy(self)
-        # Layers and rows replace their tensors as they grow, so sharing those so far is safe.
-        twin.layers = [copy.copy(layer) for layer in self.layers]
+        # Rows that were given are never written again, so sharing them is safe.
+        twin.layers = [layer.fork() for layer in self.layers]
         twin.frame_sizes = [list(sizes) for sizes in self.frame_sizes]
         return twin
 
