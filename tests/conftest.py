@@ -106,8 +106,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(KERNEL_TESTS):
             item.add_marker(pytest.mark.filterwarnings(OF_THE_INTERPRETER))
-            if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        for name, least in (("gpu", 1), ("multi_gpu", 2)):
+            if item.get_closest_marker(name) and torch.cuda.device_count() < least:
+                item.add_marker(pytest.mark.skip(reason=f"wants {least} CUDA devices"))
 
 
 @pytest.fixture(scope="session")

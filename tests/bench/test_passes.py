@@ -105,7 +105,6 @@ def test_without_an_op_there_is_no_task():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("which", ["backward", "both"])
 def test_the_memory_of_a_backward_pass_is_what_is_saved_for_it(which):
     device = torch.device("cuda")

@@ -378,7 +378,6 @@ def test_public_ops_come_here():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_equals_cpu():
     *inputs, vision = make_inputs(200)
     spec = NSASpec.released(num_selected_blocks=2, window_size=16)

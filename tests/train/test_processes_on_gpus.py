@@ -7,7 +7,6 @@ from small_run import losses, make_data, recipe_for, run_processes
 pytestmark = [
     pytest.mark.multi_gpu,
     pytest.mark.slow,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="wants two GPUs"),
 ]
 COUNT = min(4, torch.cuda.device_count() // 2 * 2)
 GPUS = ",".join(str(i) for i in range(COUNT))

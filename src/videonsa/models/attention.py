@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Cache, Qwen2_5_VLAttention
@@ -36,7 +37,7 @@ class AttentionStep:
     layout: HybridLayout | None = None
     """The rows by kind and the blocks, worked out once for all layers; for the `paper` preset."""
     dense_mask: Tensor | None = None
-    """bool `[B, 1, T, S]` for dense attention; None where it is causal or sees every key."""
+    """bool `[B, 1, T, S]` for dense attention where keys are padded."""
     pieces: Sequence[tuple[int, int]] | None = None
     """Rows and keys of each packed sample, for dense attention; the layout has its own."""
     gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
@@ -65,25 +66,21 @@ class AttentionStep:
         return self.copies[place]
 
 
-def dense_mask(
-    key_mask: Tensor | None, num_rows: int, num_keys: int, *, device: torch.device
-) -> Tensor | None:
+def dense_mask(key_mask: Tensor | None, num_rows: int) -> Tensor | None:
     """Which keys each of the last `num_rows` rows sees, for `dense_attention`.
 
     Args:
-        key_mask: bool `[B, S]`, False where padded, or None.
+        key_mask: bool `[B, S]`, False where padded, or None where nothing is.
         num_rows: T.
-        num_keys: S.
-        device: of the result.
 
     Returns:
-        bool `[B or 1, 1, T, S]`, or None where "causal" (T = S) or "every key" (T = 1) says it all.
+        bool `[B, 1, T, S]`, or None where a row sees every key up to its own.
     """
-    if key_mask is None and num_rows in (1, num_keys):
+    if key_mask is None:
         return None
-    causal = torch.ones(num_rows, num_keys, dtype=torch.bool, device=device)
-    causal = causal.tril(num_keys - num_rows)[None, None]
-    return causal if key_mask is None else causal & key_mask[:, None, None, :]
+    num_keys = key_mask.shape[1]
+    causal = torch.ones(num_rows, num_keys, dtype=torch.bool, device=key_mask.device)
+    return causal.tril(num_keys - num_rows)[None, None] & key_mask[:, None, None, :]
 
 
 def dense_attention(
@@ -95,6 +92,9 @@ def dense_attention(
     pieces: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Causal GQA of the last T rows over all S keys.
+
+    Without a mask none is made on a GPU, in bf16 or half: the fused kernels know what "the last
+    rows" means. On a CPU PyTorch makes one where 1 < T < S.
 
     Args:
         q: `[B, T, HQ, D]`.
@@ -108,20 +108,18 @@ def dense_attention(
         `[B, T, HQ, D]`.
     """
     if pieces is not None:
-        # One by one: a mask for all would have T * S entries.
         rows, keys = map(list, zip(*pieces, strict=True))
         samples = zip(q.split(rows, 1), k.split(keys, 1), v.split(keys, 1), strict=True)
-        parts = []
-        for one in samples:
-            own = dense_mask(None, one[0].shape[1], one[1].shape[1], device=q.device)
-            parts.append(dense_attention(*one, mask=own))
-        return torch.cat(parts, dim=1)
+        return torch.cat([dense_attention(*one, mask=None) for one in samples], dim=1)
+    num_rows, num_keys = q.shape[1], k.shape[1]
+    if mask is None and 1 < num_rows < num_keys:
+        mask = causal_lower_right(num_rows, num_keys)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=mask,
-        is_causal=mask is None and q.shape[1] > 1,
+        is_causal=mask is None and num_rows > 1,
         enable_gqa=True,
     )
     return out.transpose(1, 2)
