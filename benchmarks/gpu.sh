@@ -7,7 +7,8 @@
 #   benchmarks/gpu.sh prefill OUT     prefill.json
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
 #   benchmarks/gpu.sh train OUT       train.json
-#   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, ...: 128K tokens over all GPUs of the machine
+#   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, train_2_fsdp.json, ...: 128K tokens over
+#                                     all GPUs of the machine
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
@@ -47,14 +48,14 @@ train)
 shared)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
-    # Not dense: between processes it would need a mask of all rows and keys.
-    videonsa bench train --model 7B --tokens 128k --parts layers --no-dense \
-        --out "$out/train_1.json"
+    videonsa bench train --model 7B --tokens 128k --parts layers --out "$out/train_1.json"
     for n in 2 4 8; do
         [ "$n" -le "$gpus" ] || break
-        python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
-            bench train --model 7B --tokens 128k --parts layers --no-dense --one "$out/train_1.json" \
-            --out "$out/train_$n.json"
+        for fsdp in "" --fsdp; do
+            python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
+                bench train --model 7B --tokens 128k --parts layers $fsdp \
+                --one "$out/train_1.json" --out "$out/train_$n${fsdp:+_fsdp}.json"
+        done
     done
     ;;
 *)

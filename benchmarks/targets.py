@@ -324,7 +324,7 @@ def _training() -> Iterator[Target]:
         find = partial(training_number, tokens=128 * k, name="mfu", attention=attention, scale=100)
         reported.append((f"128k training, {attention}: MFU", file, find, " %"))
     for processes, want in ((2, 80), (4, 70)):
-        name = f"train_{processes}.json"
+        name = f"train_{processes}_fsdp.json"
         find = partial(training_number, tokens=128 * k, name="efficiency", scale=100)
         what = f"128k training on {processes} GPUs: efficiency"
         yield Target(what=what, file=name, find=find, want=want, unit=" %")

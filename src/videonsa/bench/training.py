@@ -31,6 +31,7 @@ from videonsa.errors import UsageError
 from videonsa.inference.shapes import ModelShape
 from videonsa.models.config import VideoNSAConfig
 from videonsa.ops.spec import NSASpec
+from videonsa.train.checks import check_processes
 from videonsa.train.flops import step_flops
 from videonsa.train.reading import read_recipe
 from videonsa.train.run import join_processes, sequence_exchange
@@ -57,7 +58,8 @@ METHOD = (
     "in turn, after one untimed step of each; `layers` is forward and backward, `step` everything "
     "from the frames to the optimizer; optimizer states are in memory in both; memory is the peak "
     "of PyTorch's allocator of each process; mfu counts what is computed twice once; efficiency is "
-    "the time of one process over n times that of n, gradients summed over them"
+    "the time of one process over n times that of n, gradients summed over them; dense attention "
+    "is PyTorch's, by cuDNN, and by its flash kernels where processes share the sequence"
 )
 
 
@@ -75,6 +77,8 @@ class TrainRequest:
     """Height and width in pixels."""
     dense: bool = True
     """Also dense attention, beside NSA."""
+    fsdp: bool = False
+    """Processes shard weights, gradients and optimizer states too."""
     repeats: int = 2
     peak_tflops: float | None = None
     """Of one device in bf16; None: no MFU."""
@@ -93,6 +97,7 @@ class _Measuring:
         self.request = request
         self.device: torch.device = processes.device
         self.recipe = _recipe(request, self.num_processes)
+        check_processes(self.recipe, world_size=self.num_processes, on_gpu=request.on_gpu)
         self.exchange = sequence_exchange(self.recipe, processes)
         self.progress = progress if self.is_first else lambda _: None
         self.spec = VideoNSAConfig(attention="nsa").nsa_spec
@@ -197,6 +202,7 @@ class _Measuring:
             "dtype": "bfloat16 autocast" if self.request.on_gpu else "float32",
             "recipe": self.recipe.name,
             "processes": self.num_processes,
+            "fsdp": self.request.fsdp,
             "peak_tflops": self.request.peak_tflops,
             "machine": machine(self.device),
             "method": METHOD,
@@ -222,7 +228,8 @@ def bench_train(
         Whether this is the first process.
 
     Raises:
-        UsageError: a result to compare with that is of something else.
+        UsageError: a result to compare with that is of something else, or weights sharded over
+            one process.
     """
     measuring = _Measuring(request, progress)
     if request.one is not None:
@@ -274,7 +281,7 @@ def run_line(run: Mapping[str, Any]) -> str:
 def _recipe(request: TrainRequest, num_processes: int) -> Recipe:
     """The paper's, on one sequence that all processes share."""
     settings = {
-        "parallel.fsdp": "false",
+        "parallel.fsdp": str(request.fsdp).lower(),
         "parallel.sequence": num_processes,
         "optimizer.batch_size": 1,
         "run.precision": "bf16" if request.on_gpu else "fp32",

@@ -42,7 +42,7 @@ def add_parser(what: Commands) -> None:
             "videonsa bench train --model 7B --tokens 16k,36k,128k",
             "videonsa bench train --model 7B --tokens 36k --layers 8 --parts step",
             "torchrun --nproc-per-node 2 -m videonsa bench train --tokens 128k --parts layers "
-            "--no-dense --one train.json",
+            "--fsdp --one train.json",
             "videonsa bench train --model tiny --tokens 256 --device cpu",
         ),
     )
@@ -80,6 +80,11 @@ def _add_options(parser: LineParser) -> None:
         "--repeats", type=int, default=2, metavar="N", help="timed steps (default: %(default)s)"
     )
     parser.add_argument("--no-dense", action="store_true", help="leave out dense attention")
+    parser.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="several processes shard weights, gradients and optimizer too (default: each has all)",
+    )
     parser.add_argument(
         "--peak-tflops",
         type=float,
@@ -166,6 +171,7 @@ def _request(args: Namespace) -> "TrainRequest":
         layers=args.layers,
         frame=parse_frame(args.frame),
         dense=not args.no_dense,
+        fsdp=args.fsdp,
         repeats=args.repeats,
         peak_tflops=args.peak_tflops or _peak(args.device),
         one=_one(args.one),
