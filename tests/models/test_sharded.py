@@ -48,12 +48,14 @@ CASES = {
 }
 
 
-def run(name, exchange=None):
+def run(name, exchange=None, *, device="cpu"):
     """Loss, logits and gradients of a case."""
     make, spec, attention = CASES[name]
-    model = tiny(spec=spec)
+    model = tiny(spec=spec).to(device)
     model.config.attention = attention
-    result = model(**make(), exchange=exchange, use_cache=False)
+    inputs = {k: x.to(device) if isinstance(x, torch.Tensor) else x for k, x in make().items()}
+    # The reference is exact to float32 wherever it runs; the kernels' products are not.
+    result = model(**inputs, exchange=exchange, use_cache=False, backend="reference")
     result.loss.backward()
     grads = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -62,15 +64,18 @@ def run(name, exchange=None):
     return result.loss.detach(), result.logits.detach(), grads
 
 
-def work(rank, world_size, store, results):
+def work(rank, world_size, store, results, on_gpus=False):
     """One process: all cases, gradients summed over the processes."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(store, world_size), rank=rank, world_size=world_size
-    )
+    device = torch.device("cuda", rank) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)
+    backend = "nccl" if on_gpus else "gloo"
+    store = dist.FileStore(store, world_size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     exchange, found = SequenceExchange(), {}
     for name, (make, _, _) in CASES.items():
-        loss, logits, grads = run(name, exchange)
+        loss, logits, grads = run(name, exchange, device=device)
         for grad in grads.values():
             dist.all_reduce(grad)
         bounds = make().get("cu_seqlens", torch.tensor([0, make()["input_ids"].shape[1]]))
@@ -82,10 +87,20 @@ def work(rank, world_size, store, results):
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["two processes", "four processes"])
 def of_ranks(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    run_one = partial(work, world_size=request.param, store=f"{folder}/store", results=str(folder))
-    mp.spawn(_call, args=(run_one,), nprocs=request.param)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    return results_of(request.param, tmp_path_factory.mktemp("ranks"))
+
+
+def results_of(num_processes, folder, *, on_gpus=False):
+    """What each process found."""
+    of_rank = partial(
+        work,
+        world_size=num_processes,
+        store=f"{folder}/store",
+        results=str(folder),
+        on_gpus=on_gpus,
+    )
+    mp.spawn(_call, args=(of_rank,), nprocs=num_processes)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(num_processes)]
 
 
 def _call(rank, function):
@@ -95,14 +110,31 @@ def _call(rank, function):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_processes_that_share_a_sequence_give_the_loss_and_gradients_of_one(of_ranks, name):
-    loss, logits, grads = run(name)
+    assert_as_one(of_ranks, name)
+
+
+@pytest.mark.multi_gpu
+@pytest.mark.slow
+def test_gpus_that_share_a_sequence_give_the_loss_and_gradients_of_one(tmp_path):
+    count = min(4, torch.cuda.device_count() // 2 * 2)
+    of_gpus = results_of(count, tmp_path, on_gpus=True)
+    for name in CASES:
+        assert_as_one(of_gpus, name, device="cuda")
+
+
+def assert_as_one(of_ranks, name, *, device="cpu"):
+    loss, logits, grads = run(name, device=device)
     for rank, found in enumerate(of_ranks):
-        own_loss, rows, own_logits, own_grads = found[name]
+        own_loss, rows, own_logits, own_grads = _on(found[name], device)
         torch.testing.assert_close(own_loss, loss)
         torch.testing.assert_close(own_logits[0], logits[0, rows], rtol=1e-5, atol=1e-5)
         if rank == 0:
             for key, grad in grads.items():
                 torch.testing.assert_close(own_grads[key], grad, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def _on(found, device):
+    return torch.utils._pytree.tree_map(lambda x: x.to(device), found)
 
 
 class Alone(SequenceExchange):
