@@ -5,6 +5,7 @@
 #   benchmarks/gpu.sh forward OUT     attention.json, kernels.json
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
 #   benchmarks/gpu.sh prefill OUT     prefill.json
+#   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
 #   benchmarks/gpu.sh train OUT       train.json
 #   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, train_2_fsdp.json, ...: 128K tokens over
@@ -12,7 +13,7 @@
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill, long, train or shared}
+part=${1:?want tests, forward, backward, prefill, reading, long, train or shared}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -33,8 +34,12 @@ backward)
     python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json"
     ;;
 prefill)
-    videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --workers 8 \
+    videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --video none \
         --repeats 2 --out "$out/prefill.json"
+    ;;
+reading)
+    videonsa bench prefill --model 7B --tokens 1k --no-dense --workers 8 --repeats 2 \
+        --out "$out/prefill_reading.json"
     ;;
 long)
     videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense --repeats 1 \
@@ -59,7 +64,7 @@ shared)
     done
     ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill, long, train or shared" >&2
+    echo "part $part: want tests, forward, backward, prefill, reading, long, train or shared" >&2
     exit 2
     ;;
 esac

@@ -5,7 +5,7 @@ from typing import Any
 
 from videonsa.evals.markdown import provenance, table
 
-FILES = ("prefill", "prefill_long")
+FILES = ("prefill", "prefill_reading", "prefill_long")
 """Names of the files of results, without suffix."""
 
 _HEAD = (
