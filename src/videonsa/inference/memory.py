@@ -190,13 +190,14 @@ def prefill_terms(work: Workload) -> dict[str, int]:
 def decoding_terms(work: Workload) -> dict[str, int]:
     """The last token: the cache, and once the room behind it is full, a layer's keys once more."""
     shape, tokens = work.shape, work.prompt_tokens + work.max_new_tokens
-    regrown = tokens if work.max_new_tokens > ROOM else 0
-    return {
+    terms = {
         "weights": shape.weight_bytes,
         "cache": (tokens + ROOM) * shape.cache_bytes_per_token,
-        "growing": regrown * shape.cache_bytes_per_token // (2 * shape.num_layers),
         "logits": shape.vocab_size * (shape.value_bytes + _FLOAT32),
     }
+    if work.max_new_tokens > ROOM:
+        terms["growing"] = tokens * shape.cache_bytes_per_token // (2 * shape.num_layers)
+    return terms
 
 
 def _embeddings(work: Workload) -> int:
