@@ -72,13 +72,20 @@ def recipe_for(base: Path, manifest: Path, *settings: str, name: str = "tiny"):
     )
 
 
-def start_processes(recipe, out: Path, *settings: str, processes: int = 2, gpus: str = ""):
+def start_processes(
+    recipe,
+    out: Path,
+    *settings: str,
+    processes: int = 2,
+    gpus: str = "",
+    program: tuple[str, ...] = ("-m", "videonsa"),
+):
     """`videonsa train` under torchrun, on CPUs or a GPU each."""
     path = out.with_suffix(".yaml")
     path.write_text(recipe_to_yaml(recipe))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     chosen = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, *torchrun, "-m", "videonsa", "train", str(path), "--out", str(out)]
+    command = [sys.executable, *torchrun, *program, "train", str(path), "--out", str(out)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *chosen],

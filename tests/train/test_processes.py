@@ -60,6 +60,19 @@ def test_processes_with_sequences_of_their_own_train_as_one(recipe, alone, tmp_p
     assert_same_training(tmp_path / "run", alone)
 
 
+def test_processes_that_shard_weights_train_as_one_and_go_on(recipe, alone, tmp_path):
+    out = tmp_path / "run"
+    sharded = ("parallel.fsdp=true", "parallel.sequence=2")
+    program = (str(Path(__file__).with_name("fsdp_on_cpus.py")),)
+    run_processes(recipe, out, *sharded, program=program)
+    assert_same_training(out, alone)
+    whole = losses(out)
+    for name in (f"checkpoint-{STEPS}", "model"):
+        (out / name).rename(tmp_path / name)
+    run_processes(recipe, out, *sharded, program=program)
+    assert losses(out) == whole
+
+
 def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, tmp_path, clip_path):
     out = tmp_path / "run"
     process = start_processes(recipe, out, "parallel.sequence=2")
