@@ -1,9 +1,11 @@
+import weakref
+
 import pytest
 import torch
 from tiny_models import SPEC, VIDEO, left_padded, prompt, tiny
 
 from videonsa.errors import UsageError
-from videonsa.models.cache import VideoNSACache
+from videonsa.models.cache import RowMajorLayer, VideoNSACache
 from videonsa.ops.spec import NSASpec
 
 FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
@@ -86,6 +88,47 @@ def test_tokens_are_decoded_without_a_copy_of_the_cache():
     for token in range(40, 45):
         model(input_ids=torch.tensor([[token]]), past_key_values=cache)
     assert storages(cache) == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.reorder_cache(torch.tensor([1, 0])),
+        lambda layer: layer.batch_select_indices(torch.tensor([1])),
+        lambda layer: layer.batch_repeat_interleave(2),
+    ],
+    ids=["reorder", "select", "repeat"],
+)
+def test_keys_of_which_samples_were_taken_are_freed(change):
+    layer, rows = RowMajorLayer(), torch.randn(2, 1, 3, 4)
+    memory = weakref.ref(layer.update(rows, rows)[0].untyped_storage())
+    change(layer)
+    assert memory() is None
+    first = layer.keys[:, :, :1]
+    keys, _ = layer.update(first, first)
+    assert torch.equal(keys[:, :, -1:], first)
+
+
+@torch.no_grad()
+def test_a_layer_that_was_offloaded_does_not_keep_its_memory_on_the_device():
+    layer, rows = RowMajorLayer(), torch.randn(1, 1, 3, 4)
+    before, _ = layer.update(rows, rows)
+    layer.offload()
+    after, _ = layer.update(rows, rows)
+    assert after.untyped_storage().data_ptr() != before.untyped_storage().data_ptr()
+    assert torch.equal(after, torch.cat([rows, rows], dim=2))
+
+
+def test_keys_that_a_graph_keeps_are_not_written_over():
+    """A layer whose k needs no gradient, since its projection is frozen, while that of q does."""
+    layer, q = RowMajorLayer(), torch.randn(1, 1, 1, 4, requires_grad=True)
+    rows = torch.randn(1, 1, 3, 4)
+    first, _ = layer.update(rows, rows)
+    scores = q @ first.mT
+    layer.update(rows, rows)
+    (found,) = torch.autograd.grad(scores.sum(), q)
+    torch.testing.assert_close(found, rows.sum(dim=2, keepdim=True))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class RowMajorLayer(DynamicLayer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._more_keys, self._more_values = _Growing(), _Growing()
+        self._leave_memory()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -41,8 +41,32 @@ class RowMajorLayer(DynamicLayer):
     def fork(self) -> Self:
         """A layer with the same rows; the room behind them stays with this one."""
         twin = copy.copy(self)
-        twin._more_keys, twin._more_values = _Growing(), _Growing()
+        twin._leave_memory()
         return twin
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the samples `beam_idx`, in that order; what they were taken from is freed."""
+        super().reorder_cache(beam_idx)
+        self._leave_memory()
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the samples `indices`, in that order; what they were taken from is freed."""
+        super().batch_select_indices(indices)
+        self._leave_memory()
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample `repeats` times; what they were taken from is freed."""
+        super().batch_repeat_interleave(repeats)
+        self._leave_memory()
+
+    def offload(self) -> None:
+        """Move keys and values to the CPU; their memory on the device is freed."""
+        super().offload()
+        self._leave_memory()
+
+    def _leave_memory(self) -> None:
+        """Grow in other memory than so far: it is another layer's, or keys and values left it."""
+        self._more_keys, self._more_values = _Growing(), _Growing()
 
 
 class _Growing:
@@ -56,7 +80,7 @@ class _Growing:
         rows = new.transpose(1, 2)
         start = held.shape[2] if held.numel() else 0
         end = start + rows.shape[1]
-        if rows.requires_grad or held.requires_grad:  # what a graph keeps must not change
+        if torch.is_grad_enabled():  # a graph may keep the rows held: they must not change
             known = held.transpose(1, 2) if start else rows[:, :0]
             return torch.cat([known, rows], dim=1).transpose(1, 2)
         if not self._has_room(held, end):
