@@ -42,6 +42,7 @@ def bench(
     regimes=("random", "coherent"),
     repeats=2,
     before=None,
+    tests_again=False,
 ):
     """All results, one a shape and pass, and the lines of progress."""
     request = Request(
@@ -50,6 +51,7 @@ def bench(
         passes=passes,
         regimes=regimes,
         repeats=repeats,
+        tests_again=tests_again,
         device=CPU,
     )
     lines = []
@@ -230,21 +232,47 @@ def test_shapes_are_measured_from_the_shortest_on():
     assert [entry["shape"]["name"] for entry in results[0]["shapes"]] == ["tiny-256"]
 
 
-def test_the_kernels_tests_are_not_run_again_for_the_same_code_and_machine(monkeypatch):
-    given = []
-    real = attention_module.verify
+PASSED = {"tests": "tests/ops/triton: 89 passed in 104 s", "tests_date": "2026-01-02"}
 
-    def watched(*args, tests, **options):
-        given.append(tests)
-        return real(*args, tests=tests, **options)
 
-    monkeypatch.setattr(attention_module, "verify", watched)
-    (earlier,), _ = bench(made_up("peer"))
-    earlier["shapes"][0]["verification"]["tests"] = "89 passed"
-    bench(made_up("peer"), before={"forward": earlier})
-    earlier["machine"]["sources_sha256"] = "0" * 16
-    bench(made_up("peer"), before={"forward": earlier})
-    assert given == [None, "89 passed", None]
+@pytest.fixture
+def earlier():
+    """A result of this code and machine, as if the kernels' tests had run on a GPU."""
+    (result,), _ = bench(made_up("peer"))
+    result["shapes"][0]["verification"] |= PASSED
+    return result
+
+
+def kernel_tests(result):
+    verified = result["shapes"][0]["verification"]
+    return {name: verified[name] for name in PASSED}
+
+
+@pytest.mark.parametrize("which", ["forward", "both"])
+def test_the_kernels_tests_are_kept_from_any_pass_of_the_same_code_and_machine(earlier, which):
+    earlier["pass"] = which
+    (result,), lines = bench(made_up("peer"), before={which: earlier})
+    assert kernel_tests(result) == PASSED
+    assert "89 passed in 104 s (2026-01-02, same code and machine: not run again)" in lines[0]
+
+
+def test_tests_of_an_older_result_have_the_day_of_its_shape(earlier):
+    entry = earlier["shapes"][0]
+    del entry["verification"]["tests_date"]
+    (result,), _ = bench(made_up("peer"), before={"forward": earlier})
+    assert kernel_tests(result) == PASSED | {"tests_date": entry["date"]}
+
+
+@pytest.mark.parametrize("why", ["asked for", "other code", "did not run"])
+def test_the_kernels_tests_are_not_kept(earlier, why):
+    if why == "other code":
+        earlier["machine"]["sources_sha256"] = "0" * 16
+    if why == "did not run":
+        said = "tests/ops/triton not run: pytest is not installed"
+        earlier["shapes"][0]["verification"]["tests"] = said
+    again = why == "asked for"
+    (result,), _ = bench(made_up("peer"), before={"forward": earlier}, tests_again=again)
+    assert kernel_tests(result) == {"tests": None, "tests_date": None}
 
 
 def test_failed_verification_gives_no_result(monkeypatch):

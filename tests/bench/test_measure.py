@@ -1,6 +1,7 @@
 """Timing in rounds: what is timed, order, counts, errors."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -63,13 +64,27 @@ def test_rounds_run_every_task_once_and_alternate_the_order():
     assert all(x.times_ms == [1.0] * 3 for x in found.values())
 
 
-def test_a_task_that_takes_long_to_warm_is_told(monkeypatch):
+def test_a_task_that_takes_long_to_warm_is_told_while_it_does_and_after(monkeypatch):
     monkeypatch.setattr(measure_module, "LONG_SECONDS", 0.0)
+    lines, told = [], threading.Event()
+
+    def progress(line):
+        lines.append(line)
+        told.set()
+
+    def slow():
+        assert told.wait(10)  # until the line is there
+        return (torch.tensor(1.0),)
+
+    measure_in_turn({"a": task_of(slow)}, watch=ScriptedWatch(), repeats=1, progress=progress)
+    assert lines == ["a: still warming up", "a: warm after 0 s"]
+
+
+def test_a_task_that_is_soon_warm_is_not_told():
     lines = []
-    measure_in_turn(
-        {"a": recording([], "a")}, watch=ScriptedWatch(), repeats=1, progress=lines.append
-    )
-    assert lines == ["a: warm after 0 s"]
+    tasks = {"a": recording([], "a")}
+    measure_in_turn(tasks, watch=ScriptedWatch(), repeats=1, progress=lines.append)
+    assert lines == []
 
 
 def test_a_slow_task_stops_after_its_seconds_but_not_before_three_runs():

@@ -205,3 +205,25 @@ def test_help_needs_no_torch():
         "p.parse_args(['bench', 'attention']); p.format_help(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_kernels_tests_of_another_pass_are_kept_unless_they_are_wanted_again(tmp_path):
+    path = tmp_path / "result.json"
+    assert main([*PEER, "--out", str(path)]) == 0
+    forward = json.loads(path.read_text())
+    said = "tests/ops/triton: 89 passed in 104 s"
+    forward["shapes"][0]["verification"]["tests"] = said
+    path.write_text(json.dumps(forward))
+    found = []
+    for options in ([], ["--verify-again"]):
+        (tmp_path / "result_backward.json").unlink(missing_ok=True)
+        assert main([*PEER, "--passes", "backward", *options, "--out", str(path)]) == 0
+        backward = json.loads((tmp_path / "result_backward.json").read_text())
+        found.append(backward["shapes"][0]["verification"]["tests"])
+    assert found == [said, None]
+
+
+def test_another_file_in_the_place_of_a_pass_that_is_not_measured_does_not_matter(tmp_path):
+    (tmp_path / "result_both.json").write_text("notes")
+    assert main([*PEER, "--out", str(tmp_path / "result.json")]) == 0
+    assert (tmp_path / "result_both.json").read_text() == "notes"

@@ -1,6 +1,6 @@
 """The whole benchmark of attention: verify, then shape by shape every op, pass and regime."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_lin
 from videonsa.bench.passes import Pass, make_tasks
 from videonsa.bench.registry import BASELINE, Op, hindrance
 from videonsa.bench.shapes import Shape
-from videonsa.bench.verify import verify
+from videonsa.bench.verify import KernelTests, passed_before, verify
 
 FORMAT = "videonsa attention benchmark 1"
 ANY = "any"
@@ -29,6 +29,8 @@ class Request:
     passes: tuple[Pass, ...]
     regimes: tuple[Regime, ...]
     repeats: int
+    tests_again: bool = False
+    """The kernels' tests run even where they passed before on the same code and machine."""
     device: torch.device
 
 
@@ -74,18 +76,19 @@ def bench_attention(
     Args:
         request: what to measure.
         progress: told a line now and then.
-        before: earlier results, whose other shapes are kept if they are of the same machine and
-            code.
+        before: earlier results, of other passes too. If they are of the same machine and code,
+            their other shapes are kept, and the kernels' tests are not run again.
 
     Raises:
         VideoNSAError: verification failed; nothing was given.
     """
     where = machine(request.device)
-    kept: dict[Pass, dict[str, dict[str, Any]]] = {which: {} for which in request.passes}
-    for which, earlier in (before or {}).items():
-        if comparable(earlier["machine"], where):
-            kept[which] = {entry["shape"]["name"]: entry for entry in earlier["shapes"]}
-        else:
+    same = {x: y for x, y in (before or {}).items() if comparable(y["machine"], where)}
+    kept: dict[Pass, dict[str, dict[str, Any]]] = {}
+    for which in request.passes:
+        entries = same[which]["shapes"] if which in same else []
+        kept[which] = {entry["shape"]["name"]: entry for entry in entries}
+        if which in (before or {}) and which not in same:
             progress(f"the earlier {which} result is of another machine or code: it is replaced")
     verified = verify(
         request.ops,
@@ -93,10 +96,11 @@ def bench_attention(
         gradients=request.passes != ("forward",),
         device=request.device,
         progress=progress,
-        tests=_tests_before(kept),
+        tests=None if request.tests_again else _tests_before(same.values()),
     )
-    # The shortest first: ops that search for their fastest configuration do so at the first shape
-    # they meet, for all lengths.
+    # The shortest first. flash-linear-attention runs each of its kernels in dozens of
+    # configurations at the first shape it meets; the length is no part of its keys but for one
+    # kernel of the backward pass, whose key changes at 8K and 32K.
     for shape in sorted(request.shapes, key=lambda shape: shape.tokens):
         progress(f"{shape.name}: {shape.text}")
         for which, runs in measure_shape(request, shape, progress=progress):
@@ -116,10 +120,13 @@ def bench_attention(
             }
 
 
-def _tests_before(kept: Mapping[Pass, Mapping[str, dict[str, Any]]]) -> str | None:
-    """What the tests of the kernels said when the same code was measured here before."""
-    entries = (entry for shapes in kept.values() for entry in shapes.values())
-    return next((said for x in entries if (said := x["verification"]["tests"])), None)
+def _tests_before(results: Iterable[dict[str, Any]]) -> KernelTests | None:
+    """The kernels' tests when the same code was measured here before."""
+    for entry in (entry for result in results for entry in result["shapes"]):
+        passed = passed_before(entry["verification"], date=entry["date"])
+        if passed is not None:
+            return passed
+    return None
 
 
 def measure_shape(

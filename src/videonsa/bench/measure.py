@@ -1,8 +1,10 @@
 """Time and memory of tasks, side by side: every round times each task once."""
 
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -195,22 +197,21 @@ def measure_in_turn(
         repeats: timed runs of each task.
         seconds: a task that was timed so long in all is left out of later rounds, but not before
             it has run three times.
-        progress: told a line when a task is warm that took a while, which is mostly compiling.
+        progress: told a line when a task takes long to warm, which is mostly compiling, and one
+            when it is warm.
 
     Returns:
         A measurement for each name; a task that raises has its error line and no number.
     """
     found = {name: Measurement() for name in tasks}
     for name, task in tasks.items():
-        begin = time.perf_counter()
-        try:
-            found[name].extra_bytes = watch.warm(task)
-        except Exception as error:  # whatever an op raises, the others go on
-            found[name].fail(error)
+        with _told_if_long(name, progress):
+            try:
+                found[name].extra_bytes = watch.warm(task)
+            except Exception as error:  # whatever an op raises, the others go on
+                found[name].fail(error)
         if found[name].error:
             watch.free()
-        if (took := time.perf_counter() - begin) > LONG_SECONDS:
-            progress(f"{name}: warm after {took:.0f} s")
     for index in range(repeats):
         turn = [(task, found[name]) for name, task in tasks.items()]
         turn = [(task, state) for task, state in turn if _goes_on(state, seconds)]
@@ -218,6 +219,21 @@ def measure_in_turn(
         if any(state.error for _, state in turn):
             watch.free()
     return found
+
+
+@contextmanager
+def _told_if_long(name: str, progress: Callable[[str], None]) -> Iterator[None]:
+    """A line while a warm-up goes on, since the run may be cut off in it, and one at its end."""
+    late = threading.Timer(LONG_SECONDS, progress, [f"{name}: still warming up"])
+    late.daemon = True
+    begin = time.perf_counter()
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
+    if (took := time.perf_counter() - begin) > LONG_SECONDS:
+        progress(f"{name}: warm after {took:.0f} s")
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -9,8 +9,9 @@ import importlib.util
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,13 @@ TESTS = "tests/ops/triton"
 TEST_PROCESSES = 10
 """Most of the tests' time goes into compiling; the largest needs 40 GB of the GPU."""
 _NO_TESTS_COLLECTED = 5
+
+
+class KernelTests(NamedTuple):
+    """What came of the kernels' tests."""
+
+    said: str
+    date: str
 
 
 class Difference(NamedTuple):
@@ -73,7 +81,7 @@ def verify(
     gradients: bool,
     device: torch.device,
     progress: Callable[[str], None],
-    tests: str | None = None,
+    tests: KernelTests | None = None,
 ) -> dict[str, Any]:
     """Check the ops of this package on the options of the shapes; run the kernels' tests.
 
@@ -83,11 +91,11 @@ def verify(
         gradients: check those too.
         device: where they will be measured.
         progress: told one line for each check.
-        tests: what they said earlier, of the same code on the same machine; None runs them.
+        tests: of an earlier run of the same code on the same machine; None runs them.
 
     Returns:
-        For JSON: how many checks, the worst of them, how many selections differ, and what the
-        tests said.
+        For JSON: how many checks, the worst of them, how many selections differ, what the tests
+        said, and on which day.
 
     Raises:
         VideoNSAError: a check failed; its line is in the message.
@@ -105,10 +113,11 @@ def verify(
             f"{check.beyond_near_ties} beyond near ties"
         )
         checks.append(check)
-    if own and device.type == "cuda":
-        tests = _run_tests() if tests is None else tests
-    if tests:
-        progress(f"verify: {tests}")
+    if tests is not None:
+        progress(f"verify: {tests.said} ({tests.date}, same code and machine: not run again)")
+    elif own and device.type == "cuda":
+        tests = KernelTests(_run_tests(), datetime.now(UTC).date().isoformat())
+        progress(f"verify: {tests.said}")
     return {
         "checks": len(checks),
         "worst_error": max((check.worst_error for check in checks), default=None),
@@ -119,8 +128,22 @@ def verify(
         "differing": sum(check.differing for check in checks),
         "beyond_near_ties": sum(check.beyond_near_ties for check in checks),
         "widest_gap": max((check.widest_gap for check in checks), default=None),
-        "tests": tests,
+        "tests": tests.said if tests else None,
+        "tests_date": tests.date if tests else None,
     }
+
+
+def passed_before(verified: Mapping[str, Any], *, date: str) -> KernelTests | None:
+    """The kernels' tests of an earlier verification, where they ran.
+
+    Args:
+        verified: what `verify` gave.
+        date: of the result that it stands in: older ones have none of their own.
+    """
+    said = verified["tests"]
+    if said is None or not said.startswith(f"{TESTS}: "):
+        return None
+    return KernelTests(said, verified.get("tests_date") or date)
 
 
 def _checks(

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,12 @@ def _add_options(parser: LineParser) -> None:
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes tiny shapes only"
     )
+    parser.add_argument(
+        "--verify-again",
+        action="store_true",
+        help="run the kernels' tests though they passed before on the same code and machine, as "
+        "the files of this or another pass say",
+    )
     parser.add_argument("--list", action="store_true", help="show the shapes and ops, and leave")
 
 
@@ -102,9 +108,9 @@ def run(args: Namespace) -> int:
         from videonsa.bench.attention import bench_attention
 
         request = _request(args)
-        paths = _paths(args.out or _default_path(request), request.passes)
-        before = {which: x for which, path in paths.items() if (x := _earlier(path, which))}
-        prepare_folder(next(iter(paths.values())).parent)
+        paths = _paths(args.out or _default_path(request))
+        before = {x: y for x, path in paths.items() if (y := _earlier(path, x, request))}
+        prepare_folder(paths["forward"].parent)
         results: dict[Pass, dict[str, Any]] = {}
         for result in bench_attention(request, progress=report, before=before):
             results[result["pass"]] = result
@@ -156,6 +162,7 @@ def _request(args: Namespace) -> "Request":
         passes=passes,
         regimes=regimes,
         repeats=args.repeats,
+        tests_again=args.verify_again,
         device=torch.device(args.device),
     )
 
@@ -168,18 +175,23 @@ def _default_path(request: "Request") -> Path:
     return Path(FILE)
 
 
-def _paths(path: Path, passes: Iterable["Pass"]) -> dict["Pass", Path]:
+def _paths(path: Path) -> dict["Pass", Path]:
     """A file for each pass: `path` for forward, with `_PASS` behind its stem for others."""
+    from videonsa.bench.passes import PASSES
+
     if path.is_dir():
         raise UsageError(f"--out {path}: it is a folder: name a file")
     return {
         which: path if which == "forward" else path.with_name(f"{path.stem}_{which}{path.suffix}")
-        for which in passes
+        for which in PASSES
     }
 
 
-def _earlier(path: Path, which: "Pass") -> dict[str, Any] | None:
-    """The result of a pass that stands in its file, if there is one."""
+def _earlier(path: Path, which: "Pass", request: "Request") -> dict[str, Any] | None:
+    """The result of a pass that stands in its file, if there is one.
+
+    `UsageError` if something else stands where a pass of the request will be written.
+    """
     from videonsa.bench.attention import FORMAT
 
     if not path.exists():
@@ -190,6 +202,8 @@ def _earlier(path: Path, which: "Pass") -> dict[str, Any] | None:
             return dict(result)
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    if which not in request.passes:
+        return None
     raise UsageError(
         f"--out {path}: it holds something else than a {which} result of this command: name "
         "another file"
