@@ -24,14 +24,15 @@ def result(stages, video=None):
     }
 
 
-def test_a_stage_has_its_time_range_share_of_attention_and_memory():
+def test_a_stage_has_its_time_range_shares_of_its_parts_and_memory():
     prefill = stage(
         "prefill, nsa", [3900.0, 4100.0, 4000.0], attention_ms=1000.0, gates_ms=200.0
     ) | {"mean_unions": [40.0, 60.0], "peak_gb": 29.04, "predicted_gb": 29.1}
     text = render_prefill(result([prefill]))
     assert "### 131,072 video tokens, frames of 168x280" in text
-    row = "4000.0 (3900.0-4100.0) | 1000.0 (25 %) | 200.0 (5 %) | 50 (40-60) | 29.0 | 29.1 |"
-    assert f"| prefill, nsa | {row}" in text
+    parts = "1000.0 (25 %) | 200.0 (5 %) | 2800.0 (70 %)"
+    row = f"| 4000.0 (3900.0-4100.0) | {parts} | 50 (40-60) | 29.0 | 29.1 |"
+    assert f"| prefill, nsa {row}" in text
 
 
 def test_a_stage_that_failed_has_its_reason():

@@ -31,11 +31,11 @@ METHOD = (
     "wall time between device synchronisations, each run twice and the second and later ones "
     "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
     "events of the last run, rotary embedding and cache in it, less the gates, which are from the "
-    "beginning of their first projection to the end of their second; mean_unions is how many "
-    "blocks 16 neighbouring rows select, layer by layer, of a run that is not timed; memory "
-    "is the peak of PyTorch's allocator, weights included; predicted_gb is what videonsa plan says "
-    "of the stage; one and many workers read in turn, after a reading that is not timed, and their "
-    "frames are compared"
+    "beginning of their first projection to the end of their second: temperature and sigmoid are "
+    "in attention; mean_unions is how many blocks 16 neighbouring rows select, layer by layer, of "
+    "a run that is not timed; memory is the peak of PyTorch's allocator, weights included; "
+    "predicted_gb is what videonsa plan says of the stage; one and many workers read in turn, "
+    "after a reading that is not timed, and their frames are compared"
 )
 
 
@@ -88,10 +88,13 @@ def bench_prefill(
             _entry_of(clip, result["lengths"])["stages"].append(stage)
             yield result
     if request.reading is not None:
-        result["video"] = _video(model, request, request.reading, shape.vision)
-        for stage in result["video"]["stages"]:
-            progress(f"{result['video']['file']}: {_line(stage)}")
-        yield result
+        told = 0
+        for video in _video(model, request, request.reading, shape.vision):
+            for stage in video["stages"][told:]:
+                progress(f"{video['file']}: {_line(stage)}")
+            told = len(video["stages"])
+            result["video"] = video
+            yield result
 
 
 def _entry_of(clip: Clip, lengths: list[dict[str, Any]]) -> dict[str, Any]:
@@ -109,10 +112,14 @@ def _video(
     request: PrefillRequest,
     reading: ReadingRequest,
     vision: VisionShape,
-) -> dict[str, Any]:
-    """A file: reading, tower, prefill of its features; and all of it to the first token."""
-    grid, result = measure_reading(reading, model, vision=vision, repeats=request.repeats)
-    clip = clip_of_grid(grid, request.device)
+) -> Iterator[dict[str, Any]]:
+    """A file: reading, tower, prefill of its features; and all of it to the first token.
+
+    Gives the result so far after every stage.
+    """
+    for result in measure_reading(reading, model, vision=vision, repeats=request.repeats):
+        yield result
+    clip = clip_of_grid(result["grid"], request.device)
 
     def embed() -> Tensor:
         features = encode_video(reading, model, vision=vision).features
@@ -124,9 +131,11 @@ def _video(
 
     with torch.inference_mode():
         embeds = embed()
-    result["stages"] += _prefill_stages(model, clip, "prefill, nsa", "nsa", embeds, request)
+    for stage in _prefill_stages(model, clip, "prefill, nsa", "nsa", embeds, request):
+        result["stages"].append(stage)
+        yield result
     result["stages"].append(_stage("video to first token, nsa", first_token, request))
-    return result
+    yield result
 
 
 def _own_stages(

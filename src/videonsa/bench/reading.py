@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from videonsa.inference.clips import EncodedClip, encode_clip, part_size
 from videonsa.inference.shapes import VisionShape
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.video.decode import VideoClip, read_video
-from videonsa.video.processing import Grid, patchify
+from videonsa.video.processing import patchify
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.workers import usable_cores
 
@@ -60,8 +60,8 @@ def measure_reading(
     *,
     vision: VisionShape,
     repeats: int,
-) -> tuple[Grid, dict[str, Any]]:
-    """Measure, stage by stage and all at once.
+) -> Iterator[dict[str, Any]]:
+    """Measure, stage by stage and all at once; gives the result so far after every stage.
 
     Args:
         request: what to read.
@@ -69,37 +69,39 @@ def measure_reading(
         vision: the shape of that tower.
         repeats: timed runs of each stage.
 
-    Returns:
-        The grid of patches, and the result as JSON keeps it.
+    Yields:
+        The result as JSON keeps it, the same object every time.
 
     Raises:
         VideoError: the video cannot be read, or its frames depend on the number of workers.
 
     """
     clip, reading = _read(request, request.sampling(vision), repeats=repeats)
-    pixels = _patches(clip.frames, vision, model.device)
-    timed = partial(timed_stage, device=model.device, repeats=repeats)
-    stages = [
-        *reading.pop("stages"),
-        timed("patchify", partial(_patches, clip.frames, vision, model.device)),
-        timed("vision tower", partial(model.encode_vision, torch.cat(pixels), [clip.plan.grid])),
-        timed(
-            f"decode to features, overlapped, {_workers(request.workers)}",
-            partial(encode_video, request, model, vision=vision),
-        ),
-    ]
-    return clip.plan.grid, {
+    result = {
         "file": request.video.name,
         "duration": clip.info.duration,
         "source": f"{clip.info.width}x{clip.info.height} {clip.info.codec}",
         "fps": request.fps,
         "frames": len(clip.frames),
         "frame": tuple(clip.frames.shape[2:]),
+        "grid": clip.plan.grid,
         "tokens": clip.plan.num_tokens,
         "cores": usable_cores(),
         **reading,
-        "stages": stages,
     }
+    yield result
+    pixels = torch.cat(_patches(clip.frames, vision, model.device))
+    calls: dict[str, Callable[[], object]] = {
+        "patchify": partial(_patches, clip.frames, vision, model.device),
+        "vision tower": partial(model.encode_vision, pixels, [clip.plan.grid]),
+        f"decode to features, overlapped, {_workers(request.workers)}": partial(
+            encode_video, request, model, vision=vision
+        ),
+    }
+    for name, call in calls.items():
+        stage = timed_stage(name, call, device=model.device, repeats=repeats)
+        result["stages"].append(stage)
+        yield result
 
 
 def encode_video(

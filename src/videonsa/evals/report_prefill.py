@@ -9,7 +9,7 @@ FILES = ("prefill", "prefill_reading", "prefill_long")
 """Names of the files of results, without suffix."""
 
 _HEAD = (
-    *("stage", "ms: median (range)", "attention", "gates", "blocks of 16 rows"),
+    *("stage", "ms: median (range)", "attention", "gates", "rest", "blocks of 16 rows"),
     *("peak GB", "predicted GB"),
 )
 
@@ -42,23 +42,25 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
 
 def _numbers(stage: Mapping[str, Any]) -> list[str]:
     if stage["error"] is not None:
-        return [stage["error"], *[""] * 5]
+        return [stage["error"], *[""] * 6]
     low, high = min(stage["times_ms"]), max(stage["times_ms"])
     unions = stage.get("mean_unions")
     return [
         f"{stage['ms']:.1f} ({low:.1f}-{high:.1f})",
-        _part(stage, "attention_ms"),
-        _part(stage, "gates_ms"),
+        *_parts(stage),
         f"{sum(unions) / len(unions):.0f} ({min(unions):.0f}-{max(unions):.0f})" if unions else "",
         _gigabytes(stage["peak_gb"]),
         _gigabytes(stage.get("predicted_gb")),
     ]
 
 
-def _part(stage: Mapping[str, Any], name: str) -> str:
-    """A time inside that of the last run, and its share."""
-    value = stage.get(name)
-    return "" if not value else f"{value:.1f} ({100 * value / stage['times_ms'][-1]:.0f} %)"
+def _parts(stage: Mapping[str, Any]) -> list[str]:
+    """Attention, gates and the rest of the last run, and their shares of it."""
+    if stage.get("attention_ms") is None:
+        return [""] * 3
+    whole, attention, gates = stage["times_ms"][-1], stage["attention_ms"], stage["gates_ms"]
+    parts = (attention, gates, whole - attention - gates)
+    return [f"{part:.1f} ({100 * part / whole:.0f} %)" if part else "" for part in parts]
 
 
 def _gigabytes(value: float | None) -> str:
