@@ -116,6 +116,24 @@ def test_the_next_token_is_predicted_within_3_percent(fake, attention):
     assert sum(terms.values()) - terms["weights"] == pytest.approx(counted.peak, rel=0.03)
 
 
+def test_a_cache_that_outgrows_its_room_is_predicted_within_a_row():
+    shape = small("3B")
+    work = replace(workload(shape, (100, 16, 16)), max_new_tokens=ROOM + 1)
+    counts = (work.prompt_tokens, ROOM, 1)
+    parts = [
+        torch.zeros(1, shape.num_kv_heads, count, shape.head_dim, dtype=torch.bfloat16)
+        for count in counts
+    ]
+    cache = VideoNSACache()
+    with allocations(torch.Tensor) as counted:
+        for rows in parts:
+            for layer in range(shape.num_layers):
+                cache.update(rows, rows, layer)
+    terms = stage(work, "next token").terms
+    row = shape.num_kv_heads * shape.head_dim * shape.value_bytes
+    assert terms["cache"] + terms["growing"] == pytest.approx(counted.peak, abs=row)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["3B", "72B"])
 @pytest.mark.parametrize("grid", [(30, 16, 16), (260, 18, 22), (9, 74, 130)])
