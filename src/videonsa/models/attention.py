@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Cache, Qwen2_5_VLAttention
@@ -35,8 +36,6 @@ class AttentionStep:
     """bool `[B, S]`, False where padded; None where nothing is."""
     layout: HybridLayout | None = None
     """The rows by kind and the blocks, worked out once for all layers; for the `paper` preset."""
-    dense_mask: Tensor | None = None
-    """bool `[B, 1, T, S]` for dense attention; None where it is causal or sees every key."""
     pieces: Sequence[tuple[int, int]] | None = None
     """Rows and keys of each packed sample, for dense attention; the layout has its own."""
     gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
@@ -53,37 +52,30 @@ class AttentionStep:
             return self
         place = vision_mask.device
         if place not in self.copies:
-            padding, mask, layout = self.attention_mask, self.dense_mask, self.layout
+            padding, layout = self.attention_mask, self.layout
             self.copies[place] = replace(
                 self,
                 vision_mask=vision_mask,
                 attention_mask=None if padding is None else padding.to(place),
                 layout=None if layout is None else layout.to(place),
-                dense_mask=None if mask is None else mask.to(place),
                 copies={},
             )
         return self.copies[place]
 
 
-def dense_mask(
-    key_mask: Tensor | None, num_rows: int, num_keys: int, *, device: torch.device
-) -> Tensor | None:
-    """Which keys each of the last `num_rows` rows sees, for `dense_attention`.
+class LowerRightBias(CausalBias):
+    """The last T rows are causal among S keys: `causal_lower_right(T, S)` without its memory.
 
-    Args:
-        key_mask: bool `[B, S]`, False where padded, or None.
-        num_rows: T.
-        num_keys: S.
-        device: of the result.
-
-    Returns:
-        bool `[B or 1, 1, T, S]`, or None where "causal" (T = S) or "every key" (T = 1) says it all.
+    PyTorch's function hands T and S on to the tensor's constructor too, which allocates
+    2 * T * S float32 that nobody reads.
     """
-    if key_mask is None and num_rows in (1, num_keys):
-        return None
-    causal = torch.ones(num_rows, num_keys, dtype=torch.bool, device=device)
-    causal = causal.tril(num_keys - num_rows)[None, None]
-    return causal if key_mask is None else causal & key_mask[:, None, None, :]
+
+    def __new__(cls, num_rows: int, num_keys: int) -> Self:
+        """A tensor without entries."""
+        return torch.empty(0).as_subclass(cls)
+
+    def __init__(self, num_rows: int, num_keys: int) -> None:
+        super().__init__(CausalVariant.LOWER_RIGHT, num_rows, num_keys)
 
 
 def dense_attention(
@@ -91,38 +83,39 @@ def dense_attention(
     k: Tensor,
     v: Tensor,
     *,
-    mask: Tensor | None,
+    key_mask: Tensor | None = None,
     pieces: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Causal GQA of the last T rows over all S keys.
+
+    Without padding no mask of T * S entries is made on a GPU in float16 or bfloat16: where T < S
+    PyTorch's FlashAttention knows which corner of the scores is causal. A CPU makes one.
 
     Args:
         q: `[B, T, HQ, D]`.
         k: `[B, S, H, D]`.
         v: `[B, S, H, D]`.
-        mask: from `dense_mask`. A row that sees no key gets 0.
+        key_mask: bool `[B, S]`, False where padded; None where nothing is. A row that sees no key
+            gets 0.
         pieces: rows and keys of each packed sample; its rows are the last of its keys, and see no
-            others. B = 1, no mask.
+            others. B = 1, no `key_mask`.
 
     Returns:
         `[B, T, HQ, D]`.
     """
     if pieces is not None:
-        # One by one: a mask for all would have T * S entries.
         rows, keys = map(list, zip(*pieces, strict=True))
         samples = zip(q.split(rows, 1), k.split(keys, 1), v.split(keys, 1), strict=True)
-        parts = []
-        for one in samples:
-            own = dense_mask(None, one[0].shape[1], one[1].shape[1], device=q.device)
-            parts.append(dense_attention(*one, mask=own))
-        return torch.cat(parts, dim=1)
+        return torch.cat([dense_attention(*one) for one in samples], dim=1)
+    num_rows, num_keys = q.shape[1], k.shape[1]
+    mask: Tensor | None = None
+    if key_mask is not None:
+        causal = key_mask.new_ones(num_rows, num_keys).tril(num_keys - num_rows)
+        mask = causal & key_mask[:, None, None, :]  # [B, 1, T, S]
+    elif num_rows > 1:
+        mask = LowerRightBias(num_rows, num_keys)
     out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None and q.shape[1] > 1,
-        enable_gqa=True,
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, enable_gqa=True
     )
     return out.transpose(1, 2)
 
@@ -187,7 +180,7 @@ class HybridAttention(Qwen2_5_VLAttention):
         if step.gather_keys is not None:
             k, v = step.gather_keys(k, v)
         if step.attention == "dense":
-            out = dense_attention(q, k, v, mask=step.dense_mask, pieces=step.pieces)
+            out = dense_attention(q, k, v, key_mask=step.attention_mask, pieces=step.pieces)
         else:
             out = self._hybrid(hidden_states, q, k, v, step)
         if step.recorder is not None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from videonsa.models.attention import AttentionStep, dense_mask
+from videonsa.models.attention import AttentionStep
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice
 from videonsa.models.packed import cumulative
@@ -18,7 +18,6 @@ def attention_step(
     """Enter the rows into the cache, and put together what the layers need."""
     known = cache if cache is not None else VideoNSACache()
     known.append_rows(rows)
-    num_rows, num_keys = rows.vision_mask.shape[1], known.vision_mask.shape[1]
     padding = known.attention_mask if known.is_padded else None
     frame_sizes = torch.tensor(
         [size for sizes in known.frame_sizes for size in sizes], dtype=torch.int64
@@ -27,14 +26,12 @@ def attention_step(
         choice.recorder.begin_step(known.vision_mask, padding, frame_sizes)
     # Without a vision row the hybrid layer is dense attention: no need for gates and streams.
     dense = choice.attention == "dense" or not rows.has_vision
-    device = rows.vision_mask.device
     return AttentionStep(
         attention="dense" if dense else "nsa",
         spec=choice.spec,
         vision_mask=_vision_mask(rows, known, choice.spec),
         attention_mask=padding,
         layout=None if dense else _layout(rows, known, frame_sizes, choice),
-        dense_mask=dense_mask(padding, num_rows, num_keys, device=device) if dense else None,
         pieces=None if rows.lengths is None else [(n, n) for n in rows.lengths],
         backend=choice.backend,
         recorder=choice.recorder,
