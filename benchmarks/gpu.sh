@@ -47,13 +47,11 @@ train)
 shared)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
-    # Not dense: between processes it would need a mask of all rows and keys.
-    videonsa bench train --model 7B --tokens 128k --parts layers --no-dense \
-        --out "$out/train_1.json"
+    videonsa bench train --model 7B --tokens 128k --parts layers --out "$out/train_1.json"
     for n in 2 4 8; do
         [ "$n" -le "$gpus" ] || break
         python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
-            bench train --model 7B --tokens 128k --parts layers --no-dense --one "$out/train_1.json" \
+            bench train --model 7B --tokens 128k --parts layers --one "$out/train_1.json" \
             --out "$out/train_$n.json"
     done
     ;;

@@ -44,7 +44,7 @@ def test_layers_and_the_whole_step_are_measured_with_both_attentions(alone):
 def test_two_processes_share_the_sequence_and_are_compared_with_one(alone, tmp_path):
     path = tmp_path / "train_2.json"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = ["--no-dense", "--parts", "layers", "--one", str(alone), "--out", str(path)]
+    options = ["--parts", "layers", "--one", str(alone), "--out", str(path)]
     result = json.loads(alone.read_text())
     # The threads of this process and of those that it starts may differ, and with them the device.
     threads = result["machine"]["device"].split()[-2]
@@ -57,9 +57,10 @@ def test_two_processes_share_the_sequence_and_are_compared_with_one(alone, tmp_p
     )
     assert done.returncode == 0, done.stderr.decode()
     shared = json.loads(path.read_text())
-    (run,) = shared["runs"]
     assert shared["processes"] == 2
-    assert run["efficiency"] == pytest.approx(result["runs"][0]["ms"] / (2 * run["ms"]))
+    assert [run["attention"] for run in shared["runs"]] == ["nsa", "dense"]
+    for run, of_one in zip(shared["runs"], result["runs"], strict=False):
+        assert run["efficiency"] == pytest.approx(of_one["ms"] / (2 * run["ms"]))
 
 
 @pytest.mark.parametrize(

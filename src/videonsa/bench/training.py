@@ -54,10 +54,12 @@ METHOD = (
     "activation checkpointing, loss of the text behind the video; inputs of the decoder are "
     "coherent (one normal row a frame, 0.1 normal noise), those of the whole step random pixels; "
     "wall time between device synchronisations, the slowest process of each step, the attentions "
-    "in turn, after one untimed step of each; `layers` is forward and backward, `step` everything "
-    "from the frames to the optimizer; optimizer states are in memory in both; memory is the peak "
-    "of PyTorch's allocator of each process; mfu counts what is computed twice once; efficiency is "
-    "the time of one process over n times that of n, gradients summed over them"
+    "in turn, after one untimed step of each; dense attention by the cuDNN backend, by PyTorch's "
+    "FlashAttention where the rows of a process are the last of more keys; `layers` is forward and "
+    "backward, `step` everything from the frames to the optimizer; optimizer states are in memory "
+    "in both; memory is the peak of PyTorch's allocator of each process; mfu counts what is "
+    "computed twice once; efficiency is the time of one process over n times that of n, gradients "
+    "summed over them"
 )
 
 

@@ -42,7 +42,7 @@ def add_parser(what: Commands) -> None:
             "videonsa bench train --model 7B --tokens 16k,36k,128k",
             "videonsa bench train --model 7B --tokens 36k --layers 8 --parts step",
             "torchrun --nproc-per-node 2 -m videonsa bench train --tokens 128k --parts layers "
-            "--no-dense --one train.json",
+            "--one train.json",
             "videonsa bench train --model tiny --tokens 256 --device cpu",
         ),
     )
