@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,10 @@ class AttentionStep:
     pieces: Sequence[tuple[int, int]] | None = None
     """Rows and keys of each packed sample, for dense attention; the layout has its own."""
     gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    """Turns the k and v of a process's own rows into those of the S keys."""
+    """Turns the k and v of a process's own rows into those of the S keys; with a cache, of all new
+    rows in order, which the cache then takes."""
+    parts: "Sequence[StepPart] | None" = None
+    """Of the rows, where each part sees the keys up to its own last row only."""
     backend: Backend = "auto"
     recorder: AttentionRecorder | None = None
     copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
@@ -61,6 +64,14 @@ class AttentionStep:
                 copies={},
             )
         return self.copies[place]
+
+
+class StepPart(NamedTuple):
+    """Rows that follow one another, and see the first keys of their step."""
+
+    num_rows: int
+    step: AttentionStep
+    """As if these rows were the last; its vision mask tells how many keys there are."""
 
 
 class LowerRightBias(CausalBias):
@@ -174,18 +185,31 @@ class HybridAttention(Qwen2_5_VLAttention):
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
         q, k = rotate(q, k, *position_embeddings)
+        if step.gather_keys is not None:
+            k, v = step.gather_keys(k, v)
         if past_key_values is not None:
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]
-        if step.gather_keys is not None:
-            k, v = step.gather_keys(k, v)
-        if step.attention == "dense":
-            out = dense_attention(q, k, v, key_mask=step.attention_mask, pieces=step.pieces)
-        else:
-            out = self._hybrid(hidden_states, q, k, v, step)
+        out = self._attend(hidden_states, q, k, v, step)
         if step.recorder is not None:
             step.recorder.record_text(self.layer_idx, q, k)
         return self.o_proj(out.flatten(-2)), None
+
+    def _attend(
+        self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep
+    ) -> Tensor:
+        if step.parts is not None:
+            outputs, first = [], 0
+            for part in step.parts:
+                rows = slice(first, first + part.num_rows)
+                keys = slice(part.step.vision_mask.shape[1])  # views: no key is copied
+                inputs = (hidden_states[:, rows], q[:, rows], k[:, keys], v[:, keys])
+                outputs.append(self._attend(*inputs, part.step.to(q.device)))
+                first = rows.stop
+            return torch.cat(outputs, dim=1)
+        if step.attention == "dense":
+            return dense_attention(q, k, v, key_mask=step.attention_mask, pieces=step.pieces)
+        return self._hybrid(hidden_states, q, k, v, step)
 
     def _hybrid(
         self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep
