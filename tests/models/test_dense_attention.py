@@ -1,66 +1,116 @@
-"""Dense attention of the last rows: as with a mask of all rows and keys, which is never made."""
+"""Dense attention without a mask of rows and keys equals the masked form, gradients too."""
 
 import pytest
 import torch
-from torch.nn.attention.bias import CausalBias
+import torch.nn.functional as F
+from allocations import allocations
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
-from videonsa.models.attention import dense_attention, dense_mask
+from videonsa.models.attention import LowerRightBias, dense_attention
 
-
-def make_inputs(num_rows, num_keys, *, device="cpu", dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        return torch.randn(1, *shape, generator=generator).to(device, dtype).requires_grad_()
-
-    return draw(num_rows, 6, 16), draw(num_keys, 2, 16), draw(num_keys, 2, 16)
+HEADS, KV_HEADS, HEAD_DIM = 6, 2, 16
 
 
-@pytest.mark.parametrize(("num_rows", "num_keys"), [(1, 9), (4, 9), (9, 9)])
-def test_the_last_rows_see_the_keys_up_to_their_own(num_rows, num_keys):
-    inputs = make_inputs(num_rows, num_keys)
-    mask = dense_mask(torch.ones(1, num_keys, dtype=torch.bool), num_rows)
-    found, wanted = (dense_attention(*inputs, mask=x) for x in (None, mask))
-    torch.testing.assert_close(found, wanted)
-    grads = [torch.autograd.grad(x.square().sum(), inputs) for x in (found, wanted)]
-    torch.testing.assert_close(*grads)
+def tensors(num_rows, num_keys, *, batch=1, like=None):
+    torch.manual_seed(0)
+    shapes = ((num_rows, HEADS), (num_keys, KV_HEADS), (num_keys, KV_HEADS))
+    options = like or {}
+    return [
+        torch.randn(batch, length, heads, HEAD_DIM, **options).requires_grad_()
+        for length, heads in shapes
+    ]
 
 
-def test_pieces_see_their_own_keys_alone():
-    q, k, v = make_inputs(7, 13)
-    found = dense_attention(q, k, v, mask=None, pieces=[(3, 5), (4, 8)])
-    first = dense_attention(q[:, :3], k[:, :5], v[:, :5], mask=None)
-    second = dense_attention(q[:, 3:], k[:, 5:], v[:, 5:], mask=None)
-    assert torch.equal(found, torch.cat([first, second], dim=1))
+def masked(q, k, v, sees):
+    """By a bool mask `[B or 1, 1, T, S]`."""
+    out = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (q, k, v)), attn_mask=sees, enable_gqa=True
+    )
+    return out.transpose(1, 2)
 
 
-class Masks(TorchFunctionMode):
-    """What was given to fused attention as a mask."""
+def lower_right(num_rows, num_keys, device=None):
+    sees = torch.ones(num_rows, num_keys, dtype=torch.bool, device=device)
+    return sees.tril(num_keys - num_rows)
+
+
+def assert_equal_with_gradients(found, wanted, inputs, **tolerance):
+    torch.testing.assert_close(found, wanted, **tolerance)
+    weight = torch.linspace(-1, 1, found.numel(), device=found.device).view_as(found)
+    grads = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, wanted)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+@pytest.mark.parametrize(("num_rows", "num_keys"), [(1, 7), (9, 9), (5, 12), (11, 12)])
+def test_the_last_rows_see_all_keys_up_to_their_own(num_rows, num_keys):
+    inputs = tensors(num_rows, num_keys)
+    wanted = masked(*inputs, lower_right(num_rows, num_keys))
+    assert_equal_with_gradients(dense_attention(*inputs), wanted, inputs)
+
+
+def test_pieces_see_their_own_keys_only():
+    pieces = [(3, 3), (4, 9), (1, 5)]
+    inputs = tensors(8, 17)
+    wanted = masked(*inputs, torch.block_diag(*(lower_right(*piece) for piece in pieces)).bool())
+    assert_equal_with_gradients(dense_attention(*inputs, pieces=pieces), wanted, inputs)
+
+
+def test_padded_keys_are_seen_by_no_row():
+    inputs, key_mask = tensors(4, 9, batch=2), torch.ones(2, 9, dtype=torch.bool)
+    key_mask[1, :3] = False
+    wanted = masked(*inputs, lower_right(4, 9) & key_mask[:, None, None])
+    assert_equal_with_gradients(dense_attention(*inputs, key_mask=key_mask), wanted, inputs)
+
+
+def test_gradients_survive_autocast_and_checkpointing():
+    inputs = tensors(5, 12)
+    low = [x.bfloat16() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = checkpoint(dense_attention, *low, use_reentrant=False)
+    assert found.dtype == torch.bfloat16
+    wanted = masked(*low, lower_right(5, 12))
+    assert_equal_with_gradients(found, wanted, inputs, rtol=0.02, atol=0.02)
+
+
+class Seen(TorchFunctionMode):
+    """Keeps the masks that fused attention is given."""
 
     def __init__(self):
-        self.seen = []
+        super().__init__()
+        self.masks = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            self.seen.append(kwargs["attn_mask"])
+        if func is F.scaled_dot_product_attention:
+            self.masks.append(kwargs["attn_mask"])
         return func(*args, **(kwargs or {}))
 
 
-def test_no_mask_is_made_where_nothing_is_padded():
-    assert dense_mask(None, 4) is None
-    for num_rows, kind in ((1, type(None)), (4, CausalBias), (9, type(None))):
-        with Masks() as masks:
-            dense_attention(*make_inputs(num_rows, 9), mask=None)
-        assert type(masks.seen[0]) is kind
+def test_fused_attention_is_told_the_corner_and_given_no_mask():
+    with Seen() as seen:
+        dense_attention(*tensors(9, 17), pieces=[(3, 3), (5, 9), (1, 5)])
+    *corners, none = seen.masks
+    assert none is None
+    assert all(isinstance(corner, LowerRightBias) and not corner.numel() for corner in corners)
+    assert [(corner.seq_len_q, corner.seq_len_kv) for corner in corners] == [(3, 3), (5, 9)]
+
+
+def test_nothing_but_the_output_is_allocated_at_long_lengths():
+    with FakeTensorMode():
+        inputs = [torch.empty(1, n, h, 128) for n, h in ((2**16, 28), (2**18, 4), (2**18, 4))]
+    with allocations() as counted:
+        out = dense_attention(*inputs)
+    assert counted.peak == out.nbytes
 
 
 @pytest.mark.gpu
-def test_memory_on_a_gpu_is_that_of_rows_and_keys():
-    num_rows, num_keys = 2**11, 2**16
-    inputs = make_inputs(num_rows, num_keys, device="cuda", dtype=torch.bfloat16)
-    before = torch.cuda.memory_allocated()
+def test_a_gpu_needs_no_memory_for_rows_times_keys():
+    inputs = tensors(4096, 16384, like={"device": "cuda", "dtype": torch.bfloat16})
     torch.cuda.reset_peak_memory_stats()
-    dense_attention(*inputs, mask=None).sum().backward()
-    extra = torch.cuda.max_memory_allocated() - before
-    assert extra < num_rows * num_keys  # bytes of a mask
+    before = torch.cuda.memory_allocated()
+    found = dense_attention(*inputs)
+    assert torch.cuda.max_memory_allocated() - before < 4096 * 16384
+    wanted = masked(*inputs, lower_right(4096, 16384, "cuda"))
+    assert_equal_with_gradients(found, wanted, inputs, rtol=0.02, atol=0.02)

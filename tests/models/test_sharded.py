@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from prefill_cases import FIXED, PREFILLS, generated, on, prefill
 from test_packed import labels_of, pack, samples
 from tiny_models import SPEC, prompt, tiny
 
@@ -13,8 +14,6 @@ from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
 from videonsa.ops.spec import NSASpec
 from videonsa.parallel.exchange import SequenceExchange
-
-FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
 
 
 def one_sample():
@@ -53,9 +52,8 @@ def run(name, exchange=None, *, device="cpu"):
     make, spec, attention = CASES[name]
     model = tiny(spec=spec).to(device)
     model.config.attention = attention
-    inputs = {k: x.to(device) if isinstance(x, torch.Tensor) else x for k, x in make().items()}
     # The reference is exact to float32 wherever it runs; the kernels' products are not.
-    result = model(**inputs, exchange=exchange, use_cache=False, backend="reference")
+    result = model(**on(device, make()), exchange=exchange, use_cache=False, backend="reference")
     result.loss.backward()
     grads = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -65,7 +63,7 @@ def run(name, exchange=None, *, device="cpu"):
 
 
 def work(rank, world_size, store, results, on_gpus=False):
-    """One process: all cases, gradients summed over the processes."""
+    """One process: all cases, gradients summed over the processes, and all prefills."""
     torch.set_num_threads(1)
     device = torch.device("cuda", rank) if on_gpus else torch.device("cpu")
     if on_gpus:
@@ -81,6 +79,8 @@ def work(rank, world_size, store, results, on_gpus=False):
         bounds = make().get("cu_seqlens", torch.tensor([0, make()["input_ids"].shape[1]]))
         rows = exchange.shard(bounds.tolist()).rows
         found[name] = (loss, torch.tensor(rows), logits, grads)
+    found |= {name: prefill(name, exchange, device=device) for name in PREFILLS}
+    found["generated"] = generated(exchange, device=device)
     torch.save(found, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -120,6 +120,8 @@ def test_gpus_that_share_a_sequence_give_the_loss_and_gradients_of_one(tmp_path)
     of_gpus = results_of(count, tmp_path, on_gpus=True)
     for name in CASES:
         assert_as_one(of_gpus, name, device="cuda")
+    for name in PREFILLS:
+        assert_prefilled_as_one(of_gpus, name, device="cuda")
 
 
 def assert_as_one(of_ranks, name, *, device="cpu"):
@@ -137,6 +139,37 @@ def _on(found, device):
     return torch.utils._pytree.tree_map(lambda x: x.to(device), found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PREFILLS)
+def test_every_process_ends_a_shared_prefill_as_one_process_does(of_ranks, name):
+    assert_prefilled_as_one(of_ranks, name)
+
+
+def assert_prefilled_as_one(of_ranks, name, *, device="cpu"):
+    wanted = prefill(name, device=device)
+    for found in of_ranks:
+        assert found[name].keys() == wanted.keys()
+        for key, value in wanted.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[name][key], value, rtol=1e-5, atol=1e-5, msg=key)
+            else:
+                assert found[name][key] == value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PREFILLS)
+def test_all_processes_hold_the_same_bits_after_a_shared_prefill(of_ranks, name):
+    first, *others = (found[name] for found in of_ranks)
+    for other in others:
+        assert all(torch.equal(first[key], other[key]) for key in ("logits", "keys", "values"))
+
+
+@pytest.mark.slow
+def test_generate_shares_its_prefill(of_ranks):
+    for found in of_ranks:
+        assert torch.equal(found["generated"], generated())
+
+
 class Alone(SequenceExchange):
     """Of one process that needs no group."""
 
@@ -147,7 +180,6 @@ class Alone(SequenceExchange):
 @pytest.mark.parametrize(
     ("beside", "named"),
     [
-        ({"past_key_values": VideoNSACache()}, "a cache"),
         ({"attention_mask": torch.ones(1, 20)}, "attention_mask"),
         ({"rows_per_chunk": 4}, "rows_per_chunk"),
         ({"logits_to_keep": 1}, "logits_to_keep"),
@@ -156,6 +188,36 @@ class Alone(SequenceExchange):
 def test_what_needs_all_rows_in_one_process_is_refused(beside, named):
     with pytest.raises(UsageError, match=f"exchange with {named}"):
         tiny()(text_only()["input_ids"], exchange=Alone(), **beside)
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"labels": torch.zeros(1, 20, dtype=torch.int64)}, "labels"),
+        ({"logits_to_keep": torch.tensor([3])}, "chosen logits_to_keep"),
+        ({"attention_mask": torch.ones(1, 20).index_fill(1, torch.tensor([0]), 0)}, "padding"),
+        ({"input_ids": torch.arange(20, 60).view(2, 20)}, "a batch of 2"),
+        ({"output_hidden_states": True}, "rows that cannot be shared: the hidden states of all"),
+        ({"nsa_spec": NSASpec(block_size=4, selection_scope="block")}, "selection_scope='block'"),
+    ],
+)
+def test_what_a_shared_prefill_cannot_have_is_refused(beside, named):
+    ids = {"input_ids": text_only()["input_ids"]}
+    arguments = {"exchange": Alone(), "past_key_values": VideoNSACache()} | ids | beside
+    with torch.no_grad(), pytest.raises(UsageError, match="exchange and a cache with .*" + named):
+        tiny()(**arguments)
+
+
+def test_a_shared_prefill_with_gradients_is_refused():
+    ids = text_only()["input_ids"]
+    with pytest.raises(UsageError, match=r"cache with gradients \(want torch.inference_mode"):
+        tiny()(ids, exchange=Alone(), use_cache=True)
+
+
+def test_a_negative_number_of_rows_of_each_process_is_refused():
+    arguments = {"exchange": Alone(), "use_cache": True, "rows_per_chunk": -1}
+    with torch.no_grad(), pytest.raises(UsageError, match="rows_per_chunk=-1: want a number"):
+        tiny()(text_only()["input_ids"], **arguments)
 
 
 def test_a_batch_of_several_rows_is_refused():

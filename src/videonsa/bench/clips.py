@@ -89,7 +89,10 @@ def clip_embeddings(clip: Clip, width: int, regime: Regime, *, like: Tensor) -> 
 
 @contextmanager
 def dense_backend(attention: str, device: torch.device) -> Iterator[None]:
-    """Dense attention is compared with at its best: cuDNN on a GPU."""
+    """Dense attention is compared with at its best: cuDNN on a GPU.
+
+    Rows that are the last of more keys go to FlashAttention: without a mask cuDNN has no such rows.
+    """
     with ExitStack() as stack:
         if attention == "dense" and device.type == "cuda":
             stack.enter_context(

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Cache, Qwen2_5_VLAttention
@@ -36,12 +36,13 @@ class AttentionStep:
     """bool `[B, S]`, False where padded; None where nothing is."""
     layout: HybridLayout | None = None
     """The rows by kind and the blocks, worked out once for all layers; for the `paper` preset."""
-    dense_mask: Tensor | None = None
-    """bool `[B, 1, T, S]` for dense attention where keys are padded."""
     pieces: Sequence[tuple[int, int]] | None = None
     """Rows and keys of each packed sample, for dense attention; the layout has its own."""
     gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    """Turns the k and v of a process's own rows into those of the S keys."""
+    """Turns the k and v of a process's own rows into those of the S keys; with a cache, of all new
+    rows in order, which the cache then takes."""
+    parts: "Sequence[StepPart] | None" = None
+    """Of the rows, where each part sees the keys up to its own last row only."""
     backend: Backend = "auto"
     recorder: AttentionRecorder | None = None
     copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
@@ -54,33 +55,38 @@ class AttentionStep:
             return self
         place = vision_mask.device
         if place not in self.copies:
-            padding, mask, layout = self.attention_mask, self.dense_mask, self.layout
+            padding, layout = self.attention_mask, self.layout
             self.copies[place] = replace(
                 self,
                 vision_mask=vision_mask,
                 attention_mask=None if padding is None else padding.to(place),
                 layout=None if layout is None else layout.to(place),
-                dense_mask=None if mask is None else mask.to(place),
                 copies={},
             )
         return self.copies[place]
 
 
-def dense_mask(key_mask: Tensor | None, num_rows: int) -> Tensor | None:
-    """Which keys each of the last `num_rows` rows sees, for `dense_attention`.
+class StepPart(NamedTuple):
+    """Rows that follow one another, and see the first keys of their step."""
 
-    Args:
-        key_mask: bool `[B, S]`, False where padded, or None where nothing is.
-        num_rows: T.
+    num_rows: int
+    step: AttentionStep
+    """As if these rows were the last; its vision mask tells how many keys there are."""
 
-    Returns:
-        bool `[B, 1, T, S]`, or None where a row sees every key up to its own.
+
+class LowerRightBias(CausalBias):
+    """The last T rows are causal among S keys: `causal_lower_right(T, S)` without its memory.
+
+    PyTorch's function hands T and S on to the tensor's constructor too, which allocates
+    2 * T * S float32 that nobody reads.
     """
-    if key_mask is None:
-        return None
-    num_keys = key_mask.shape[1]
-    causal = torch.ones(num_rows, num_keys, dtype=torch.bool, device=key_mask.device)
-    return causal.tril(num_keys - num_rows)[None, None] & key_mask[:, None, None, :]
+
+    def __new__(cls, num_rows: int, num_keys: int) -> Self:
+        """A tensor without entries."""
+        return torch.empty(0).as_subclass(cls)
+
+    def __init__(self, num_rows: int, num_keys: int) -> None:
+        super().__init__(CausalVariant.LOWER_RIGHT, num_rows, num_keys)
 
 
 def dense_attention(
@@ -88,21 +94,22 @@ def dense_attention(
     k: Tensor,
     v: Tensor,
     *,
-    mask: Tensor | None,
+    key_mask: Tensor | None = None,
     pieces: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Causal GQA of the last T rows over all S keys.
 
-    Without a mask none is made on a GPU, in bf16 or half: the fused kernels know what "the last
-    rows" means. On a CPU PyTorch makes one where 1 < T < S.
+    Without padding no mask of T * S entries is made on a GPU in float16 or bfloat16: where T < S
+    PyTorch's FlashAttention knows which corner of the scores is causal. A CPU makes one.
 
     Args:
         q: `[B, T, HQ, D]`.
         k: `[B, S, H, D]`.
         v: `[B, S, H, D]`.
-        mask: from `dense_mask`. A row that sees no key gets 0.
+        key_mask: bool `[B, S]`, False where padded; None where nothing is. A row that sees no key
+            gets 0.
         pieces: rows and keys of each packed sample; its rows are the last of its keys, and see no
-            others. B = 1, no mask.
+            others. B = 1, no `key_mask`.
 
     Returns:
         `[B, T, HQ, D]`.
@@ -110,17 +117,16 @@ def dense_attention(
     if pieces is not None:
         rows, keys = map(list, zip(*pieces, strict=True))
         samples = zip(q.split(rows, 1), k.split(keys, 1), v.split(keys, 1), strict=True)
-        return torch.cat([dense_attention(*one, mask=None) for one in samples], dim=1)
+        return torch.cat([dense_attention(*one) for one in samples], dim=1)
     num_rows, num_keys = q.shape[1], k.shape[1]
-    if mask is None and 1 < num_rows < num_keys:
-        mask = causal_lower_right(num_rows, num_keys)
+    mask: Tensor | None = None
+    if key_mask is not None:
+        causal = key_mask.new_ones(num_rows, num_keys).tril(num_keys - num_rows)
+        mask = causal & key_mask[:, None, None, :]  # [B, 1, T, S]
+    elif num_rows > 1:
+        mask = LowerRightBias(num_rows, num_keys)
     out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None and num_rows > 1,
-        enable_gqa=True,
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, enable_gqa=True
     )
     return out.transpose(1, 2)
 
@@ -179,18 +185,31 @@ class HybridAttention(Qwen2_5_VLAttention):
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
         q, k = rotate(q, k, *position_embeddings)
+        if step.gather_keys is not None:
+            k, v = step.gather_keys(k, v)
         if past_key_values is not None:
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]
-        if step.gather_keys is not None:
-            k, v = step.gather_keys(k, v)
-        if step.attention == "dense":
-            out = dense_attention(q, k, v, mask=step.dense_mask, pieces=step.pieces)
-        else:
-            out = self._hybrid(hidden_states, q, k, v, step)
+        out = self._attend(hidden_states, q, k, v, step)
         if step.recorder is not None:
             step.recorder.record_text(self.layer_idx, q, k)
         return self.o_proj(out.flatten(-2)), None
+
+    def _attend(
+        self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep
+    ) -> Tensor:
+        if step.parts is not None:
+            outputs, first = [], 0
+            for part in step.parts:
+                rows = slice(first, first + part.num_rows)
+                keys = slice(part.step.vision_mask.shape[1])  # views: no key is copied
+                inputs = (hidden_states[:, rows], q[:, rows], k[:, keys], v[:, keys])
+                outputs.append(self._attend(*inputs, part.step.to(q.device)))
+                first = rows.stop
+            return torch.cat(outputs, dim=1)
+        if step.attention == "dense":
+            return dense_attention(q, k, v, key_mask=step.attention_mask, pieces=step.pieces)
+        return self._hybrid(hidden_states, q, k, v, step)
 
     def _hybrid(
         self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep

@@ -66,7 +66,7 @@ def chunk_of_rows(
     """
     if wanted == 0:
         return 0
-    reason = _why_at_once(choice, output_hidden_states=bool(output_hidden_states))
+    reason = why_at_once(choice, output_hidden_states=bool(output_hidden_states))
     if wanted is None:
         at_once = reason is not None or choice.attention == "dense" or torch.is_grad_enabled()
         return 0 if at_once else ROWS_PER_CHUNK
@@ -77,7 +77,8 @@ def chunk_of_rows(
     return wanted
 
 
-def _why_at_once(choice: AttentionChoice, *, output_hidden_states: bool) -> str | None:
+def why_at_once(choice: AttentionChoice, *, output_hidden_states: bool) -> str | None:
+    """Why all rows must go through the layers in one step; None where they need not."""
     if output_hidden_states:
         return "the hidden states of all layers are wanted, of all rows in one step"
     if choice.recorder is not None:

@@ -30,9 +30,11 @@ from videonsa.models.rows import (
     cut_rows,
     describe_rows,
     repeat_vision,
+    row_mask,
     vision_inputs,
 )
 from videonsa.models.sharded import ShardedRows, shard_rows, sharded_loss, share_encoding
+from videonsa.models.shared_prefill import check_prefill, rows_of_a_chunk, share_chunk
 from videonsa.models.step import attention_step
 from videonsa.models.vision import replace_slow_parts
 from videonsa.ops.nsa import Backend
@@ -53,22 +55,6 @@ def _needed(input_ids: Tensor | None) -> Tensor:
     if input_ids is None:
         raise UsageError("input_ids is missing: vision rows are found by token id, so pass it")
     return input_ids
-
-
-def _row_mask(
-    input_ids: Tensor, attention_mask: Tensor | None, cache: VideoNSACache | None
-) -> Tensor:
-    """The columns of the attention mask for the new rows, bool `[B, T]`."""
-    batch, length = input_ids.shape
-    past = 0 if cache is None else cache.get_seq_length()
-    if attention_mask is None:
-        return torch.ones_like(input_ids, dtype=torch.bool)
-    if attention_mask.shape not in ((batch, length), (batch, past + length)):
-        raise UsageError(
-            f"attention_mask is {list(attention_mask.shape)}: want [{batch}, {length}], or "
-            f"[{batch}, {past + length}] with the cached rows"
-        )
-    return attention_mask[:, -length:].bool()
 
 
 class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
@@ -103,7 +89,9 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     * `exchange`: a `SequenceExchange` between processes that share the one sequence (packed or not)
       and pass equal arguments. Each encodes its frames and has its rows: the logits are of these,
       the loss of all, and the gradients are shares whose sum is the gradient. Not with what
-      `cu_seqlens` excludes, nor `logits_to_keep`.
+      `cu_seqlens` excludes, nor `logits_to_keep`. With a cache they share a prefill instead: each
+      ends with the whole cache and the logits of the last rows, so that it decodes on its own.
+      `rows_per_chunk` is then of each process. Not with padding, labels or gradients.
     * `mm_token_type_ids`: ignored (the processors of transformers give it).
 
     Arguments that do not fit together raise a `UsageError`.
@@ -197,8 +185,9 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         input_ids = _needed(input_ids)
         choice = choose_attention(self.config, attention, nsa_spec, backend, recorder)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
-        if lengths is not None or exchange is not None:
-            what = "cu_seqlens" if exchange is None else "exchange"
+        prefills = exchange is not None and (past_key_values is not None or bool(use_cache))
+        if lengths is not None or (exchange is not None and not prefills):
+            what = "cu_seqlens" if exchange is None or prefills else "exchange"
             check_goes_whole(
                 what,
                 choice,
@@ -214,9 +203,17 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         vision = vision_inputs(
             image_grid_thw, video_grid_thw, *times, temporal_ids=choice.spec.temporal_ids
         )
-        mask = _row_mask(input_ids, attention_mask, cache)
+        past = 0 if cache is None else cache.get_seq_length()
+        mask = row_mask(input_ids, attention_mask, past=past)
         types = self._token_types(input_ids) * mask
         rows = self._describe(types, mask, position_ids, vision, cache, choice.spec, lengths)
+        if exchange is not None and cache is not None:
+            check_prefill(
+                rows, cache, choice, output_hidden_states, labels=labels, kept=logits_to_keep
+            )
+            chunk = rows_of_a_chunk(rows_per_chunk, rows, exchange)
+        else:
+            chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
             encode = self.encode_vision
             if exchange is not None:
@@ -225,11 +222,10 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             pixels = (pixel_values, pixel_values_videos)
             inputs_embeds = self._embed(input_ids, types, *pixels, vision, encode)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
         hidden_states = None
-        sharded = None if exchange is None else shard_rows(rows, choice, exchange)
-        if chunk and inputs_embeds.shape[1] > chunk:
-            last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept)
+        sharded = None if chunk or exchange is None else shard_rows(rows, choice, exchange)
+        if chunk and (exchange is not None or inputs_embeds.shape[1] > chunk):
+            last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept, exchange)
         else:
             outputs = self._run_layers(
                 inputs_embeds, rows, cache, choice, output_hidden_states, sharded
@@ -278,6 +274,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         choice: AttentionChoice,
         rows_per_chunk: int,
         kept: slice | Tensor,
+        exchange: SequenceExchange | None,
     ) -> Tensor:
         """The kept rows of the last hidden states; every chunk attends to those before it."""
         cache = VideoNSACache() if cache is None else cache
@@ -285,7 +282,13 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         for start in range(0, embeds.shape[1], rows_per_chunk):
             stop = start + rows_per_chunk
             chunk = cut_rows(rows, start, stop)
-            last = self._run_layers(embeds[:, start:stop], chunk, cache, choice).last_hidden_state
+            shared = None if exchange is None else share_chunk(chunk, cache, choice, exchange)
+            sharded = None if shared is None else shared.sharded
+            last = self._run_layers(
+                embeds[:, start:stop], chunk, cache, choice, sharded=sharded
+            ).last_hidden_state
+            if shared is not None and isinstance(kept, slice):
+                last = shared.rows_of_all(last, kept)
             # The last rows of all are among the last of each; a view would keep the others alive.
             parts.append(last[:, kept].clone() if isinstance(kept, slice) else last)
         return torch.cat(parts, dim=1)[:, kept]

@@ -42,6 +42,28 @@ class NewRows(NamedTuple):
     """Rows of each sample where several are packed, B = 1."""
 
 
+def row_mask(input_ids: Tensor, attention_mask: Tensor | None, *, past: int) -> Tensor:
+    """The columns of the attention mask for the new rows, bool `[B, T]`.
+
+    Args:
+        input_ids: int64 `[B, T]`.
+        attention_mask: `[B, T]`, `[B, past + T]`, or None where nothing is padded.
+        past: rows before the new ones.
+
+    Raises:
+        UsageError: a mask of another shape.
+    """
+    batch, length = input_ids.shape
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    if attention_mask.shape not in ((batch, length), (batch, past + length)):
+        raise UsageError(
+            f"attention_mask is {list(attention_mask.shape)}: want [{batch}, {length}], or "
+            f"[{batch}, {past + length}] with the cached rows"
+        )
+    return attention_mask[:, -length:].bool()
+
+
 def cut_rows(rows: NewRows, start: int, stop: int) -> NewRows:
     """The rows [start, stop) of new rows, with the frames that begin there."""
     vision, mask = rows.vision_mask[:, start:stop], rows.attention_mask[:, start:stop]

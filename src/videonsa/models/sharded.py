@@ -56,16 +56,22 @@ def shard_rows(rows: NewRows, choice: AttentionChoice, exchange: SequenceExchang
         attention_mask=None,
         layout=None if dense else _layout(rows, vision_mask, shard, choice),
         pieces=[(piece.num_rows, piece.num_keys) for piece in shard.pieces],
-        gather_keys=_gathering(exchange, shard, keys),
+        gather_keys=gathering(exchange, shard, keys),
         backend=choice.backend,
     )
     return ShardedRows(positions=torch.tensor(shard.rows, device=device), step=step)
 
 
-def _gathering(
+def gathering(
     exchange: SequenceExchange, shard: SequenceShard, keys: Tensor
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What turns a layer's own k and v, `[1, t, H, D]`, into those of the keys of all pieces."""
+    """What turns a layer's own k and v, `[1, t, H, D]`, into those of `keys`.
+
+    Args:
+        exchange: between the processes.
+        shard: who has which rows.
+        keys: int64 `[S]`, positions among the rows of all processes.
+    """
     places = torch.tensor(shard.places, device=keys.device)[keys]
 
     def gather(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from videonsa.models.attention import AttentionStep, dense_mask
+from videonsa.models.attention import AttentionStep
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice
 from videonsa.models.packed import cumulative
@@ -32,7 +32,6 @@ def attention_step(
         vision_mask=_vision_mask(rows, known, choice.spec),
         attention_mask=padding,
         layout=None if dense else _layout(rows, known, frame_sizes, choice),
-        dense_mask=dense_mask(padding, rows.vision_mask.shape[1]) if dense else None,
         pieces=None if rows.lengths is None else [(n, n) for n in rows.lengths],
         backend=choice.backend,
         recorder=choice.recorder,
