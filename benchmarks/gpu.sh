@@ -7,7 +7,8 @@
 #   benchmarks/gpu.sh prefill OUT     prefill.json
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
 #   benchmarks/gpu.sh train OUT       train.json
-#   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, ...: 128K tokens over all GPUs of the machine
+#   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, ..., prefill_1.json, prefill_2.json, ...: 128K tokens
+#                                     over all GPUs of the machine
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
@@ -48,11 +49,15 @@ shared)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
     videonsa bench train --model 7B --tokens 128k --parts layers --out "$out/train_1.json"
+    videonsa bench prefill --model 7B --tokens 128k --video none --out "$out/prefill_1.json"
     for n in 2 4 8; do
         [ "$n" -le "$gpus" ] || break
         python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
             bench train --model 7B --tokens 128k --parts layers --one "$out/train_1.json" \
             --out "$out/train_$n.json"
+        python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
+            bench prefill --model 7B --tokens 128k --one "$out/prefill_1.json" \
+            --out "$out/prefill_$n.json"
     done
     ;;
 *)
