@@ -8,8 +8,8 @@
 #   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
 #   benchmarks/gpu.sh train OUT       train.json
-#   benchmarks/gpu.sh shared OUT      train_1.json, train_2.json, train_2_fsdp.json, ...: 128K tokens over
-#                                     all GPUs of the machine
+#   benchmarks/gpu.sh shared OUT      128K tokens over all GPUs of the machine: train_1.json, train_2.json,
+#                                     train_2_fsdp.json, ..., prefill_1.json, prefill_2.json, ...
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
@@ -54,6 +54,8 @@ shared)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
     videonsa bench train --model 7B --tokens 128k --parts layers --out "$out/train_1.json"
+    videonsa bench prefill --model 7B --tokens 128k --video none --repeats 2 \
+        --out "$out/prefill_1.json"
     for n in 2 4 8; do
         [ "$n" -le "$gpus" ] || break
         for fsdp in "" --fsdp; do
@@ -61,6 +63,9 @@ shared)
                 bench train --model 7B --tokens 128k --parts layers $fsdp \
                 --one "$out/train_1.json" --out "$out/train_$n${fsdp:+_fsdp}.json"
         done
+        python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
+            bench prefill --model 7B --tokens 128k --repeats 2 --one "$out/prefill_1.json" \
+            --out "$out/prefill_$n.json"
     done
     ;;
 *)

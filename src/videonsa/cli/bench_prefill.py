@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli.bench_prefill_shared import check_options, num_processes, run_shared
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -36,12 +37,14 @@ def add_parser(what: Commands) -> None:
         run=run,
         summary="Time and peak memory of a model of published shape with random weights: tower, "
         "prefill and next token of given lengths, NSA and dense, and a video file read, encoded, "
-        "prefilled and answered.",
+        "prefilled and answered. Under torchrun the processes share the sequences.",
         examples=(
             "videonsa bench prefill --model 7B --tokens 32k,128k",
             "videonsa bench prefill --model 7B --tokens 32k --video talk.mp4 --fps 2 --workers 8",
             "videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers",
             "videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense",
+            "torchrun --nproc-per-node 2 -m videonsa bench prefill --tokens 128k "
+            "--one prefill.json",
             "videonsa bench prefill --model tiny --tokens 256 --device cpu --video none",
         ),
     )
@@ -88,12 +91,19 @@ def add_parser(what: Commands) -> None:
     parser.add_argument(
         "--no-dense", action="store_true", help="leave out dense attention, which takes minutes"
     )
+    parser.add_argument(
+        "--one",
+        type=Path,
+        metavar="FILE",
+        help="the JSON of one process: with several, their efficiency against it",
+    )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"the JSON (default: {RESULTS}/GPU/{FILE} where that folder exists, else {FILE})",
+        help=f"the JSON (default: {RESULTS}/GPU/{FILE} where that folder exists, else {FILE}; "
+        "of N processes prefill_N.json)",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"
@@ -105,8 +115,15 @@ def run(args: Namespace) -> int:
     with quiet_libraries(debug=args.debug):
         from videonsa.bench.prefill import bench_prefill
 
+        if num_processes() > 1:
+            check_options(args)
+            args.video = "none"
+        elif args.one is not None:
+            raise UsageError(f"--one {args.one} with one process: want several, by torchrun")
         request = _request(args)
         path = args.out or _default_path(request)
+        if num_processes() > 1:
+            return run_shared(request, args, path)
         prepare_folder(path.parent)
         result: dict[str, Any] = {}
         for result in bench_prefill(request, progress=report):
@@ -178,9 +195,10 @@ def _reading(args: Namespace) -> "ReadingRequest | None":
 def _default_path(request: "PrefillRequest") -> Path:
     from videonsa.bench.machine import device_name, slug
 
+    name = FILE if num_processes() == 1 else f"prefill_{num_processes()}.json"
     if RESULTS.is_dir():
-        return RESULTS / slug(device_name(request.device)) / FILE
-    return Path(FILE)
+        return RESULTS / slug(device_name(request.device)) / name
+    return Path(name)
 
 
 def _text(result: dict[str, Any]) -> str:

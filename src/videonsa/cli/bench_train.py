@@ -16,6 +16,7 @@ from videonsa.cli.common import (
     parse_tokens,
     prepare_folder,
     quiet_libraries,
+    read_one,
     report,
     write_output,
 )
@@ -174,7 +175,7 @@ def _request(args: Namespace) -> "TrainRequest":
         fsdp=args.fsdp,
         repeats=args.repeats,
         peak_tflops=args.peak_tflops or _peak(args.device),
-        one=_one(args.one),
+        one=read_one(args.one, key="runs"),
         on_gpu=args.device == "cuda",
     )
 
@@ -184,18 +185,6 @@ def _peak(device: str) -> float | None:
 
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     return next((peak for gpu, peak in PEAKS.items() if gpu in name), None)
-
-
-def _one(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        result = json.loads(path.read_bytes())
-        if isinstance(result, dict) and "runs" in result:
-            return result
-    except (OSError, ValueError):
-        pass
-    raise UsageError(f"--one {path}: want a JSON file that this command wrote with one process")
 
 
 def _default_path(device: str) -> Path:

@@ -1,0 +1,216 @@
+"""Prefill of one long video shared by the processes of torchrun: tower, prefill, next token.
+
+The weights, the rows and the names of the stages are those of `videonsa bench prefill`, so that the
+result of one process is what the time of several is compared with.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from videonsa.bench.clips import Clip, clip_embeddings, clip_of_tokens, dense_backend
+from videonsa.bench.inputs import Regime
+from videonsa.bench.machine import device_name, machine
+from videonsa.bench.prefill import FORMAT as FORMAT_OF_ONE
+from videonsa.bench.random_model import MODELS, random_model
+from videonsa.bench.stopwatch import wall_times
+from videonsa.errors import UsageError
+from videonsa.models.cache import VideoNSACache
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.sharded import share_encoding
+from videonsa.parallel.exchange import SequenceExchange
+from videonsa.train.run import join_processes
+
+FORMAT = "videonsa shared prefill benchmark 1"
+METHOD = (
+    "wall time between device synchronisations, begun together, the slowest process of each run; "
+    "each run twice and the second and later ones timed; every process has all weights and ends "
+    "with the whole cache; it encodes its frames, has its rows of every chunk, and decodes the "
+    "next token alone; dense attention by PyTorch's FlashAttention where the rows of a process are "
+    "the last of more keys, else by the cuDNN backend; memory is the peak of PyTorch's allocator "
+    "of each process, weights included; efficiency is the time of one process over n times that of "
+    "n, of the next token too, which is not shared"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedPrefillRequest:
+    """What to measure."""
+
+    model: str
+    tokens: tuple[int, ...]
+    """Of the video."""
+    frame: tuple[int, int] = (224, 224)
+    """Height and width in pixels."""
+    regimes: tuple[Regime, ...] = ("random", "coherent")
+    repeats: int = 3
+    dense: bool = True
+    """Also dense attention, beside NSA."""
+    one: Mapping[str, Any] | None = None
+    """The result of one process, which this is compared with."""
+    on_gpu: bool = True
+
+
+class _Measuring:
+    """A request on its way to a result."""
+
+    def __init__(self, request: SharedPrefillRequest) -> None:
+        processes = join_processes(on_gpu=request.on_gpu)
+        self.request = request
+        self.is_first: bool = processes.is_main_process
+        self.device: torch.device = processes.device
+        self.exchange = SequenceExchange()
+
+    def stage(self, clip: Clip, name: str, call: Callable[[], object]) -> dict[str, Any]:
+        """A call timed in all processes; one that fails ends the run, since the others wait."""
+        with torch.inference_mode():
+            own = wall_times(
+                call, device=self.device, repeats=self.request.repeats, before=dist.barrier
+            )
+        everyone: list[Any] = [None] * self.exchange.world_size
+        dist.all_gather_object(everyone, own)
+        times = [max(run) for run in zip(*(times for times, _ in everyone), strict=True)]
+        ms = statistics.median(times)
+        alone = None if self.request.one is None else _ms_of_one(self.request.one, clip, name)
+        return {
+            "name": name,
+            "ms": ms,
+            "times_ms": times,
+            "peak_gb": [peak for _, peak in everyone if peak is not None],
+            "efficiency": None if alone is None else alone / (self.exchange.world_size * ms),
+        }
+
+
+def bench_shared_prefill(
+    request: SharedPrefillRequest, *, progress: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Measure, as one of the processes of torchrun; the first gives the result after every stage.
+
+    Args:
+        request: what to measure.
+        progress: told a line a stage, in the first process.
+
+    Raises:
+        UsageError: a result to compare with that is of something else.
+    """
+    measuring = _Measuring(request)
+    if request.one is not None:
+        _check_one(request.one, request.model, device_name(measuring.device))
+    dtype = torch.bfloat16 if request.on_gpu else torch.float32
+    model = random_model(MODELS[request.model], device=measuring.device, dtype=dtype)
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "model": request.model,
+        "dtype": str(dtype),
+        "processes": measuring.exchange.world_size,
+        "machine": machine(measuring.device),
+        "method": METHOD,
+        "lengths": [],
+    }
+    for tokens in request.tokens:
+        clip = clip_of_tokens(tokens, request.frame, measuring.device)
+        stages: list[dict[str, Any]] = []
+        result["lengths"].append(
+            {"tokens": clip.tokens, "frame": clip.frame, "grid": clip.grid, "stages": stages}
+        )
+        for stage in _stages(measuring, model, clip):
+            stages.append(stage)
+            if measuring.is_first:
+                progress(f"{clip.tokens} tokens, {clip.size}: {stage_line(stage)}")
+                yield result
+
+
+def _stages(
+    measuring: _Measuring, model: VideoNSAForConditionalGeneration, clip: Clip
+) -> Iterator[dict[str, Any]]:
+    yield _tower(measuring, model, clip)
+    for regime in measuring.request.regimes:
+        yield from _prefill(measuring, model, clip, f"prefill, nsa, {regime}", "nsa", regime)
+    if measuring.request.dense:
+        yield from _prefill(measuring, model, clip, "prefill, dense", "dense", "random")
+
+
+def _tower(
+    measuring: _Measuring, model: VideoNSAForConditionalGeneration, clip: Clip
+) -> dict[str, Any]:
+    t, h, w = clip.grid
+    pixels = torch.randn(t * h * w, 1176, device=measuring.device)
+    merge_size = model.config.vision_config.spatial_merge_size
+
+    def encode() -> None:
+        share_encoding(
+            model.encode_vision, pixels, [clip.grid], measuring.exchange, merge_size=merge_size
+        )
+
+    return measuring.stage(clip, "vision tower", encode)
+
+
+def _prefill(
+    measuring: _Measuring,
+    model: VideoNSAForConditionalGeneration,
+    clip: Clip,
+    name: str,
+    attention: Literal["nsa", "dense"],
+    regime: Regime,
+) -> Iterator[dict[str, Any]]:
+    """Prefill from embeddings, and the token after it."""
+    width = model.config.text_config.hidden_size
+    embeds = clip_embeddings(clip, width, regime, like=model.lm_head.weight)
+    caches: list[VideoNSACache] = []
+
+    def prefill() -> None:
+        caches[:] = [VideoNSACache()]
+        model(
+            **clip.inputs,
+            inputs_embeds=embeds,
+            past_key_values=caches[0],
+            attention=attention,
+            logits_to_keep=1,
+            exchange=measuring.exchange,
+        )
+
+    token = torch.full((1, 1), 20, device=measuring.device)
+
+    def step() -> None:
+        model(input_ids=token, past_key_values=caches[0], attention=attention)
+
+    with dense_backend(attention, measuring.device):
+        stage = measuring.stage(clip, name, prefill)
+    yield stage
+    yield measuring.stage(clip, f"next token after {name}", step)
+
+
+def stage_line(stage: Mapping[str, Any]) -> str:
+    """A measurement in words."""
+    parts = [f"{stage['ms']:.1f} ms"]
+    if stage["peak_gb"]:
+        parts.append("peak " + " and ".join(f"{peak:.1f}" for peak in stage["peak_gb"]) + " GB")
+    if stage["efficiency"] is not None:
+        parts.append(f"efficiency {100 * stage['efficiency']:.0f} %")
+    return f"{stage['name']}: {', '.join(parts)}"
+
+
+def _ms_of_one(one: Mapping[str, Any], clip: Clip, name: str) -> float | None:
+    """The time of the same stage; None where it has none."""
+    for length in one["lengths"]:
+        if (length["tokens"], tuple(length["frame"])) == (clip.tokens, clip.frame):
+            for stage in length["stages"]:
+                if stage["name"] == name:
+                    return None if stage["ms"] is None else float(stage["ms"])
+    return None
+
+
+def _check_one(one: Mapping[str, Any], model: str, device: str) -> None:
+    found = {key: one.get(key) for key in ("format", "model")}
+    found["device"] = one.get("machine", {}).get("device")
+    wanted = {"format": FORMAT_OF_ONE, "model": model, "device": device}
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise UsageError(
+                f"--one: its {key} is {found[key]!r}, not {value!r}: want what this command wrote "
+                "with one process of the same model on the same device"
+            )

@@ -1,0 +1,79 @@
+"""`videonsa bench prefill` under torchrun: the processes share every sequence."""
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videonsa.cli.common import emit, emit_json, prepare_folder, read_one, report, write_output
+from videonsa.errors import UsageError
+
+if TYPE_CHECKING:
+    from videonsa.bench.prefill import PrefillRequest
+
+
+def num_processes() -> int:
+    """Processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_options(args: Namespace) -> None:
+    """Refuse what several processes do not measure.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    given = {
+        f"--video {args.video}": args.video not in (None, "none"),
+        "--peers": args.peers,
+        f"--frame {args.frame}": "," in args.frame,
+    }
+    found = [option for option, is_given in given.items() if is_given]
+    if found:
+        raise UsageError(
+            f"{' and '.join(found)} with {num_processes()} processes: they share the prefill of "
+            "given lengths, of one frame size; measure the others with one process"
+        )
+
+
+def run_shared(request: "PrefillRequest", args: Namespace, path: Path) -> int:
+    """Measure what `request` asks for, in all processes; the first writes and prints."""
+    from videonsa.bench.prefill_shared import SharedPrefillRequest, bench_shared_prefill
+
+    shared = SharedPrefillRequest(
+        model=request.model,
+        tokens=request.tokens,
+        frame=request.frames[0],
+        regimes=request.regimes,
+        repeats=request.repeats,
+        dense=request.dense,
+        one=read_one(args.one, key="lengths"),
+        on_gpu=request.device.type == "cuda",
+    )
+    prepare_folder(path.parent)
+    result: dict[str, Any] | None = None
+    for result in bench_shared_prefill(shared, progress=report):
+        content = json.dumps(result, indent=2, allow_nan=False) + "\n"
+        write_output(path, content.encode())
+    if result is None:  # not the first process
+        return 0
+    report(f"written to {path}")
+    if args.json:
+        emit_json(result)
+    else:
+        emit(_text(result))
+    return 0
+
+
+def _text(result: dict[str, Any]) -> str:
+    from videonsa.bench.prefill_shared import stage_line
+
+    lines = []
+    for length in result["lengths"]:
+        lines.append(
+            f"{result['model']}, {length['tokens']:,} video tokens, {result['processes']} "
+            f"processes, {result['machine']['device']}\n"
+        )
+        lines += [f"  {stage_line(stage)}\n" for stage in length["stages"]]
+    return "".join(lines)
