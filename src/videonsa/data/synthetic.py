@@ -10,6 +10,7 @@ from videonsa.data.sources import Entry
 from videonsa.errors import UsageError
 from videonsa.video.sampling import VideoInfo
 from videonsa.video.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
+from videonsa.video.suite.plan import rng_of
 
 PREFIX = "synthetic:"
 SOURCE = "synthetic"
@@ -126,7 +127,9 @@ def script_info(script: Script) -> VideoInfo:
 def _turns(script: Script) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     video = VideoRef(script=script_text(script))
-    for question in questions_of(script):
+    questions = questions_of(script)
+    # In any order: each kind also stands first, as it does when it is asked alone.
+    for question in rng_of(script.seed, "turns").sample(questions, len(questions)):
         asked = Text(question.text)
         turns += [
             Turn(role="user", parts=(asked,) if turns else (video, asked)),
