@@ -4,7 +4,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from videonsa import __version__
 from videonsa.data.dataset import VideoDataset
 from videonsa.data.loader import PackedLoader
 from videonsa.data.manifest import Manifest, read_manifest
@@ -45,7 +46,7 @@ from videonsa.train.trainer import Evaluation, Extras, PackTrainer, Watch, holds
 
 MODEL = "model"
 RUN, RECIPE, LOG = "run.json", "recipe.yaml", "log.jsonl"
-_PACKAGES = ("videonsa", "torch", "transformers", "accelerate", "av", "numpy")
+_PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy")
 _MAY_CHANGE = ("parallel", "run")
 """Sections that a run may be resumed with other values of; `run.seed` is not one of them."""
 
@@ -56,7 +57,7 @@ def train(
     *,
     evaluation: Evaluation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Path:
+) -> Path | None:
     """Train, or go on from the last checkpoint in `out`.
 
     `out` gets recipe.yaml (every setting), run.json (versions, data, machine), log.jsonl,
@@ -69,7 +70,7 @@ def train(
         callbacks: more for the Trainer.
 
     Returns:
-        The folder of the trained model.
+        The folder of the trained model; None where `run.seconds` were over before the last step.
 
     Raises:
         UsageError: processes, data or settings that cannot work, or a folder of another run.
@@ -95,6 +96,8 @@ def train(
     )
     with quiet_loading(show_progress=False):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.state.global_step < trainer.state.max_steps:
+            return None
         _save_model(trainer, out)
     return out / MODEL
 
@@ -156,12 +159,20 @@ def _prepare(recipe: Recipe, out: Path, manifest: Manifest, processes: Any) -> P
             "processes": processes.num_processes,
             "device": gpu or platform.processor() or "cpu",
             "python": platform.python_version(),
-            "versions": {package: version(package) for package in _PACKAGES},
+            "versions": {"videonsa": __version__, **{name: _version(name) for name in _PACKAGES}},
         }
         write_whole(out / RECIPE, recipe_to_yaml(recipe))
         write_whole(out / RUN, json.dumps(facts, indent=2) + "\n")
     processes.wait_for_everyone()
     return checkpoint
+
+
+def _version(package: str) -> str | None:
+    """None of what runs from a folder without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _check_same(recipe: Recipe, facts: dict[str, Any], out: Path) -> None:
@@ -244,7 +255,11 @@ def _trainer(
         ),
         processing_class=tokenizer,
         callbacks=[
-            Watch(log=LogFile(out / LOG), evaluate_every=recipe.run.evaluate_every),
+            Watch(
+                log=LogFile(out / LOG),
+                evaluate_every=recipe.run.evaluate_every,
+                seconds=recipe.run.seconds,
+            ),
             *callbacks,
         ],
         extras=Extras(

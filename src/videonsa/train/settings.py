@@ -169,10 +169,12 @@ class RunSettings:
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the computation; weights and optimizer are float32."""
     log_every: int = 1
-    """Steps, as the next four."""
+    """Steps, as `save_every` and `evaluate_every`."""
     save_every: int = 200
     keep: int = 2
     """Checkpoints."""
+    seconds: float | None = None
+    """Stop so long after the start, with a checkpoint; the same command goes on. None: never."""
     evaluate_every: int = 0
     """On the suite's test split; 0: never."""
     evaluate_lengths: tuple[str, ...] = ("1k",)
@@ -193,6 +195,8 @@ class RunSettings:
         _at_least(1, log_every=self.log_every, save_every=self.save_every, keep=self.keep)
         _at_least(1, max_skipped=self.max_skipped, evaluate_samples=self.evaluate_samples)
         _at_least(0, evaluate_every=self.evaluate_every)
+        if self.seconds is not None:
+            _positive(seconds=self.seconds)
         _among("run.report_to", self.report_to, ("tensorboard", "trackio"))
 
 
