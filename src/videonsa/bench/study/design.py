@@ -13,11 +13,11 @@ FRAME_SIZE = 112
 TRAINING_TOKENS = 4096
 """Of the videos of the last stage."""
 _SHORT_KINDS = (
-    # What fits into 16 seconds, the shortest video, together.
-    "needle+number+direction+relation+distance",
-    "order+compare",
-    "needles+direction",
-    "count",
+    # What fits into 16 seconds, the shortest video, together; more of what is learnt last.
+    (6000, "needle+number+direction+relation+distance"),
+    (3000, "order+compare"),
+    (2000, "needles+direction"),
+    (1000, "count"),
 )
 _APART = 1_000_000
 """Numbers of the suite's training split between two sources: no video is in both."""
@@ -45,11 +45,11 @@ STAGES = (
         name="short",
         recipe="study-short",
         sources=tuple(
-            _source(place, count=3000, frames=32, kinds=kinds)
-            for place, kinds in enumerate(_SHORT_KINDS)
+            _source(place, count=count, frames=32, kinds=kinds)
+            for place, (count, kinds) in enumerate(_SHORT_KINDS)
         ),
     ),
-    Stage(name="medium", recipe="study-medium", sources=(_source(10, count=8000, frames=128),)),
+    Stage(name="medium", recipe="study-medium", sources=(_source(10, count=5400, frames=128),)),
     Stage(
         name="long",
         recipe="study",

@@ -17,9 +17,15 @@ from videonsa.bench.study.summary import is_answered
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
 from videonsa.models.loading import load_model
+from videonsa.train.reading import read_recipe
 from videonsa.train.saving import last_checkpoint
 
 TIMES = "times.jsonl"
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCHED = 2
+"""Batches that a worker of the loader has waiting."""
+_BYTES_A_TOKEN = 2 * 3 * 28 * 28
+"""Of pixels as bytes."""
 STOPPING_SECONDS = 30.0
 """Before the end of a part a run stops: it needs them to start, for its last step and to save."""
 
@@ -42,7 +48,13 @@ def _building(stage: Stage, out: Path) -> Job:
 
 
 def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) -> bool:
-    """Train stage by stage; True when every run has its model."""
+    """Train stage by stage; True when every run has its model.
+
+    Raises:
+        UsageError: runs that failed, or too little shared memory for the frames on their way.
+    """
+    for stage in design.stages:
+        _check_shared_memory(design, next(design.runs(stage)), out, at_once=at_once)
     for stage in design.stages:
         jobs = [_training(design, run, out) for run in design.runs(stage)]
         if not _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out):
@@ -50,15 +62,34 @@ def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) 
     return True
 
 
-def _training(design: Design, run: Run, out: Path) -> Job:
-    (recipe,) = (stage.recipe for stage in design.stages if stage.name == run.stage)
+def _check_shared_memory(design: Design, run: Run, out: Path, *, at_once: int) -> None:
+    """Workers hand frames over in shared memory; a run that finds none there dies of a signal."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    recipe = read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
+    workers = recipe.data.num_workers
+    batches = workers * PREFETCHED + 1 if workers else 0
+    wanted = at_once * batches * recipe.data.context * _BYTES_A_TOKEN
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < wanted:
+        raise UsageError(
+            f"{SHARED_MEMORY} has {free / 1e9:.1f} GB free, {at_once} runs of stage {run.stage} "
+            f"at once want {wanted / 1e9:.1f}: enlarge it, lower --at-once, or --set "
+            "data.num_workers=0, where each run draws its videos itself"
+        )
 
+
+def _recipe_of(design: Design, run: Run) -> str:
+    return next(stage.recipe for stage in design.stages if stage.name == run.stage)
+
+
+def _training(design: Design, run: Run, out: Path) -> Job:
     def command(seconds: float) -> list[str]:
         settings = design.settings_of(run, out)
         if seconds < float("inf"):
             settings.append(f"run.seconds={max(seconds - STOPPING_SECONDS, 1.0):.1f}")
         chosen = [word for setting in settings for word in ("--set", setting)]
-        return ["train", recipe, *chosen, "--out", str(run.folder(out))]
+        return ["train", _recipe_of(design, run), *chosen, "--out", str(run.folder(out))]
 
     return Job(
         name=run.name,
