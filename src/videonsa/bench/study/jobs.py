@@ -16,7 +16,7 @@ import torch
 from videonsa.env import variables
 
 Ended = Literal["done", "left", "failed"]
-LEAST_SECONDS = 30.0
+LEAST_SECONDS = 60.0
 """With less than this left no job starts: importing and loading alone take a good part of it."""
 
 

@@ -26,7 +26,7 @@ PREFETCHED = 2
 """Batches that a worker of the loader has waiting."""
 _BYTES_A_TOKEN = 2 * 3 * 28 * 28
 """Of pixels as bytes."""
-STOPPING_SECONDS = 30.0
+STOPPING_SECONDS = 45.0
 """Before the end of a part a run stops: it needs them to start, for its last step and to save."""
 
 
