@@ -26,10 +26,11 @@ from videonsa.errors import UsageError, missing_package
 from videonsa.inference.locate import locate_model
 from videonsa.inference.shapes import load_shape, shape_of_config
 from videonsa.models._hf import quiet_loading
-from videonsa.models.loading import load_model
+from videonsa.models.loading import load_model, read_checkpoint
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.parallel.exchange import SequenceExchange
 from videonsa.train.checks import check_data, check_processes
-from videonsa.train.parameters import choose_parameters
+from videonsa.train.parameters import choose_parameters, close_gates
 from videonsa.train.reading import recipe_of, recipe_to_yaml
 from videonsa.train.saving import (
     PARTIAL,
@@ -241,13 +242,7 @@ def _trainer(
     if checkpoint is not None:
         resume_stream(loader, checkpoint, process=processes.process_index)
     torch.manual_seed(recipe.run.seed)  # of fresh gates
-    model = load_model(
-        base if checkpoint is None or not holds_weights(recipe) else checkpoint,
-        attention=recipe.attention.kind,
-        fresh_gates=True,
-        nsa_spec=recipe.attention.spec(),
-        dtype=torch.float32,
-    ).model
+    model = _model(recipe, base, checkpoint)
     trainer = PackTrainer(
         model=choose_parameters(model, recipe.model),
         args=training_arguments(
@@ -274,6 +269,30 @@ def _trainer(
     for own in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own)
     return trainer
+
+
+def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:
+    """What the run begins with, or goes on with."""
+    settings, attention = recipe.model, recipe.attention
+    if attention.kind == "dense" and settings.closed_gates:
+        raise UsageError(
+            f"model.closed_gates={list(settings.closed_gates)} with attention.kind=dense, which "
+            "has no gates: leave one of the two out"
+        )
+    choice: dict[str, Any] = {
+        "attention": attention.kind,
+        "fresh_gates": True,
+        "nsa_spec": attention.spec(),
+    }
+    if checkpoint is not None and holds_weights(recipe):
+        return load_model(checkpoint, dtype=torch.float32, **choice).model
+    if settings.fresh:
+        config = read_checkpoint(base, **choice).config
+        model = VideoNSAForConditionalGeneration(config).float()
+    else:
+        model = load_model(base, dtype=torch.float32, **choice).model
+    close_gates(model, settings.closed_from)
+    return model
 
 
 def training_arguments(

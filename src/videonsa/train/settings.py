@@ -37,6 +37,10 @@ class ModelSettings:
 
     base: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     """A folder, a Hugging Face id, or `embedded`. Gates that it lacks start at one half."""
+    fresh: bool = False
+    """Begin with random weights: of the base its shape and its tokenizer alone."""
+    closed_gates: tuple[str, ...] = ()
+    """`branch:N` each: the gates of that branch begin closed from layer N on, free to open."""
     freeze: tuple[str, ...] = ()
     """Some of `PARTS`. Gates are never frozen."""
     lora_rank: int = 0
@@ -48,12 +52,26 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Refuse what no run can use: UsageError."""
         _among("model.freeze", self.freeze, PARTS)
+        _ = self.closed_from
         _at_least(0, lora_rank=self.lora_rank, lora_dropout=self.lora_dropout)
         if self.lora_rank and self.freeze:
             raise UsageError(
                 f"model.lora_rank={self.lora_rank} with model.freeze: LoRA freezes all but its own "
                 "matrices and the gates; leave one of the two out"
             )
+
+    @property
+    def closed_from(self) -> dict[str, int]:
+        """Of each branch in `closed_gates`, the first layer whose gate begins closed."""
+        pairs = [entry.partition(":") for entry in self.closed_gates]
+        _among("model.closed_gates", tuple(branch for branch, _, _ in pairs), BRANCHES)
+        for entry, (_, _, layer) in zip(self.closed_gates, pairs, strict=True):
+            if not layer.isdecimal():
+                raise UsageError(
+                    f"model.closed_gates has {entry!r}: want branch:N, N the first layer, such as "
+                    "compressed:1"
+                )
+        return {branch: int(layer) for branch, _, layer in pairs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
