@@ -1,5 +1,6 @@
 """The study end to end, in miniature: two seeds, two steps a stage, one video asked about."""
 
+import gzip
 import json
 import math
 
@@ -73,6 +74,8 @@ def test_the_result_says_what_every_run_was_and_what_both_twins_scored(whole):
     assert len(asked) == 2 * 2 * 2 and {x["total"] for x in asked} == {9}
     assert {x["length"] for x in result["differences"]} == {1024, 1040}
     assert result["attention"]["keys"] == 8 * 16 + 64
+    answers = gzip.decompress((whole / "answers.jsonl.gz").read_bytes()).splitlines()
+    assert len(answers) == sum(x["total"] for x in asked)
     assert [x["part"] for x in result["times"]] == ["prepare", "train", "evaluate"]
 
 

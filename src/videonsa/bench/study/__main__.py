@@ -23,10 +23,11 @@ from videonsa.bench.study.parts import (
     read_times,
     train,
 )
-from videonsa.bench.study.summary import summarise
+from videonsa.bench.study.summary import all_answers, summarise
 from videonsa.errors import VideoNSAError
 from videonsa.evals.files import write_whole
 
+ANSWERS = "answers.jsonl.gz"
 ALL_PARTS = ("prepare", "train", "evaluate", "report")
 AGAIN = 75
 """Exit status where time was over first: the same command goes on."""
@@ -121,6 +122,7 @@ def _do(part: str, args: argparse.Namespace, design: Design, clock: Clock, call:
         result = summarise(design, out, machine=machine(device)) | {"times": read_times(out)}
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
         write_whole(out / RESULT, text.encode())
+        write_whole(out / ANSWERS, all_answers(design, out))
         return True
     step = {"prepare": prepare, "train": train}.get(part)
     if step is None:

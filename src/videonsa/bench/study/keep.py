@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from videonsa.bench.study.design import TRAINING_TOKENS, Design
-from videonsa.bench.study.parts import save_small
 from videonsa.errors import UsageError
 from videonsa.evals.files import write_whole
 from videonsa.evals.markdown import table
 from videonsa.evals.statistics import Accuracy
+from videonsa.models.convert import convert
 
 RESULT = "study.json"
 MOST_BYTES = 12 * 10**6
@@ -43,7 +45,7 @@ def keep_pair(design: Design, out: Path, folder: Path, *, seed: int) -> list[Pat
         if not found:
             raise UsageError(f"{run.name} has no model in {out}: train it, or unpack the models")
         target = folder / f"study-{run.attention}"
-        save_small(found[0], target)
+        convert(found[0], target, dtype=torch.bfloat16, force=True)
         write_whole(target / "README.md", _card(result, run.attention, seed).encode())
         files = sorted(target.iterdir())
         size = sum(file.stat().st_size for file in files)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from videonsa.bench.study.design import FRAME_SIZE, Design, Run, Stage, data_folder
 from videonsa.bench.study.jobs import Call, Clock, Ended, Job, run_jobs
@@ -16,7 +15,7 @@ from videonsa.bench.study.parcels import STATE_BYTES, pack
 from videonsa.bench.study.summary import is_answered
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
-from videonsa.models.loading import load_model
+from videonsa.models.convert import convert
 from videonsa.train.reading import read_recipe
 from videonsa.train.saving import last_checkpoint
 
@@ -202,18 +201,5 @@ def pack_states(design: Design, names: Sequence[str], out: Path, folder: Path) -
 def pack_models(design: Design, out: Path, folder: Path) -> list[Path]:
     """The twins' models in bfloat16, in one parcel; it unpacks to `models/RUN`."""
     for run in design.twins():
-        save_small(run.model(out), out / "models" / run.name)
+        convert(run.model(out), out / "models" / run.name, dtype=torch.bfloat16, force=True)
     return pack([out / "models"], base=out, out=folder, name="models")
-
-
-def save_small(model: Path, folder: Path) -> None:
-    """Write a trained model with its tokenizer in bfloat16.
-
-    Raises:
-        ModelError: no such model.
-    """
-    loaded = load_model(model, dtype=torch.bfloat16).model
-    if folder.exists():
-        shutil.rmtree(folder)
-    loaded.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder)

@@ -1,5 +1,6 @@
 """`study.json`: what was trained, how the losses went, and what the twins answered."""
 
+import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import yaml
 from videonsa.bench.study.design import FRAME_SIZE, Design, Run
 from videonsa.errors import UsageError
 from videonsa.evals.statistics import Z_95, best_constant
-from videonsa.evals.suite.journal import Line, read_lines
+from videonsa.evals.suite.journal import SAMPLES, Line, read_lines
 from videonsa.ops.spec import NSASpec
 from videonsa.train.reading import recipe_of
 from videonsa.train.run import LOG, RECIPE, RUN
@@ -89,6 +90,16 @@ def _answers(design: Design, run: Run, out: Path) -> list[Line]:
                 f"{run.name} has not answered all about {length} tokens: run 'evaluate' again"
             )
     return [line for length in design.lengths for line in read_lines(run.answers(out, length))]
+
+
+def all_answers(design: Design, out: Path) -> bytes:
+    """Every line that the twins answered, as gzip: what the numbers were counted from."""
+    texts = [
+        (run.answers(out, length) / SAMPLES).read_bytes()
+        for run in design.twins()
+        for length in design.lengths
+    ]
+    return gzip.compress(b"".join(texts), mtime=0)
 
 
 def _cell(lines: Sequence[Line], length: int, kind: str) -> list[Line]:
