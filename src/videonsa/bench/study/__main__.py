@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     parser.add_argument("--seconds", type=float, help="stop in time, so that the same goes on")
-    parser.add_argument("--at-once", type=int, default=6, help="processes at the same time")
+    parser.add_argument("--at-once", type=int, default=12, help="processes at the same time (12)")
     parser.add_argument("--seeds", help="such as 0,1,2")
     parser.add_argument("--samples", type=int, help="videos of each length")
     parser.add_argument(

@@ -53,7 +53,8 @@ def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) 
         UsageError: runs that failed, or too little shared memory for the frames on their way.
     """
     for stage in design.stages:
-        _check_shared_memory(design, next(design.runs(stage)), out, at_once=at_once)
+        runs = list(design.runs(stage))
+        _check_shared_memory(design, runs[0], out, at_once=min(at_once, len(runs)))
     for stage in design.stages:
         jobs = [_training(design, run, out) for run in design.runs(stage)]
         if not _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out):
