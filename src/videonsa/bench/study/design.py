@@ -49,7 +49,7 @@ STAGES = (
             for place, (count, kinds) in enumerate(_SHORT_KINDS)
         ),
     ),
-    Stage(name="medium", recipe="study-medium", sources=(_source(10, count=5400, frames=128),)),
+    Stage(name="medium", recipe="study-medium", sources=(_source(10, count=8000, frames=128),)),
     Stage(
         name="long",
         recipe="study",
