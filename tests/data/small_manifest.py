@@ -8,7 +8,7 @@ from videonsa.data.journal import FileState
 from videonsa.data.manifest import BuildFacts, Manifest, ManifestWriter, read_manifest
 from videonsa.data.media import path_of, script_of_media
 from videonsa.data.records import Media, Record, Text, Turn
-from videonsa.data.synthetic import script_info
+from videonsa.data.scripts import script_info
 from videonsa.video.decode import probe
 
 OPTIONS = {"fps": 2.0, "min_frames": 0, "max_frames": 768, "max_pixels": 28 * 28 * 6}

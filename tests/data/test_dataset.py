@@ -12,7 +12,7 @@ from videonsa.data import dataset as dataset_module
 from videonsa.data.dataset import Failure, Sample, VideoDataset
 from videonsa.data.isolated import IsolatedCaller
 from videonsa.data.records import ImageRef, VideoRef
-from videonsa.data.synthetic import script_text
+from videonsa.data.scripts import script_text
 from videonsa.errors import ModelError
 from videonsa.video.decode import read_video
 from videonsa.video.processing import build_prompt

@@ -11,7 +11,8 @@ from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.journal import FileState, ProbeFailure
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Record, Text, Turn, VideoRef
-from videonsa.data.synthetic import SyntheticSource, script_info, script_of
+from videonsa.data.scripts import script_info, script_of
+from videonsa.data.synthetic import SyntheticSource
 from videonsa.errors import UsageError
 from videonsa.video.sampling import VideoInfo
 

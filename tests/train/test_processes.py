@@ -87,3 +87,11 @@ def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, t
     run_processes(recipe, out, "parallel.sequence=2")
     assert losses(out) == losses(sharing)
     assert load(str(out / "model")).ask(clip_path, "What?", max_new_tokens=2).usage.video_tokens > 0
+
+
+def test_processes_whose_time_is_over_stop_together_and_go_on(sharing, recipe, tmp_path):
+    out = tmp_path / "run"
+    run_processes(recipe, out, "parallel.sequence=2", "run.seconds=0.001")
+    assert len(losses(out)) == 1 and not (out / "model").exists()
+    run_processes(recipe, out, "parallel.sequence=2")
+    assert losses(out) == losses(sharing)

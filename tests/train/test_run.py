@@ -200,3 +200,14 @@ def test_lora_goes_on_after_it_died_and_leaves_a_whole_model(tiny_folder, manife
     assert all(torch.equal(models[0][name], models[1][name]) for name in before)
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(models[0][name], before[name])
+
+
+def test_a_run_whose_time_is_over_stops_with_a_checkpoint_and_goes_on(
+    undisturbed, tiny_folder, manifest, tmp_path
+):
+    short = recipe_for(tiny_folder, manifest, "run.seconds=0.001")
+    assert train(short, tmp_path) is None
+    assert [step for step, _, _ in losses(tmp_path)] == [1]
+    assert (tmp_path / "checkpoint-1").is_dir() and not (tmp_path / "model").exists()
+    assert train(recipe_for(tiny_folder, manifest), tmp_path) == tmp_path / "model"
+    assert losses(tmp_path) == losses(undisturbed)

@@ -61,6 +61,11 @@ def run(args: Namespace) -> int:
         out = args.out or Path("runs", recipe.name)
         prepare_folder(out)
         model = train(recipe, out, evaluation=suite_evaluation(recipe, out))
+    if model is None:
+        report(f"stopped after {recipe.run.seconds:g} s: the same command goes on from {out}")
+        if args.json:
+            emit_json({"model": None, "recipe": recipe.name})
+        return 0
     report(f"written to {out}: log.jsonl, recipe.yaml, run.json and the model")
     if args.json:
         emit_json({"model": str(model), "recipe": recipe.name})

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from tqdm import tqdm
 
+from videonsa.data.clips import PREFIX as CLIPS
+from videonsa.data.clips import ClipSource
 from videonsa.data.files import ParquetWriter, pyarrow
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.journal import JOURNAL, FileState, Journal
@@ -24,8 +26,9 @@ from videonsa.data.probe import DEFAULT_TIMEOUT, Target, probe_all, target_of
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import Media, Record
 from videonsa.data.report import Report, Tally, require_matplotlib, write_report
+from videonsa.data.scripts import script_info
 from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annotations
-from videonsa.data.synthetic import PREFIX, SyntheticSource, script_info
+from videonsa.data.synthetic import PREFIX, SyntheticSource
 from videonsa.data.tokens import RememberingTokenizer
 from videonsa.video.chat import ChatTokenizer
 from videonsa.video.sampling import SamplingSpec, VideoInfo
@@ -58,7 +61,7 @@ class Sources(NamedTuple):
 
 
 def open_sources(names: Sequence[str], *, roots: Sequence[Path] = ()) -> Sources:
-    """Sources by their names: paths of folders and files, and `synthetic:...`.
+    """Sources by their names: paths of folders and files, `synthetic:...`, `clips:...`.
 
     Args:
         names: of which those that are made come last.
@@ -68,8 +71,12 @@ def open_sources(names: Sequence[str], *, roots: Sequence[Path] = ()) -> Sources
         UsageError: one that is not there, or without rows of a known format.
 
     """
-    made = [SyntheticSource.parse(name) for name in names if name.startswith(PREFIX)]
-    paths = [Path(name) for name in names if not name.startswith(PREFIX)]
+    paths = [Path(name) for name in names if not name.startswith((PREFIX, CLIPS))]
+    made: list[Source] = [
+        SyntheticSource.parse(name) if name.startswith(PREFIX) else ClipSource.parse(name)
+        for name in names
+        if name.startswith((PREFIX, CLIPS))
+    ]
     files, notes = find_annotations(paths, roots=roots)
     return Sources((*files, *made), tuple(notes))
 

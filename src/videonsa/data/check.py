@@ -10,7 +10,7 @@ from videonsa.data.media import is_script, path_of, script_of_media
 from videonsa.data.probe import probe_file, target_of
 from videonsa.data.reasons import DropError
 from videonsa.data.records import Media
-from videonsa.data.synthetic import script_info
+from videonsa.data.scripts import script_info
 from videonsa.data.tokens import RememberingTokenizer, conversation_tokens
 from videonsa.errors import VideoNSAError
 from videonsa.video.chat import IGNORED_LABEL, ChatTokenizer

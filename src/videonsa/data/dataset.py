@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from videonsa.data.isolated import CallFailed, IsolatedCaller, Kind
 from videonsa.data.manifest import Manifest, ManifestRow, MediaFacts
-from videonsa.data.media import Frames, name_of, read_media
+from videonsa.data.media import Frames, is_script, name_of, read_media
 from videonsa.data.records import Media, VideoRef
 from videonsa.data.tokens import Loss, RememberingTokenizer, conversation_tokens
 from videonsa.errors import ModelError
@@ -71,8 +71,8 @@ class _Unreadable(Exception):
 class VideoDataset(Dataset[Sample | Failure]):
     """The rows of a manifest as samples, in any order.
 
-    Videos are read in a process of their own, so that one that hangs or that ends its reader costs
-    its deadline and nothing else. It may be sent to workers; each has its own reader.
+    Video files are read in a process of their own, so that one that hangs or that ends its reader
+    costs its deadline and nothing else. It may be sent to workers; each has its own reader.
 
     Args:
         manifest: what to read, and how it was sampled and counted.
@@ -167,7 +167,12 @@ class VideoDataset(Dataset[Sample | Failure]):
 
     def _read(self, media: Media, facts: MediaFacts) -> Frames:
         try:
-            frames = self._call(_read_alone, media, self.sampling)
+            # Rendering neither hangs nor dies, and its pixels need no pipe.
+            frames = (
+                read_media(media, self.sampling)
+                if is_script(media)
+                else self._call(_read_alone, media, self.sampling)
+            )
         except CallFailed as failure:
             raise _Unreadable(media, failure.kind, failure.reason) from failure
         count, _, height, width = frames.pixels.shape

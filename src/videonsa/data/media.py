@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videonsa.data.records import ImageRef, Media, VideoRef
-from videonsa.data.synthetic import script_info, script_of
+from videonsa.data.scripts import Drawn, draw, script_info, script_of
 from videonsa.video.decode import read_video
 from videonsa.video.images import FrameList
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.source import VideoPath
-from videonsa.video.suite import Script, render_frames
 
 
 class Frames(NamedTuple):
@@ -69,8 +68,8 @@ def plan_media(media: Media, info: VideoInfo, sampling: SamplingSpec) -> Samplin
     )
 
 
-def script_of_media(media: Media) -> Script | None:
-    """The script of a video that is in no file; None of any other."""
+def script_of_media(media: Media) -> Drawn | None:
+    """What a video that is in no file is drawn from; None of any other."""
     if isinstance(media, ImageRef) or media.script is None:
         return None
     return script_of(media.script)
@@ -88,7 +87,7 @@ def read_media(media: Media, sampling: SamplingSpec) -> Frames:
     script = script_of_media(media)
     if script is not None:
         plan = plan_media(media, script_info(script), sampling)
-        return Frames(render_frames(script, 0, script.num_frames).numpy(), plan.times)
+        return Frames(draw(script), plan.times)
     clip = read_video(
         path_of(media), sampling=sampling_of(media, sampling), workers=1, progress=False
     )

@@ -1,15 +1,15 @@
 """The training split of the suite as a source: videos that are rendered when they are read."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Self
 
 from videonsa.data.records import Record, Text, Turn, VideoRef
+from videonsa.data.scripts import parse_options, script_text
 from videonsa.data.sources import Entry
 from videonsa.errors import UsageError
-from videonsa.video.sampling import VideoInfo
 from videonsa.video.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
+from videonsa.video.suite.plan import rng_of
 
 PREFIX = "synthetic:"
 SOURCE = "synthetic"
@@ -47,20 +47,7 @@ class SyntheticSource:
             UsageError: it is not that.
 
         """
-        names = {field.name: field.type for field in fields(cls)}
-        given: dict[str, int | str] = {}
-        for item in text.removeprefix(PREFIX).split(","):
-            name, _, value = item.partition("=")
-            number = names.get(name) is int
-            if name not in names or name in given or (number and not value.isdecimal()):
-                raise UsageError(
-                    f"{text!r}: {item!r} cannot be read: want each of {', '.join(names)} once at "
-                    "most, as in synthetic:count=200,frames=128"
-                )
-            given[name] = int(value) if number else value
-        if missing := {"count", "frames"} - given.keys():
-            raise UsageError(f"{text!r}: no {' and no '.join(sorted(missing))}: want both")
-        return cls(**given)  # type: ignore[arg-type]  # of the types of the fields
+        return cls(**parse_options(text, cls, example=f"{PREFIX}count=200,frames=128"))
 
     @property
     def spec(self) -> SuiteSpec:
@@ -85,48 +72,12 @@ class SyntheticSource:
             yield Entry(name, SOURCE, Record(id=name, source=SOURCE, turns=_turns(script)))
 
 
-def script_text(script: Script) -> str:
-    """What a script follows from, as `VideoRef.script` has it."""
-    facts = {"seed": script.seed} | asdict(script.spec)
-    return json.dumps(facts, separators=(",", ":"))
-
-
-def script_of(text: str) -> Script:
-    """The script that `script_text` wrote down.
-
-    Raises:
-        UsageError: it did not write this.
-
-    """
-    try:
-        facts = json.loads(text)
-        seed = facts.pop("seed")
-        spec = SuiteSpec(**facts | {"kinds": tuple(facts["kinds"])})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"not a script of the suite ({error}): want what it was built with"
-        ) from error
-    return make_script(seed, spec=spec)
-
-
-def script_info(script: Script) -> VideoInfo:
-    """What probing says of a script."""
-    size = script.spec.frame_size
-    return VideoInfo(
-        path=f"script {script.seed}",
-        duration=script.duration,
-        num_frames=script.num_frames,
-        fps=script.fps,
-        width=size,
-        height=size,
-        container="script",
-    )
-
-
 def _turns(script: Script) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     video = VideoRef(script=script_text(script))
-    for question in questions_of(script):
+    questions = questions_of(script)
+    # In any order: each kind also stands first, as it does when it is asked alone.
+    for question in rng_of(script.seed, "turns").sample(questions, len(questions)):
         asked = Text(question.text)
         turns += [
             Turn(role="user", parts=(asked,) if turns else (video, asked)),

@@ -1,14 +1,19 @@
 """Which parameters train, in which groups; LoRA through peft."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from videonsa.errors import missing_package
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.stored import is_gate
+from videonsa.ops.spec import BRANCHES
 from videonsa.train.settings import ModelSettings, OptimizerSettings
 
+CLOSED_LOGIT = -2.0
+"""Before the gate temperature of 0.3: a gate of 0.0013."""
 _PROJECTIONS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.\w+_proj)"
 
 
@@ -44,6 +49,22 @@ def _with_lora(model: VideoNSAForConditionalGeneration, settings: ModelSettings)
         modules_to_save=["g_proj_1", "g_proj_2"] if model.config.attention == "nsa" else None,
     )
     return get_peft_model(model, config)
+
+
+@torch.no_grad()
+def close_gates(model: VideoNSAForConditionalGeneration, closed_from: Mapping[str, int]) -> None:
+    """Set gates to 0.0013 for every input; they stay free to open.
+
+    Args:
+        model: with gates.
+        closed_from: of a branch, the first layer that is closed.
+    """
+    for branch, first in closed_from.items():
+        index = BRANCHES.index(branch)
+        for layer in model.model.language_model.layers[first:]:
+            gate = layer.self_attn.g_proj_2
+            gate.weight[index :: len(BRANCHES)] = 0.0
+            gate.bias[index :: len(BRANCHES)] = CLOSED_LOGIT
 
 
 def parameter_groups(

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from videonsa import __version__
 from videonsa.data.dataset import VideoDataset
 from videonsa.data.loader import PackedLoader
 from videonsa.data.manifest import Manifest, read_manifest
@@ -25,10 +26,11 @@ from videonsa.errors import UsageError, missing_package
 from videonsa.inference.locate import locate_model
 from videonsa.inference.shapes import load_shape, shape_of_config
 from videonsa.models._hf import quiet_loading
-from videonsa.models.loading import load_model
+from videonsa.models.loading import load_model, read_checkpoint
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.parallel.exchange import SequenceExchange
 from videonsa.train.checks import check_data, check_processes
-from videonsa.train.parameters import choose_parameters
+from videonsa.train.parameters import choose_parameters, close_gates
 from videonsa.train.reading import recipe_of, recipe_to_yaml
 from videonsa.train.saving import (
     PARTIAL,
@@ -45,7 +47,7 @@ from videonsa.train.trainer import Evaluation, Extras, PackTrainer, Watch, holds
 
 MODEL = "model"
 RUN, RECIPE, LOG = "run.json", "recipe.yaml", "log.jsonl"
-_PACKAGES = ("videonsa", "torch", "transformers", "accelerate", "av", "numpy")
+_PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy")
 _MAY_CHANGE = ("parallel", "run")
 """Sections that a run may be resumed with other values of; `run.seed` is not one of them."""
 
@@ -56,7 +58,7 @@ def train(
     *,
     evaluation: Evaluation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Path:
+) -> Path | None:
     """Train, or go on from the last checkpoint in `out`.
 
     `out` gets recipe.yaml (every setting), run.json (versions, data, machine), log.jsonl,
@@ -69,7 +71,7 @@ def train(
         callbacks: more for the Trainer.
 
     Returns:
-        The folder of the trained model.
+        The folder of the trained model; None where `run.seconds` were over before the last step.
 
     Raises:
         UsageError: processes, data or settings that cannot work, or a folder of another run.
@@ -95,6 +97,8 @@ def train(
     )
     with quiet_loading(show_progress=False):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.state.global_step < trainer.state.max_steps:
+            return None
         _save_model(trainer, out)
     return out / MODEL
 
@@ -156,12 +160,20 @@ def _prepare(recipe: Recipe, out: Path, manifest: Manifest, processes: Any) -> P
             "processes": processes.num_processes,
             "device": gpu or platform.processor() or "cpu",
             "python": platform.python_version(),
-            "versions": {package: version(package) for package in _PACKAGES},
+            "versions": {"videonsa": __version__, **{name: _version(name) for name in _PACKAGES}},
         }
         write_whole(out / RECIPE, recipe_to_yaml(recipe))
         write_whole(out / RUN, json.dumps(facts, indent=2) + "\n")
     processes.wait_for_everyone()
     return checkpoint
+
+
+def _version(package: str) -> str | None:
+    """None of what runs from a folder without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _check_same(recipe: Recipe, facts: dict[str, Any], out: Path) -> None:
@@ -230,13 +242,7 @@ def _trainer(
     if checkpoint is not None:
         resume_stream(loader, checkpoint, process=processes.process_index)
     torch.manual_seed(recipe.run.seed)  # of fresh gates
-    model = load_model(
-        base if checkpoint is None or not holds_weights(recipe) else checkpoint,
-        attention=recipe.attention.kind,
-        fresh_gates=True,
-        nsa_spec=recipe.attention.spec(),
-        dtype=torch.float32,
-    ).model
+    model = _model(recipe, base, checkpoint)
     trainer = PackTrainer(
         model=choose_parameters(model, recipe.model),
         args=training_arguments(
@@ -244,7 +250,11 @@ def _trainer(
         ),
         processing_class=tokenizer,
         callbacks=[
-            Watch(log=LogFile(out / LOG), evaluate_every=recipe.run.evaluate_every),
+            Watch(
+                log=LogFile(out / LOG),
+                evaluate_every=recipe.run.evaluate_every,
+                seconds=recipe.run.seconds,
+            ),
             *callbacks,
         ],
         extras=Extras(
@@ -259,6 +269,30 @@ def _trainer(
     for own in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own)
     return trainer
+
+
+def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:
+    """What the run begins with, or goes on with."""
+    settings, attention = recipe.model, recipe.attention
+    if attention.kind == "dense" and settings.closed_gates:
+        raise UsageError(
+            f"model.closed_gates={list(settings.closed_gates)} with attention.kind=dense, which "
+            "has no gates: leave one of the two out"
+        )
+    choice: dict[str, Any] = {
+        "attention": attention.kind,
+        "fresh_gates": True,
+        "nsa_spec": attention.spec(),
+    }
+    if checkpoint is not None and holds_weights(recipe):
+        return load_model(checkpoint, dtype=torch.float32, **choice).model
+    if settings.fresh:
+        config = read_checkpoint(base, **choice).config
+        model = VideoNSAForConditionalGeneration(config).float()
+    else:
+        model = load_model(base, dtype=torch.float32, **choice).model
+    close_gates(model, settings.closed_from)
+    return model
 
 
 def training_arguments(

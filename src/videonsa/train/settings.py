@@ -37,6 +37,10 @@ class ModelSettings:
 
     base: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     """A folder, a Hugging Face id, or `embedded`. Gates that it lacks start at one half."""
+    fresh: bool = False
+    """Begin with random weights: of the base its shape and its tokenizer alone."""
+    closed_gates: tuple[str, ...] = ()
+    """`branch:N` each: the gates of that branch begin closed from layer N on, free to open."""
     freeze: tuple[str, ...] = ()
     """Some of `PARTS`. Gates are never frozen."""
     lora_rank: int = 0
@@ -48,12 +52,26 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Refuse what no run can use: UsageError."""
         _among("model.freeze", self.freeze, PARTS)
+        _ = self.closed_from
         _at_least(0, lora_rank=self.lora_rank, lora_dropout=self.lora_dropout)
         if self.lora_rank and self.freeze:
             raise UsageError(
                 f"model.lora_rank={self.lora_rank} with model.freeze: LoRA freezes all but its own "
                 "matrices and the gates; leave one of the two out"
             )
+
+    @property
+    def closed_from(self) -> dict[str, int]:
+        """Of each branch in `closed_gates`, the first layer whose gate begins closed."""
+        pairs = [entry.partition(":") for entry in self.closed_gates]
+        _among("model.closed_gates", tuple(branch for branch, _, _ in pairs), BRANCHES)
+        for entry, (_, _, layer) in zip(self.closed_gates, pairs, strict=True):
+            if not layer.isdecimal():
+                raise UsageError(
+                    f"model.closed_gates has {entry!r}: want branch:N, N the first layer, such as "
+                    "compressed:1"
+                )
+        return {branch: int(layer) for branch, _, layer in pairs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,10 +187,12 @@ class RunSettings:
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the computation; weights and optimizer are float32."""
     log_every: int = 1
-    """Steps, as the next four."""
+    """Steps, as `save_every` and `evaluate_every`."""
     save_every: int = 200
     keep: int = 2
     """Checkpoints."""
+    seconds: float | None = None
+    """Stop so long after the start, with a checkpoint; the same command goes on. None: never."""
     evaluate_every: int = 0
     """On the suite's test split; 0: never."""
     evaluate_lengths: tuple[str, ...] = ("1k",)
@@ -193,6 +213,8 @@ class RunSettings:
         _at_least(1, log_every=self.log_every, save_every=self.save_every, keep=self.keep)
         _at_least(1, max_skipped=self.max_skipped, evaluate_samples=self.evaluate_samples)
         _at_least(0, evaluate_every=self.evaluate_every)
+        if self.seconds is not None:
+            _positive(seconds=self.seconds)
         _among("run.report_to", self.report_to, ("tensorboard", "trackio"))
 
 

@@ -7,12 +7,14 @@ sequence, steps without finite gradients, checkpoints that are whole or absent, 
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
@@ -239,11 +241,18 @@ def holds_weights(recipe: Recipe) -> bool:
 
 
 class Watch(TrainerCallback):
-    """Progress with what is left on stderr, log.jsonl, and when to evaluate."""
+    """Progress with what is left on stderr, log.jsonl, when to evaluate and when to stop.
 
-    def __init__(self, *, log: LogFile, evaluate_every: int) -> None:
+    Args:
+        log: where lines go.
+        evaluate_every: steps; 0: never.
+        seconds: after which the run stops with a checkpoint; None: never.
+    """
+
+    def __init__(self, *, log: LogFile, evaluate_every: int, seconds: float | None = None) -> None:
         self._log = log
         self._every = evaluate_every
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -262,8 +271,19 @@ class Watch(TrainerCallback):
         """One more step."""
         if self._every and state.global_step % self._every == 0:
             control.should_evaluate = True
+        if self._end < math.inf and self._is_over(args.device):
+            control.should_save = control.should_training_stop = True
         if self._bar is not None:
             self._bar.update()
+
+    def _is_over(self, device: torch.device) -> bool:
+        """Whether time is up for one of the processes: then it is for all."""
+        over = time.monotonic() >= self._end
+        if not dist.is_initialized():
+            return over
+        found = torch.tensor(float(over), device=device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """A line for what was logged."""

@@ -14,7 +14,7 @@ from videonsa.errors import UsageError
 from videonsa.video.suite.evidence import BOX_SCALE, Caption
 from videonsa.video.suite.font import text_mask
 from videonsa.video.suite.plan import rng_of
-from videonsa.video.suite.script import Script
+from videonsa.video.suite.script import SHOT, Script
 from videonsa.video.synthetic.render import NOISE_LEVELS, coverage, edge_distance, encode_h264
 from videonsa.video.synthetic.scene import COLOURS, SHAPES, Sprite
 
@@ -40,7 +40,7 @@ def render_frames(
         )
     noise = _noise_of(script)
     size = script.spec.frame_size
-    frames = torch.empty(last - first, 3, size, size, dtype=torch.uint8)
+    frames = np.empty((last - first, 3, size, size), np.uint8)
     for begin in range(first, last, _CHUNK):
         part = range(begin, min(begin + _CHUNK, last))
         images = _draw(script, [frame / script.fps for frame in part])
@@ -48,8 +48,8 @@ def render_frames(
             rng = rng_of(script.seed, "noise", frame)
             top, left = rng.randrange(_SHIFTS), rng.randrange(_SHIFTS)
             image += noise[:, top : top + size, left : left + size]
-            frames[frame - first] = _to_bytes(image)
-    return frames.to(device)
+            frames[frame - first] = _rounded(image)
+    return torch.from_numpy(frames).to(device)
 
 
 def iter_frames(script: Script, *, chunk: int = 64) -> Iterator[torch.Tensor]:
@@ -68,7 +68,9 @@ def write_suite_video(script: Script, path: Path, *, fps: int = 8) -> None:
     length = int(script.duration * fps)
     stretches = (range(i, min(i + _CHUNK, length)) for i in range(0, length, _CHUNK))
     images = (
-        torch.stack([_to_bytes(image) for image in _draw(script, [i / fps for i in part])])
+        torch.from_numpy(
+            np.stack([_rounded(image) for image in _draw(script, [i / fps for i in part])])
+        )
         for part in stretches
     )
     encode_h264(images, path, size=script.spec.frame_size, fps=fps)
@@ -112,9 +114,12 @@ def _draw(script: Script, times: Sequence[float]) -> Iterator[_Floats]:
     stamps = _stamps(script, times[0], times[-1])
     shade = np.linspace(0.8, 1.2, size, dtype=np.float32)[:, None]
     image = np.empty((3, size, size), np.float32)
+    empty: dict[int, _Floats] = {}  # of each shot
     for time in times:
-        levels = np.array(script.background(time), np.float32)
-        image[:] = levels[:, None, None] * shade
+        shot = int(time // SHOT)
+        if shot not in empty:
+            empty[shot] = np.array(script.background(time), np.float32)[:, None, None] * shade
+        image[:] = empty[shot]
         for stamp in stamps:
             stamp.lay(image, time)
         yield image
@@ -184,5 +189,8 @@ def _noise_of(script: Script) -> _Floats:
     return (NOISE_LEVELS * rng.standard_normal((3, side, side))).astype(np.float32)
 
 
-def _to_bytes(image: _Floats) -> torch.Tensor:
-    return torch.from_numpy(np.rint(image).clip(0, 255).astype(np.uint8))
+def _rounded(image: _Floats) -> NDArray[np.uint8]:
+    """As bytes; the image is overwritten."""
+    np.rint(image, out=image)
+    np.clip(image, 0, 255, out=image)
+    return image.astype(np.uint8)

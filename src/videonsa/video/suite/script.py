@@ -17,7 +17,8 @@ from videonsa.video.synthetic.scene import DIRECTIONS, Sprite, draw_crossing
 
 _STAY = 2.0  # seconds of it that are seen at the ends of the video, or none
 _LINE = 4  # seconds a line of text stands
-_SHOT = 32  # seconds of one background
+SHOT = 32
+"""Seconds of one background."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ class Script:
 
     def background(self, time: float) -> tuple[int, int, int]:
         """Levels of red, green and blue of the shot at a time."""
-        rng = rng_of(self.seed, "background", int(time // _SHOT))
+        rng = rng_of(self.seed, "background", int(time // SHOT))
         shade = rng.randint(10, 70)
         red, green, blue = (shade + rng.randint(-8, 8) for _ in range(3))
         return red, green, blue

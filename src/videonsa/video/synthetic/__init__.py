@@ -1,6 +1,6 @@
 """Rendered videos whose every fact is known: for the demo, tests, training and evaluation."""
 
-from videonsa.video.synthetic.clips import TOKENS_PER_PATCH, video_inputs
+from videonsa.video.synthetic.clips import TOKENS_PER_PATCH, Clip, video_inputs
 from videonsa.video.synthetic.questions import KINDS, PLACE_KINDS, STILL_KINDS, Question, ask_about
 from videonsa.video.synthetic.render import SceneBatch, render_scene, write_video
 from videonsa.video.synthetic.scene import Scene, Sprite, make_scene, make_still, scene_seed
@@ -10,6 +10,7 @@ __all__ = [
     "PLACE_KINDS",
     "STILL_KINDS",
     "TOKENS_PER_PATCH",
+    "Clip",
     "Question",
     "Scene",
     "SceneBatch",

@@ -1,14 +1,75 @@
-"""Rendered clips as the model takes them."""
+"""Rendered clips: a scene with the times of its frames, and clips as the model takes them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from videonsa.errors import UsageError
 from videonsa.video.processing import patchify
-from videonsa.video.synthetic.scene import SAMPLE_PERIOD, SIZE
+from videonsa.video.synthetic.render import render_scene
+from videonsa.video.synthetic.scene import (
+    MIN_DURATION,
+    SAMPLE_PERIOD,
+    SIZE,
+    Scene,
+    make_scene,
+    make_still,
+)
 
 TOKENS_PER_PATCH = (SIZE // 28) ** 2
 """Merged tokens of a temporal patch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """A scene and when its frames are taken: 2 a second, a pair a temporal patch."""
+
+    seed: int
+    patches: int
+    """1: a still; else seconds, 8 or more."""
+    phase: float
+    """Seconds of the first frame, below half a second."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no clip: UsageError."""
+        if self.patches != 1 and self.patches < MIN_DURATION:
+            raise UsageError(
+                f"patches={self.patches}: want 1, a still, or {MIN_DURATION:.0f} and more"
+            )
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return 1 / SAMPLE_PERIOD
+
+    @property
+    def num_frames(self) -> int:
+        """Two a patch."""
+        return 2 * self.patches
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_frames * SAMPLE_PERIOD
+
+    @property
+    def frame_size(self) -> int:
+        """Pixels a side."""
+        return SIZE
+
+    @property
+    def scene(self) -> Scene:
+        """What is seen."""
+        if self.patches == 1:
+            return make_still(self.seed)
+        return make_scene(self.seed, duration=self.duration)
+
+    def render(self) -> Tensor:
+        """Its frames, with the noise of its seed: uint8 [N, 3, SIZE, SIZE]."""
+        times = [self.phase + SAMPLE_PERIOD * index for index in range(self.num_frames)]
+        return render_scene(self.scene, times)
 
 
 def video_inputs(frames: torch.Tensor) -> dict[str, Any]:

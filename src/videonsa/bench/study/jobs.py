@@ -1,0 +1,117 @@
+"""Commands of `videonsa` that run at the same time, each on a GPU, up to a common deadline."""
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal, NamedTuple
+
+import torch
+
+from videonsa.env import variables
+
+Ended = Literal["done", "left", "failed"]
+LEAST_SECONDS = 60.0
+"""With less than this left no job starts: importing and loading alone take a good part of it."""
+
+
+class Clock(NamedTuple):
+    """When everything has to be over, by `time.monotonic`."""
+
+    deadline: float = math.inf
+
+    @classmethod
+    def of(cls, seconds: float | None) -> "Clock":
+        """So many seconds from now; None: never."""
+        return cls(math.inf if seconds is None else time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A command; it is done when `is_done` says so, however it ended."""
+
+    name: str
+    command: Callable[[float], list[str]]
+    """Arguments of `videonsa` for so many seconds at most, `inf` without an end."""
+    log: Path
+    is_done: Callable[[], bool]
+
+
+Call = Callable[[list[str], Path, float, int], int]
+"""Arguments, log, seconds at most and number of the slot to an exit status."""
+
+
+def call_apart(arguments: list[str], log: Path, seconds: float, slot: int) -> int:
+    """Run `videonsa` in a process of its own, on GPU `slot` modulo their number; killed when late.
+
+    Raises:
+        OSError: the log cannot be written, or the process does not start.
+    """
+    gpus = _gpus()
+    chosen = ["OMP_NUM_THREADS=1", "PYTHONUNBUFFERED=1"]
+    chosen += [f"CUDA_VISIBLE_DEVICES={gpus[slot % len(gpus)]}"] if gpus else []
+    command = ["env", *chosen, sys.executable, "-m", "videonsa", *arguments]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            return process.wait(None if seconds == math.inf else seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used; counted without a context on them."""
+    stated = variables().get("CUDA_VISIBLE_DEVICES")
+    if stated is not None:
+        return [name for name in stated.split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, at_once: int, clock: Clock, call: Call = call_apart
+) -> dict[str, Ended]:
+    """Run those that are not done, so many at the same time; one that fails leaves the others.
+
+    Args:
+        jobs: in the order in which they start.
+        at_once: how many run at the same time.
+        clock: when they have to be over. What does not end by itself is killed then: all that the
+            commands write can be gone on with.
+        call: runs one.
+
+    Returns:
+        How each ended, by its name: `left` is what there was no time for.
+    """
+    slots: SimpleQueue[int] = SimpleQueue()
+    for slot in range(at_once):
+        slots.put(slot)
+
+    def run(job: Job) -> Ended:
+        if job.is_done():
+            return "done"
+        slot = slots.get()
+        try:
+            seconds = clock.left
+            if seconds < LEAST_SECONDS:
+                return "left"
+            status = call(job.command(seconds), job.log, seconds, slot)
+        finally:
+            slots.put(slot)
+        if job.is_done():
+            return "done"
+        return "left" if status == 0 or clock.left <= 0 else "failed"
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return dict(zip((job.name for job in jobs), pool.map(run, jobs), strict=True))

@@ -1,0 +1,206 @@
+"""The parts of the study, each gone on with when it is called again: prepare, train, evaluate."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videonsa.bench.study.design import FRAME_SIZE, Design, Run, Stage, data_folder
+from videonsa.bench.study.jobs import Call, Clock, Ended, Job, run_jobs
+from videonsa.bench.study.parcels import STATE_BYTES, pack
+from videonsa.bench.study.summary import is_answered
+from videonsa.data.manifest import MANIFEST
+from videonsa.errors import UsageError
+from videonsa.models.convert import convert
+from videonsa.train.reading import read_recipe
+from videonsa.train.saving import last_checkpoint
+
+TIMES = "times.jsonl"
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCHED = 2
+"""Batches that a worker of the loader has waiting."""
+_BYTES_A_TOKEN = 2 * 3 * 28 * 28
+"""Of pixels as bytes."""
+STOPPING_SECONDS = 45.0
+"""Before the end of a part a run stops: it needs them to start, for its last step and to save."""
+
+
+def prepare(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) -> bool:
+    """Build the manifests of all stages; True when all are there."""
+    jobs = [_building(stage, out) for stage in design.stages]
+    return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out)
+
+
+def _building(stage: Stage, out: Path) -> Job:
+    folder = data_folder(out, stage.name)
+    options = ["--model", "embedded", "--min-frames", "0", "--out", str(folder)]
+    return Job(
+        name=f"data-{stage.name}",
+        command=lambda _: ["data", "build", *stage.sources, *options],
+        log=_log(out, f"data-{stage.name}"),
+        is_done=lambda: (folder / MANIFEST).exists(),
+    )
+
+
+def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) -> bool:
+    """Train stage by stage; True when every run has its model.
+
+    Raises:
+        UsageError: runs that failed, or too little shared memory for the frames on their way.
+    """
+    for stage in design.stages:
+        runs = list(design.runs(stage))
+        _check_shared_memory(design, runs[0], out, at_once=min(at_once, len(runs)))
+    for stage in design.stages:
+        jobs = [_training(design, run, out) for run in design.runs(stage)]
+        if not _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out):
+            return False
+    return True
+
+
+def _check_shared_memory(design: Design, run: Run, out: Path, *, at_once: int) -> None:
+    """Workers hand frames over in shared memory; a run that finds none there dies of a signal."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    recipe = read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
+    workers = recipe.data.num_workers
+    batches = workers * PREFETCHED + 1 if workers else 0
+    wanted = at_once * batches * recipe.data.context * _BYTES_A_TOKEN
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < wanted:
+        raise UsageError(
+            f"{SHARED_MEMORY} has {free / 1e9:.1f} GB free, {at_once} runs of stage {run.stage} "
+            f"at once want {wanted / 1e9:.1f}: enlarge it, lower --at-once, or --set "
+            "data.num_workers=0, where each run draws its videos itself"
+        )
+
+
+def _recipe_of(design: Design, run: Run) -> str:
+    return next(stage.recipe for stage in design.stages if stage.name == run.stage)
+
+
+def _training(design: Design, run: Run, out: Path) -> Job:
+    def command(seconds: float) -> list[str]:
+        settings = design.settings_of(run, out)
+        if seconds < float("inf"):
+            settings.append(f"run.seconds={max(seconds - STOPPING_SECONDS, 1.0):.1f}")
+        chosen = [word for setting in settings for word in ("--set", setting)]
+        return ["train", _recipe_of(design, run), *chosen, "--out", str(run.folder(out))]
+
+    return Job(
+        name=run.name,
+        command=command,
+        log=_log(out, run.name),
+        is_done=lambda: run.model(out).is_dir(),
+    )
+
+
+def evaluate(
+    design: Design, out: Path, *, at_once: int, clock: Clock, call: Call, dtype: str = "bfloat16"
+) -> bool:
+    """Ask every twin about the suite's test split; True when all is answered."""
+    # The longest first: they take longest.
+    pairs = [(run, length) for length in sorted(design.lengths)[::-1] for run in design.twins()]
+    jobs = [_asking(design, run, length, out, dtype=dtype) for run, length in pairs]
+    return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out)
+
+
+def _asking(design: Design, run: Run, length: int, out: Path, *, dtype: str) -> Job:
+    def command(_: float) -> list[str]:
+        return [
+            *("eval", "synthetic", "--model", str(run.model(out)), "--dtype", dtype),
+            *("--lengths", str(length), "--samples", str(design.samples)),
+            *("--conditions", "whole", "--style", "free", "--frame-size", str(FRAME_SIZE)),
+            *("--out", str(run.answers(out, length))),
+        ]
+
+    name = f"{run.name}-{length}"
+    return Job(
+        name=name,
+        command=command,
+        log=_log(out, name),
+        is_done=lambda: is_answered(design, run, out, length),
+    )
+
+
+def _log(out: Path, name: str) -> Path:
+    return out / "logs" / f"{name}.log"
+
+
+def _all(ended: dict[str, Ended], out: Path) -> bool:
+    """Whether all were done.
+
+    Raises:
+        UsageError: some failed; the others were ended first.
+    """
+    failed = [name for name, how in ended.items() if how == "failed"]
+    if failed:
+        raise UsageError(
+            f"failed: {', '.join(failed)}: look into {_log(out, failed[0])}, then start the same "
+            "part again"
+        )
+    return all(how == "done" for how in ended.values())
+
+
+def note_time(out: Path, part: str, seconds: float, *, is_done: bool) -> None:
+    """A line in `times.jsonl`: how long a part took this time."""
+    line = {"part": part, "seconds": round(seconds, 1), "done": is_done, "ended": time.time()}
+    with (out / TIMES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_times(out: Path) -> list[dict[str, Any]]:
+    """The lines of `times.jsonl`."""
+    path = out / TIMES
+    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def state_of(design: Design, run: Run, out: Path) -> list[Path]:
+    """What a run needs to go on elsewhere; of one that is done, its model alone.
+
+    Raises:
+        UsageError: a run without a checkpoint, or more than `STATE_BYTES`.
+    """
+    if run.model(out).is_dir():
+        return [run.model(out)]
+    checkpoint = last_checkpoint(run.folder(out))
+    if checkpoint is None:
+        raise UsageError(f"{run.name} has no checkpoint yet: it would begin anew anywhere")
+    files = [path for path in run.folder(out).iterdir() if path.is_file()]
+    base = Path(design.base_of(run, out))
+    # A base that is a name is found there too.
+    paths = [checkpoint, *files, *([base] if base.is_dir() else [])]
+    size = sum(x.stat().st_size for path in paths for x in (path, *path.rglob("*")) if x.is_file())
+    if size > STATE_BYTES:
+        raise UsageError(f"{run.name}: a state of {size} bytes: want at most {STATE_BYTES}")
+    return paths
+
+
+def pack_states(design: Design, names: Sequence[str], out: Path, folder: Path) -> list[Path]:
+    """The states of runs, a parcel each.
+
+    Raises:
+        UsageError: a run that the study has not, or as `state_of`.
+    """
+    runs = {run.name: run for run in design.all_runs()}
+    unknown = [name for name in names if name not in runs]
+    if unknown:
+        raise UsageError(f"run {unknown[0]}: want some of {', '.join(runs)}")
+    return [
+        part
+        for name in names
+        for part in pack(
+            state_of(design, runs[name], out), base=out, out=folder, name=f"state-{name}"
+        )
+    ]
+
+
+def pack_models(design: Design, out: Path, folder: Path) -> list[Path]:
+    """The twins' models in bfloat16, in one parcel; it unpacks to `models/RUN`."""
+    for run in design.twins():
+        convert(run.model(out), out / "models" / run.name, dtype=torch.bfloat16, force=True)
+    return pack([out / "models"], base=out, out=folder, name="models")

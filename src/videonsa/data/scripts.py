@@ -1,0 +1,97 @@
+"""Videos that are in no file: what they are drawn from, as text, and their frames."""
+
+import json
+from dataclasses import MISSING, asdict, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videonsa.errors import UsageError
+from videonsa.video.sampling import VideoInfo
+from videonsa.video.suite import Script, SuiteSpec, make_script, render_frames
+from videonsa.video.synthetic import Clip
+
+Drawn = Script | Clip
+"""A video of the suite, or a clip of moving shapes."""
+_CLIP = "clip"
+
+
+def script_text(drawn: Drawn) -> str:
+    """What a video is drawn from, as `VideoRef.script` has it."""
+    if isinstance(drawn, Clip):
+        facts: dict[str, Any] = {_CLIP: asdict(drawn)}
+    else:
+        facts = {"seed": drawn.seed} | asdict(drawn.spec)
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def script_of(text: str) -> Drawn:
+    """What `script_text` wrote down.
+
+    Raises:
+        UsageError: it did not write this.
+
+    """
+    try:
+        facts = json.loads(text)
+        if _CLIP in facts:
+            return Clip(**facts[_CLIP])
+        seed = facts.pop("seed")
+        spec = SuiteSpec(**facts | {"kinds": tuple(facts["kinds"])})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"not a script of the suite nor a clip ({error}): want what it was built with"
+        ) from error
+    return make_script(seed, spec=spec)
+
+
+def script_info(drawn: Drawn) -> VideoInfo:
+    """What probing says of a drawn video."""
+    size = drawn.frame_size if isinstance(drawn, Clip) else drawn.spec.frame_size
+    return VideoInfo(
+        path=f"script {drawn.seed}",
+        duration=drawn.duration,
+        num_frames=drawn.num_frames,
+        fps=drawn.fps,
+        width=size,
+        height=size,
+        container="script",
+    )
+
+
+def draw(drawn: Drawn) -> NDArray[np.uint8]:
+    """All frames of a video: `[N, 3, S, S]`."""
+    if isinstance(drawn, Clip):
+        return drawn.render().numpy()
+    return render_frames(drawn, 0, drawn.num_frames).numpy()
+
+
+def parse_options(text: str, kind: type[Any], *, example: str) -> dict[str, Any]:
+    """Read `PREFIX:field=value,...` for a dataclass of whole numbers and words.
+
+    Args:
+        text: what is read.
+        kind: the dataclass; fields without a default have to be there.
+        example: that an error shows.
+
+    Raises:
+        UsageError: it is not that.
+    """
+    names = {field.name: field.type for field in fields(kind)}
+    given: dict[str, int | str] = {}
+    for item in text.partition(":")[2].split(","):
+        name, _, value = item.partition("=")
+        number = names.get(name) is int
+        if name not in names or name in given or (number and not value.isdecimal()):
+            raise UsageError(
+                f"{text!r}: {item!r} cannot be read: want each of {', '.join(names)} once at "
+                f"most, as in {example}"
+            )
+        given[name] = int(value) if number else value
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if missing := needed - given.keys():
+        raise UsageError(
+            f"{text!r}: no {' and no '.join(sorted(missing))}: want it, as in {example}"
+        )
+    return given
