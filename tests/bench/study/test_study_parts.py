@@ -109,8 +109,8 @@ def test_a_run_that_is_cut_goes_on_elsewhere_from_its_state(whole, tmp_path):
     out.rename(tmp_path / "lost")
     assert study(out, "unpack", "--from", str(parcels)) == 0
     assert study(out, "prepare", "--seeds", "1") == 0
-    base = Run(stage="short", seed=1, attention="dense").model(out)
-    assert base.is_dir()  # it travelled too
+    base = Run(stage="short", seed=1, attention="dense")
+    assert base.model(out).is_dir() and losses(out, base) == losses(whole, base)  # they travelled
     assert study(out, "train", "--seeds", "1") == 0
     assert losses(out, run) == losses(whole, run)
 

@@ -54,3 +54,18 @@ def test_settings_may_be_those_of_one_stage(tmp_path):
     )
     assert "optimizer.steps=9" in long and "optimizer.steps=9" not in short
     assert "run.log_every=3" in long and "run.log_every=3" in short
+
+
+def test_what_led_to_a_model_that_is_there_is_not_trained_again(tmp_path):
+    design = Design()
+    short, medium, nsa = (
+        Run(stage=stage, seed=1, attention=attention)
+        for stage, attention in (("short", "dense"), ("medium", "dense"), ("long", "nsa"))
+    )
+    assert not design.is_done(short, tmp_path)
+    medium.model(tmp_path).mkdir(parents=True)
+    assert design.is_done(short, tmp_path) and design.is_done(medium, tmp_path)
+    assert not design.is_done(nsa, tmp_path)
+    medium.model(tmp_path).rmdir()
+    nsa.model(tmp_path).mkdir(parents=True)
+    assert not design.is_done(medium, tmp_path)  # its dense twin still has to begin

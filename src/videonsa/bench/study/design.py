@@ -94,13 +94,23 @@ class Design:
         """The runs whose models are asked."""
         return list(self.runs(self.stages[-1]))
 
+    def before(self, run: "Run") -> list["Run"]:
+        """The dense runs of its seed that lead to a run, in order."""
+        names = [stage.name for stage in self.stages]
+        earlier = names[: names.index(run.stage)]
+        return [Run(stage=name, seed=run.seed, attention="dense") for name in earlier]
+
     def base_of(self, run: "Run", out: Path) -> str:
         """What a run starts from: the dense model of its seed of the stage before."""
-        before = [stage.name for stage in self.stages]
-        place = before.index(run.stage)
-        if place == 0:
-            return self.base
-        return str(Run(stage=before[place - 1], seed=run.seed, attention="dense").model(out))
+        before = self.before(run)
+        return str(before[-1].model(out)) if before else self.base
+
+    def is_done(self, run: "Run", out: Path) -> bool:
+        """Whether a run has its model, or all that begin with it are done without."""
+        if run.model(out).is_dir():
+            return True
+        after = [one for one in self.all_runs() if self.before(one)[-1:] == [run]]
+        return bool(after) and all(self.is_done(one, out) for one in after)
 
     def settings_of(self, run: "Run", out: Path) -> list[str]:
         """`--set` of a run."""

@@ -95,7 +95,7 @@ def _training(design: Design, run: Run, out: Path) -> Job:
         name=run.name,
         command=command,
         log=_log(out, run.name),
-        is_done=lambda: run.model(out).is_dir(),
+        is_done=lambda: design.is_done(run, out),
     )
 
 
@@ -160,20 +160,20 @@ def read_times(out: Path) -> list[dict[str, Any]]:
 
 
 def state_of(design: Design, run: Run, out: Path) -> list[Path]:
-    """What a run needs to go on elsewhere; of one that is done, its model alone.
+    """What a run needs to go on elsewhere, or its model where it is done, and its log.
 
     Raises:
         UsageError: a run without a checkpoint, or more than `STATE_BYTES`.
     """
+    folders = [one.folder(out) for one in (*design.before(run), run)]
+    paths = [path for one in folders for path in one.glob("*") if path.is_file()]
     if run.model(out).is_dir():
-        return [run.model(out)]
+        return [*paths, run.model(out)]
     checkpoint = last_checkpoint(run.folder(out))
     if checkpoint is None:
         raise UsageError(f"{run.name} has no checkpoint yet: it would begin anew anywhere")
-    files = [path for path in run.folder(out).iterdir() if path.is_file()]
-    base = Path(design.base_of(run, out))
-    # A base that is a name is found there too.
-    paths = [checkpoint, *files, *([base] if base.is_dir() else [])]
+    # What it began with has the tokenizer.
+    paths += [checkpoint, *(one.model(out) for one in design.before(run)[-1:])]
     size = sum(x.stat().st_size for path in paths for x in (path, *path.rglob("*")) if x.is_file())
     if size > STATE_BYTES:
         raise UsageError(f"{run.name}: a state of {size} bytes: want at most {STATE_BYTES}")

@@ -42,7 +42,7 @@ def summarise(design: Design, out: Path, *, machine: Mapping[str, Any]) -> dict[
     Raises:
         UsageError: something was not trained or not answered yet.
     """
-    unfinished = [run.name for run in design.all_runs() if not run.model(out).is_dir()]
+    unfinished = [run.name for run in design.all_runs() if not design.is_done(run, out)]
     if unfinished:
         raise UsageError(f"not trained yet: {', '.join(unfinished)}: run 'train' again")
     lines = {run: _answers(design, run, out) for run in design.twins()}
