@@ -1,23 +1,27 @@
 """`videonsa bench prefill`: time to the first token of a whole model, stage by stage."""
 
-import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli.bench_prefill_shared import check_options, num_processes, run_shared
+from videonsa.cli.bench_models import (
+    add_model_options,
+    check_model,
+    num_processes,
+    result_path,
+    save_result,
+    show_result,
+)
+from videonsa.cli.bench_prefill_shared import check_options, run_shared
 from videonsa.cli.common import (
     Commands,
     add_command,
-    emit,
-    emit_json,
     parse_frame,
     parse_tokens,
     prepare_folder,
     quiet_libraries,
     report,
-    write_output,
 )
 from videonsa.errors import UsageError
 
@@ -25,8 +29,7 @@ if TYPE_CHECKING:
     from videonsa.bench.prefill import PrefillRequest
     from videonsa.bench.reading import ReadingRequest
 
-RESULTS = Path("benchmarks/results")
-FILE = "prefill.json"
+NAME = "prefill"
 
 
 def add_parser(what: Commands) -> None:
@@ -47,9 +50,6 @@ def add_parser(what: Commands) -> None:
             "--one prefill.json",
             "videonsa bench prefill --model tiny --tokens 256 --device cpu --video none",
         ),
-    )
-    parser.add_argument(
-        "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
     )
     parser.add_argument(
         "--tokens",
@@ -88,26 +88,8 @@ def add_parser(what: Commands) -> None:
         metavar="A,B",
         help="of the rows of given lengths (default: %(default)s)",
     )
-    parser.add_argument(
-        "--no-dense", action="store_true", help="leave out dense attention, which takes minutes"
-    )
-    parser.add_argument(
-        "--one",
-        type=Path,
-        metavar="FILE",
-        help="the JSON of one process: with several, their efficiency against it",
-    )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help=f"the JSON (default: {RESULTS}/GPU/{FILE} where that folder exists, else {FILE}; "
-        "of N processes prefill_N.json)",
-    )
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"
-    )
+    add_model_options(parser, NAME)
 
 
 def run(args: Namespace) -> int:
@@ -121,19 +103,14 @@ def run(args: Namespace) -> int:
         elif args.one is not None:
             raise UsageError(f"--one {args.one} with one process: want several, by torchrun")
         request = _request(args)
-        path = args.out or _default_path(request)
+        path = result_path(args, NAME)
         if num_processes() > 1:
             return run_shared(request, args, path)
         prepare_folder(path.parent)
         result: dict[str, Any] = {}
         for result in bench_prefill(request, progress=report):
-            content = json.dumps(result, indent=2, allow_nan=False) + "\n"
-            write_output(path, content.encode())
-    report(f"written to {path}")
-    if args.json:
-        emit_json(result)
-    else:
-        emit(_text(result))
+            save_result(path, result)
+    show_result(args, path, result, _text)
     return 0
 
 
@@ -142,19 +119,9 @@ def _request(args: Namespace) -> "PrefillRequest":
 
     from videonsa.bench.inputs import REGIMES
     from videonsa.bench.prefill import PrefillRequest
-    from videonsa.bench.random_model import MODELS
     from videonsa.bench.registry import pick
 
-    if args.model not in MODELS:
-        raise UsageError(f"--model {args.model}: want one of {', '.join(MODELS)}")
-    if args.repeats < 1:
-        raise UsageError(f"--repeats {args.repeats}: want at least 1")
-    if args.device == "cpu" and args.model != "tiny":
-        raise UsageError(
-            f"--model {args.model} with --device cpu: want tiny, the others need a GPU"
-        )
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA GPU here: run this where there is one, or try --device cpu")
+    check_model(args)
     return PrefillRequest(
         model=args.model,
         tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
@@ -190,15 +157,6 @@ def _reading(args: Namespace) -> "ReadingRequest | None":
         return given
     report("the video: 10 minutes of 720p, rendered unless it is there")
     return replace(given, video=sample_video())
-
-
-def _default_path(request: "PrefillRequest") -> Path:
-    from videonsa.bench.machine import device_name, slug
-
-    name = FILE if num_processes() == 1 else f"prefill_{num_processes()}.json"
-    if RESULTS.is_dir():
-        return RESULTS / slug(device_name(request.device)) / name
-    return Path(name)
 
 
 def _text(result: dict[str, Any]) -> str:

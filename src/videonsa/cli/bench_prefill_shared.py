@@ -1,21 +1,15 @@
 """`videonsa bench prefill` under torchrun: the processes share every sequence."""
 
-import json
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli.common import emit, emit_json, prepare_folder, read_one, report, write_output
+from videonsa.cli.bench_models import num_processes, read_one, save_result, show_result
+from videonsa.cli.common import prepare_folder, report
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.bench.prefill import PrefillRequest
-
-
-def num_processes() -> int:
-    """Processes that torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_options(args: Namespace) -> None:
@@ -54,15 +48,10 @@ def run_shared(request: "PrefillRequest", args: Namespace, path: Path) -> int:
     prepare_folder(path.parent)
     result: dict[str, Any] | None = None
     for result in bench_shared_prefill(shared, progress=report):
-        content = json.dumps(result, indent=2, allow_nan=False) + "\n"
-        write_output(path, content.encode())
+        save_result(path, result)
     if result is None:  # not the first process
         return 0
-    report(f"written to {path}")
-    if args.json:
-        emit_json(result)
-    else:
-        emit(_text(result))
+    show_result(args, path, result, _text)
     return 0
 
 

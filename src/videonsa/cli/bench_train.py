@@ -1,31 +1,32 @@
 """`videonsa bench train`: what a training step costs, on one GPU or shared by several."""
 
-import json
-import os
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli.bench_models import (
+    add_model_options,
+    check_model,
+    read_one,
+    result_path,
+    save_result,
+    show_result,
+)
 from videonsa.cli.common import (
     Commands,
     LineParser,
     add_command,
-    emit,
-    emit_json,
     parse_frame,
     parse_tokens,
     prepare_folder,
     quiet_libraries,
-    read_one,
     report,
-    write_output,
 )
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.bench.training import TrainRequest
 
-RESULTS = Path("benchmarks/results")
+NAME = "train"
 PEAKS = {"H100": 989.0, "H200": 989.0}
 """bf16 TFLOP/s without sparsity of GPUs whose name has this in it, from their data sheets."""
 
@@ -52,9 +53,6 @@ def add_parser(what: Commands) -> None:
 
 def _add_options(parser: LineParser) -> None:
     parser.add_argument(
-        "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
-    )
-    parser.add_argument(
         "--tokens",
         default="16k,36k,128k",
         metavar="A,B",
@@ -80,7 +78,6 @@ def _add_options(parser: LineParser) -> None:
     parser.add_argument(
         "--repeats", type=int, default=2, metavar="N", help="timed steps (default: %(default)s)"
     )
-    parser.add_argument("--no-dense", action="store_true", help="leave out dense attention")
     parser.add_argument(
         "--fsdp",
         action="store_true",
@@ -93,22 +90,7 @@ def _add_options(parser: LineParser) -> None:
         help="of one device in bf16, what MFU is a share of (default: 989 on H100 and H200, else "
         "no MFU)",
     )
-    parser.add_argument(
-        "--one",
-        type=Path,
-        metavar="FILE",
-        help="the JSON of one process: with several, their efficiency against it",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help=f"the JSON (default: {RESULTS}/GPU/train.json where that folder exists, else "
-        "train.json; of N processes train_N.json)",
-    )
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"
-    )
+    add_model_options(parser, NAME)
 
 
 def run(args: Namespace) -> int:
@@ -117,50 +99,35 @@ def run(args: Namespace) -> int:
         from videonsa.bench.training import bench_train
 
         request = _request(args)
-        path = args.out or _default_path(args.device)
+        path = result_path(args, NAME)
         prepare_folder(path.parent)
         results: list[dict[str, Any]] = []
 
         def save(result: dict[str, Any]) -> None:
             results[:] = [result]
-            content = json.dumps(result, indent=2, allow_nan=False) + "\n"
-            write_output(path, content.encode())
+            save_result(path, result)
 
         is_first = bench_train(request, progress=report, save=save)
     if not is_first:
         return 0
     if not results:
         raise UsageError(f"--tokens {args.tokens}: none is measured in --parts {args.parts}")
-    report(f"written to {path}")
-    if args.json:
-        emit_json(results[0])
-    else:
-        emit(_text(results[0]))
+    show_result(args, path, results[0], _text)
     return 0
 
 
 def _request(args: Namespace) -> "TrainRequest":
-    import torch
-
     from videonsa.bench.random_model import MODELS
     from videonsa.bench.training import PARTS, TrainRequest
 
-    if args.model not in MODELS:
-        raise UsageError(f"--model {args.model}: want one of {', '.join(MODELS)}")
-    for option, number in (("--repeats", args.repeats), ("--layers", args.layers)):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} {number}: want at least 1")
+    check_model(args)
     most = MODELS[args.model].num_layers
+    if args.layers is not None and args.layers < 1:
+        raise UsageError(f"--layers {args.layers}: want at least 1")
     if args.layers is not None and args.layers > most:
         raise UsageError(f"--layers {args.layers}: the {args.model} model has {most}")
     if args.peak_tflops is not None and not args.peak_tflops > 0:
         raise UsageError(f"--peak-tflops {args.peak_tflops:g}: want more than 0")
-    if args.device == "cpu" and args.model != "tiny":
-        raise UsageError(
-            f"--model {args.model} with --device cpu: want tiny, the others need a GPU"
-        )
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA GPU here: run this where there is one, or try --device cpu")
     wanted = args.parts.split(",")
     parts = tuple(part for part in PARTS if part in wanted)
     if unknown := set(wanted) - set(PARTS):
@@ -185,17 +152,6 @@ def _peak(device: str) -> float | None:
 
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     return next((peak for gpu, peak in PEAKS.items() if gpu in name), None)
-
-
-def _default_path(device: str) -> Path:
-    import torch
-
-    from videonsa.bench.machine import device_name, slug
-
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    name = "train.json" if processes == 1 else f"train_{processes}.json"
-    folder = RESULTS / slug(device_name(torch.device(device))) if RESULTS.is_dir() else Path()
-    return folder / name
 
 
 def _text(result: dict[str, Any]) -> str:

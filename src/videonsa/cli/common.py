@@ -236,20 +236,3 @@ def quiet_libraries(*, debug: bool) -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def read_one(path: Path | None, *, key: str) -> dict[str, Any] | None:
-    """The JSON that `--one` names: of one process, which several are compared with.
-
-    Raises:
-        UsageError: no such file, or one without `key`.
-    """
-    if path is None:
-        return None
-    try:
-        result = json.loads(path.read_bytes())
-        if isinstance(result, dict) and key in result:
-            return result
-    except (OSError, ValueError):
-        pass
-    raise UsageError(f"--one {path}: want a JSON file that this command wrote with one process")

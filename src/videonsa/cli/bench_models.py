@@ -1,0 +1,111 @@
+"""What `videonsa bench prefill` and `videonsa bench train` have in common."""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from videonsa.cli.common import LineParser, emit, emit_json, report, write_output
+from videonsa.errors import UsageError
+
+RESULTS = Path("benchmarks/results")
+
+
+def add_model_options(parser: LineParser, name: str) -> None:
+    """Options of the model, of what it is compared with, and of the result.
+
+    Args:
+        parser: of the command.
+        name: of the result's file, without suffix.
+    """
+    parser.add_argument(
+        "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
+    )
+    parser.add_argument("--no-dense", action="store_true", help="leave out dense attention")
+    parser.add_argument(
+        "--one",
+        type=Path,
+        metavar="FILE",
+        help="the JSON of one process: with several, their efficiency against it",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the JSON (default: {RESULTS}/GPU/{name}.json where that folder exists, else "
+        f"{name}.json; of N processes {name}_N.json)",
+    )
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"
+    )
+
+
+def check_model(args: Namespace) -> None:
+    """Refuse a model that is unknown or needs a GPU, and fewer than one repeat: UsageError."""
+    import torch
+
+    from videonsa.bench.random_model import MODELS
+
+    if args.model not in MODELS:
+        raise UsageError(f"--model {args.model}: want one of {', '.join(MODELS)}")
+    if args.repeats < 1:
+        raise UsageError(f"--repeats {args.repeats}: want at least 1")
+    if args.device == "cpu" and args.model != "tiny":
+        raise UsageError(
+            f"--model {args.model} with --device cpu: want tiny, the others need a GPU"
+        )
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA GPU here: run this where there is one, or try --device cpu")
+
+
+def num_processes() -> int:
+    """Processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def result_path(args: Namespace, name: str) -> Path:
+    """Where the result goes."""
+    import torch
+
+    from videonsa.bench.machine import device_name, slug
+
+    if args.out is not None:
+        return Path(args.out)
+    folder = RESULTS / slug(device_name(torch.device(args.device))) if RESULTS.is_dir() else Path()
+    return folder / (f"{name}.json" if num_processes() == 1 else f"{name}_{num_processes()}.json")
+
+
+def save_result(path: Path, result: dict[str, Any]) -> None:
+    """Write the result so far."""
+    content = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    write_output(path, content.encode())
+
+
+def show_result(
+    args: Namespace, path: Path, result: dict[str, Any], text: Callable[[dict[str, Any]], str]
+) -> None:
+    """Say where it is, and print it."""
+    report(f"written to {path}")
+    if args.json:
+        emit_json(result)
+    else:
+        emit(text(result))
+
+
+def read_one(path: Path | None, *, key: str) -> dict[str, Any] | None:
+    """The JSON that `--one` names: of one process, which several are compared with.
+
+    Raises:
+        UsageError: no such file, or one without `key`.
+    """
+    if path is None:
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+        if isinstance(result, dict) and key in result:
+            return result
+    except (OSError, ValueError):
+        pass
+    raise UsageError(f"--one {path}: want a JSON file that this command wrote with one process")
