@@ -22,3 +22,8 @@ VARIABLES = (
 def variables() -> dict[str, str]:
     """The variables of `VARIABLES` that are set, by name."""
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def num_processes() -> int:
+    """Processes that torchrun or accelerate launch started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

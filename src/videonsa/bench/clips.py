@@ -87,6 +87,12 @@ def clip_embeddings(clip: Clip, width: int, regime: Regime, *, like: Tensor) -> 
     return rows[None]
 
 
+def clip_pixels(clip: Clip, device: torch.device) -> Tensor:
+    """Random patches `[P, values]` of a clip, for a tower."""
+    t, h, w = clip.grid
+    return torch.randn(t * h * w, 2 * 3 * PATCH_SIZE**2, device=device)
+
+
 @contextmanager
 def dense_backend(attention: str, device: torch.device) -> Iterator[None]:
     """Dense attention is compared with at its best: cuDNN on a GPU.

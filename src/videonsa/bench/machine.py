@@ -4,6 +4,7 @@ import hashlib
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 import videonsa
+from videonsa.errors import UsageError
 
 _PACKAGES = ("torch", "triton", "fla-core")
 
@@ -47,6 +49,27 @@ def device_name(device: torch.device) -> str:
 def slug(name: str) -> str:
     """A device's name as that of a folder: "NVIDIA H200" -> "nvidia-h200"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def check_one(one: Mapping[str, Any], *, device: torch.device, **wanted: object) -> None:
+    """Refuse a result that the times of several processes cannot be compared with.
+
+    Args:
+        one: the result of one process.
+        device: of this process.
+        wanted: what its fields have to be.
+
+    Raises:
+        UsageError: naming the first that is not.
+    """
+    found = {key: one.get(key) for key in wanted}
+    found["device"] = one.get("machine", {}).get("device")
+    for key, value in {**wanted, "device": device_name(device)}.items():
+        if found[key] != value:
+            raise UsageError(
+                f"--one: its {key} is {found[key]!r}, not {value!r}: want what this command wrote "
+                "with one process of the same model on the same device"
+            )
 
 
 def comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -12,9 +12,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from videonsa.bench.clips import Clip, clip_embeddings, clip_of_grid, clip_of_tokens, dense_backend
+from videonsa.bench.clips import (
+    Clip,
+    clip_embeddings,
+    clip_of_grid,
+    clip_of_tokens,
+    clip_pixels,
+    dense_backend,
+)
 from videonsa.bench.inputs import TILE_ROWS, Regime
 from videonsa.bench.machine import machine
+from videonsa.bench.measure import one_line
 from videonsa.bench.predicted import prediction
 from videonsa.bench.probes import AttentionTime, UnionRecorder
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
@@ -161,13 +169,8 @@ def _own_stages(
 def _tower_stage(
     model: VideoNSAForConditionalGeneration, clip: Clip, request: PrefillRequest
 ) -> dict[str, Any]:
-    pixels = _pixels(clip, request.device)
+    pixels = clip_pixels(clip, request.device)
     return _stage("vision tower", lambda: model.encode_vision(pixels, [clip.grid]), request)
-
-
-def _pixels(clip: Clip, device: torch.device) -> Tensor:
-    t, h, w = clip.grid
-    return torch.randn(t * h * w, 1176, device=device)
 
 
 def _regime_stages(
@@ -193,23 +196,7 @@ def _prefill_stages(
     request: PrefillRequest,
 ) -> Iterator[dict[str, Any]]:
     """Prefill from embeddings, and the token after it."""
-    caches: list[VideoNSACache] = []
-
-    def prefill() -> None:
-        caches[:] = [VideoNSACache()]
-        model(
-            **clip.inputs,
-            inputs_embeds=embeds,
-            past_key_values=caches[0],
-            attention=attention,
-            logits_to_keep=1,
-        )
-
-    token = torch.full((1, 1), 20, device=request.device)
-
-    def step() -> None:
-        model(input_ids=token, past_key_values=caches[0], attention=attention)
-
+    prefill, step = prefill_calls(model, clip, attention, embeds)
     with dense_backend(attention, request.device), AttentionTime(model) as inside:
         stage = _stage(name, prefill, request, before=inside.reset)
         if stage["error"] is not None:
@@ -222,26 +209,63 @@ def _prefill_stages(
     yield _stage(f"next token after {name}", step, request)
 
 
-def _unions(
-    model: VideoNSAForConditionalGeneration, clip: Clip, embeds: Tensor
-) -> dict[str, list[float] | None]:
-    """What the rows select, layer by layer: not timed, all rows in one step."""
+def prefill_calls(
+    model: VideoNSAForConditionalGeneration,
+    clip: Clip,
+    attention: Literal["nsa", "dense"],
+    embeds: Tensor,
+    **options: Any,
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A prefill that fills a cache, and a step of one token after what it holds.
+
+    Args:
+        model: what is called.
+        clip: the prompt.
+        attention: of both.
+        embeds: `[1, T, hidden]`, the rows of the prompt.
+        options: more arguments of the prefill.
+    """
+    caches: list[VideoNSACache] = []
+
+    def prefill() -> None:
+        caches[:] = [VideoNSACache()]
+        model(
+            **clip.inputs,
+            inputs_embeds=embeds,
+            past_key_values=caches[0],
+            attention=attention,
+            logits_to_keep=1,
+            **options,
+        )
+
+    token = torch.full((1, 1), 20, device=model.device)
+
+    def step() -> None:
+        model(input_ids=token, past_key_values=caches[0], attention=attention)
+
+    return prefill, step
+
+
+def _unions(model: VideoNSAForConditionalGeneration, clip: Clip, embeds: Tensor) -> dict[str, Any]:
+    """What the rows select, layer by layer: not timed, all rows in one step. Or why not."""
+    if not TILE_ROWS <= clip.tokens <= MOST_UNION_TOKENS:
+        why = f"not looked at outside of {TILE_ROWS} to {MOST_UNION_TOKENS} tokens"
+        return {"mean_unions": None, "no_unions": why}
     recorder = UnionRecorder()
     try:
-        if TILE_ROWS <= clip.tokens <= MOST_UNION_TOKENS:
-            with torch.inference_mode():
-                model(
-                    **clip.inputs,
-                    inputs_embeds=embeds,
-                    use_cache=False,
-                    attention="nsa",
-                    recorder=recorder,
-                    logits_to_keep=1,
-                )
-    except torch.OutOfMemoryError:
+        with torch.inference_mode():
+            model(
+                **clip.inputs,
+                inputs_embeds=embeds,
+                use_cache=False,
+                attention="nsa",
+                recorder=recorder,
+                logits_to_keep=1,
+            )
+    except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        return {"mean_unions": None}
-    return {"mean_unions": recorder.unions or None}
+        return {"mean_unions": None, "no_unions": one_line(error)}
+    return {"mean_unions": recorder.unions, "no_unions": None}
 
 
 def _peer_stages(
@@ -259,7 +283,7 @@ def _peer_stages(
 
 
 def _peer_calls(peer: Any, clip: Clip, request: PrefillRequest) -> dict[str, Callable[[], object]]:
-    pixels = _pixels(clip, request.device)
+    pixels = clip_pixels(clip, request.device)
     grid = clip.inputs["video_grid_thw"]
     ids = clip.inputs["input_ids"]
     positions = _positions(peer, ids, grid, (ids == IDS["video_token_id"]) * 2)

@@ -6,20 +6,24 @@ result of one process is what the time of several is compared with.
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
-from videonsa.bench.clips import Clip, clip_embeddings, clip_of_tokens, dense_backend
+from videonsa.bench.clips import (
+    Clip,
+    clip_embeddings,
+    clip_of_tokens,
+    clip_pixels,
+    dense_backend,
+)
 from videonsa.bench.inputs import Regime
-from videonsa.bench.machine import device_name, machine
+from videonsa.bench.machine import check_one, machine
 from videonsa.bench.prefill import FORMAT as FORMAT_OF_ONE
+from videonsa.bench.prefill import PrefillRequest, prefill_calls
 from videonsa.bench.random_model import MODELS, random_model
 from videonsa.bench.stopwatch import wall_times
-from videonsa.errors import UsageError
-from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.sharded import share_encoding
 from videonsa.parallel.exchange import SequenceExchange
@@ -37,30 +41,13 @@ METHOD = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SharedPrefillRequest:
-    """What to measure."""
-
-    model: str
-    tokens: tuple[int, ...]
-    """Of the video."""
-    frame: tuple[int, int] = (224, 224)
-    """Height and width in pixels."""
-    regimes: tuple[Regime, ...] = ("random", "coherent")
-    repeats: int = 3
-    dense: bool = True
-    """Also dense attention, beside NSA."""
-    one: Mapping[str, Any] | None = None
-    """The result of one process, which this is compared with."""
-    on_gpu: bool = True
-
-
 class _Measuring:
     """A request on its way to a result."""
 
-    def __init__(self, request: SharedPrefillRequest) -> None:
-        processes = join_processes(on_gpu=request.on_gpu)
+    def __init__(self, request: PrefillRequest, one: Mapping[str, Any] | None) -> None:
+        processes = join_processes(on_gpu=request.device.type == "cuda")
         self.request = request
+        self.one = one
         self.is_first: bool = processes.is_main_process
         self.device: torch.device = processes.device
         self.exchange = SequenceExchange()
@@ -75,7 +62,7 @@ class _Measuring:
         dist.all_gather_object(everyone, own)
         times = [max(run) for run in zip(*(times for times, _ in everyone), strict=True)]
         ms = statistics.median(times)
-        alone = None if self.request.one is None else _ms_of_one(self.request.one, clip, name)
+        alone = None if self.one is None else _ms_of_one(self.one, clip, name)
         return {
             "name": name,
             "ms": ms,
@@ -86,21 +73,25 @@ class _Measuring:
 
 
 def bench_shared_prefill(
-    request: SharedPrefillRequest, *, progress: Callable[[str], None]
+    request: PrefillRequest,
+    *,
+    one: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """Measure, as one of the processes of torchrun; the first gives the result after every stage.
 
     Args:
-        request: what to measure.
+        request: what to measure: lengths of one frame size, no peers, no file.
+        one: the result of one process, which this is compared with.
         progress: told a line a stage, in the first process.
 
     Raises:
         UsageError: a result to compare with that is of something else.
     """
-    measuring = _Measuring(request)
-    if request.one is not None:
-        _check_one(request.one, request.model, device_name(measuring.device))
-    dtype = torch.bfloat16 if request.on_gpu else torch.float32
+    measuring = _Measuring(request, one)
+    if one is not None:
+        check_one(one, device=measuring.device, format=FORMAT_OF_ONE, model=request.model)
+    dtype = torch.bfloat16 if measuring.device.type == "cuda" else torch.float32
     model = random_model(MODELS[request.model], device=measuring.device, dtype=dtype)
     result: dict[str, Any] = {
         "format": FORMAT,
@@ -112,7 +103,7 @@ def bench_shared_prefill(
         "lengths": [],
     }
     for tokens in request.tokens:
-        clip = clip_of_tokens(tokens, request.frame, measuring.device)
+        clip = clip_of_tokens(tokens, request.frames[0], measuring.device)
         stages: list[dict[str, Any]] = []
         result["lengths"].append(
             {"tokens": clip.tokens, "frame": clip.frame, "grid": clip.grid, "stages": stages}
@@ -137,8 +128,7 @@ def _stages(
 def _tower(
     measuring: _Measuring, model: VideoNSAForConditionalGeneration, clip: Clip
 ) -> dict[str, Any]:
-    t, h, w = clip.grid
-    pixels = torch.randn(t * h * w, 1176, device=measuring.device)
+    pixels = clip_pixels(clip, measuring.device)
     merge_size = model.config.vision_config.spatial_merge_size
 
     def encode() -> None:
@@ -160,24 +150,8 @@ def _prefill(
     """Prefill from embeddings, and the token after it."""
     width = model.config.text_config.hidden_size
     embeds = clip_embeddings(clip, width, regime, like=model.lm_head.weight)
-    caches: list[VideoNSACache] = []
-
-    def prefill() -> None:
-        caches[:] = [VideoNSACache()]
-        model(
-            **clip.inputs,
-            inputs_embeds=embeds,
-            past_key_values=caches[0],
-            attention=attention,
-            logits_to_keep=1,
-            exchange=measuring.exchange,
-        )
-
-    token = torch.full((1, 1), 20, device=measuring.device)
-
-    def step() -> None:
-        model(input_ids=token, past_key_values=caches[0], attention=attention)
-
+    exchange = measuring.exchange
+    prefill, step = prefill_calls(model, clip, attention, embeds, exchange=exchange)
     with dense_backend(attention, measuring.device):
         stage = measuring.stage(clip, name, prefill)
     yield stage
@@ -202,15 +176,3 @@ def _ms_of_one(one: Mapping[str, Any], clip: Clip, name: str) -> float | None:
                 if stage["name"] == name:
                     return None if stage["ms"] is None else float(stage["ms"])
     return None
-
-
-def _check_one(one: Mapping[str, Any], model: str, device: str) -> None:
-    found = {key: one.get(key) for key in ("format", "model")}
-    found["device"] = one.get("machine", {}).get("device")
-    wanted = {"format": FORMAT_OF_ONE, "model": model, "device": device}
-    for key, value in wanted.items():
-        if found[key] != value:
-            raise UsageError(
-                f"--one: its {key} is {found[key]!r}, not {value!r}: want what this command wrote "
-                "with one process of the same model on the same device"
-            )

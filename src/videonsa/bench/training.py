@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from videonsa.bench.clips import TEXT_ROWS, clip_of_tokens
-from videonsa.bench.machine import device_name, machine
+from videonsa.bench.machine import check_one, machine
 from videonsa.bench.random_model import IDS, MODELS
 from videonsa.bench.training_steps import (
     NUM_LABELS,
@@ -233,7 +233,7 @@ def bench_train(
     """
     measuring = _Measuring(request, progress)
     if request.one is not None:
-        _check_one(request.one, request, device_name(measuring.device))
+        _check_one(request.one, request, measuring.device)
     for part in request.parts:
         lengths = tuple(n for n in request.tokens if part == "layers" or n <= STEP_TOKENS)
         if lengths:
@@ -338,15 +338,7 @@ def _layers_of(one: Mapping[str, Any], part: Part) -> int:
     raise UsageError(f"--one: it has no part {part}: want a result with the parts measured here")
 
 
-def _check_one(one: Mapping[str, Any], request: TrainRequest, device: str) -> None:
-    wanted = {"format": FORMAT, "processes": 1, "model": request.model}
-    found = {key: one.get(key) for key in wanted}
-    wanted["device"], found["device"] = device, one.get("machine", {}).get("device")
-    for key, value in wanted.items():
-        if found[key] != value:
-            raise UsageError(
-                f"--one: its {key} is {found[key]!r}, not {value!r}: want what this command wrote "
-                "with one process of the same model on the same device"
-            )
+def _check_one(one: Mapping[str, Any], request: TrainRequest, device: torch.device) -> None:
+    check_one(one, device=device, format=FORMAT, processes=1, model=request.model)
     if list(one["frame"]) != list(request.frame):
         raise UsageError(f"--one: frames of {one['frame']}, not {list(request.frame)}")

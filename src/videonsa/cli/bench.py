@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import bench_prefill, bench_train
+from videonsa.cli.bench_models import RESULTS, result_path, save_result
 from videonsa.cli.common import (
     Commands,
     LineParser,
@@ -16,7 +17,6 @@ from videonsa.cli.common import (
     prepare_folder,
     quiet_libraries,
     report,
-    write_output,
 )
 from videonsa.errors import UsageError
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from videonsa.bench.attention import Request
     from videonsa.bench.passes import Pass
 
-RESULTS = Path("benchmarks/results")
-FILE = "attention.json"
+NAME = "attention"
 
 
 def add_parser(commands: Commands) -> None:
@@ -79,8 +78,8 @@ def _add_options(parser: LineParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"the JSON of the forward pass (default: {RESULTS}/GPU/{FILE} where that folder "
-        f"exists, else {FILE}); the other passes go beside it, into FILE_backward.json and "
+        help=f"the JSON of the forward pass (default: {RESULTS}/GPU/{NAME}.json where that folder "
+        f"exists, else {NAME}.json); the other passes go beside it, into FILE_backward.json and "
         "FILE_both.json; other shapes of the same machine and code in a file are kept",
     )
     parser.add_argument(
@@ -108,14 +107,13 @@ def run(args: Namespace) -> int:
         from videonsa.bench.attention import bench_attention
 
         request = _request(args)
-        paths = _paths(args.out or _default_path(request))
+        paths = _paths(result_path(args, NAME))
         before = {x: y for x, path in paths.items() if (y := _earlier(path, x, request))}
         prepare_folder(paths["forward"].parent)
         results: dict[Pass, dict[str, Any]] = {}
         for result in bench_attention(request, progress=report, before=before):
             results[result["pass"]] = result
-            content = json.dumps(result, indent=2, allow_nan=False) + "\n"
-            write_output(paths[result["pass"]], content.encode())
+            save_result(paths[result["pass"]], result)
     for which, result in results.items():
         report(f"written to {paths[which]}")
         if args.json:
@@ -165,14 +163,6 @@ def _request(args: Namespace) -> "Request":
         tests_again=args.verify_again,
         device=torch.device(args.device),
     )
-
-
-def _default_path(request: "Request") -> Path:
-    from videonsa.bench.machine import device_name, slug
-
-    if RESULTS.is_dir():
-        return RESULTS / slug(device_name(request.device)) / FILE
-    return Path(FILE)
 
 
 def _paths(path: Path) -> dict["Pass", Path]:

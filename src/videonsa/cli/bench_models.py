@@ -1,13 +1,13 @@
-"""What `videonsa bench prefill` and `videonsa bench train` have in common."""
+"""What the commands below `videonsa bench` have in common."""
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from videonsa.cli.common import LineParser, emit, emit_json, report, write_output
+from videonsa.env import num_processes
 from videonsa.errors import UsageError
 
 RESULTS = Path("benchmarks/results")
@@ -60,13 +60,8 @@ def check_model(args: Namespace) -> None:
         raise UsageError("no CUDA GPU here: run this where there is one, or try --device cpu")
 
 
-def num_processes() -> int:
-    """Processes that torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def result_path(args: Namespace, name: str) -> Path:
-    """Where the result goes."""
+    """Where the result goes: `--out`, or the file of that name for this device."""
     import torch
 
     from videonsa.bench.machine import device_name, slug

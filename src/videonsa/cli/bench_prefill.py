@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from videonsa.cli.bench_models import (
     add_model_options,
     check_model,
-    num_processes,
     result_path,
     save_result,
     show_result,
@@ -23,6 +22,7 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
 )
+from videonsa.env import num_processes
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:

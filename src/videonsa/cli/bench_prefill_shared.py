@@ -4,8 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli.bench_models import num_processes, read_one, save_result, show_result
+from videonsa.cli.bench_models import read_one, save_result, show_result
 from videonsa.cli.common import prepare_folder, report
+from videonsa.env import num_processes
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,21 +34,12 @@ def check_options(args: Namespace) -> None:
 
 def run_shared(request: "PrefillRequest", args: Namespace, path: Path) -> int:
     """Measure what `request` asks for, in all processes; the first writes and prints."""
-    from videonsa.bench.prefill_shared import SharedPrefillRequest, bench_shared_prefill
+    from videonsa.bench.prefill_shared import bench_shared_prefill
 
-    shared = SharedPrefillRequest(
-        model=request.model,
-        tokens=request.tokens,
-        frame=request.frames[0],
-        regimes=request.regimes,
-        repeats=request.repeats,
-        dense=request.dense,
-        one=read_one(args.one, key="lengths"),
-        on_gpu=request.device.type == "cuda",
-    )
+    one = read_one(args.one, key="lengths")
     prepare_folder(path.parent)
     result: dict[str, Any] | None = None
-    for result in bench_shared_prefill(shared, progress=report):
+    for result in bench_shared_prefill(request, one=one, progress=report):
         save_result(path, result)
     if result is None:  # not the first process
         return 0
