@@ -33,8 +33,6 @@ ERROR_FACTOR = 2.0
 NEAR_TIE = 1e-5
 """Relative gap of two importances that any implementation may order either way."""
 TESTS = "tests/ops/triton"
-TEST_PROCESSES = 10
-"""Most of the tests' time goes into compiling; the largest needs 40 GB of the GPU."""
 _NO_TESTS_COLLECTED = 5
 
 
@@ -388,9 +386,8 @@ def _run_tests() -> str:
         return f"{TESTS} not run: not a checkout"
     if importlib.util.find_spec("pytest") is None:
         return f"{TESTS} not run: pytest is not installed"
-    command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-v", "-p", "no:cacheprovider"]
-    if importlib.util.find_spec("xdist") is not None:
-        command += ["-n", str(TEST_PROCESSES), "-p", "no:benchmark"]  # which warns beside xdist
+    command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-vv", "-p", "no:cacheprovider"]
+    torch.cuda.empty_cache()  # the largest tests need 40 GB: the reason that they run one by one
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode == _NO_TESTS_COLLECTED:
         return f"{TESTS} not run: no GPU test there"
