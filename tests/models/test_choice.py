@@ -1,5 +1,7 @@
 """Rows through the layers in chunks: the same as in one go, or refused with a reason."""
 
+import math
+
 import pytest
 import torch
 from tiny_models import SPEC, left_padded, prompt, tiny
@@ -81,6 +83,16 @@ def test_long_prompts_are_cut_by_themselves(monkeypatch):
     del lengths[:]
     model(**inputs)
     assert lengths == [inputs["input_ids"].shape[1]], "gradients are enabled"
+
+
+@pytest.mark.parametrize("num_rows", [1, 6, 7, 1000, 131_072, 131_136, 262_145])
+@pytest.mark.parametrize("most", [1, 6, 500, 16_384])
+def test_chunks_are_few_and_the_last_is_no_crumb(num_rows, most):
+    rows = choice.even_chunk(num_rows, most)
+    lengths = [min(rows, num_rows - start) for start in range(0, num_rows, rows)]
+    assert max(lengths) <= most
+    assert len(lengths) == math.ceil(num_rows / most)
+    assert max(lengths) - lengths[-1] <= 128 * len(lengths)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from videonsa.inference.clips import PATCHES_PER_PART
 from videonsa.inference.shapes import ModelShape, up_to
 from videonsa.models.cache import ROOM
-from videonsa.models.choice import ROWS_PER_CHUNK
+from videonsa.models.choice import ROWS_PER_CHUNK, even_chunk
 from videonsa.models.vision import ALIGNED
 from videonsa.ops.reference import SCORES_PER_CHUNK
 from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
@@ -66,7 +66,7 @@ class Workload:
             or self.spec.stream == "sequence"
             or self.spec.selection_scope == "block"
         )
-        return self.prompt_tokens if whole else min(self.rows_per_chunk, self.prompt_tokens)
+        return self.prompt_tokens if whole else even_chunk(self.prompt_tokens, self.rows_per_chunk)
 
     @property
     def chunk_patches(self) -> int:

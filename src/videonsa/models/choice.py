@@ -12,6 +12,8 @@ from videonsa.ops.spec import NSASpec
 
 ROWS_PER_CHUNK = 2**14
 """The MLP of the 7B model takes 1.9 GB for so many rows, and a GPU is busy with them."""
+_ROUNDED_TO = 128
+"""Rows that tiles of matrix products and kernels count in."""
 
 
 class AttentionChoice(NamedTuple):
@@ -75,6 +77,16 @@ def chunk_of_rows(
     if reason is not None:
         raise UsageError(f"rows_per_chunk={wanted}: {reason}")
     return wanted
+
+
+def even_chunk(num_rows: int, most: int) -> int:
+    """Rows of a chunk, at most so many: as few chunks as that leaves, and none of a few rows.
+
+    Launching the layers for the 64 rows that 128K tokens have over eight chunks took part of their
+    prefill.
+    """
+    even = -(-num_rows // -(-num_rows // most))
+    return min(most, num_rows, -(-even // _ROUNDED_TO) * _ROUNDED_TO)
 
 
 def why_at_once(choice: AttentionChoice, *, output_hidden_states: bool) -> str | None:

@@ -15,7 +15,7 @@ from videonsa.models._hf import (
 )
 from videonsa.models.attention import HybridAttention
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows
+from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows, even_chunk
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.features import encode_frames, encode_patches, place_features
 from videonsa.models.fused import fuse_layer
@@ -278,6 +278,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     ) -> Tensor:
         """The kept rows of the last hidden states; every chunk attends to those before it."""
         cache = VideoNSACache() if cache is None else cache
+        rows_per_chunk = even_chunk(embeds.shape[1], rows_per_chunk)
         parts = []
         for start in range(0, embeds.shape[1], rows_per_chunk):
             stop = start + rows_per_chunk
