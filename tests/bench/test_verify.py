@@ -303,6 +303,16 @@ def test_what_the_kernel_tests_say_is_kept(monkeypatch, code, output, line):
     assert verify_module._run_tests() == line
 
 
+@pytest.mark.parametrize(
+    ("free_gib", "processes"), [(139, 10), (78, 5), (45, 1), (20, 1)], ids=str
+)
+def test_kernel_tests_take_as_many_processes_as_the_memory_holds(monkeypatch, free_gib, processes):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gib * 2**30, 0))
+    assert verify_module._test_processes() == processes
+
+
 def test_a_failed_kernel_test_ends_verification_with_its_name(monkeypatch):
     def done(*_, **__):
         text = "F.\nFAILED tests/ops/triton/x.py::test_a - assert 1\n1 failed, 1 passed in 2s"

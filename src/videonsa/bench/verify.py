@@ -33,6 +33,10 @@ ERROR_FACTOR = 2.0
 NEAR_TIE = 1e-5
 """Relative gap of two importances that any implementation may order either way."""
 TESTS = "tests/ops/triton"
+MOST_TEST_PROCESSES = 10
+"""Most of the tests' time goes into compiling: one process took four minutes, ten one."""
+LARGEST_TEST, LARGE_TEST = 44 * 2**30, 8 * 2**30
+"""Bytes of the GPU: what one test takes, and what any number of others may."""
 _NO_TESTS_COLLECTED = 5
 
 
@@ -387,7 +391,9 @@ def _run_tests() -> str:
     if importlib.util.find_spec("pytest") is None:
         return f"{TESTS} not run: pytest is not installed"
     command = [sys.executable, "-m", "pytest", TESTS, "-m", "gpu", "-vv", "-p", "no:cacheprovider"]
-    torch.cuda.empty_cache()  # the largest tests need 40 GB: the reason that they run one by one
+    processes = _test_processes()
+    if processes > 1 and importlib.util.find_spec("xdist") is not None:
+        command += ["-n", str(processes), "-p", "no:benchmark"]  # which warns beside xdist
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode == _NO_TESTS_COLLECTED:
         return f"{TESTS} not run: no GPU test there"
@@ -399,3 +405,12 @@ def _run_tests() -> str:
             f"verify {TESTS}: {(failed or lines)[0]} ({summary}): nothing was measured"
         )
     return f"{TESTS}: {summary}"
+
+
+def _test_processes() -> int:
+    """As many as the GPU's free memory is enough for; what this process holds unused is freed."""
+    if not torch.cuda.is_available():
+        return 1
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return min(MOST_TEST_PROCESSES, 1 + max(0, free - LARGEST_TEST) // LARGE_TEST)
