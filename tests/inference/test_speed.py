@@ -1,6 +1,8 @@
 """Operations against the counts of the design, and times against what was measured."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from videonsa.inference.speed import (
 
 LAYERS = 28
 H200 = MEASURED["NVIDIA H200"]
+PREFILL = Path(__file__).parents[2] / "benchmarks/results/nvidia-h200/prefill.json"
 
 
 def work(tokens, attention="nsa", model="Qwen/Qwen2.5-VL-7B-Instruct", **changes):
@@ -73,3 +76,16 @@ def test_the_released_preset_takes_what_was_measured_of_a_layer():
     linear = linear_operations(long) / H200.linear
     seconds = (estimate_time(long, H200).prefill - linear) / LAYERS
     assert seconds == pytest.approx(0.137)
+
+
+def measured_seconds(stage):
+    (entry,) = (x for x in json.loads(PREFILL.read_text())["lengths"] if x["frame"] == [224, 224])
+    return {x["name"]: x["ms"] / 1e3 for x in entry["stages"]}[stage]
+
+
+def test_tower_and_prefill_take_what_was_measured_of_a_model():
+    """`videonsa bench prefill` on an H200, rows that do not agree and rows that do."""
+    time = estimate_time(work(131_072, gates=True), H200)
+    assert time.vision_tower == pytest.approx(measured_seconds("vision tower"), rel=0.1)
+    for regime in ("random", "coherent"):
+        assert time.prefill == pytest.approx(measured_seconds(f"prefill, nsa, {regime}"), rel=0.1)

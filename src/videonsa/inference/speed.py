@@ -20,16 +20,18 @@ FULL_BLOCKS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """What a GPU reaches in this code or, where that is not measured yet, in transformers'."""
+    """What a GPU reaches in this code, by `benchmarks/results` where nothing else is said."""
 
     gpu: str
     linear: float
-    """Operations a second of the layers' products, norms and launches included: 1.71e15 in what
-    transformers' prefill of 128K tokens takes beside attention. The tower is counted with it, and
-    was not measured by itself."""
+    """Operations a second of the layers' products, norms and launches included: what prefill of
+    128K tokens takes beside attention."""
+    tower: float
+    """The same of the vision tower, attention included, with square frames; wide ones take 14 %
+    more."""
     nsa: float
-    """Operations a second of the kernels where neighbouring rows do not agree; where they do it is
-    1.8 times as much (benchmarks/results, `videonsa bench attention`)."""
+    """Operations a second of the kernels alone where neighbouring rows do not agree; where they do
+    it is 1.8 times as much. In a model, beside products that heat the GPU, it is a fifth less."""
     dense: float
     """The same of PyTorch's flash attention at 128K tokens."""
     released_rows: float
@@ -37,14 +39,15 @@ class Rates:
     bytes: float
     """Memory traffic a second."""
     layer_seconds: float
-    """Of one layer for one token: launches, not memory, bound transformers' decoding."""
+    """Of one layer for one token, at any length: launches, not memory, bound decoding."""
 
 
 MEASURED = MappingProxyType(
     {
         "NVIDIA H200": Rates(
             gpu="NVIDIA H200",
-            linear=550e12,
+            linear=640e12,
+            tower=460e12,
             nsa=170e12,
             dense=335e12,
             released_rows=131_072 / 0.137,
@@ -82,7 +85,7 @@ def rates_for(gpu: str) -> Rates:
 
 def estimate_time(work: Workload, rates: Rates) -> TimeEstimate:
     """Seconds of tower, prefill and the tokens after the first."""
-    tower = tower_operations(work) / rates.linear
+    tower = tower_operations(work) / rates.tower
     prefill = linear_operations(work) / rates.linear + _attention_seconds(work, rates)
     token = _token_seconds(work, rates)
     return TimeEstimate(
