@@ -303,9 +303,7 @@ def test_what_the_kernel_tests_say_is_kept(monkeypatch, code, output, line):
     assert verify_module._run_tests() == line
 
 
-@pytest.mark.parametrize(
-    ("free_gib", "processes"), [(139, 10), (78, 5), (45, 1), (20, 1)], ids=str
-)
+@pytest.mark.parametrize(("free_gib", "processes"), [(139, 10), (78, 5), (45, 1), (20, 1)], ids=str)
 def test_kernel_tests_take_as_many_processes_as_the_memory_holds(monkeypatch, free_gib, processes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)

@@ -48,6 +48,20 @@ def test_second_turn_sees_the_vision_keys_of_the_first(attention, spec):
     assert cache.vision_mask.sum() == (both["input_ids"] == VIDEO).sum()
 
 
+def test_chunks_fill_memory_that_was_taken_once():
+    model, inputs, cache = tiny(), prompt(6), VideoNSACache()
+    memories = []
+    layer = model.model.language_model.layers[-1]
+    layer.register_forward_hook(lambda *_: memories.append(cache.layers[-1].keys.data_ptr()))
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache, rows_per_chunk=7)
+        assert len(memories) > 2
+        assert len(set(memories)) == 1
+        model(**inputs, past_key_values=cache, rows_per_chunk=7)
+    assert len(memories[-2:]) == len(set(memories[-2:])) + 1
+    assert cache.expected == 0
+
+
 def test_padded_batch_decodes_as_each_sample_alone():
     model = tiny()
     samples = [prompt(5), prompt(2, seed=1)]

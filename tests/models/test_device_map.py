@@ -60,16 +60,11 @@ def test_a_step_goes_along_with_everything_that_the_layers_read():
     assert step.to("meta") is moved, "layers on one device share one copy"
     layout = moved.layout
     tensors = [moved.vision_mask, moved.attention_mask, layout.order]
-    tensors += [
-        x
-        for group in layout.text
-        for x in (group.rows.numbers, group.keys.numbers, group.positions)
-    ]
-    tensors += [
-        x
-        for group in layout.vision
-        for x in (group.rows.numbers, group.keys.numbers, group.blocks.offsets)
-    ]
+    for group in (*layout.text, *layout.vision):
+        tensors += [x for x in (group.rows.numbers, group.keys.numbers) if x is not None]
+    tensors += [group.positions for group in layout.text]
+    for group in layout.vision:
+        tensors += [group.blocks.offsets, *group.stream[:7]]
     assert all(x.is_meta for x in tensors)
     assert layout.order.shape == step.layout.order.shape
     assert not step.layout.order.is_meta

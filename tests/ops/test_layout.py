@@ -15,8 +15,9 @@ def vision_mask(text):
 
 def test_places_that_follow_one_another_are_a_view():
     x = torch.arange(24.0).view(2, 4, 3)
-    follows, jumps = Places.of([torch.tensor([1, 2, 3])]), Places.of([torch.tensor([1, 3, 6])])
-    assert (follows.first, jumps.first) == (1, None)
+    follows, jumps = Places.of([range(1, 4)]), Places.of([torch.tensor([1, 3, 6])])
+    assert follows.numbers is None
+    assert (follows.flat().tolist(), jumps.flat().tolist()) == ([1, 2, 3], [1, 3, 6])
     assert torch.equal(follows.take(x), x.flatten(0, 1)[None, 1:4])
     assert follows.take(x)._base is not None
     assert torch.equal(jumps.take(x), x.flatten(0, 1)[[1, 3, 6]][None])
@@ -24,9 +25,25 @@ def test_places_that_follow_one_another_are_a_view():
 
 def test_a_whole_batch_is_a_view_too():
     x = torch.arange(24.0).view(2, 4, 3)
-    every = Places.of([torch.arange(4), torch.arange(4, 8)])
-    assert every.first == 0
+    every = Places.of([range(4), range(4, 8)])
+    assert (every.first, every.numbers) == (0, None)
     assert torch.equal(every.take(x), x)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("ttvvvt", None),
+        ("vvvv vvvv", None),
+        ("tvvtvt", [[1, 2, 4]]),
+        ("tvvt tvvt", [[1, 2], [5, 6]]),
+    ],
+)
+def test_vision_keys_are_numbered_only_where_they_have_gaps(text, numbers):
+    made = hybrid_layout(vision_mask(text), spec=SPEC, num_rows=len(text.split()[0]))
+    keys = made.vision[0].keys.numbers
+    assert (None if keys is None else keys.tolist()) == numbers
+    assert all(group.keys.numbers is None for group in made.text), "they see every key"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +57,7 @@ def test_a_whole_batch_is_a_view_too():
 def test_runs_say_where_the_rows_of_a_sequence_come_from(text, runs):
     made = hybrid_layout(vision_mask(text), spec=SPEC, num_rows=len(text.split()[0]))
     assert made.runs == runs
-    parts = [group.rows.numbers.flatten() for group in (*made.vision, *made.text)]
+    parts = [group.rows.flat() for group in (*made.vision, *made.text)]
     joined = torch.cat([parts[group][start:stop] for group, start, stop in made.runs])
     assert joined.tolist() == list(range(len(text.replace(" ", ""))))
 
@@ -49,7 +66,7 @@ def test_too_many_runs_are_an_index(monkeypatch):
     monkeypatch.setattr(layout, "MAX_RUNS", 4)
     made = hybrid_layout(vision_mask("tvtvt"), spec=SPEC, num_rows=5)
     assert made.runs is None
-    parts = torch.cat([group.rows.numbers.flatten() for group in (*made.vision, *made.text)])
+    parts = torch.cat([group.rows.flat() for group in (*made.vision, *made.text)])
     assert parts[made.order].tolist() == [0, 1, 2, 3, 4]
 
 

@@ -11,8 +11,8 @@ from videonsa.models._hf import DynamicCache, DynamicLayer
 from videonsa.models.rows import NewRows, frames_begun
 
 ROOM = 256
-"""Rows that a layer has room for behind those it holds: so many tokens are decoded without a copy
-of the cache."""
+"""Rows that a layer has room for behind those it holds or is told to expect: so many tokens are
+decoded without a copy of the cache."""
 
 
 class RowMajorLayer(DynamicLayer):
@@ -29,13 +29,13 @@ class RowMajorLayer(DynamicLayer):
         self._leave_memory()
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+        self, key_states: Tensor, value_states: Tensor, *_: Any, expected: int = 0, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append new keys and values `[B, H, T, D]`; gives all."""
+        """Append keys and values `[B, H, T, D]`; gives all. `expected` rows come in all."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = self._more_keys.append(self.keys, key_states)
-        self.values = self._more_values.append(self.values, value_states)
+        self.keys = self._more_keys.append(self.keys, key_states, expected)
+        self.values = self._more_values.append(self.values, value_states, expected)
         return self.keys, self.values
 
     def fork(self) -> Self:
@@ -75,7 +75,7 @@ class _Growing:
     def __init__(self) -> None:
         self._memory = self._given = torch.empty(0)
 
-    def append(self, held: Tensor, new: Tensor) -> Tensor:
+    def append(self, held: Tensor, new: Tensor, expected: int) -> Tensor:
         """Rows `[B, H, S, D]` and new ones `[B, H, T, D]` together; new memory where need be."""
         rows = new.transpose(1, 2)
         start = held.shape[2] if held.numel() else 0
@@ -84,7 +84,8 @@ class _Growing:
             known = held.transpose(1, 2) if start else rows[:, :0]
             return torch.cat([known, rows], dim=1).transpose(1, 2)
         if not self._has_room(held, end):
-            self._memory = rows.new_empty(len(rows), end + ROOM, *rows.shape[2:])
+            size = max(end, expected) + ROOM
+            self._memory = rows.new_empty(len(rows), size, *rows.shape[2:])
             if start:
                 self._memory[:, :start] = held.transpose(1, 2)
         self._memory[:, start:end] = rows
@@ -114,6 +115,8 @@ class VideoNSACache(DynamicCache):
     """For each sample, merged tokens of each temporal patch or image so far."""
     is_padded: bool
     """Whether any row is padded: kept, so that a step need not look at the mask."""
+    expected: int
+    """Rows that will come in all, as far as known: layers get memory for them at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -123,6 +126,16 @@ class VideoNSACache(DynamicCache):
         self.next_positions = torch.empty(0, 0, dtype=torch.int64)
         self.frame_sizes = []
         self.is_padded = False
+        self.expected = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append new keys and values `[B, H, T, D]` to a layer; gives all."""
+        found: tuple[Tensor, Tensor] = super().update(
+            key_states, value_states, layer_idx, *args, expected=self.expected, **kwargs
+        )
+        return found
 
     @property
     def next_position(self) -> list[int]:

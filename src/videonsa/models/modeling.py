@@ -278,6 +278,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     ) -> Tensor:
         """The kept rows of the last hidden states; every chunk attends to those before it."""
         cache = VideoNSACache() if cache is None else cache
+        cache.expected = cache.get_seq_length() + embeds.shape[1]
         rows_per_chunk = even_chunk(embeds.shape[1], rows_per_chunk)
         parts = []
         for start in range(0, embeds.shape[1], rows_per_chunk):
@@ -292,6 +293,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 last = shared.rows_of_all(last, kept)
             # The last rows of all are among the last of each; a view would keep the others alive.
             parts.append(last[:, kept].clone() if isinstance(kept, slice) else last)
+        cache.expected = 0
         return torch.cat(parts, dim=1)[:, kept]
 
     def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:

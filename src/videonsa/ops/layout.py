@@ -1,15 +1,18 @@
 """`HybridLayout`: which rows are text and which are vision, worked out once a forward pass."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from videonsa.ops.spec import NSASpec
+from videonsa.ops.triton.index import StreamIndex, batch_index
 from videonsa.ops.varlen import (
     BlockTable,
     Sample,
@@ -28,29 +31,42 @@ MAX_RUNS = 64
 class Places(NamedTuple):
     """Equally many places of b samples in a flat tensor."""
 
-    numbers: Tensor  # [b, K] int64
-    first: int | None  # the first place, where all others follow it one by one
+    shape: tuple[int, int]  # b, K
+    first: int  # the first of all
+    numbers: Tensor | None  # [b, K] int64; None: all others follow the first one by one
 
     @classmethod
-    def of(cls, samples: Sequence[Tensor]) -> Self:
-        """From the places of each sample, `[K]` on the host."""
-        numbers = torch.stack(list(samples))
-        flat = numbers.flatten()
-        follows = len(flat) > 0 and bool((flat.diff() == 1).all())
-        return cls(numbers, int(flat[0]) if follows else None)
+    def of(cls, samples: Sequence[Tensor | range]) -> Self:
+        """From the places of each sample: int64 `[K]` on the host, or a range of K."""
+        count = len(samples[0])
+        shape, first = (len(samples), count), int(samples[0][0]) if count else 0
+        runs = [range(first + i * count, first + (i + 1) * count) for i in range(len(samples))]
+        if all(isinstance(x, range) and x == run for x, run in zip(samples, runs, strict=True)):
+            return cls(shape, first, None)
+        return cls(shape, first, torch.stack([_numbers(x) for x in samples]))
+
+    def flat(self) -> Tensor:
+        """All places, int64 `[b * K]`."""
+        if self.numbers is not None:
+            return self.numbers.flatten()
+        return _numbers(range(self.first, self.first + math.prod(self.shape)))
 
     def to(self, device: torch.device) -> Self:
         """The same places, for tensors on another device."""
-        return self._replace(numbers=self.numbers.to(device))
+        return self if self.numbers is None else self._replace(numbers=self.numbers.to(device))
 
     def take(self, x: Tensor) -> Tensor:
         """Rows of x `[B, L, ...]` -> `[b, K, ...]`: a view where they follow one another."""
         flat = x.flatten(0, 1)
-        if self.first is None:
-            rows = flat.index_select(0, self.numbers.flatten())
+        if self.numbers is None:
+            rows = flat.narrow(0, self.first, math.prod(self.shape))
         else:
-            rows = flat.narrow(0, self.first, self.numbers.numel())
-        return rows.view(*self.numbers.shape, *x.shape[2:])
+            rows = flat.index_select(0, self.numbers.flatten())
+        return rows.view(*self.shape, *x.shape[2:])
+
+
+def _numbers(places: Tensor | range) -> Tensor:
+    return torch.arange(places.start, places.stop) if isinstance(places, range) else places
 
 
 class TextGroup(NamedTuple):
@@ -69,6 +85,7 @@ class VisionGroup(NamedTuple):
     keys: Places  # [b, Mv]: the vision stream
     first_row: int  # position in the stream of the first row
     blocks: BlockTable
+    stream: StreamIndex  # the same for the kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +126,7 @@ class HybridLayout:
                     rows=group.rows.to(device),
                     keys=group.keys.to(device),
                     blocks=group.blocks._replace(offsets=group.blocks.offsets.to(device)),
+                    stream=group.stream.to(device),
                 )
                 for group in self.vision
             ),
@@ -158,8 +176,9 @@ def hybrid_layout(
     valid = torch.ones_like(vision_mask) if attention_mask is None else attention_mask
     kinds = torch.stack([vision_mask & valid, valid]).flatten(1).cpu()  # [2, B * S]
     split = [_split(sample, kinds[0], kinds[1]) for sample in samples]
-    vision, text = _vision_groups(split, spec, frame_sizes), _text_groups(split)
-    groups = [x.rows.numbers.flatten() for x in vision] + [x.rows.numbers.flatten() for x in text]
+    device = vision_mask.device
+    vision, text = _vision_groups(split, spec, frame_sizes, device), _text_groups(split)
+    groups = [x.rows.flat() for x in vision] + [x.rows.flat() for x in text]
     rows = torch.cat(groups)
     order = torch.empty_like(rows)
     order[rows] = torch.arange(len(rows))
@@ -173,7 +192,7 @@ def hybrid_layout(
         vision=vision,
         order=order,
         runs=_runs(order, [len(group) for group in groups]),
-    ).to(vision_mask.device)
+    ).to(device)
 
 
 def _runs(order: Tensor, lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...] | None:
@@ -194,28 +213,40 @@ def _runs(order: Tensor, lengths: Sequence[int]) -> tuple[tuple[int, int, int], 
 class _Split(NamedTuple):
     """The rows and keys of one sample by kind, on the host; all indices flat."""
 
-    text_rows: Tensor
+    text_rows: Tensor | range
     text_positions: Tensor
-    keys: Tensor
+    keys: range
     key_mask: Tensor
-    vision_rows: Tensor
-    vision_keys: Tensor
+    vision_rows: Tensor | range
+    vision_keys: Tensor | range
 
 
 def _split(sample: Sample, vision: Tensor, valid: Tensor) -> _Split:
     """Masks are bool `[B * S]`."""
-    keys = slice(sample.first_key, sample.first_key + sample.num_keys)
-    row_is_vision = vision[keys][sample.offset :]
-    text = (~row_is_vision).nonzero()[:, 0]
-    positions = text + sample.offset
+    keys = range(sample.first_key, sample.first_key + sample.num_keys)
+    is_vision, exists = (mask[keys.start : keys.stop] for mask in (vision, valid))
+    rows = is_vision[sample.offset :]
+    positions = _numbers(_true(~rows, sample.offset))
     return _Split(
-        text_rows=sample.first_row + text,
-        text_positions=positions.masked_fill(~valid[keys][positions], -1),
-        keys=torch.arange(keys.start, keys.stop),
-        key_mask=valid[keys],
-        vision_rows=sample.first_row + row_is_vision.nonzero()[:, 0],
-        vision_keys=sample.first_key + vision[keys].nonzero()[:, 0],
+        text_rows=_true(~rows, sample.first_row),
+        text_positions=positions.masked_fill(~exists[positions], -1),
+        keys=keys,
+        key_mask=exists,
+        vision_rows=_true(rows, sample.first_row),
+        vision_keys=_true(is_vision, sample.first_key),
     )
+
+
+def _true(mask: Tensor, first: int) -> Tensor | range:
+    """The places of a bool mask `[L]` on the host, counted from `first`; a range where they can be.
+
+    A long video is one run: none of its many keys is numbered, chunk after chunk.
+    """
+    flags = mask.numpy()
+    count, start = np.count_nonzero(flags), int(flags.argmax()) if len(flags) else 0
+    if flags[start : start + count].all():
+        return range(first + start, first + start + count)
+    return first + mask.nonzero()[:, 0]
 
 
 def _text_groups(split: Sequence[_Split]) -> tuple[TextGroup, ...]:
@@ -243,6 +274,7 @@ def _vision_groups(
     split: Sequence[_Split],
     spec: NSASpec,
     frame_sizes: Tensor | Sequence[int] | None,
+    device: torch.device,
 ) -> tuple[VisionGroup, ...]:
     if not any(len(sample.vision_rows) for sample in split):
         return ()  # a decode step needs no blocks
@@ -255,18 +287,24 @@ def _vision_groups(
         if spec.selection_scope == "block":
             check_on_borders(offsets, num_keys - num_rows, num_rows)
         alike[num_rows, num_keys].append((sample, offsets))
-    return tuple(
-        VisionGroup(
-            rows=Places.of([sample.vision_rows for sample, _ in group]),
-            keys=Places.of([sample.vision_keys for sample, _ in group]),
+    groups = []
+    for (num_rows, num_keys), group in alike.items():
+        if not num_rows:
+            continue
+        blocks = block_table([offsets for _, offsets in group], num_keys, device=device)
+        stream = batch_index(
+            blocks.offsets,
+            num_samples=len(group),
+            num_rows=num_rows,
             first_row=num_keys - num_rows,
-            blocks=block_table(
-                [offsets for _, offsets in group], num_keys, device=torch.device("cpu")
-            ),
+            num_keys=num_keys,
+            max_size=blocks.max_size,
+            uniform=spec.block_size != "frame",
         )
-        for (num_rows, num_keys), group in alike.items()
-        if num_rows
-    )
+        rows = Places.of([sample.vision_rows for sample, _ in group])
+        keys = Places.of([sample.vision_keys for sample, _ in group])
+        groups.append(VisionGroup(rows, keys, num_keys - num_rows, blocks, stream))
+    return tuple(groups)
 
 
 def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None) -> None:

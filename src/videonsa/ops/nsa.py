@@ -14,7 +14,7 @@ from videonsa.ops.reference import dense_reference, nsa_reference
 from videonsa.ops.released import hybrid_released, nsa_released, why_not_released
 from videonsa.ops.spec import NSAResult, NSASpec
 from videonsa.ops.text_rows import dense_rows
-from videonsa.ops.triton.index import batch_index, kernel_index, packed_kernel_index
+from videonsa.ops.triton.index import kernel_index, packed_kernel_index
 from videonsa.ops.triton.support import why_not
 from videonsa.ops.varlen import (
     Sample,
@@ -420,22 +420,12 @@ def _vision_rows_by_kernels(
 ) -> Tensor | NSAResult:
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
 
-    rows, keys = group.rows.numbers.shape[1], group.keys.numbers.shape[1]
-    index = batch_index(
-        group.blocks.offsets,
-        num_samples=len(group.rows.numbers),
-        num_rows=rows,
-        first_row=group.first_row,
-        num_keys=keys,
-        max_size=group.blocks.max_size,
-        uniform=spec.block_size != "frame",
-    )
     return nsa_triton(
         group.rows.take(q),
         group.keys.take(k).contiguous(),  # a cache has other strides, which TMA does not read
         group.keys.take(v).contiguous(),
         group.rows.take(gates),
-        index,
+        group.stream,
         spec=spec,
         return_branches=return_branches,
     )

@@ -1,7 +1,9 @@
 """Where samples and blocks begin and end: cu_seqlens, fixed and frame-aligned blocks."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import sub
 from typing import Literal, NamedTuple
 
 import torch
@@ -208,8 +210,8 @@ def block_table(
     return BlockTable(
         # Enqueued, so that the host need not wait for the device.
         offsets=torch.tensor(padded, dtype=torch.int64).to(device, non_blocking=True),
-        num_complete=max(sum(end <= num_keys for end in offsets[1:]) for offsets in distinct),
-        max_size=max([1, *(b - a for offsets in distinct for a, b in pairwise(offsets))]),
+        num_complete=max(bisect_right(offsets, num_keys, lo=1) - 1 for offsets in distinct),
+        max_size=max(max(map(sub, offsets[1:], offsets), default=1) for offsets in distinct),
     )
 
 

@@ -6,7 +6,7 @@ are cut into tiles that never cross a sample, so that the positions of a tile ar
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class StreamIndex(NamedTuple):
     """Every block has `max_size` tokens."""
     rows_of_sample: int
     """Rows of every sample, or 0 where they differ."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same index on another device."""
+        return type(self)._make(x.to(device) if isinstance(x, Tensor) else x for x in self)
 
 
 class Tiles(NamedTuple):
