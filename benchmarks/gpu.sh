@@ -10,6 +10,8 @@
 #   benchmarks/gpu.sh train OUT       train.json
 #   benchmarks/gpu.sh shared OUT      128K tokens over all GPUs of the machine: train_1.json, train_2.json,
 #                                     train_2_fsdp.json, ..., prefill_1.json, prefill_2.json, ...
+#   benchmarks/gpu.sh shared OUT ONE  the same, against train.json and prefill.json in the folder ONE,
+#                                     of one GPU of this kind, in place of measuring that first
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
@@ -53,18 +55,22 @@ train)
 shared)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
-    videonsa bench train --model 7B --tokens 128k --parts layers --out "$out/train_1.json"
-    videonsa bench prefill --model 7B --tokens 128k --video none --repeats 2 \
-        --out "$out/prefill_1.json"
+    train_one=${3:+$3/train.json} prefill_one=${3:+$3/prefill.json}
+    if [ -z "$train_one" ]; then
+        train_one=$out/train_1.json prefill_one=$out/prefill_1.json
+        videonsa bench train --model 7B --tokens 128k --parts layers --out "$train_one"
+        videonsa bench prefill --model 7B --tokens 128k --video none --repeats 2 \
+            --out "$prefill_one"
+    fi
     for n in 2 4 8; do
         [ "$n" -le "$gpus" ] || break
         for fsdp in "" --fsdp; do
             python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
                 bench train --model 7B --tokens 128k --parts layers $fsdp \
-                --one "$out/train_1.json" --out "$out/train_$n${fsdp:+_fsdp}.json"
+                --one "$train_one" --out "$out/train_$n${fsdp:+_fsdp}.json"
         done
         python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
-            bench prefill --model 7B --tokens 128k --repeats 2 --one "$out/prefill_1.json" \
+            bench prefill --model 7B --tokens 128k --repeats 2 --one "$prefill_one" \
             --out "$out/prefill_$n.json"
     done
     ;;
