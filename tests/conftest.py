@@ -111,6 +111,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"wants {least} CUDA devices"))
 
 
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """What PyTorch keeps goes back: `videonsa bench attention` runs tests side by side."""
+    if item.get_closest_marker("gpu"):
+        torch.cuda.empty_cache()
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """Where kernels run. On the CPU they must have been imported as interpreted kernels."""

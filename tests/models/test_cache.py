@@ -62,6 +62,31 @@ def test_chunks_fill_memory_that_was_taken_once():
     assert cache.expected == 0
 
 
+@pytest.mark.parametrize("rows", [7, 0])
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_step_that_fails_half_way_leaves_the_cache_as_it_was(turns, rows):
+    model, inputs, cache = tiny(), prompt(6), VideoNSACache()
+    token = {"input_ids": torch.tensor([[40]]), "past_key_values": cache}
+    with torch.no_grad():
+        for _ in range(turns):
+            model(**inputs, past_key_values=cache)
+        wanted = model(**token).logits
+        cache.crop(1)
+        calls = []
+
+        def fail(*_):
+            calls.append(1)
+            if len(calls) == (2 if rows else 1):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        hook = model.model.language_model.layers[-1].register_forward_pre_hook(fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            model(**inputs, past_key_values=cache, rows_per_chunk=rows)
+        hook.remove()
+        assert cache.vision_mask.shape[1] == cache.get_seq_length()
+        assert torch.equal(model(**token).logits, wanted)
+
+
 def test_padded_batch_decodes_as_each_sample_alone():
     model = tiny()
     samples = [prompt(5), prompt(2, seed=1)]

@@ -1,6 +1,7 @@
 """The kernels of norms, gated products and rotations against PyTorch; the way without them."""
 
 import builtins
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,3 +109,16 @@ def test_without_the_package_the_log_says_what_to_install(monkeypatch, caplog):
         assert "videonsa[gpu]" in caplog.text
     finally:
         fused._kernels.cache_clear()
+
+
+def test_rows_of_an_mlp_go_part_by_part_where_no_gradient_is_wanted(monkeypatch):
+    config = SimpleNamespace(hidden_size=WIDTH, intermediate_size=40, hidden_act="silu")
+    mlp, x = fused.FusedMLP(config), normal(2, ROWS, WIDTH)
+    wanted, seen = mlp(x), []
+    monkeypatch.setattr(fused, "ROWS_PER_CHUNK", 70)
+    mlp.up_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0][..., 0].numel()))
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), wanted)
+    assert seen == [70] * 8 + [40]
+    mlp(x)
+    assert seen[9:] == [2 * ROWS], "with gradients all at once"

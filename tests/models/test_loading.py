@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import EOS, IMAGE, VIDEO, config_fields, prompt, qwen, tiny
 
-from videonsa.errors import ModelError
+from videonsa.errors import BudgetError, ModelError
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import NSASpec
@@ -348,3 +348,13 @@ def test_unreachable_hub_is_one_clear_line(monkeypatch):
     ) as caught:
         load_model("owner/name")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["from_pretrained", "to"])
+def test_weights_that_do_not_fit_are_refused_with_their_size(ours, monkeypatch, where):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(VideoNSAForConditionalGeneration, where, exhausted)
+    with pytest.raises(BudgetError, match=r"weights are 0\.0 GB on disk and do not fit cpu: take"):
+        load_model(ours)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from videonsa.inference.clips import PATCHES_PER_PART
 from videonsa.inference.shapes import ModelShape, up_to
 from videonsa.models.cache import ROOM
-from videonsa.models.choice import ROWS_PER_CHUNK, even_chunk
+from videonsa.models.choice import even_chunk
+from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.vision import ALIGNED
 from videonsa.ops.reference import SCORES_PER_CHUNK
 from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
@@ -240,10 +241,14 @@ def _head(work: Workload) -> int:
 
 
 def _mlp(work: Workload) -> int:
-    """The rows after attention, and gate, up and their product; a weight of 8 bits restored."""
-    shape = work.shape
-    width = 3 * work.chunk_rows * shape.intermediate_size * shape.value_bytes
-    return _hidden(work) + width + shape.restored_bytes
+    """The rows after attention, and gate, up and their product; a weight of 8 bits restored.
+
+    More rows than the MLP takes at a time leave it part by part.
+    """
+    shape, rows = work.shape, min(work.chunk_rows, ROWS_PER_CHUNK)
+    width = 3 * rows * shape.intermediate_size * shape.value_bytes
+    parts = 2 if rows < work.chunk_rows else 1
+    return parts * _hidden(work) + width + shape.restored_bytes
 
 
 def _attention(work: Workload) -> int:

@@ -15,9 +15,11 @@ from videonsa.models.config import VideoNSAConfig
 from videonsa.models.fused import rotate
 from videonsa.models.gates import branch_gates, init_gates
 from videonsa.models.recorder import AttentionRecorder
+from videonsa.ops import masks
 from videonsa.ops.layout import HybridLayout
 from videonsa.ops.nsa import Backend, hybrid_attention
 from videonsa.ops.spec import BRANCHES, NSASpec
+from videonsa.ops.text_rows import MASK_ELEMENTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +102,8 @@ def dense_attention(
     """Causal GQA of the last T rows over all S keys.
 
     Without padding no mask of T * S entries is made on a GPU in float16 or bfloat16: where T < S
-    PyTorch's FlashAttention knows which corner of the scores is causal. A CPU makes one.
+    PyTorch's FlashAttention knows which corner of the scores is causal. A CPU makes one. With
+    padding the rows go part by part, so that no mask has more than `MASK_ELEMENTS`.
 
     Args:
         q: `[B, T, HQ, D]`.
@@ -119,15 +122,21 @@ def dense_attention(
         samples = zip(q.split(rows, 1), k.split(keys, 1), v.split(keys, 1), strict=True)
         return torch.cat([dense_attention(*one) for one in samples], dim=1)
     num_rows, num_keys = q.shape[1], k.shape[1]
-    mask: Tensor | None = None
-    if key_mask is not None:
-        causal = key_mask.new_ones(num_rows, num_keys).tril(num_keys - num_rows)
-        mask = causal & key_mask[:, None, None, :]  # [B, 1, T, S]
-    elif num_rows > 1:
-        mask = LowerRightBias(num_rows, num_keys)
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, enable_gqa=True
-    )
+    if key_mask is None:
+        return _sdpa(q, k, v, LowerRightBias(num_rows, num_keys) if num_rows > 1 else None)
+    places = torch.arange(num_keys, device=k.device)
+    size = max(1, MASK_ELEMENTS // key_mask.numel())
+    outputs = [
+        _sdpa(rows, k, v, masks.causal(at, places)[:, None] & key_mask[:, None, None, :])
+        for rows, at in zip(q.split(size, 1), places[None, -num_rows:].split(size, 1), strict=True)
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """PyTorch's attention of `[B, T, HQ, D]` over `[B, S, H, D]`; mask `[B, 1, T, S]`."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     return out.transpose(1, 2)
 
 

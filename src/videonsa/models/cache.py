@@ -1,6 +1,8 @@
 """The KV cache and what later steps must know about the rows already in it."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -167,11 +169,16 @@ class VideoNSACache(DynamicCache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last rows; `tokens_to_remove` is negative or counts them."""
-        super().crop(-abs(tokens_to_remove))
-        kept = max(self.vision_mask.shape[1] - abs(tokens_to_remove), 0)
-        self.vision_mask = self.vision_mask[:, :kept]
-        self.attention_mask = self.attention_mask[:, :kept]
-        self.next_positions = self.next_positions[:, :kept]
+        self.keep(max(self.vision_mask.shape[1] - abs(tokens_to_remove), 0))
+
+    def keep(self, num_rows: int) -> None:
+        """Forget all but the first rows, also where layers do not hold equally many."""
+        for layer in self.layers:
+            if (more := layer.get_seq_length() - num_rows) > 0:
+                layer.crop(-more)
+        self.vision_mask = self.vision_mask[:, :num_rows]
+        self.attention_mask = self.attention_mask[:, :num_rows]
+        self.next_positions = self.next_positions[:, :num_rows]
         counts = (self.vision_mask & self.attention_mask).sum(1).tolist()
         self.frame_sizes = [
             sizes[: frames_begun(sizes, count)]
@@ -208,3 +215,19 @@ class VideoNSACache(DynamicCache):
         self.attention_mask = self.attention_mask[samples]
         self.next_positions = self.next_positions[samples]
         self.frame_sizes = [list(self.frame_sizes[i]) for i in samples.tolist()]
+
+
+@contextmanager
+def as_before_if_it_fails(cache: VideoNSACache | None) -> Iterator[None]:
+    """Where the body fails, the cache forgets the rows that only some layers have."""
+    if cache is None:
+        yield
+        return
+    num_rows = cache.vision_mask.shape[1]
+    try:
+        yield
+    except BaseException:
+        cache.keep(num_rows)
+        raise
+    finally:
+        cache.expected = 0

@@ -6,12 +6,11 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.models.config import ATTENTIONS, VideoNSAConfig
+from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
 
-ROWS_PER_CHUNK = 2**14
-"""The MLP of the 7B model takes 1.9 GB for so many rows, and a GPU is busy with them."""
 _ROUNDED_TO = 128
 """Rows that tiles of matrix products and kernels count in."""
 

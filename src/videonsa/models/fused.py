@@ -15,6 +15,9 @@ from videonsa.models._hf import Qwen2_5_VLRMSNorm, Qwen2MLP, apply_rotary_pos_em
 
 _logger = logging.getLogger(__name__)
 
+ROWS_PER_CHUNK = 2**14
+"""The MLP of the 7B model takes 1.9 GB for so many rows, and a GPU is busy with them."""
+
 
 class _Kernels(NamedTuple):
     """Autograd functions of liger-kernel."""
@@ -55,7 +58,8 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     kernels = _kernels_for(gate, up)
     if kernels is None:
         return nn.functional.silu(gate) * up
-    product: Tensor = kernels.silu_mul.apply(gate, up)
+    with torch.cuda.device(gate.device):  # Triton launches on the current one, not on theirs
+        product: Tensor = kernels.silu_mul.apply(gate, up)
     return product
 
 
@@ -131,9 +135,10 @@ class FusedRMSNorm(Qwen2_5_VLRMSNorm):
             return plain
         # "llama": the mean of squares in float32, the weight in the dtype of the rows. Not in
         # place: the gradient it would overwrite is also that of the residual.
-        normed: Tensor = kernels.rms_norm.apply(
-            hidden_states, self.weight, self.variance_epsilon, 0.0, "llama", False
-        )
+        with torch.cuda.device(hidden_states.device):
+            normed: Tensor = kernels.rms_norm.apply(
+                hidden_states, self.weight, self.variance_epsilon, 0.0, "llama", False
+            )
         return normed
 
 
@@ -141,8 +146,15 @@ class FusedMLP(Qwen2MLP):
     """The gated MLP of a decoder layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows `[..., hidden]` in and out."""
-        return gated_mlp(self, x, is_silu=self.config.hidden_act == "silu")
+        """Rows `[..., hidden]` in and out; part by part where no gradient is wanted."""
+        is_silu = self.config.hidden_act == "silu"
+        if torch.is_grad_enabled() or x[..., 0].numel() <= ROWS_PER_CHUNK:
+            return gated_mlp(self, x, is_silu=is_silu)
+        out = torch.empty_like(x)
+        parts = (rows.flatten(0, -2).split(ROWS_PER_CHUNK) for rows in (out, x))
+        for place, part in zip(*parts, strict=True):
+            place.copy_(gated_mlp(self, part, is_silu=is_silu))
+        return out
 
 
 def fuse_layer(layer: nn.Module, config: Any) -> None:

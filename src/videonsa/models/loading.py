@@ -2,7 +2,8 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from videonsa.errors import ModelError, UsageError
+from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models._hf import StrictDataclassError, quiet_loading, snapshot_download
 from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
@@ -105,6 +106,7 @@ def load_model(
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
             model, weights that are missing, unexpected or of another shape, gates that are missing,
             or the package for quantised weights or device maps.
+        BudgetError: the weights do not fit the device.
     """
     place = torch.device(device or "cpu")
     check_weights(weights, place)
@@ -116,7 +118,7 @@ def load_model(
         model, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
     )
     size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
-    with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
+    with _out_of_memory(size, place), quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
         try:
             loaded = VideoNSAForConditionalGeneration.from_pretrained(
                 folder,
@@ -126,14 +128,33 @@ def load_model(
                 local_files_only=True,
                 **placing,
             )
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
                 f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
             ) from error
-    quantise(loaded, weights, place)
+    with _out_of_memory(size, place):
+        quantise(loaded, weights, place)
+        placed = loaded.to(place) if device_map is None else loaded
     notes = notes if weights == "full" else (*notes, NOTES[weights])
-    placed = loaded.to(place) if device_map is None else loaded
     return LoadedModel(model=placed.eval(), folder=folder, notes=notes)
+
+
+@contextmanager
+def _out_of_memory(size: int, place: torch.device) -> Iterator[None]:
+    """Turn running out of memory, with files of so many bytes, into advice."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        room = ""
+        if place.type == "cuda":
+            free, total = torch.cuda.mem_get_info(place)
+            room = f", which has {total / 1e9:.1f} GB, {free / 1e9:.1f} GB of it free,"
+        raise BudgetError(
+            f"the weights are {size / 1e9:.1f} GB on disk and do not fit {place}{room}: take "
+            "--weights int8 or int4, --device-map auto over several GPUs, or a smaller model"
+        ) from error
 
 
 def check_device_map(

@@ -14,7 +14,7 @@ from videonsa.models._hf import (
     Qwen2_5_VLForConditionalGeneration,
 )
 from videonsa.models.attention import HybridAttention
-from videonsa.models.cache import VideoNSACache
+from videonsa.models.cache import VideoNSACache, as_before_if_it_fails
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows, even_chunk
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.features import encode_frames, encode_patches, place_features
@@ -224,13 +224,14 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden_states = None
         sharded = None if chunk or exchange is None else shard_rows(rows, choice, exchange)
-        if chunk and (exchange is not None or inputs_embeds.shape[1] > chunk):
-            last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept, exchange)
-        else:
-            outputs = self._run_layers(
-                inputs_embeds, rows, cache, choice, output_hidden_states, sharded
-            )
-            last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
+        with as_before_if_it_fails(cache):
+            if chunk and (exchange is not None or inputs_embeds.shape[1] > chunk):
+                last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept, exchange)
+            else:
+                outputs = self._run_layers(
+                    inputs_embeds, rows, cache, choice, output_hidden_states, sharded
+                )
+                last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
         if labels is not None and lengths is not None:
             labels = labels_within(labels, lengths)
         logits = None if loss_only else self.lm_head(last)
@@ -293,7 +294,6 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 last = shared.rows_of_all(last, kept)
             # The last rows of all are among the last of each; a view would keep the others alive.
             parts.append(last[:, kept].clone() if isinstance(kept, slice) else last)
-        cache.expected = 0
         return torch.cat(parts, dim=1)[:, kept]
 
     def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:

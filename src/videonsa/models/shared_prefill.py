@@ -13,7 +13,8 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.models.attention import AttentionStep, StepPart
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.choice import ROWS_PER_CHUNK, AttentionChoice, why_at_once
+from videonsa.models.choice import AttentionChoice, why_at_once
+from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.rows import NewRows, frames_begun
 from videonsa.models.sharded import ShardedRows, gathering
 from videonsa.ops.layout import hybrid_layout

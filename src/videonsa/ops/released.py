@@ -262,10 +262,12 @@ def _nsa(
     if selected_blocks is not None:
         selected = _checked_selection(selected_blocks, len(rows)).to(q.device)
     if use_kernels and len(rows) == q.shape[1]:
-        from videonsa.ops.triton.released import released_forward  # needs Triton
+        from videonsa.ops.triton.common import on_device  # needs Triton
+        from videonsa.ops.triton.released import released_forward
 
         inputs = q[0], k[0], v[0], gates[0], selected
-        return released_forward(*inputs, spec=spec, return_branches=return_branches)
+        with on_device(q):
+            return released_forward(*inputs, spec=spec, return_branches=return_branches)
     keys = _Keys(heads_first(k), heads_first(v), pool_all_blocks(k), pool_all_blocks(v))
     if selected is None:
         selected = select_released(q, k, spec=spec, rows=rows, query_chunk=query_chunk)[0]
@@ -365,9 +367,11 @@ def _dense(
     """Causal attention of some of the last T positions over S keys: `[R, 28, D]`."""
     positions = rows + k.shape[1] - q.shape[1]
     if use_kernels and len(rows) >= LEAST_DENSE_ROWS:
-        from videonsa.ops.triton.released import dense_rows  # needs Triton
+        from videonsa.ops.triton.common import on_device  # needs Triton
+        from videonsa.ops.triton.released import dense_rows
 
-        return dense_rows(_take(q[0], rows), k[0], v[0], positions)
+        with on_device(q):
+            return dense_rows(_take(q[0], rows), k[0], v[0], positions)
     keys, values = heads_first(k), heads_first(v)
 
     def attend(positions: Tensor, q: Tensor) -> tuple[Tensor, ...]:

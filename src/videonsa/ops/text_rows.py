@@ -1,8 +1,11 @@
 """Text rows beside the kernels of the vision rows: PyTorch's fused attention, or our own kernel."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from videonsa.ops import masks
 from videonsa.ops.triton.support import why_not_rows
@@ -41,8 +44,8 @@ def dense_rows(
     keys = torch.arange(num_keys, device=k.device)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     size = max(1, MASK_ELEMENTS // max(1, len(q) * num_keys * group))
-    parts = []
-    for rows, at in zip(q.split(size, dim=1), positions.split(size, dim=1), strict=True):
+
+    def attend(rows: Tensor, at: Tensor) -> Tensor:
         mask = masks.causal(at, keys)  # [B, t, S]
         if key_mask is not None:
             mask = mask & key_mask[:, None]
@@ -54,5 +57,9 @@ def dense_rows(
             lines.flatten(2, 3), k, v, attn_mask=mask.flatten(2, 3)
         ).unflatten(2, lines.shape[2:4])
         out = torch.where(sees[:, None, :, None, None], out, 0)
-        parts.append(out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype))
-    return torch.cat(parts, dim=1)
+        return out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype)
+
+    parts = list(zip(q.split(size, dim=1), positions.split(size, dim=1), strict=True))
+    if len(parts) > 1 and torch.is_grad_enabled():  # else the mask of every part would be kept
+        attend = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([attend(*part) for part in parts], dim=1)

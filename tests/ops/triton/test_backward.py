@@ -123,7 +123,7 @@ def test_sharing_changes_nothing_but_rounding(min_shared, device, small_gradient
     inputs = make_inputs(SMALL, device)
     grad = make_grad(SMALL, inputs)
     tuning = attention.tuning_for(8, device=device)._replace(
-        min_shared=min_shared, partial_bytes=4096, gradient_bytes=4096
+        min_shared=min_shared, partial_bytes=4096
     )
     monkeypatch.setattr(attention, "tuning_for", lambda *_, **__: tuning)
     close(kernel_gradients(SMALL, inputs, grad), small_gradients)

@@ -119,7 +119,8 @@ def extra_bytes(num_rows, device):
 def test_memory_grows_no_faster_than_the_rows(device):
     at_16k, at_32k = (extra_bytes(num_rows, device) for num_rows in (2**14, 2**15))
     assert at_32k <= 2.1 * at_16k
-    assert at_32k <= 8 * 10**9, "the allowance at 128K"
+    at_128k = at_16k + 7 * (at_32k - at_16k)
+    assert at_128k <= 6 * 10**9, "outputs that nobody differentiates get no gradients of zeros"
 
 
 def test_compiled_function_has_one_graph_and_the_same_gradients(device):

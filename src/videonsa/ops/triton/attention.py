@@ -1,6 +1,5 @@
 """The kernels behind `nsa_attention`: custom ops of flat tensors, and the way to and from them."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from videonsa.ops.masks import ascending
 from videonsa.ops.spec import NSAResult, NSASpec
 from videonsa.ops.triton.backward import nsa_backward as run_backward
+from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.forward import Branches, Options, nsa_forward
 from videonsa.ops.triton.index import StreamIndex
 from videonsa.ops.triton.tuning import tuning_for
@@ -99,11 +99,6 @@ def _spec_options(counts: list[int], per_block: bool, branches: str) -> Options:
         per_block=per_block,
         branches=tuple(branches.split()),
     )
-
-
-def on_device(x: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be that of the tensors."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _run(
@@ -237,6 +232,9 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     q, k, v, gates, index, bounds, _, *ctx.options = inputs
     ctx.bounds = bounds
+    ctx.set_materialize_grads(
+        False
+    )  # of the output alone: zeros like the others took 2.9 GB at 128K
     ctx.save_for_backward(q, k, v, gates, *output[1:], *index)
 
 

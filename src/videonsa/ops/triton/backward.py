@@ -206,7 +206,7 @@ def nsa_backward(
             tiles,
             plan,
             index,
-            partial_bytes=tuning.gradient_bytes,
+            partial_bytes=tuning.partial_bytes,
             num_multiprocessors=num_multiprocessors(q.device),
             config=tuning.pair_gradient,
         )

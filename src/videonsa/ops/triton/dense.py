@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from videonsa.ops.triton.attention import on_device
+from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.forward import num_multiprocessors
 from videonsa.ops.triton.index import Tiles

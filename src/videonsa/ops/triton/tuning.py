@@ -41,9 +41,7 @@ class Tuning(NamedTuple):
     score_bytes: int
     """Buffer for the importance of one chunk of rows."""
     partial_bytes: int
-    """Buffer for the partial outputs of one chunk of rows."""
-    gradient_bytes: int
-    """Buffer for their partial gradients, beside which the outputs of the branches are alive."""
+    """Buffer for the partial outputs of one chunk of rows, or their partial gradients."""
 
 
 def rows_of_tile(group: int, lines: int, *, most: int = MAX_TILE_ROWS) -> int:
@@ -83,7 +81,6 @@ def hopper(max_size: int) -> Tuning:
         min_shared=4,
         score_bytes=2**29,
         partial_bytes=2**31,
-        gradient_bytes=3 * 2**29,
     )
 
 
@@ -104,7 +101,6 @@ def portable(max_size: int) -> Tuning:
         min_shared=4,
         score_bytes=2**28,
         partial_bytes=2**30,
-        gradient_bytes=2**30,
     )
 
 
@@ -125,5 +121,4 @@ def interpreter(max_size: int) -> Tuning:
         min_shared=4,
         score_bytes=2**18,
         partial_bytes=2**20,
-        gradient_bytes=2**20,
     )
