@@ -10,8 +10,8 @@
 #   benchmarks/gpu.sh train OUT       train.json
 #   benchmarks/gpu.sh shared OUT      128K tokens over all GPUs of the machine: train_1.json, train_2.json,
 #                                     train_2_fsdp.json, ..., prefill_1.json, prefill_2.json, ...
-#   benchmarks/gpu.sh shared OUT ONE  the same, against train.json and prefill.json in the folder ONE,
-#                                     of one GPU of this kind, in place of measuring that first
+#   benchmarks/gpu.sh shared OUT ONE  the same, against train.json and prefill.json in the folder ONE
+#                                     where they are of one GPU of this kind: not measured again
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
@@ -20,20 +20,26 @@ out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 mkdir -p "$out"
-videonsa() { python3 -m videonsa "$@"; }
+failed=0  # what fails leaves the others, and the exit status
+videonsa() { python3 -m videonsa "$@" || failed=1; }
+measured_on() { # GPU FILE...
+    local gpu=$1 file
+    shift
+    for file; do grep -q "\"device\": \"$gpu\"" "$file" || return 1; done
+}
 shapes=7b-16k,7b-32k,7b-64k,7b-128k
 
 case $part in
-tests) python3 -m pytest tests -m gpu -p no:cacheprovider ;;
+tests) python3 -m pytest tests -m gpu -p no:cacheprovider || failed=1 ;;
 forward)
     videonsa bench attention --shapes $shapes,7b-256k,3b-128k,frame60-32k,frame60-128k \
         --repeats 10 --out "$out/attention.json"
-    python3 benchmarks/kernels.py --out "$out/kernels.json"
+    python3 benchmarks/kernels.py --out "$out/kernels.json" || failed=1
     ;;
 backward)
     videonsa bench attention --shapes $shapes --passes backward,both --repeats 6 \
         --out "$out/attention.json"
-    python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json"
+    python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json" || failed=1
     ;;
 prefill)
     videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --video none \
@@ -56,7 +62,8 @@ shared)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     gpus=$(python3 -c 'import torch; print(torch.cuda.device_count())')
     train_one=${3:+$3/train.json} prefill_one=${3:+$3/prefill.json}
-    if [ -z "$train_one" ]; then
+    here=$(python3 -c 'import torch; print(torch.cuda.get_device_name())')
+    if [ -z "$train_one" ] || ! measured_on "$here" "$train_one" "$prefill_one"; then
         train_one=$out/train_1.json prefill_one=$out/prefill_1.json
         videonsa bench train --model 7B --tokens 128k --parts layers --out "$train_one"
         videonsa bench prefill --model 7B --tokens 128k --video none --repeats 2 \
@@ -67,11 +74,11 @@ shared)
         for fsdp in "" --fsdp; do
             python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
                 bench train --model 7B --tokens 128k --parts layers $fsdp \
-                --one "$train_one" --out "$out/train_$n${fsdp:+_fsdp}.json"
+                --one "$train_one" --out "$out/train_$n${fsdp:+_fsdp}.json" || failed=1
         done
         python3 -m torch.distributed.run --standalone --nproc-per-node "$n" -m videonsa \
             bench prefill --model 7B --tokens 128k --repeats 2 --one "$prefill_one" \
-            --out "$out/prefill_$n.json"
+            --out "$out/prefill_$n.json" || failed=1
     done
     ;;
 *)
@@ -79,4 +86,5 @@ shared)
     exit 2
     ;;
 esac
-python3 benchmarks/targets.py "$out"
+python3 benchmarks/targets.py "$out" || failed=1
+exit "$failed"

@@ -27,3 +27,8 @@ def variables() -> dict[str, str]:
 def num_processes() -> int:
     """Processes that torchrun or accelerate launch started; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processes_here() -> int:
+    """Those of them on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes()))

@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 from small_run import make_data
 
 from videonsa.data.manifest import read_manifest
 from videonsa.errors import UsageError
 from videonsa.inference.shapes import published_shape
+from videonsa.train import checks
 from videonsa.train.checks import check_data, check_processes
 from videonsa.train.reading import read_recipe
 
@@ -66,3 +69,17 @@ def test_data_that_fit_are_taken(manifest):
 def test_weights_are_not_sharded_on_cpus():
     with pytest.raises(UsageError, match="2 processes on CPUs: want two or more GPUs"):
         check_processes(seven(), world_size=2, on_gpu=False)
+
+
+def test_too_little_shared_memory_is_told_before_workers_die_of_it(monkeypatch, tmp_path):
+    recipe = read_recipe("study", settings=["data.manifest=data"])
+    monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path)
+    free = SimpleNamespace(free=2**30)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: free)
+    checks.check_shared_memory(recipe, runs=1)
+    with pytest.raises(
+        UsageError, match=r"has 1\.1 GB free, 30 batches .* want 4\.6:.*num_workers"
+    ):
+        checks.check_shared_memory(recipe, runs=6)
+    monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path / "none")
+    checks.check_shared_memory(recipe, runs=6)

@@ -1,5 +1,6 @@
 """`videonsa train`: a recipe to a trained model."""
 
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: Namespace) -> int:
     """Run the command."""
+    begun = time.monotonic()  # before half a minute of imports and loading
     with quiet_libraries(debug=args.debug):
         from videonsa.train.reading import read_recipe, recipe_to_yaml
 
@@ -60,7 +62,7 @@ def run(args: Namespace) -> int:
 
         out = args.out or Path("runs", recipe.name)
         prepare_folder(out)
-        model = train(recipe, out, evaluation=suite_evaluation(recipe, out))
+        model = train(recipe, out, evaluation=suite_evaluation(recipe, out), begun=begun)
     if model is None:
         report(f"stopped after {recipe.run.seconds:g} s: the same command goes on from {out}")
         if args.json:

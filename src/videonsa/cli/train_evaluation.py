@@ -35,7 +35,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         samples=settings.evaluate_samples,
         conditions=("whole",),
         frame_size=settings.evaluate_frame_size,
-        style="free" if recipe.model.base == "embedded" else "choice",
+        style=settings.evaluate_style,
     )
 
     def evaluate(model: Any, tokenizer: Any, step: int) -> dict[str, float]:

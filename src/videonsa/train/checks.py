@@ -1,9 +1,42 @@
 """What cannot work is told before a weight is loaded, with the nearest that can."""
 
+import shutil
+from pathlib import Path
+
 from videonsa.data.manifest import Manifest
 from videonsa.errors import UsageError
 from videonsa.inference.shapes import ModelShape
 from videonsa.train.settings import Recipe
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCHED = 2
+"""Batches that a worker of the loader has waiting."""
+_BYTES_A_TOKEN = 2 * 3 * 28 * 28
+"""Of pixels as bytes."""
+
+
+def check_shared_memory(recipe: Recipe, *, runs: int) -> None:
+    """Refuse workers that find no room for the frames they hand over: they die of a signal.
+
+    Args:
+        recipe: of every run, or process of a run.
+        runs: on this machine at the same time.
+
+    Raises:
+        UsageError: naming what is there and what is wanted.
+    """
+    workers = recipe.data.num_workers
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    batches = runs * (workers * PREFETCHED + 1)
+    wanted = batches * recipe.data.context * _BYTES_A_TOKEN
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < wanted:
+        raise UsageError(
+            f"{SHARED_MEMORY} has {free / 1e9:.1f} GB free, {batches} batches of frames on their "
+            f"way may want {wanted / 1e9:.1f}: enlarge it, or lower data.num_workers (0: each "
+            "process reads its videos itself)"
+        )
 
 
 def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:

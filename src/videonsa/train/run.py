@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import math
 import platform
+import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import (
     AutoTokenizer,
     PrinterCallback,
@@ -22,6 +25,7 @@ from videonsa import __version__
 from videonsa.data.dataset import VideoDataset
 from videonsa.data.loader import PackedLoader
 from videonsa.data.manifest import Manifest, read_manifest
+from videonsa.env import processes_here
 from videonsa.errors import UsageError, missing_package
 from videonsa.inference.locate import locate_model
 from videonsa.inference.shapes import load_shape, shape_of_config
@@ -29,7 +33,7 @@ from videonsa.models._hf import quiet_loading
 from videonsa.models.loading import load_model, read_checkpoint
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.parallel.exchange import SequenceExchange
-from videonsa.train.checks import check_data, check_processes
+from videonsa.train.checks import check_data, check_processes, check_shared_memory
 from videonsa.train.parameters import choose_parameters, close_gates
 from videonsa.train.reading import recipe_of, recipe_to_yaml
 from videonsa.train.saving import (
@@ -58,6 +62,7 @@ def train(
     *,
     evaluation: Evaluation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    begun: float | None = None,
 ) -> Path | None:
     """Train, or go on from the last checkpoint in `out`.
 
@@ -69,6 +74,7 @@ def train(
         out: folder of the run.
         evaluation: called every `run.evaluate_every` steps.
         callbacks: more for the Trainer.
+        begun: what `run.seconds` count from, by `time.monotonic`. Default: now.
 
     Returns:
         The folder of the trained model; None where `run.seconds` were over before the last step.
@@ -79,9 +85,11 @@ def train(
         DataError: more samples that cannot be read than the recipe allows.
         ModelError: weights that cannot be used.
     """
+    begun = time.monotonic() if begun is None else begun
     processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
+    check_shared_memory(recipe, runs=processes_here())
     manifest = _manifest(recipe)
     check_data(recipe, manifest, load_shape(recipe.model.base))
     checkpoint = _prepare(recipe, out, manifest, processes)
@@ -94,6 +102,7 @@ def train(
         exchange=sequence_exchange(recipe, processes),
         evaluation=evaluation,
         callbacks=callbacks,
+        begun=begun,
     )
     with quiet_loading(show_progress=False):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -221,6 +230,7 @@ def _trainer(
     exchange: SequenceExchange | None,
     evaluation: Evaluation | None,
     callbacks: Sequence[TrainerCallback],
+    begun: float,
 ) -> PackTrainer:
     base = locate_model(recipe.model.base)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -253,7 +263,7 @@ def _trainer(
             Watch(
                 log=LogFile(out / LOG),
                 evaluate_every=recipe.run.evaluate_every,
-                seconds=recipe.run.seconds,
+                end=math.inf if recipe.run.seconds is None else begun + recipe.run.seconds,
             ),
             *callbacks,
         ],
@@ -268,7 +278,19 @@ def _trainer(
     )
     for own in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own)
+    if recipe.parallel.fsdp and recipe.run.precision == "bf16":
+        sum_in_float32(trainer.accelerator.state.fsdp_plugin)
     return trainer
+
+
+def sum_in_float32(plugin: Any) -> None:
+    """Let FSDP2 compute in bfloat16, but sum gradients and give losses as one process does.
+
+    Accelerate's own policy has bfloat16 for all three.
+    """
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+    )
 
 
 def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:

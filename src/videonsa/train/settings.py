@@ -201,6 +201,8 @@ class RunSettings:
     """Videos of each length."""
     evaluate_frame_size: int = 224
     """Pixels a side."""
+    evaluate_style: Literal["choice", "free"] = "choice"
+    """A letter of several answers, or the answer itself."""
     max_skipped: int = 5
     """Steps in a row without finite gradients, then the run stops."""
     peak_tflops: float | None = None

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 
@@ -197,6 +198,10 @@ class PackTrainer(Trainer):
         if self.extras.evaluation is None:
             return {}
         self.model.eval()
+        for entrance in ("encode_frames", "encode_vision", "embed_prompt"):
+            register_fsdp_forward_method(
+                self.inner_model, entrance
+            )  # which `forward` does not pass
         with torch.no_grad():
             step = self.state.global_step
             found = self.extras.evaluation(self.inner_model, self.processing_class, step)
@@ -246,13 +251,13 @@ class Watch(TrainerCallback):
     Args:
         log: where lines go.
         evaluate_every: steps; 0: never.
-        seconds: after which the run stops with a checkpoint; None: never.
+        end: when the run stops with a checkpoint, by `time.monotonic`.
     """
 
-    def __init__(self, *, log: LogFile, evaluate_every: int, seconds: float | None = None) -> None:
+    def __init__(self, *, log: LogFile, evaluate_every: int, end: float = math.inf) -> None:
         self._log = log
         self._every = evaluate_every
-        self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self._end = end
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

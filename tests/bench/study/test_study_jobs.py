@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from videonsa.bench.study import jobs
 from videonsa.bench.study.jobs import Clock, Job, call_apart, run_jobs
 
 
@@ -54,6 +55,17 @@ def test_one_that_fails_leaves_the_others_and_what_stopped_early_is_left(tmp_pat
     work = Work(*"abc", failing="a", stopping="b")
     ended = run_jobs(work.jobs(tmp_path), at_once=1, clock=Clock(), call=work.call)
     assert ended == {"a": "failed", "b": "left", "c": "done"}
+
+
+def test_the_end_of_a_failed_log_is_told_and_now_and_then_what_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "TOLD_EVERY", 0.005)
+    work, told = Work("a", failing="a"), []
+    bar = "step: 1%\rstep: 2%\r"
+    (tmp_path / "a").write_bytes("\n".join([*map(str, range(60)), "Traceback", bar]).encode())
+    run_jobs(work.jobs(tmp_path), at_once=1, clock=Clock(), call=work.call, tell=told.append)
+    *now_and_then, end = told
+    assert set(now_and_then) == {"a: step: 2%"}
+    assert end.splitlines() == ["a failed:", *map(str, range(22, 60)), "Traceback", "step: 2%"]
 
 
 def test_what_is_done_is_not_called_again(tmp_path):

@@ -136,6 +136,17 @@ def test_models_come_back_in_parts_and_are_whole_again(whole, tmp_path):
     assert names == sorted(run.name for run in SMALL.twins())
 
 
+def test_without_a_model_there_is_nothing_to_pack(tmp_path, capsys):
+    assert study(tmp_path, "pack-models") == 2
+    assert "no twin" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_ends_the_study_before_anything_is_built(tmp_path, capsys):
+    assert study(tmp_path, "all", "--set", "lnog:optimizer.steps=9") == 2
+    assert "no stage 'lnog'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_trained_is_not_reported(tmp_path, capsys):
     assert study(tmp_path, "report") == 2
     assert "not trained yet: short-0-dense" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 
 from videonsa.bench.study.design import STAGES, Design, Run
 from videonsa.bench.study.summary import attended_shares
+from videonsa.errors import UsageError
 from videonsa.ops.spec import NSASpec
 from videonsa.train.reading import read_recipe
 
@@ -54,6 +55,14 @@ def test_settings_may_be_those_of_one_stage(tmp_path):
     )
     assert "optimizer.steps=9" in long and "optimizer.steps=9" not in short
     assert "run.log_every=3" in long and "run.log_every=3" in short
+
+
+def test_a_setting_of_no_stage_is_refused_and_a_colon_in_a_value_is_none(tmp_path):
+    run = Run(stage="long", seed=0, attention="dense")
+    gates = "model.closed_gates=['compressed:1']"
+    assert gates in Design(settings=(gates,)).settings_of(run, tmp_path)
+    with pytest.raises(UsageError, match="no stage 'study', want one of short, medium, long"):
+        Design(settings=("study:optimizer.steps=9",)).settings_of(run, tmp_path)
 
 
 def test_what_led_to_a_model_that_is_there_is_not_trained_again(tmp_path):

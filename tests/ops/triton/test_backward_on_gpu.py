@@ -14,6 +14,7 @@ pytestmark = pytest.mark.gpu
 BF16, HALF = torch.bfloat16, torch.float16
 LAYER_7B = {"group": 7, "kv_heads": 4, "dim": 128, "s": 64, "n": 8, "w": 256}
 NARROW = LAYER_7B | {"kv_heads": 2}
+STUDY = {"group": 3, "kv_heads": 2, "dim": 32, "s": "frame", "n": 8, "w": 64}
 CASES = {
     f"{group} heads, {dtype}, {regime}, {rows}": Case(
         **LAYER_7B | {"group": group, "kv_heads": 28 // group},
@@ -33,6 +34,7 @@ CASES = {
         **NARROW | {"s": "frame"}, frames=(54,) * 30, rows=1620, coherence=0.9
     ),
     "frames of more than 128": Case(**NARROW | {"s": "frame"}, frames=(150, 33) * 9, rows=1647),
+    "the study's": Case(**STUDY, frames=(16,) * 120, rows=1920),
     "blocks of 128": Case(**NARROW | {"s": 128}, rows=2000),
     "blocks of 16, n of 64": Case(**NARROW | {"s": 16, "n": 64}, rows=1500),
     "blocks of 20": Case(**NARROW | {"s": 20}, rows=1000),

@@ -26,6 +26,7 @@ REGIMES = {"random": 0.0, "coherent": 0.9}
 DTYPES = {"bfloat16": BF16, "float16": HALF}
 PER_BLOCK = {"selection_scope": "block"}
 NARROW = {"kv_heads": 2, "s": 64, "n": 8, "w": 256}
+STUDY = {"group": 3, "kv_heads": 2, "dim": 32, "s": "frame", "n": 8, "w": 64}
 
 CASES = {
     f"{layer}, {dtype}, {regime}, {rows}": Case(
@@ -40,6 +41,7 @@ CASES = {
     "frames of more than 128": Case(
         **NARROW | {"s": "frame"}, group=7, dim=128, frames=(150, 33) * 12, rows=2196
     ),
+    "the study's": Case(**STUDY, frames=(16,) * 200, rows=3200),
     "block scope": Case(**LAYER_7B, rows=4096, options=PER_BLOCK),
     "block scope of frames": Case(
         **LAYER_7B | {"s": "frame"}, frames=(60,) * 50, rows=3000, options=PER_BLOCK

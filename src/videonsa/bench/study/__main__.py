@@ -15,6 +15,7 @@ from videonsa.bench.study.jobs import Call, Clock, call_apart
 from videonsa.bench.study.keep import RESULT, keep_pair
 from videonsa.bench.study.parcels import unpack
 from videonsa.bench.study.parts import (
+    check_settings,
     evaluate,
     note_time,
     pack_models,
@@ -100,11 +101,14 @@ def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
         if args.part == "keep":
             written = keep_pair(design, out, folder, seed=args.seed)
         elif args.part == "pack-models":
-            written = pack_models(design, out, folder)
+            written, missing = pack_models(design, out, folder)
+            if missing:
+                sys.stderr.write(f"not trained yet: {', '.join(missing)}\n")
         else:
             written = pack_states(design, args.runs.split(","), out, folder)
         sys.stdout.writelines(f"{path.stat().st_size:>12,} {path}\n" for path in written)
         return 0
+    check_settings(design, out)
     clock = Clock.of(args.seconds)
     for part in ALL_PARTS if args.part == "all" else (args.part,):
         if not _do(part, args, design, clock, call):

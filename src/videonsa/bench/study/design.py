@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from videonsa.errors import UsageError
 from videonsa.train.run import MODEL
 from videonsa.video.suite import KINDS, frames_for_tokens
 
@@ -121,12 +122,20 @@ class Design:
             f"run.seed={run.seed}",
         ]
         for setting in self.settings:
-            stage, colon, rest = setting.partition(":")
-            if not colon:
-                chosen.append(setting)
-            elif stage == run.stage:
-                chosen.append(rest)
+            stage, own = self._stage_of(setting)
+            if stage in (None, run.stage):
+                chosen.append(own)
         return chosen
+
+    def _stage_of(self, setting: str) -> tuple[str | None, str]:
+        """The stage that a setting is for, None for all, and the setting itself."""
+        stage, colon, own = setting.partition(":")
+        if not colon or "=" in stage:  # the colon is of the value
+            return None, setting
+        names = [one.name for one in self.stages]
+        if stage not in names:
+            raise UsageError(f"--set {setting}: no stage {stage!r}, want one of {', '.join(names)}")
+        return stage, own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,8 +17,13 @@ import torch
 from videonsa.env import variables
 
 Ended = Literal["done", "left", "failed"]
-LEAST_SECONDS = 60.0
+LEAST_SECONDS = 100.0
 """With less than this left no job starts: importing and loading alone take a good part of it."""
+
+TOLD_EVERY = 60.0
+"""Seconds."""
+TOLD_OF_A_FAILURE = 40
+"""Lines."""
 
 
 class Clock(NamedTuple):
@@ -79,8 +85,20 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
+def last_lines(log: Path, count: int) -> list[str]:
+    """Of what a job has said so far; of a progress bar its last state."""
+    text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
+    lines = [line.rstrip().rpartition("\r")[2].strip() for line in text.split("\n")]
+    return [line for line in lines if line][-count:]
+
+
 def run_jobs(
-    jobs: Sequence[Job], *, at_once: int, clock: Clock, call: Call = call_apart
+    jobs: Sequence[Job],
+    *,
+    at_once: int,
+    clock: Clock,
+    call: Call = call_apart,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Ended]:
     """Run those that are not done, so many at the same time; one that fails leaves the others.
 
@@ -90,6 +108,7 @@ def run_jobs(
         clock: when they have to be over. What does not end by itself is killed then: all that the
             commands write can be gone on with.
         call: runs one.
+        tell: told what each that runs said last, now and then, and the end of what failed.
 
     Returns:
         How each ended, by its name: `left` is what there was no time for.
@@ -97,6 +116,8 @@ def run_jobs(
     slots: SimpleQueue[int] = SimpleQueue()
     for slot in range(at_once):
         slots.put(slot)
+    running: dict[str, Job] = {}
+    all_ended = Event()
 
     def run(job: Job) -> Ended:
         if job.is_done():
@@ -106,12 +127,27 @@ def run_jobs(
             seconds = clock.left
             if seconds < LEAST_SECONDS:
                 return "left"
+            running[job.name] = job
             status = call(job.command(seconds), job.log, seconds, slot)
         finally:
+            running.pop(job.name, None)
             slots.put(slot)
         if job.is_done():
             return "done"
-        return "left" if status == 0 or clock.left <= 0 else "failed"
+        if status == 0 or clock.left <= 0:
+            return "left"
+        tell("\n".join([f"{job.name} failed:", *last_lines(job.log, TOLD_OF_A_FAILURE)]))
+        return "failed"
 
-    with ThreadPoolExecutor(at_once) as pool:
-        return dict(zip((job.name for job in jobs), pool.map(run, jobs), strict=True))
+    def watch() -> None:
+        while not all_ended.wait(TOLD_EVERY):
+            for job in list(running.values()):
+                tell("".join([f"{job.name}: ", *last_lines(job.log, 1)]))
+
+    with ThreadPoolExecutor(at_once + 1) as pool:
+        watching = pool.submit(watch)
+        try:
+            return dict(zip((job.name for job in jobs), pool.map(run, jobs), strict=True))
+        finally:
+            all_ended.set()
+            watching.result()

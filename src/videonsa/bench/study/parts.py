@@ -1,7 +1,7 @@
 """The parts of the study, each gone on with when it is called again: prepare, train, evaluate."""
 
 import json
-import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,23 +16,29 @@ from videonsa.bench.study.summary import is_answered
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
 from videonsa.models.convert import convert
+from videonsa.train.checks import check_shared_memory
 from videonsa.train.reading import read_recipe
 from videonsa.train.saving import last_checkpoint
 
 TIMES = "times.jsonl"
-SHARED_MEMORY = Path("/dev/shm")
-PREFETCHED = 2
-"""Batches that a worker of the loader has waiting."""
-_BYTES_A_TOKEN = 2 * 3 * 28 * 28
-"""Of pixels as bytes."""
 STOPPING_SECONDS = 45.0
 """Before the end of a part a run stops: it needs them to start, for its last step and to save."""
+
+
+def check_settings(design: Design, out: Path) -> None:
+    """Read the recipes as every run will.
+
+    Raises:
+        UsageError: a setting for no stage, or one that a recipe has not.
+    """
+    for run in design.all_runs():
+        read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
 
 
 def prepare(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) -> bool:
     """Build the manifests of all stages; True when all are there."""
     jobs = [_building(stage, out) for stage in design.stages]
-    return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out)
+    return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call, tell=_tell), out)
 
 
 def _building(stage: Stage, out: Path) -> Job:
@@ -57,26 +63,15 @@ def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) 
         _check_shared_memory(design, runs[0], out, at_once=min(at_once, len(runs)))
     for stage in design.stages:
         jobs = [_training(design, run, out) for run in design.runs(stage)]
-        if not _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out):
+        if not _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call, tell=_tell), out):
             return False
     return True
 
 
 def _check_shared_memory(design: Design, run: Run, out: Path, *, at_once: int) -> None:
-    """Workers hand frames over in shared memory; a run that finds none there dies of a signal."""
-    if not SHARED_MEMORY.is_dir():
-        return
+    """Of all runs at once; each looks for itself alone."""
     recipe = read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
-    workers = recipe.data.num_workers
-    batches = workers * PREFETCHED + 1 if workers else 0
-    wanted = at_once * batches * recipe.data.context * _BYTES_A_TOKEN
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < wanted:
-        raise UsageError(
-            f"{SHARED_MEMORY} has {free / 1e9:.1f} GB free, {at_once} runs of stage {run.stage} "
-            f"at once want {wanted / 1e9:.1f}: enlarge it, lower --at-once, or --set "
-            "data.num_workers=0, where each run draws its videos itself"
-        )
+    check_shared_memory(recipe, runs=at_once)
 
 
 def _recipe_of(design: Design, run: Run) -> str:
@@ -106,7 +101,7 @@ def evaluate(
     # The longest first: they take longest.
     pairs = [(run, length) for length in sorted(design.lengths)[::-1] for run in design.twins()]
     jobs = [_asking(design, run, length, out, dtype=dtype) for run, length in pairs]
-    return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call), out)
+    return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call, tell=_tell), out)
 
 
 def _asking(design: Design, run: Run, length: int, out: Path, *, dtype: str) -> Job:
@@ -125,6 +120,10 @@ def _asking(design: Design, run: Run, length: int, out: Path, *, dtype: str) -> 
         log=_log(out, name),
         is_done=lambda: is_answered(design, run, out, length),
     )
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _log(out: Path, name: str) -> Path:
@@ -199,8 +198,20 @@ def pack_states(design: Design, names: Sequence[str], out: Path, folder: Path) -
     ]
 
 
-def pack_models(design: Design, out: Path, folder: Path) -> list[Path]:
-    """The twins' models in bfloat16, in one parcel; it unpacks to `models/RUN`."""
-    for run in design.twins():
+def pack_models(design: Design, out: Path, folder: Path) -> tuple[list[Path], list[str]]:
+    """The twins' models in bfloat16, in one parcel; it unpacks to `models/RUN`.
+
+    Returns:
+        The files, and the names of twins that have no model yet.
+
+    Raises:
+        UsageError: none has.
+    """
+    twins = design.twins()
+    done = [run for run in twins if run.model(out).is_dir()]
+    if not done:
+        raise UsageError(f"no twin in {out} has its model yet: train first")
+    for run in done:
         convert(run.model(out), out / "models" / run.name, dtype=torch.bfloat16, force=True)
-    return pack([out / "models"], base=out, out=folder, name="models")
+    missing = [run.name for run in twins if run not in done]
+    return pack([out / "models"], base=out, out=folder, name="models"), missing
