@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from videonsa.disk import folder_to_disk, to_disk
 from videonsa.errors import ModelError, UsageError
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.gates import init_gates
@@ -283,7 +284,9 @@ def _whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
+            folder_to_disk(partial)
             _rename(partial, target)
+            to_disk(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,6 @@
 """Checkpoints that are whole or absent, and what is recorded beside them."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from videonsa.disk import folder_to_disk, to_disk
 from videonsa.errors import TrainingError
 
 PARTIAL = ".saving"
@@ -56,28 +56,17 @@ def saving(folder: Path) -> Iterator[None]:
 def publish(folder: Path, name: str, *, keep: int) -> None:
     """Move a complete checkpoint from `PARTIAL` to its place, then remove the oldest."""
     partial, final = folder / PARTIAL / name, folder / name
-    for path in sorted(partial.rglob("*")):
-        _sync(path)
-    _sync(partial)
+    folder_to_disk(partial)
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    _sync(folder)
+    to_disk(folder)
     clear_partial(folder)
     steps = sorted(
         int(path.name.removeprefix(_CHECKPOINT)) for path in folder.glob(f"{_CHECKPOINT}*")
     )
     for step in steps[:-keep]:
         shutil.rmtree(folder / f"{_CHECKPOINT}{step}")
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class LogFile:

@@ -1,0 +1,43 @@
+"""A packed batch on its way from a worker."""
+
+import pickle
+
+import torch
+
+from videonsa.data.collate import PackedBatch
+from videonsa.video.sampling import SamplingSpec
+
+
+def batch_of(videos, images):
+    return PackedBatch(
+        samples=(3, 1),
+        ids=("a", "b"),
+        input_ids=torch.arange(6)[None],
+        labels=torch.arange(6)[None],
+        cu_seqlens=torch.tensor([0, 2, 6], dtype=torch.int32),
+        videos=videos,
+        video_times=tuple((0.0,) for _ in videos),
+        images=images,
+        sampling=SamplingSpec(),
+    )
+
+
+def frames(*shape):
+    return torch.randint(256, shape, dtype=torch.uint8)
+
+
+def test_frames_travel_as_one_tensor_and_are_the_same():
+    videos, images = (frames(4, 3, 28, 56), frames(2, 3, 56, 28)), (frames(1, 3, 28, 28),)
+    batch = batch_of(videos, images)
+    found = pickle.loads(pickle.dumps(batch))
+    for name, clips in (("videos", videos), ("images", images)):
+        assert all(map(torch.equal, getattr(found, name), clips))
+    memories = {x.untyped_storage().data_ptr() for x in (*found.videos, *found.images)}
+    assert len(memories) == 1
+    assert (found.samples, found.ids, found.video_times) == ((3, 1), ("a", "b"), ((0.0,), (0.0,)))
+    assert torch.equal(found.cu_seqlens, batch.cu_seqlens) and found.sampling == batch.sampling
+
+
+def test_a_batch_of_text_travels_too():
+    found = pickle.loads(pickle.dumps(batch_of((), ())))
+    assert found.videos == found.images == () and found.num_tokens == 6
