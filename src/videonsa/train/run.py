@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import (
     AutoTokenizer,
     PrinterCallback,
@@ -278,19 +277,7 @@ def _trainer(
     )
     for own in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own)
-    if recipe.parallel.fsdp and recipe.run.precision == "bf16":
-        sum_in_float32(trainer.accelerator.state.fsdp_plugin)
     return trainer
-
-
-def sum_in_float32(plugin: Any) -> None:
-    """Let FSDP2 compute in bfloat16, but sum gradients and give losses as one process does.
-
-    Accelerate's own policy has bfloat16 for all three.
-    """
-    plugin.mixed_precision_policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16, reduce_dtype=torch.float32
-    )
 
 
 def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:

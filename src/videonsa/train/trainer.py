@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 
@@ -76,6 +76,11 @@ class PackTrainer(Trainer):
         )
         self.num_skipped = 0
         """Steps in a row without finite gradients."""
+        if recipe.parallel.fsdp and recipe.run.precision == "bf16":
+            # Accelerate's own policy also sums gradients and rounds the loss in bfloat16.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+            )
 
     @property
     def inner_model(self) -> Any:
