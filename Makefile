@@ -27,7 +27,7 @@ demo: $(RUNTIME) ## ask the embedded model seven questions about a rendered vide
 	$(BIN)/videonsa demo
 
 test: $(DEV) ## run the tests (CPU, two processes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint types layers test build ## all that CI runs
 

@@ -103,6 +103,9 @@ def clip_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files that take long begin first: what is left at the end is short, for either process.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
         if item.path.is_relative_to(KERNEL_TESTS):
             item.add_marker(pytest.mark.filterwarnings(OF_THE_INTERPRETER))
