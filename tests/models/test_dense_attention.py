@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from videonsa.models import attention
 from videonsa.models.attention import LowerRightBias, dense_attention
+from videonsa.ops import text_rows
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 16
 
@@ -62,7 +62,7 @@ def test_pieces_see_their_own_keys_only():
 @pytest.mark.parametrize("elements", [2**27, 40, 1])
 def test_padded_keys_are_seen_by_no_row(elements, monkeypatch):
     """However few rows go at a time."""
-    monkeypatch.setattr(attention, "MASK_ELEMENTS", elements)
+    monkeypatch.setattr(text_rows, "MASK_ELEMENTS", elements)
     inputs, key_mask = tensors(4, 9, batch=2), torch.ones(2, 9, dtype=torch.bool)
     key_mask[1, :3] = False
     wanted = masked(*inputs, lower_right(4, 9) & key_mask[:, None, None])

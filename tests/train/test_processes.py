@@ -15,7 +15,7 @@ from videonsa.train.run import train
 
 pytestmark = pytest.mark.slow
 STEPS = 8
-ASKED = ("run.evaluate_every=5", "run.evaluate_samples=1", "run.evaluate_lengths=['1k']")
+ASKED = ("run.evaluate_every=3", "run.evaluate_samples=1", "run.evaluate_lengths=['1k']")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def test_processes_that_shard_weights_train_as_one_and_go_on(recipe, alone, tmp_
     program = (str(Path(__file__).with_name("fsdp_on_cpus.py")),)
     run_processes(recipe, out, *sharded, program=program)
     assert_same_training(out, alone)
-    assert (out / "eval" / "step-5" / "samples.jsonl").exists()
+    for step in (3, 6):
+        assert (out / "eval" / f"step-{step}" / "samples.jsonl").exists()
     whole = losses(out)
     for name in (f"checkpoint-{STEPS}", "model"):
         (out / name).rename(tmp_path / name)

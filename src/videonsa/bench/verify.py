@@ -34,7 +34,7 @@ NEAR_TIE = 1e-5
 """Relative gap of two importances that any implementation may order either way."""
 TESTS = "tests/ops/triton"
 MOST_TEST_PROCESSES = 10
-"""Most of the tests' time goes into compiling: one process took four minutes, ten one."""
+"""Most of the tests' time goes into compiling, on the CPUs."""
 LARGEST_TEST, LARGE_TEST = 44 * 2**30, 8 * 2**30
 """Bytes of the GPU: what one test takes, and what any number of others may."""
 _NO_TESTS_COLLECTED = 5

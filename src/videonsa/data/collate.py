@@ -40,7 +40,7 @@ class PackedBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         """How it goes from a worker to its run: all frames as one tensor.
 
-        Each tensor takes a file descriptor on its way; two hundred stills took the run 100 ms.
+        Each tensor takes a file descriptor on its way, and a batch of stills has hundreds.
         """
         clips = (*self.videos, *self.images)
         flat = torch.cat([clip.flatten() for clip in clips]) if clips else None

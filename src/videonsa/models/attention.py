@@ -15,11 +15,10 @@ from videonsa.models.config import VideoNSAConfig
 from videonsa.models.fused import rotate
 from videonsa.models.gates import branch_gates, init_gates
 from videonsa.models.recorder import AttentionRecorder
-from videonsa.ops import masks
 from videonsa.ops.layout import HybridLayout
 from videonsa.ops.nsa import Backend, hybrid_attention
 from videonsa.ops.spec import BRANCHES, NSASpec
-from videonsa.ops.text_rows import MASK_ELEMENTS
+from videonsa.ops.text_rows import dense_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +102,7 @@ def dense_attention(
 
     Without padding no mask of T * S entries is made on a GPU in float16 or bfloat16: where T < S
     PyTorch's FlashAttention knows which corner of the scores is causal. A CPU makes one. With
-    padding the rows go part by part, so that no mask has more than `MASK_ELEMENTS`.
+    padding rows go part by part with a mask of bounded size (`dense_rows`).
 
     Args:
         q: `[B, T, HQ, D]`.
@@ -123,21 +122,13 @@ def dense_attention(
         return torch.cat([dense_attention(*one) for one in samples], dim=1)
     num_rows, num_keys = q.shape[1], k.shape[1]
     if key_mask is None:
-        return _sdpa(q, k, v, LowerRightBias(num_rows, num_keys) if num_rows > 1 else None)
-    places = torch.arange(num_keys, device=k.device)
-    size = max(1, MASK_ELEMENTS // key_mask.numel())
-    outputs = [
-        _sdpa(rows, k, v, masks.causal(at, places)[:, None] & key_mask[:, None, None, :])
-        for rows, at in zip(q.split(size, 1), places[None, -num_rows:].split(size, 1), strict=True)
-    ]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's attention of `[B, T, HQ, D]` over `[B, S, H, D]`; mask `[B, 1, T, S]`."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    return out.transpose(1, 2)
+        mask = LowerRightBias(num_rows, num_keys) if num_rows > 1 else None
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, enable_gqa=True
+        )
+        return out.transpose(1, 2)
+    positions = torch.arange(num_keys - num_rows, num_keys, device=k.device).expand(len(q), -1)
+    return dense_rows(q, k, v, positions=positions, key_mask=key_mask)
 
 
 class HybridAttention(Qwen2_5_VLAttention):

@@ -81,8 +81,8 @@ def chunk_of_rows(
 def even_chunk(num_rows: int, most: int) -> int:
     """Rows of a chunk, at most so many: as few chunks as that leaves, and none of a few rows.
 
-    Launching the layers for the 64 rows that 128K tokens have over eight chunks took part of their
-    prefill.
+    A chunk of the 64 rows that a prompt has over eight whole ones would cost the launches of all
+    layers like any other.
     """
     even = -(-num_rows // -(-num_rows // most))
     return min(most, num_rows, -(-even // _ROUNDED_TO) * _ROUNDED_TO)

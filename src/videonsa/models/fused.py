@@ -16,7 +16,8 @@ from videonsa.models._hf import Qwen2_5_VLRMSNorm, Qwen2MLP, apply_rotary_pos_em
 _logger = logging.getLogger(__name__)
 
 ROWS_PER_CHUNK = 2**14
-"""The MLP of the 7B model takes 1.9 GB for so many rows, and a GPU is busy with them."""
+"""That go through an MLP, and through all layers of a long prefill, at a time: the MLP of the 7B
+model takes 1.9 GB for so many, and a GPU is busy with them."""
 
 
 class _Kernels(NamedTuple):

@@ -118,27 +118,29 @@ def load_model(
         model, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
     )
     size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
-    with _out_of_memory(size, place), quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
-        try:
-            loaded = VideoNSAForConditionalGeneration.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype or "auto",
-                fresh_gates=fresh_gates,
-                local_files_only=True,
-                **placing,
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-            raise ModelError(
-                f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
-            ) from error
     with _out_of_memory(size, place):
+        with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
+            loaded = _read_weights(
+                folder, config=config, dtype=dtype or "auto", fresh_gates=fresh_gates, **placing
+            )
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
     notes = notes if weights == "full" else (*notes, NOTES[weights])
     return LoadedModel(model=placed.eval(), folder=folder, notes=notes)
+
+
+def _read_weights(folder: Path, **options: Any) -> VideoNSAForConditionalGeneration:
+    try:
+        model: VideoNSAForConditionalGeneration = VideoNSAForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, **options
+        )
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise ModelError(
+            f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
+        ) from error
+    return model
 
 
 @contextmanager

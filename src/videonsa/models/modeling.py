@@ -82,8 +82,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
       first token. Not with `attention_mask`, a cache, `rows_per_chunk` or a recorder.
     * `loss_only`: the loss without logits, which are None then: for memory, with many rows.
     * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
-    * `rows_per_chunk`: how many new rows go through the layers at a time, for bounded memory. By
-      default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
+    * `rows_per_chunk`: at most so many new rows go through the layers at once, for bounded memory.
+      By default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
     * `attention`, `nsa_spec`: in place of the config's, for this call. `backend`: of the ops.
     * `recorder`: an `AttentionRecorder`, for a batch of one.
     * `exchange`: a `SequenceExchange` between processes that share the one sequence (packed or not)

@@ -92,7 +92,7 @@ def nsa_reference(
                 return_branches=return_branches,
             )
 
-        parts = _in_chunks(attend, q.shape[1], chunk_size)
+        parts = in_chunks(attend, q.shape[1], chunk_size)
     return NSAResult(*parts) if return_branches else parts[0]
 
 
@@ -131,7 +131,7 @@ def dense_reference(
             output = _attend(rows, k_heads, v_heads, mask[:, None, None]).output
             return (_ungrouped(output).to(q.dtype),)
 
-        return _in_chunks(attend, q.shape[1], chunk_size or rows_per_chunk(q, k))[0]
+        return in_chunks(attend, q.shape[1], chunk_size or rows_per_chunk(q, k))[0]
 
 
 def pool_blocks(x: Tensor, blocks: BlockTable) -> Tensor:
@@ -339,7 +339,7 @@ def _gated_sum(
     return output
 
 
-def _in_chunks(
+def in_chunks(
     attend: Callable[[int, int], tuple[Tensor, ...]], num_rows: int, chunk_size: int
 ) -> tuple[Tensor, ...]:
     """Concatenates `attend(start, stop)` over query chunks; several are recomputed in backward."""

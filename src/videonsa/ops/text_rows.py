@@ -1,13 +1,11 @@
 """Text rows beside the kernels of the vision rows: PyTorch's fused attention, or our own kernel."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from videonsa.ops import masks
+from videonsa.ops.reference import in_chunks
 from videonsa.ops.triton.support import why_not_rows
 
 MASK_ELEMENTS = 2**27
@@ -45,21 +43,18 @@ def dense_rows(
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     size = max(1, MASK_ELEMENTS // max(1, len(q) * num_keys * group))
 
-    def attend(rows: Tensor, at: Tensor) -> Tensor:
-        mask = masks.causal(at, keys)  # [B, t, S]
+    def attend(start: int, stop: int) -> tuple[Tensor, ...]:
+        mask = masks.causal(positions[:, start:stop], keys)  # [B, t, S]
         if key_mask is not None:
             mask = mask & key_mask[:, None]
         sees = mask.any(-1)
         # No kernel is asked what a row without keys gives.
         mask = (mask | ~sees[..., None])[:, None, :, None].expand(-1, -1, -1, group, -1)
-        lines = rows.unflatten(2, (num_kv_heads, group)).permute(0, 2, 1, 3, 4)  # [B, H, t, G, D]
-        out = F.scaled_dot_product_attention(
+        lines = q[:, start:stop].unflatten(2, (num_kv_heads, group)).permute(0, 2, 1, 3, 4)
+        out = F.scaled_dot_product_attention(  # of [B, H, t * G, D]
             lines.flatten(2, 3), k, v, attn_mask=mask.flatten(2, 3)
         ).unflatten(2, lines.shape[2:4])
         out = torch.where(sees[:, None, :, None, None], out, 0)
-        return out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype)
+        return (out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype),)
 
-    parts = list(zip(q.split(size, dim=1), positions.split(size, dim=1), strict=True))
-    if len(parts) > 1 and torch.is_grad_enabled():  # else the mask of every part would be kept
-        attend = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([attend(*part) for part in parts], dim=1)
+    return in_chunks(attend, q.shape[1], size)[0]

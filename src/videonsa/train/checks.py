@@ -34,8 +34,8 @@ def check_shared_memory(recipe: Recipe, *, runs: int) -> None:
     if free < wanted:
         raise UsageError(
             f"{SHARED_MEMORY} has {free / 1e9:.1f} GB free, {batches} batches of frames on their "
-            f"way may want {wanted / 1e9:.1f}: enlarge it, or lower data.num_workers (0: each "
-            "process reads its videos itself)"
+            f"way may want {wanted / 1e9:.1f}: enlarge it, run fewer at once, or lower "
+            "data.num_workers (0: each process reads its videos itself)"
         )
 
 

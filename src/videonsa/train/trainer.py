@@ -76,6 +76,7 @@ class PackTrainer(Trainer):
         )
         self.num_skipped = 0
         """Steps in a row without finite gradients."""
+        self._entrances_are_open = False
         if recipe.parallel.fsdp and recipe.run.precision == "bf16":
             # Accelerate's own policy also sums gradients and rounds the loss in bfloat16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
@@ -198,15 +199,20 @@ class PackTrainer(Trainer):
             logs |= self.gates.read() | {"skipped_in_a_row": self.num_skipped}
         super().log(logs)
 
+    def _open_entrances(self) -> None:
+        """Let FSDP2 gather weights for what an evaluation calls beside `forward`; once."""
+        if self._entrances_are_open:
+            return
+        for name in ("encode_frames", "encode_vision", "embed_prompt"):
+            register_fsdp_forward_method(self.inner_model, name)
+        self._entrances_are_open = True
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """What the evaluation that was passed in finds."""
         if self.extras.evaluation is None:
             return {}
         self.model.eval()
-        for entrance in ("encode_frames", "encode_vision", "embed_prompt"):
-            register_fsdp_forward_method(
-                self.inner_model, entrance
-            )  # which `forward` does not pass
+        self._open_entrances()
         with torch.no_grad():
             step = self.state.global_step
             found = self.extras.evaluation(self.inner_model, self.processing_class, step)

@@ -19,11 +19,10 @@ from videonsa.env import variables
 Ended = Literal["done", "left", "failed"]
 LEAST_SECONDS = 100.0
 """With less than this left no job starts: importing and loading alone take a good part of it."""
-
 TOLD_EVERY = 60.0
-"""Seconds."""
+"""Seconds from one word about the jobs that run to the next."""
 TOLD_OF_A_FAILURE = 40
-"""Lines."""
+"""Last lines of its log."""
 
 
 class Clock(NamedTuple):
