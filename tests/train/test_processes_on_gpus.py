@@ -1,5 +1,7 @@
 """Training over GPUs of one machine, by NCCL: the loss curve of one GPU, within bf16 noise."""
 
+import os
+
 import pytest
 import torch
 from small_run import losses, make_data, recipe_for, run_processes
@@ -9,7 +11,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 COUNT = min(4, torch.cuda.device_count() // 2 * 2)
-GPUS = ",".join(str(i) for i in range(COUNT))
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3").split(",")
+GPUS = ",".join(VISIBLE[:COUNT])
 STEPS = 6
 
 
@@ -23,7 +26,7 @@ def recipe(tiny_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "run"
-    run_processes(recipe, out, processes=1, gpus="0")
+    run_processes(recipe, out, processes=1, gpus=VISIBLE[0])
     return losses(out)
 
 
