@@ -49,6 +49,15 @@ def test_gates_of_text_rows_are_not_read():
     assert torch.equal(hybrid_attention(q, k, v, gates, vision, spec=SPEC), before)
 
 
+@pytest.mark.parametrize("runs", [(), [(5, 15)]], ids=["text alone", "both"])
+def test_gates_of_text_rows_have_a_gradient_of_zero(runs):
+    q, k, v, gates = make_inputs(20, heads=4, kv_heads=2, grad=True)
+    vision = vision_runs(20, *runs)
+    hybrid_attention(q, k, v, gates, vision, spec=SPEC).sum().backward()
+    assert not gates.grad[~vision].any()
+    assert gates.grad.any() == vision.any()
+
+
 def test_vision_rows_do_not_see_text_keys():
     q, k, v, gates = make_inputs(20, heads=4, kv_heads=2)
     vision = vision_runs(20, (5, 9), (11, 18))

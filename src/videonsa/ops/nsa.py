@@ -159,7 +159,8 @@ def hybrid_attention(
         q: `[B, T, HQ, D]`, after mRoPE.
         k: `[B, S, H, D]`, same dtype and device, the cache included.
         v: `[B, S, H, D]`.
-        gates: `[B, T, HQ, 3]` after the sigmoid; those of text rows are not read.
+        gates: `[B, T, HQ, 3]` after the sigmoid; those of text rows are not read and have a
+            gradient of 0.
         vision_mask: `[B, S]` bool over the keys.
         spec: what to compute.
         attention_mask: `[B, S]` bool over the keys, False for padding. Default: no padding.
@@ -374,6 +375,10 @@ def _hybrid(
         parts.append(_without_branches(output, k.shape[2], spec) if return_branches else (output,))
     fields = zip(*parts, strict=True)
     ordered = [_in_order(field, layout).unflatten(0, q.shape[:2]) for field in fields]
+    if not layout.vision and torch.is_grad_enabled() and gates.requires_grad:
+        # No row reads the gates. Their gradient is 0 then, not absent: where processes shard
+        # weights, what one of them lacks stops all.
+        ordered[0] = ordered[0] + gates[:, :0].sum()
     return NSAResult(*ordered) if return_branches else ordered[0]
 
 
