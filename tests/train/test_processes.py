@@ -79,7 +79,7 @@ def test_processes_that_shard_weights_train_as_one_and_go_on(recipe, alone, tmp_
 
 def test_processes_that_shard_weights_and_sum_sequences_train_in_bf16(tiny_folder, tmp_path):
     # In some of these sequences one of the processes has no vision row.
-    recipe = recipe_for(tiny_folder, make_data(tmp_path / "data"), "optimizer.steps=3")
+    recipe = recipe_for(tiny_folder, make_data(tmp_path / "data"))
     train(recipe, tmp_path / "alone")
     settings = ("parallel.fsdp=true", "parallel.sequence=2", "run.precision=bf16")
     run_processes(recipe, tmp_path / "run", *settings, program=ON_CPUS)
