@@ -4,7 +4,8 @@
 #   benchmarks/gpu.sh tests OUT       the tests marked gpu
 #   benchmarks/gpu.sh forward OUT     attention.json, kernels.json
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
-#   benchmarks/gpu.sh prefill OUT     prefill.json
+#   benchmarks/gpu.sh prefill OUT     prefill.json: 128K tokens, NSA and dense
+#   benchmarks/gpu.sh peers OUT       prefill_peers.json: the same, transformers, another frame size
 #   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
 #   benchmarks/gpu.sh train OUT       train.json
@@ -15,7 +16,7 @@
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill, reading, long, train or shared}
+part=${1:?want tests, forward, backward, prefill, peers, reading, long, train or shared}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -42,8 +43,12 @@ backward)
     python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json" || failed=1
     ;;
 prefill)
+    videonsa bench prefill --model 7B --tokens 128k --video none --repeats 3 \
+        --out "$out/prefill.json"
+    ;;
+peers)
     videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --video none \
-        --repeats 2 --out "$out/prefill.json"
+        --repeats 2 --out "$out/prefill_peers.json"
     ;;
 reading)
     videonsa bench prefill --model 7B --tokens 1k --no-dense --workers 8 --repeats 2 \
@@ -82,7 +87,7 @@ shared)
     done
     ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill, reading, long, train or shared" >&2
+    echo "part $part: want tests, forward, backward, prefill, peers, reading, long, train or shared" >&2
     exit 2
     ;;
 esac

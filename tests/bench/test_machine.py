@@ -51,3 +51,4 @@ def test_a_program_that_is_missing_or_fails_gives_nothing():
     assert machine_module._output("no-such-program-here") is None
     assert machine_module._output("false") is None
     assert machine_module._output("echo", "text") == "text"
+    assert machine_module._output("printf", r"one GPU\nanother") == "one GPU"

@@ -35,6 +35,11 @@ def test_a_stage_has_its_time_range_shares_of_its_parts_and_memory():
     assert f"| prefill, nsa {row}" in text
 
 
+def test_a_remark_on_the_machine_stands_before_its_numbers():
+    text = render_prefill(result([stage("tower", [1.0])]) | {"remark": "Others ran beside it."})
+    assert text.index("Others ran beside it.") < text.index("| tower |")
+
+
 def test_a_stage_that_failed_has_its_reason():
     failed = {"name": "prefill, dense", "ms": None, "times_ms": [], "error": "out of memory"}
     assert "| prefill, dense | out of memory |" in render_prefill(result([failed]))

@@ -75,5 +75,14 @@ def test_the_section_says_scores_shares_and_differences(result):
     assert "layer_00/window 0.50" in page
 
 
+def test_scaled_time_is_said_and_has_a_plot_of_its_own(result):
+    assert "study_accuracy.png" in render_study(result)
+    result["design"]["scale_time"] = True
+    page = render_study(result)
+    assert page.startswith("## NSA and dense twins: time scaled\n")
+    assert "no position id is one that training had not" in page
+    assert "study_scaled_accuracy.png" in page
+
+
 def test_the_plot_is_a_picture(result):
     assert draw_study(result)[:8] == b"\x89PNG\r\n\x1a\n"

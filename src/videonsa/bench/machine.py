@@ -108,9 +108,9 @@ def _version(name: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a program prints, first GPU first; None if there is none or it fails."""
+    """The first line that a program prints, of several GPUs the first's; None where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.strip().partition("\n")[0]

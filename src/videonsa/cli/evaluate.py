@@ -100,6 +100,14 @@ def _add_options(parser: LineParser) -> None:
     parser.add_argument("--block-size", metavar="N", help="tokens, or frame")
     parser.add_argument("--num-selected-blocks", type=int, metavar="N", help="blocks a row selects")
     parser.add_argument("--window-size", type=int, metavar="N", help="tokens")
+    parser.add_argument(
+        "--time-scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="seconds as the model is told them, over those of the video: 0.25 gives a video of "
+        "four times the training length the position ids of training (default: 1)",
+    )
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(%(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="number of the first video (%(default)s)"
@@ -165,6 +173,7 @@ def _request(args: Namespace) -> "SuiteRun":
         nsa=_spec_changes(args),
         split=args.split,
         seed=args.seed,
+        time_scale=args.time_scale,
     )
 
 

@@ -15,8 +15,7 @@ from videonsa.evals.markdown import provenance, table
 from videonsa.evals.report_attention import FILES, attention_figure, render_attention
 from videonsa.evals.report_prefill import FILES as PREFILL_FILES
 from videonsa.evals.report_prefill import render_prefill
-from videonsa.evals.report_study import FIGURE as STUDY_FIGURE
-from videonsa.evals.report_study import FILE as STUDY_FILE
+from videonsa.evals.report_study import FILES as STUDY_FILES
 from videonsa.evals.report_study import draw_study, render_study
 from videonsa.evals.statistics import Accuracy
 from videonsa.evals.suite.page import render_suite
@@ -134,7 +133,7 @@ def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
     **{stem: _suite_section(stem) for stem in SUITE_FILES},
-    STUDY_FILE: render_study,
+    **dict.fromkeys(STUDY_FILES, render_study),
     **dict.fromkeys(PREFILL_FILES, render_prefill),
     "decode": render_decode,
     "reference_memory": render_reference_memory,
@@ -166,7 +165,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
         UsageError: matplotlib is not installed.
     """
     drawers = {stem: (f"{stem}_accuracy.png", draw_lengths) for stem in SUITE_FILES}
-    drawers[STUDY_FILE] = (STUDY_FIGURE, draw_study)
+    drawers |= {stem: (f"{stem}_accuracy.png", draw_study) for stem in STUDY_FILES}
     return {
         name: draw(json.loads(path.read_text()))
         for stem, (name, draw) in drawers.items()

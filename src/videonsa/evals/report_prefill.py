@@ -5,7 +5,7 @@ from typing import Any
 
 from videonsa.evals.markdown import provenance, table
 
-FILES = ("prefill", "prefill_reading", "prefill_long")
+FILES = ("prefill", "prefill_peers", "prefill_reading", "prefill_long")
 """Names of the files of results, without suffix."""
 
 _HEAD = (
@@ -21,6 +21,8 @@ def render_prefill(result: Mapping[str, Any]) -> str:
         f"Random weights of the published shape, {result['dtype'].removeprefix('torch.')}, "
         f"{result['weights_gb']:.1f} GB.\n"
     ]
+    if remark := result.get("remark"):  # written by hand: what else the machine did
+        parts.append(f"{remark}\n")
     for length in result["lengths"]:
         height, width = length["frame"]
         title = f"### {length['tokens']:,} video tokens, frames of {height}x{width}\n\n"

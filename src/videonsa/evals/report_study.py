@@ -8,22 +8,26 @@ from videonsa.errors import UsageError
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.statistics import Accuracy
 
-FILE = "study"
-"""Name of the file of results, without suffix."""
-FIGURE = "study_accuracy.png"
+FILES = ("study", "study_scaled")
+"""Names of the files of results, without suffix: time as filmed, and scaled."""
 _ALL = "all"
 _NAMES = {"nsa": "NSA", "dense": "dense"}
+_SCALED = (
+    "Longer videos are told to the models as if they took the time of the shortest: no position id "
+    "is one that training had not.\n\n"
+)
 _COLOURS = {"nsa": "#0072b2", "dense": "#d55e00"}
 
 
 def render_study(result: Mapping[str, Any]) -> str:
     """Accuracy of the twins at each length, by kind, and what each run was."""
     seeds = result["design"]["seeds"]
+    scaled = result["design"].get("scale_time", False)
     attention = result["attention"]
     videos = result["design"]["samples"]
     trained = [run for run in result["runs"] if run["attention"] == "nsa"]
     return (
-        "## NSA and dense twins\n\n"
+        f"## NSA and dense twins{': time scaled' if scaled else ''}\n\n"
         f"{len(seeds)} pairs of models, trained alike from the same weights but for the attention "
         "of vision rows ([study.md](study.md)); "
         f"{videos} videos of each length, {len(_kinds(result))} questions about each, free "
@@ -31,7 +35,8 @@ def render_study(result: Mapping[str, Any]) -> str:
         f"{attention['keys']} keys (n = {attention['num_selected_blocks']} frames, "
         f"w = {attention['window_size']}) beside the compressed ones. The twins were trained on "
         f"videos of {result['design']['lengths'][0]:,} tokens.\n\n"
-        f"![{_alternative()}]({FIGURE})\n\n"
+        + (_SCALED if scaled else "")
+        + f"![{_alternative()}]({figure_name(result)})\n\n"
         + _lengths(result)
         + "\nShares are of the pairs of dense causal attention of the video; in brackets with the "
         "keys of the compressed branch. Differences are in points, questions paired; behind ± half "
@@ -43,6 +48,12 @@ def render_study(result: Mapping[str, Any]) -> str:
         + f"\nThe last mean gates of {trained[0]['name']}: {_gates(trained[0]['gates'])}.\n\n"
         f"{provenance(result['machine'])}\n"
     )
+
+
+def figure_name(result: Mapping[str, Any]) -> str:
+    """File name of the plot."""
+    scaled = result["design"].get("scale_time", False)
+    return f"{FILES[1] if scaled else FILES[0]}_accuracy.png"
 
 
 def _alternative() -> str:
@@ -155,7 +166,9 @@ def draw_study(result: Mapping[str, Any]) -> bytes:
     lengths = result["design"]["lengths"]
     figure = Figure(figsize=(8.6, 4.4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.set_title("NSA and dense twins on the suite", loc="left", fontsize=13, fontweight="bold")
+    scaled = ", time scaled" if result["design"].get("scale_time", False) else ""
+    title = f"NSA and dense twins on the suite{scaled}"
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
     for name, label in _NAMES.items():
         for x, y in _marks(result, name):
             axes.plot(x, y, "o", color=_COLOURS[name], markersize=4, alpha=0.5)

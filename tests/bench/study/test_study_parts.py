@@ -74,9 +74,23 @@ def test_the_result_says_what_every_run_was_and_what_both_twins_scored(whole):
     assert len(asked) == 2 * 2 * 2 and {x["total"] for x in asked} == {9}
     assert {x["length"] for x in result["differences"]} == {1024, 1040}
     assert result["attention"]["keys"] == 8 * 16 + 64
-    answers = gzip.decompress((whole / "answers.jsonl.gz").read_bytes()).splitlines()
+    answers = gzip.decompress((whole / "study_answers.jsonl.gz").read_bytes()).splitlines()
     assert len(answers) == sum(x["total"] for x in asked)
     assert [x["part"] for x in result["times"]] == ["prepare", "train", "evaluate"]
+
+
+@pytest.mark.slow
+def test_longer_videos_are_asked_about_again_with_the_seconds_of_the_shortest(whole):
+    assert study(whole, "evaluate", "--scale-time") == study(whole, "report", "--scale-time") == 0
+    plain, scaled = (
+        json.loads((whole / f"{name}.json").read_text()) for name in ("study", "study_scaled")
+    )
+    asked = [path.name for path in (whole / "answers-scaled/long-0-nsa").iterdir()]
+    assert asked == ["1040"]  # those about the shortest are there
+    run = json.loads((whole / "answers-scaled/long-0-nsa/1040/run.json").read_text())
+    assert run["config"]["time_scale"] == pytest.approx(1024 / 1040)
+    same = [[x for x in one["scores"] if x["length"] == 1024] for one in (plain, scaled)]
+    assert same[0] == same[1] and len(plain["scores"]) == len(scaled["scores"])
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from videonsa.video.suite import suite_seed
         ({"frame_size": 100}, "frame_size=100"),
         ({"lengths": (64,)}, "want an even number from"),
         ({"seed": 65535}, "seed=65535 with 2 samples"),
+        ({"time_scale": 0.0}, "time_scale=0.0: want a positive number"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(options, message) -> None:
@@ -40,7 +41,7 @@ def test_more_lengths_samples_and_conditions_are_the_same_run_and_all_else_is_no
     changes = {"model": "m", "difficulty": "hard", "positions": (0.5,), "frame_size": 140}
     changes |= {"kinds": ("needle",), "style": "choice", "attention": "dense", "seed": 1}
     changes |= {"nsa": (("window_size", 8),), "dtype": "bfloat16", "device": "cuda"}
-    changes |= {"split": "train"}
+    changes |= {"split": "train", "time_scale": 0.5}
     for name, value in changes.items():
         options = {name: value} | ({"lengths": (800,)} if name == "frame_size" else {})
         assert replace(run, **options).digest != run.digest, name

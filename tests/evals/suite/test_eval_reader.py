@@ -32,9 +32,9 @@ def script_of(run):
     return make_script(task.seed, spec=task.spec)
 
 
-def prompt_of(qa, script, text):
+def prompt_of(qa, script, text, time_scale=1.0):
     frames = torch.cat(list(iter_frames(script)))
-    clip = SimpleNamespace(frames=frames, times=[i / 2 for i in range(len(frames))])
+    clip = SimpleNamespace(frames=frames, times=[i / 2 * time_scale for i in range(len(frames))])
     return build_prompt([clip], text, tokenizer=qa.tokenizer)
 
 
@@ -42,15 +42,16 @@ def texts(replies) -> list[str]:
     return [reply.text for reply in replies]
 
 
-def test_replies_are_those_to_one_prompt_with_video_and_question(qa) -> None:
-    run = small_run(model="tiny")
+@pytest.mark.parametrize("time_scale", [1.0, 0.25])
+def test_replies_are_those_to_one_prompt_with_video_and_question(qa, time_scale) -> None:
+    run = small_run(model="tiny", time_scale=time_scale)
     script = script_of(run)
     questions = questions_of(script)
     wanted = []
     for question in questions:
         longest = max(len(qa.tokenizer.encode(option)) for option in question.options)
         options = GenerationOptions(max_new_tokens=longest + 4)
-        prompt = prompt_of(qa, script, question.text)
+        prompt = prompt_of(qa, script, question.text, time_scale)
         tokens = list(generate_tokens(qa.model, prompt, options=options, stop_ids=qa.stop_ids))
         wanted.append(qa.tokenizer.decode(tokens, skip_special_tokens=True))
     assert texts(ModelAnswerer(qa, run).answers(script, questions, "whole")) == wanted

@@ -12,7 +12,7 @@ import torch
 from videonsa.bench.machine import machine
 from videonsa.bench.study.design import Design
 from videonsa.bench.study.jobs import Call, Clock, call_apart
-from videonsa.bench.study.keep import RESULT, keep_pair
+from videonsa.bench.study.keep import keep_pair
 from videonsa.bench.study.parcels import unpack
 from videonsa.bench.study.parts import (
     check_settings,
@@ -28,7 +28,6 @@ from videonsa.bench.study.summary import all_answers, summarise
 from videonsa.errors import VideoNSAError
 from videonsa.evals.files import write_whole
 
-ANSWERS = "answers.jsonl.gz"
 ALL_PARTS = ("prepare", "train", "evaluate", "report")
 AGAIN = 75
 """Exit status where time was over first: the same command goes on."""
@@ -68,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", help="such as 0,1,2")
     parser.add_argument("--samples", type=int, help="videos of each length")
     parser.add_argument(
+        "--scale-time",
+        action="store_true",
+        help="ask about longer videos with the position ids of training: study_scaled.json",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -88,6 +92,7 @@ def _changed(design: Design, args: argparse.Namespace) -> Design:
         settings=(*design.settings, *args.set),
         seeds=tuple(map(int, args.seeds.split(","))) if args.seeds else design.seeds,
         samples=args.samples or design.samples,
+        scale_time=args.scale_time,
     )
 
 
@@ -125,8 +130,8 @@ def _do(part: str, args: argparse.Namespace, design: Design, clock: Clock, call:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         result = summarise(design, out, machine=machine(device)) | {"times": read_times(out)}
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        write_whole(out / RESULT, text.encode())
-        write_whole(out / ANSWERS, all_answers(design, out))
+        write_whole(out / f"{design.name}.json", text.encode())
+        write_whole(out / f"{design.name}_answers.jsonl.gz", all_answers(design, out))
         return True
     step = {"prepare": prepare, "train": train}.get(part)
     if step is None:

@@ -80,6 +80,23 @@ class Design:
     """Tokens of the videos that are asked about."""
     samples: int = 100
     """Videos of each length, all kinds of question about each."""
+    scale_time: bool = False
+    """Tell the twins of longer videos the seconds that one of the shortest has, so that no position
+    id is one that training had not."""
+
+    @property
+    def name(self) -> str:
+        """Of the files with its result."""
+        return "study_scaled" if self.scale_time else "study"
+
+    def time_scale(self, length: int) -> float:
+        """Seconds as the twins are told them, over those of a video of a length."""
+        return min(self.lengths) / length if self.scale_time else 1.0
+
+    def answers(self, run: "Run", out: Path, length: int) -> Path:
+        """Where what a twin is asked about videos of a length is kept."""
+        name = "answers" if self.time_scale(length) == 1 else "answers-scaled"
+        return out / name / run.name / str(length)
 
     def runs(self, stage: Stage) -> Iterator["Run"]:
         """The runs of a stage."""
@@ -158,10 +175,6 @@ class Run:
     def model(self, out: Path) -> Path:
         """Its trained model, when there is one."""
         return self.folder(out) / MODEL
-
-    def answers(self, out: Path, length: int) -> Path:
-        """Where what it is asked about videos of a length is kept."""
-        return out / "answers" / self.name / str(length)
 
 
 def data_folder(out: Path, stage: str) -> Path:

@@ -13,7 +13,6 @@ from videonsa.evals.markdown import table
 from videonsa.evals.statistics import Accuracy
 from videonsa.models.convert import convert
 
-RESULT = "study.json"
 MOST_BYTES = 12 * 10**6
 """Of a checkpoint of the repository."""
 
@@ -33,7 +32,7 @@ def keep_pair(design: Design, out: Path, folder: Path, *, seed: int) -> list[Pat
     Raises:
         UsageError: no result, no such models, or one of more than `MOST_BYTES`.
     """
-    path = out / RESULT
+    path = out / f"{design.name}.json"
     if not path.exists():
         raise UsageError(f"{path} is not there: run 'report' first")
     result = json.loads(path.read_text("utf-8"))

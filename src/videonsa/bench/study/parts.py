@@ -110,7 +110,8 @@ def _asking(design: Design, run: Run, length: int, out: Path, *, dtype: str) -> 
             *("eval", "synthetic", "--model", str(run.model(out)), "--dtype", dtype),
             *("--lengths", str(length), "--samples", str(design.samples)),
             *("--conditions", "whole", "--style", "free", "--frame-size", str(FRAME_SIZE)),
-            *("--out", str(run.answers(out, length))),
+            *("--time-scale", str(design.time_scale(length))),
+            *("--out", str(design.answers(run, out, length))),
         ]
 
     name = f"{run.name}-{length}"

@@ -75,7 +75,7 @@ def summarise(design: Design, out: Path, *, machine: Mapping[str, Any]) -> dict[
 
 def is_answered(design: Design, run: Run, out: Path, length: int) -> bool:
     """Whether every question about videos of a length was answered."""
-    folder = run.answers(out, length)
+    folder = design.answers(run, out, length)
     return (folder / "report.json").exists() and len(read_lines(folder)) >= _questions(design)
 
 
@@ -89,17 +89,23 @@ def _answers(design: Design, run: Run, out: Path) -> list[Line]:
             raise UsageError(
                 f"{run.name} has not answered all about {length} tokens: run 'evaluate' again"
             )
-    return [line for length in design.lengths for line in read_lines(run.answers(out, length))]
+    return [
+        line for length in design.lengths for line in read_lines(design.answers(run, out, length))
+    ]
 
 
 def all_answers(design: Design, out: Path) -> bytes:
-    """Every line that the twins answered, as gzip: what the numbers were counted from."""
-    texts = [
-        (run.answers(out, length) / SAMPLES).read_bytes()
+    """Every line that the twins answered, as gzip: what the numbers were counted from.
+
+    A line's model is the name of its run, not where it lay.
+    """
+    lines = [
+        json.dumps(json.loads(line) | {"model": run.name}, ensure_ascii=False) + "\n"
         for run in design.twins()
         for length in design.lengths
+        for line in (design.answers(run, out, length) / SAMPLES).read_text("utf-8").splitlines()
     ]
-    return gzip.compress(b"".join(texts), mtime=0)
+    return gzip.compress("".join(lines).encode(), mtime=0)
 
 
 def _cell(lines: Sequence[Line], length: int, kind: str) -> list[Line]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -64,6 +65,9 @@ class SuiteRun:
     split: Literal["train", "test"] = "test"
     seed: int = 0
     """Number, within the split, of the first video of each length."""
+    time_scale: float = 1.0
+    """Seconds as the model is told them, over those of the video. Below 1 a longer video lies
+    within the position ids of shorter ones."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked; the rest is refused by `SuiteSpec`."""
@@ -76,6 +80,8 @@ class SuiteRun:
             )
         if self.style not in STYLES:
             raise UsageError(f"style={self.style!r}: want one of {', '.join(STYLES)}")
+        if not 0 < self.time_scale < math.inf:
+            raise UsageError(f"time_scale={self.time_scale}: want a positive number")
         for name in ("lengths", "conditions"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -120,6 +126,8 @@ class SuiteRun:
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
         stated: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.time_scale == 1:
+            del stated["time_scale"]  # folders from before there was one can be gone on with
         return stated | {"nsa": dict(self.nsa)}
 
     def identity(self) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class ModelAnswerer:
             "input_ids": input_ids,
             "inputs_embeds": embeds,
             "video_grid_thw": torch.tensor([video.grid]),
-            "video_times": [video.times],
+            "video_times": [[second * self._run.time_scale for second in video.times]],
             "nsa_spec": spec,
         }
 
