@@ -69,6 +69,20 @@ def test_a_video_is_what_the_model_is_asked_about(make, clip_path, tokenizer):
     assert len(sample.input_ids) == dataset.lengths[0]
 
 
+def test_seconds_are_stretched_by_a_factor_of_the_samples_own(make, clip_path):
+    records = [record(f"clip{i}", VideoRef(path=str(clip_path))) for i in range(6)]
+    (plain,) = make(*records)[0].video_times
+    dataset = make(*records, most_time_scale=4.0)
+    stretched = [dataset[i].video_times[0] for i in range(6)]
+    factors = [times[-1] / plain[-1] for times in stretched]
+    assert len(set(factors)) == 6 and 1 < min(factors) < 2 < max(factors) < 4
+    assert all(
+        times == pytest.approx([factor * time for time in plain])
+        for times, factor in zip(stretched, factors, strict=True)
+    )
+    assert dataset[3].video_times[0] == stretched[3]
+
+
 def test_videos_images_and_lists_of_frames_keep_their_order(make, clip_path, tmp_path):
     pictures = [write_image(tmp_path / f"{i}.png", level=20 * i) for i in range(6)]
     listed = VideoRef(frames=tuple(pictures), frame_rate=1.0, fps=1.0)

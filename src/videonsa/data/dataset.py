@@ -79,6 +79,8 @@ class VideoDataset(Dataset[Sample | Failure]):
         tokenizer: that of the manifest's model.
         loss: `all` counts every turn of the assistant, `last` the last one.
         deadline: seconds in which a video must be read.
+        most_time_scale: the seconds of a sample's videos are multiplied by a factor from 1 to
+            this, log-uniform and always the same for a sample.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class VideoDataset(Dataset[Sample | Failure]):
         tokenizer: ChatTokenizer,
         loss: Loss = "all",
         deadline: float = DEADLINE_SECONDS,
+        most_time_scale: float = 1.0,
     ) -> None:
         self.manifest = manifest
+        self._most_time_scale = most_time_scale
         self.lengths: NDArray[np.int64] = manifest.column("tokens")
         """Tokens of each sample, at most: less where a damaged video lacks frames."""
         self._tokenizer = RememberingTokenizer(tokenizer)
@@ -155,13 +159,15 @@ class VideoDataset(Dataset[Sample | Failure]):
         are_videos = [isinstance(media, VideoRef) for media in kept]
         pixels = [torch.from_numpy(frames.pixels) for frames in read]
         every = self.sampling.temporal_patch_size
+        scale = self._most_time_scale ** np.random.default_rng(index).random()
+        times = [tuple(time * scale for time in frames.times[::every]) for frames in read]
         return Sample(
             index=index,
             id=record.id,
             input_ids=torch.tensor(tokens.ids),
             labels=torch.tensor(tokens.labels),
             videos=_where(are_videos, pixels),
-            video_times=_where(are_videos, [frames.times[::every] for frames in read]),
+            video_times=_where(are_videos, times),
             images=_where([not is_video for is_video in are_videos], pixels),
         )
 

@@ -188,15 +188,8 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         prefills = exchange is not None and (past_key_values is not None or bool(use_cache))
         if lengths is not None or (exchange is not None and not prefills):
             what = "cu_seqlens" if exchange is None or prefills else "exchange"
-            check_goes_whole(
-                what,
-                choice,
-                attention_mask,
-                past_key_values,
-                use_cache,
-                rows_per_chunk,
-                logits_to_keep,
-            )
+            given = (attention_mask, past_key_values, use_cache, rows_per_chunk, logits_to_keep)
+            check_goes_whole(what, choice, *given)
             use_cache, rows_per_chunk = False, 0
         cache = self._cache(past_key_values, use_cache)
         times = (video_times, second_per_grid_ts)
@@ -215,23 +208,13 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         else:
             chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
-            encode = self.encode_vision
-            if exchange is not None:
-                size = self.config.vision_config.spatial_merge_size
-                encode = partial(share_encoding, encode, exchange=exchange, merge_size=size)
             pixels = (pixel_values, pixel_values_videos)
-            inputs_embeds = self._embed(input_ids, types, *pixels, vision, encode)
+            inputs_embeds = self._embed(input_ids, types, *pixels, vision, exchange)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = None
-        sharded = None if chunk or exchange is None else shard_rows(rows, choice, exchange)
         with as_before_if_it_fails(cache):
-            if chunk and (exchange is not None or inputs_embeds.shape[1] > chunk):
-                last = self._run_chunks(inputs_embeds, rows, cache, choice, chunk, kept, exchange)
-            else:
-                outputs = self._run_layers(
-                    inputs_embeds, rows, cache, choice, output_hidden_states, sharded
-                )
-                last, hidden_states = outputs.last_hidden_state[:, kept], outputs.hidden_states
+            last, hidden_states, sharded = self._run(
+                inputs_embeds, rows, cache, choice, chunk, kept, exchange, output_hidden_states
+            )
         if labels is not None and lengths is not None:
             labels = labels_within(labels, lengths)
         logits = None if loss_only else self.lm_head(last)
@@ -242,6 +225,25 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             hidden_states=hidden_states,
         )
         return result.to_tuple() if return_dict is False else result
+
+    def _run(
+        self,
+        embeds: Tensor,
+        rows: NewRows,
+        cache: VideoNSACache | None,
+        choice: AttentionChoice,
+        chunk: int,
+        kept: slice | Tensor,
+        exchange: SequenceExchange | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[Tensor, Any, ShardedRows | None]:
+        """The kept rows of the last hidden states, those of all layers, and what rows are ours."""
+        if chunk and (exchange is not None or embeds.shape[1] > chunk):
+            last = self._run_chunks(embeds, rows, cache, choice, chunk, kept, exchange)
+            return last, None, None
+        sharded = None if exchange is None else shard_rows(rows, choice, exchange)
+        outputs = self._run_layers(embeds, rows, cache, choice, output_hidden_states, sharded)
+        return outputs.last_hidden_state[:, kept], outputs.hidden_states, sharded
 
     def _run_layers(
         self,
@@ -404,9 +406,13 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         image_pixels: Tensor | None,
         video_pixels: Tensor | None,
         vision: VisionInputs,
-        encode: Callable[[Tensor, Sequence[Grid]], Tensor],
+        exchange: SequenceExchange | None,
     ) -> Tensor:
         """Embedded ids, with the features of images and videos at their tokens."""
+        encode: Callable[[Tensor, Sequence[Grid]], Tensor] = self.encode_vision
+        if exchange is not None:
+            size = self.config.vision_config.spatial_merge_size
+            encode = partial(share_encoding, encode, exchange=exchange, merge_size=size)
         embeds: Tensor = self.get_input_embeddings()(input_ids)
         for kind, pixels, grids in (
             (TokenType.IMAGE, image_pixels, vision.image_grids),

@@ -233,17 +233,8 @@ def _trainer(
 ) -> PackTrainer:
     base = locate_model(recipe.model.base)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    sharing = recipe.parallel.sequence
-    ranks = processes.num_processes // sharing
-    loader = PackedLoader(
-        VideoDataset(manifest, tokenizer=tokenizer, loss=recipe.data.loss),
-        max_tokens=recipe.data.context,
-        seed=recipe.run.seed,
-        rank=processes.process_index // sharing,
-        world_size=ranks,
-        num_workers=recipe.data.num_workers,
-        max_failed_share=recipe.data.max_failed_share,
-    )
+    ranks = processes.num_processes // recipe.parallel.sequence
+    loader = _loader(recipe, manifest, tokenizer, processes)
     optimizer = recipe.optimizer
     packs = len(loader.sampler.packing.packs)
     steps = optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
@@ -278,6 +269,25 @@ def _trainer(
     for own in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own)
     return trainer
+
+
+def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) -> PackedLoader:
+    """The sequences of this process; those that share theirs read the same."""
+    sharing = recipe.parallel.sequence
+    return PackedLoader(
+        VideoDataset(
+            manifest,
+            tokenizer=tokenizer,
+            loss=recipe.data.loss,
+            most_time_scale=recipe.data.most_time_scale,
+        ),
+        max_tokens=recipe.data.context,
+        seed=recipe.run.seed,
+        rank=processes.process_index // sharing,
+        world_size=processes.num_processes // sharing,
+        num_workers=recipe.data.num_workers,
+        max_failed_share=recipe.data.max_failed_share,
+    )
 
 
 def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:

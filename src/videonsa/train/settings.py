@@ -123,11 +123,15 @@ class DataSettings:
     """Processes that read, for each process that trains."""
     max_failed_share: float = 0.02
     """Of the samples; more that cannot be read end the run."""
+    most_time_scale: float = 1.0
+    """Each sample's seconds are multiplied by a factor of its own between 1 and this, so that
+    position ids of longer videos are learnt from shorter ones."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read: UsageError."""
         _positive(context=self.context)
         _at_least(0, num_workers=self.num_workers)
+        _at_least(1, most_time_scale=self.most_time_scale)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
