@@ -15,7 +15,9 @@ def model():
 
 def predict(model, name, peak, held=10**9):
     stage = {"name": name, "peak_gb": peak}
-    return prediction(stage, model, (16, 4, 4), prompt_tokens=128, held_bytes=held)
+    return prediction(
+        stage, model, (16, 4, 4), prompt_tokens=128, rows_per_chunk=None, held_bytes=held
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from videonsa.cli.main import main
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
 STAGES = [
     "vision tower",
@@ -48,6 +49,22 @@ def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "tiny, 40 video tokens" in text
     assert all(name in text for name in STAGES)
+
+
+def test_sparse_rows_go_through_the_layers_as_many_at_a_time_as_is_wished(tmp_path, monkeypatch):
+    chunks = []
+    run = VideoNSAForConditionalGeneration._run_chunks
+
+    def noted(self, embeds, rows, cache, choice, rows_per_chunk, *rest):
+        chunks.append((choice.attention, rows_per_chunk))
+        return run(self, embeds, rows, cache, choice, rows_per_chunk, *rest)
+
+    monkeypatch.setattr(VideoNSAForConditionalGeneration, "_run_chunks", noted)
+    path = tmp_path / "prefill.json"
+    options = ["--tokens", "40", "--repeats", "1", "--rows-per-chunk", "24", "--out", str(path)]
+    assert main([*TINY, *options]) == 0
+    assert json.loads(path.read_text())["rows_per_chunk"] == 24
+    assert set(chunks) == {("nsa", 24)}
 
 
 def test_of_further_frame_sizes_the_tower_is_measured_at_the_longest_length(tmp_path):

@@ -8,6 +8,7 @@ from videonsa.inference.devices import find_machine, runs_by_kernels
 from videonsa.inference.memory import Workload, decoding_terms, prefill_terms, tower_terms
 from videonsa.inference.shapes import shape_of_config
 from videonsa.models.features import PATCHES_PER_CHUNK
+from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
 
@@ -17,6 +18,7 @@ def prediction(
     grid: tuple[int, int, int],
     *,
     prompt_tokens: int,
+    rows_per_chunk: int | None,
     held_bytes: int,
 ) -> dict[str, float | None]:
     """The predicted peak of a measured stage in GB, and its ratio to the measured one.
@@ -26,6 +28,7 @@ def prediction(
         model: what was measured.
         grid: temporal patches, rows and columns of patches of the clip.
         prompt_tokens: video and text.
+        rows_per_chunk: as it was given to the model.
         held_bytes: weights on the device, of a peer too.
 
     Returns:
@@ -42,6 +45,7 @@ def prediction(
         max_new_tokens=1,
         attention="dense" if "dense" in name else "nsa",
         kernels=runs_by_kernels(shape, find_machine(model.device)),
+        rows_per_chunk=ROWS_PER_CHUNK if rows_per_chunk is None else rows_per_chunk,
         patches_per_chunk=PATCHES_PER_CHUNK,
     )
     if name == "vision tower":

@@ -62,6 +62,8 @@ class PrefillRequest:
     """Also dense attention, beside NSA."""
     peers: bool = False
     """Also transformers' own model."""
+    rows_per_chunk: int | None = None
+    """Of NSA; None is the model's own choice."""
     reading: ReadingRequest | None = None
     """Also a video file, from its first packet to the first token."""
     device: torch.device
@@ -85,6 +87,7 @@ def bench_prefill(
         "model": request.model,
         "dtype": str(dtype),
         "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
+        "rows_per_chunk": request.rows_per_chunk,
         "machine": machine(request.device),
         "method": METHOD,
         "video": None,
@@ -153,8 +156,14 @@ def _own_stages(
     held = sum(x.nbytes for x in model.parameters())
 
     def predicted(clip: Clip, stage: dict[str, Any]) -> dict[str, Any]:
-        rows = clip.num_rows
-        return stage | prediction(stage, model, clip.grid, prompt_tokens=rows, held_bytes=held)
+        return stage | prediction(
+            stage,
+            model,
+            clip.grid,
+            prompt_tokens=clip.num_rows,
+            rows_per_chunk=request.rows_per_chunk,
+            held_bytes=held,
+        )
 
     for tokens in request.tokens:
         clip = clip_of_tokens(tokens, request.frames[0], request.device)
@@ -196,7 +205,8 @@ def _prefill_stages(
     request: PrefillRequest,
 ) -> Iterator[dict[str, Any]]:
     """Prefill from embeddings, and the token after it."""
-    prefill, step = prefill_calls(model, clip, attention, embeds)
+    chunk = request.rows_per_chunk if attention == "nsa" else None
+    prefill, step = prefill_calls(model, clip, attention, embeds, rows_per_chunk=chunk)
     with dense_backend(attention, request.device), AttentionTime(model) as inside:
         stage = _stage(name, prefill, request, before=inside.reset)
         if stage["error"] is not None:

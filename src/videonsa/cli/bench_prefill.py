@@ -88,6 +88,12 @@ def add_parser(what: Commands) -> None:
         metavar="A,B",
         help="of the rows of given lengths (default: %(default)s)",
     )
+    parser.add_argument(
+        "--rows-per-chunk",
+        type=int,
+        metavar="N",
+        help="rows that go through the layers at a time, with NSA (default: the model's choice)",
+    )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
     add_model_options(parser, NAME)
 
@@ -130,6 +136,7 @@ def _request(args: Namespace) -> "PrefillRequest":
         repeats=args.repeats,
         dense=not args.no_dense,
         peers=args.peers,
+        rows_per_chunk=args.rows_per_chunk,
         reading=_reading(args),
         device=torch.device(args.device),
     )
