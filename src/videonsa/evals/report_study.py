@@ -22,7 +22,7 @@ _COLOURS = {"nsa": "#0072b2", "dense": "#d55e00"}
 def render_study(result: Mapping[str, Any]) -> str:
     """Accuracy of the twins at each length, by kind, and what each run was."""
     seeds = result["design"]["seeds"]
-    scaled = result["design"].get("scale_time", False)
+    scaled = _is_scaled(result)
     attention = result["attention"]
     videos = result["design"]["samples"]
     trained = [run for run in result["runs"] if run["attention"] == "nsa"]
@@ -52,8 +52,11 @@ def render_study(result: Mapping[str, Any]) -> str:
 
 def figure_name(result: Mapping[str, Any]) -> str:
     """File name of the plot."""
-    scaled = result["design"].get("scale_time", False)
-    return f"{FILES[1] if scaled else FILES[0]}_accuracy.png"
+    return f"{FILES[_is_scaled(result)]}_accuracy.png"
+
+
+def _is_scaled(result: Mapping[str, Any]) -> bool:
+    return bool(result["design"].get("scale_time", False))
 
 
 def _alternative() -> str:
@@ -166,7 +169,7 @@ def draw_study(result: Mapping[str, Any]) -> bytes:
     lengths = result["design"]["lengths"]
     figure = Figure(figsize=(8.6, 4.4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    scaled = ", time scaled" if result["design"].get("scale_time", False) else ""
+    scaled = ", time scaled" if _is_scaled(result) else ""
     title = f"NSA and dense twins on the suite{scaled}"
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
     for name, label in _NAMES.items():

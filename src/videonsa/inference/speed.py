@@ -39,7 +39,7 @@ class Rates:
     bytes: float
     """Memory traffic a second."""
     layer_seconds: float
-    """Of one layer for one token: 1.4 to 2.8 ms from 1K to 128K tokens, so it is not the memory."""
+    """Of one layer for one token: 0.8 to 2.7 ms from 1K to 128K tokens, so it is not the memory."""
 
 
 MEASURED = MappingProxyType(
