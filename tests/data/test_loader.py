@@ -93,26 +93,6 @@ def test_workers_change_nothing(holed, num_workers):
     assert shared.state_dict() == alone.state_dict()
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_pinned_frames_are_the_same_frames(tmp_path, tokenizer, num_workers):
-    records = []
-    for i in range(3):
-        path = tmp_path / f"{i}.png"
-        Image.effect_noise((56, 28), 90).convert("RGB").save(path)
-        records.append(record(f"r{i}", ImageRef(path=str(path))))
-    manifest = write_manifest(tmp_path / "m.parquet", records, tokenizer)
-    with VideoDataset(manifest, tokenizer=tokenizer) as dataset:
-        plain = list(loader(dataset))
-        pinned = list(loader(dataset, pin_memory=True, num_workers=num_workers))
-    assert contents(pinned) == contents(plain)
-    for one, other in zip(pinned, plain, strict=True):
-        assert one.images and all(image.is_pinned() for image in one.images)
-        assert all(map(torch.equal, one.images, other.images))
-        on_gpu = one.model_inputs("cuda")["pixel_values"]
-        assert torch.equal(on_gpu.cpu(), other.model_inputs()["pixel_values"])
-
-
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 1)])
 def test_a_run_that_was_cut_goes_on_with_exactly_the_samples_that_are_left(holed, before, after):
     whole = loader(holed, max_failed_share=0.5)

@@ -1,7 +1,7 @@
 """Samples to one packed sequence, as the model takes it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from itertools import accumulate, chain
 from typing import Any
@@ -53,14 +53,6 @@ class PackedBatch:
         """L."""
         return self.input_ids.shape[1]
 
-    def pin_memory(self) -> "PackedBatch":
-        """Its frames where a GPU takes them from while it works; a `DataLoader` calls this."""
-        return replace(
-            self,
-            videos=tuple(clip.pin_memory() for clip in self.videos),
-            images=tuple(clip.pin_memory() for clip in self.images),
-        )
-
     def model_inputs(
         self, device: torch.device | str = "cpu", *, dtype: torch.dtype = torch.float32
     ) -> dict[str, Any]:
@@ -82,8 +74,7 @@ class PackedBatch:
             (self.images, "pixel_values", "image_grid_thw"),
         ):
             if clips:
-                there = [clip.to(device, non_blocking=True) for clip in clips]
-                patched = [self._patched(clip, dtype) for clip in there]
+                patched = [self._patched(clip.to(device), dtype) for clip in clips]
                 inputs[pixels] = torch.cat([part.pixels for part in patched])
                 inputs[grids] = torch.tensor([part.grid for part in patched])
         if self.videos:

@@ -93,7 +93,6 @@ class PackedLoader:
         world_size: ranks there are.
         num_workers: processes that read; 0 reads in this one.
         prefetch_factor: batches that each worker may have waiting.
-        pin_memory: a thread puts frames where a GPU copies them from beside its work; wants one.
         max_failed_share: share of the samples read that may fail.
 
     Raises:
@@ -110,7 +109,6 @@ class PackedLoader:
         world_size: int = 1,
         num_workers: int = 0,
         prefetch_factor: int = 2,
-        pin_memory: bool = False,
         max_failed_share: float = MAX_FAILED_SHARE,
     ) -> None:
         if not 0 <= max_failed_share <= 1:
@@ -129,7 +127,7 @@ class PackedLoader:
         self.failures: list[Failure] = []
         """Those that could not be read."""
         self._dataset = dataset
-        self._workers: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self._workers: dict[str, Any] = {"num_workers": num_workers}
         if num_workers:
             self._workers |= {
                 "prefetch_factor": prefetch_factor,

@@ -286,7 +286,6 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
         rank=processes.process_index // sharing,
         world_size=processes.num_processes // sharing,
         num_workers=recipe.data.num_workers,
-        pin_memory=processes.device.type == "cuda",
         max_failed_share=recipe.data.max_failed_share,
     )
 
