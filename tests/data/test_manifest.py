@@ -88,6 +88,17 @@ def test_rows_are_read_as_they_were_written_in_any_order(path: Path) -> None:
     assert [row.text_tokens for row in manifest] == [20 + index for index in range(NUM_ROWS)]
 
 
+def test_only_the_row_that_is_asked_for_is_decoded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    from_json = Record.from_json
+    monkeypatch.setattr(Record, "from_json", lambda text: decoded.append(text) or from_json(text))
+    manifest = read_manifest(path)
+    assert manifest[ROWS_A_GROUP + 1] == make_row(ROWS_A_GROUP + 1)
+    assert len(decoded) == 1
+
+
 @pytest.mark.parametrize("index", [NUM_ROWS, -NUM_ROWS - 1])
 def test_rows_outside_are_an_index_error(path: Path, index: int) -> None:
     with pytest.raises(IndexError):

@@ -80,8 +80,9 @@ def test_a_run_that_died_goes_on_to_the_same_losses_bit_by_bit(
     torch.manual_seed(99)
     train(recipe, tmp_path)
     assert losses(tmp_path) == losses(undisturbed)
-    weights = [(out / "model/model.safetensors").read_bytes() for out in (tmp_path, undisturbed)]
-    assert weights[0] == weights[1]
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        found = [(out / "model" / name).read_bytes() for out in (tmp_path, undisturbed)]
+        assert found[0] == found[1]
 
 
 def test_another_recipe_does_not_go_on_in_the_folder(undisturbed, tiny_folder, manifest, tmp_path):

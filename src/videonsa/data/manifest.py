@@ -190,7 +190,9 @@ class Manifest:
             for index in range(self._file.num_row_groups)
         ]
         self._ends: NDArray[np.int64] = np.cumsum(sizes, dtype=np.int64)
-        self._group: tuple[int, list[ManifestRow]] = (-1, [])
+        # The group of rows that was read last; packs ask for rows all over the file, so a row is
+        # decoded when it is asked for.
+        self._group: tuple[int, Any] = (-1, None)
 
     def __reduce__(self) -> tuple[type["Manifest"], tuple[Path]]:
         return Manifest, (self.path,)
@@ -210,9 +212,10 @@ class Manifest:
         index %= len(self)
         number = int(np.searchsorted(self._ends, index, side="right"))
         if self._group[0] != number:
-            rows = self._file.read_row_group(number).to_pylist()
-            self._group = number, [_row_of(columns) for columns in rows]
-        return self._group[1][index - int(self._ends[number])]
+            self._group = number, self._file.read_row_group(number)
+        rows = self._group[1]
+        (columns,) = rows.slice(rows.num_rows - int(self._ends[number]) + index, 1).to_pylist()
+        return _row_of(columns)
 
     def __iter__(self) -> Iterator[ManifestRow]:
         return (self[index] for index in range(len(self)))

@@ -63,6 +63,11 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"parallel.fsdp=true with {world_size} processes on {'a GPU' if on_gpu else 'CPUs'}: "
             "want two or more GPUs, a process each by torchrun, or --set parallel.fsdp=false"
         )
+    if parallel.deepspeed is not None and not on_gpu:
+        raise UsageError(
+            f"parallel.deepspeed={parallel.deepspeed} on CPUs: accelerate gives DeepSpeed none; "
+            "want a GPU a process, or leave it out"
+        )
     if sharded and recipe.model.lora_rank:
         raise UsageError(
             f"model.lora_rank={recipe.model.lora_rank} with sharded weights: LoRA leaves little to "

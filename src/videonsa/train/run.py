@@ -243,6 +243,8 @@ def _trainer(
         resume_stream(loader, checkpoint, process=processes.process_index)
     torch.manual_seed(recipe.run.seed)  # of fresh gates
     model = _model(recipe, base, checkpoint)
+    # Else the Trainer adds it to the generation config again, whenever a run starts.
+    model.config.eos_token_id = tokenizer.eos_token_id
     trainer = PackTrainer(
         model=choose_parameters(model, recipe.model),
         args=training_arguments(
