@@ -70,7 +70,7 @@ def test_weights_are_not_sharded_on_cpus():
     with pytest.raises(UsageError, match="2 processes on CPUs: want two or more GPUs"):
         check_processes(seven(), world_size=2, on_gpu=False)
     deepspeed = ("parallel.fsdp=false", "parallel.deepspeed=zero.json")
-    with pytest.raises(UsageError, match="zero.json on CPUs.* want a GPU a process"):
+    with pytest.raises(UsageError, match=r"zero\.json on CPUs.* want a GPU a process"):
         check_processes(seven(*deepspeed), world_size=2, on_gpu=False)
 
 
