@@ -218,7 +218,12 @@ class Manifest:
         return _row_of(columns)
 
     def __iter__(self) -> Iterator[ManifestRow]:
-        return (self[index] for index in range(len(self)))
+        return map(_row_of, self._columns())
+
+    def _columns(self) -> Iterator[dict[str, Any]]:
+        """What the file has of each row, in order."""
+        for number in range(self._file.num_row_groups):
+            yield from self._file.read_row_group(number).to_pylist()
 
     def column(self, name: str) -> NDArray[Any]:
         """One number of every row, such as `tokens` or `num_frames`, without reading the rest."""
@@ -230,10 +235,9 @@ class Manifest:
     def hash_rows(self) -> str:
         """The hash of the rows, read anew; equal to `data_hash` in a sound manifest."""
         digest = hashlib.sha256()
-        for number in range(self._file.num_row_groups):
-            for columns in self._file.read_row_group(number).to_pylist():
-                numbers = {name: columns[name] for name in NUMBERS}
-                digest.update(_hashed(columns["record"], columns["media"], numbers))
+        for columns in self._columns():
+            numbers = {name: columns[name] for name in NUMBERS}
+            digest.update(_hashed(columns["record"], columns["media"], numbers))
         return digest.hexdigest()
 
 
