@@ -13,10 +13,10 @@ def model():
     return random_model(MODELS["tiny"], device=torch.device("cpu"), dtype=torch.float32)
 
 
-def predict(model, name, peak, held=10**9):
+def predict(model, name, peak, held=10**9, rows=None):
     stage = {"name": name, "peak_gb": peak}
     return prediction(
-        stage, model, (16, 4, 4), prompt_tokens=128, rows_per_chunk=None, held_bytes=held
+        stage, model, (16, 4, 4), prompt_tokens=128, rows_per_chunk=rows, held_bytes=held
     )
 
 
@@ -43,6 +43,14 @@ def test_the_prefill_is_the_plans(model):
     # A model of float32 has rows twice as large as the shape's bfloat16.
     found = predict(model, "prefill, dense", 1.0, held=0)["predicted_gb"]
     assert found == pytest.approx(2 * sum(terms.values()) / 1e9)
+
+
+def test_rows_that_go_at_once_are_those_that_were_asked_for(model):
+    few, whole, zero = (
+        predict(model, "prefill, nsa, random", 1.0, rows=rows)["predicted_gb"]
+        for rows in (32, 128, 0)
+    )
+    assert few < whole == zero
 
 
 @pytest.mark.parametrize(("name", "peak"), [("prefill, dense", None), ("transformers: prefill", 1)])

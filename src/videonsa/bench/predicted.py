@@ -28,7 +28,7 @@ def prediction(
         model: what was measured.
         grid: temporal patches, rows and columns of patches of the clip.
         prompt_tokens: video and text.
-        rows_per_chunk: as it was given to the model.
+        rows_per_chunk: as it was given to the model; None is its own choice, 0 all rows.
         held_bytes: weights on the device, of a peer too.
 
     Returns:
@@ -45,7 +45,9 @@ def prediction(
         max_new_tokens=1,
         attention="dense" if "dense" in name else "nsa",
         kernels=runs_by_kernels(shape, find_machine(model.device)),
-        rows_per_chunk=ROWS_PER_CHUNK if rows_per_chunk is None else rows_per_chunk,
+        rows_per_chunk=ROWS_PER_CHUNK
+        if rows_per_chunk is None
+        else rows_per_chunk or prompt_tokens,
         patches_per_chunk=PATCHES_PER_CHUNK,
     )
     if name == "vision tower":

@@ -1,6 +1,6 @@
 """`videonsa bench prefill`: time to the first token of a whole model, stage by stage."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,24 @@ def add_parser(what: Commands) -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="timed runs (default: %(default)s)"
     )
+    _add_reading(parser)
+    parser.add_argument(
+        "--regimes",
+        default="random,coherent",
+        metavar="A,B",
+        help="of the rows of given lengths (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows-per-chunk",
+        type=int,
+        metavar="N",
+        help="rows that go through the layers at a time, with NSA (default: the model's choice)",
+    )
+    parser.add_argument("--peers", action="store_true", help="also transformers' own model")
+    add_model_options(parser, NAME)
+
+
+def _add_reading(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--video",
         metavar="FILE",
@@ -82,20 +100,6 @@ def add_parser(what: Commands) -> None:
         metavar="N",
         help="threads that read it, compared with one (default: one a core, at most 8)",
     )
-    parser.add_argument(
-        "--regimes",
-        default="random,coherent",
-        metavar="A,B",
-        help="of the rows of given lengths (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rows-per-chunk",
-        type=int,
-        metavar="N",
-        help="rows that go through the layers at a time, with NSA (default: the model's choice)",
-    )
-    parser.add_argument("--peers", action="store_true", help="also transformers' own model")
-    add_model_options(parser, NAME)
 
 
 def run(args: Namespace) -> int:
