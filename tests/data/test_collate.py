@@ -5,6 +5,7 @@ import pickle
 import torch
 
 from videonsa.data.collate import PackedBatch
+from videonsa.video.processing import patchify
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -41,3 +42,20 @@ def test_frames_travel_as_one_tensor_and_are_the_same():
 def test_a_batch_of_text_travels_too():
     found = pickle.loads(pickle.dumps(batch_of((), ())))
     assert found.videos == found.images == () and found.num_tokens == 6
+
+
+def test_clips_cut_together_give_the_patches_of_each():
+    small, wide = (3, 28, 28), (3, 28, 56)
+    shapes = [(4, *small), (4, *small), (3, *small), (3, *small), (2, *wide), (4, *small)]
+    videos, images = (
+        tuple(frames(*shape) for shape in shapes),
+        tuple(frames(1, *small) for _ in "ab"),
+    )
+    inputs = batch_of(videos, images).model_inputs(dtype=torch.float64)
+    for clips, pixels, grids in (
+        (videos, "pixel_values_videos", "video_grid_thw"),
+        (images, "pixel_values", "image_grid_thw"),
+    ):
+        each = [patchify(clip) for clip in clips]
+        assert torch.equal(inputs[pixels], torch.cat([one.pixels for one in each]).double())
+        assert inputs[grids].tolist() == [list(one.grid) for one in each]

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -72,6 +73,30 @@ def test_weights_are_not_sharded_on_cpus():
     deepspeed = ("parallel.fsdp=false", "parallel.deepspeed=zero.json")
     with pytest.raises(UsageError, match=r"zero\.json on CPUs.* want a GPU a process"):
         check_processes(seven(*deepspeed), world_size=2, on_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read .*No such file.* want DeepSpeed's config"),
+        ("stage: 3", "cannot be read .*Expecting value"),
+        ("[]", "cannot be read"),
+        ('{"zero_optimization": {"stage": 3}}', "shards that no command loads; set .*16bit"),
+    ],
+)
+def test_a_deepspeed_config_that_leaves_no_model_is_refused(text, message, tmp_path):
+    path = tmp_path / "zero.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        checks.check_deepspeed(str(path))
+
+
+def test_deepspeed_configs_that_leave_a_model_are_taken(tmp_path):
+    path = tmp_path / "zero.json"
+    for zero in ({"stage": 2}, {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}):
+        path.write_text(json.dumps({"zero_optimization": zero}))
+        checks.check_deepspeed(str(path))
 
 
 def test_too_little_shared_memory_is_told_before_workers_die_of_it(monkeypatch, tmp_path):

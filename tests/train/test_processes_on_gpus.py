@@ -1,10 +1,13 @@
 """Training over GPUs of one machine, by NCCL: the loss curve of one GPU, within bf16 noise."""
 
+import json
 import os
 
 import pytest
 import torch
 from small_run import losses, make_data, recipe_for, run_processes
+
+from videonsa.models.loading import load_model
 
 pytestmark = [
     pytest.mark.multi_gpu,
@@ -48,12 +51,48 @@ def test_gpus_train_as_one(settings, recipe, alone, tmp_path):
     torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=5e-2, atol=1e-2)
 
 
-def test_a_run_on_gpus_goes_on_from_its_checkpoint(recipe, alone, tmp_path):
+def test_a_run_on_gpus_goes_on_from_its_checkpoint(recipe, tmp_path):
     out = tmp_path / "run"
     sharded = ("parallel.fsdp=true", "parallel.sequence=2")
     run_processes(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
     whole = losses(out)
-    (out / f"checkpoint-{STEPS}").rename(tmp_path / "last")  # as if killed before it
-    (out / "model").rename(tmp_path / "model")
-    run_processes(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
+    run_again_from_step_3(recipe, out, *sharded)
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(whole), rtol=2e-2, atol=1e-2)
+
+
+def run_again_from_step_3(recipe, out, *settings):
+    """As if it had been killed after its first checkpoint."""
+    for name in (f"checkpoint-{STEPS}", "model"):
+        (out / name).rename(out.with_name(name))
+    run_processes(recipe, out, *settings, processes=COUNT, gpus=GPUS)
+
+
+@pytest.mark.parametrize("sequence", [1, 2])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_trains_as_one_and_goes_on(stage, sequence, recipe, alone, tmp_path):
+    pytest.importorskip("deepspeed")
+    config = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+    }
+    (tmp_path / "deepspeed.json").write_text(json.dumps(config))
+    out = tmp_path / "run"
+    settings = (
+        f"parallel.deepspeed={tmp_path / 'deepspeed.json'}",
+        f"parallel.sequence={sequence}",
+    )
+    run_processes(recipe, out, *settings, processes=COUNT, gpus=GPUS)
+    found = losses(out)
+    # All of it computes in bfloat16 here, norms and losses too.
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=1e-1, atol=2e-2)
+    model = load_model(out / "model", device="cuda", dtype=torch.bfloat16).model
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+    run_again_from_step_3(recipe, out, *settings)
+    torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(found), rtol=2e-2, atol=1e-2)

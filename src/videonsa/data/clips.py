@@ -87,6 +87,6 @@ def _turns(clip: Clip, rng: random.Random) -> tuple[Turn, ...]:
 
 def _kinds(clip: Clip, rng: random.Random) -> tuple[str, ...]:
     if clip.patches == 1:
-        return STILL_KINDS
+        return STILL_KINDS * 2  # each draws its object anew
     beside = rng.sample([kind for kind in KINDS if kind != "direction"], _KINDS_BESIDE)
     return ("direction", "direction", *PLACE_KINDS, *beside)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from itertools import accumulate, chain
+from itertools import accumulate, chain, groupby
 from typing import Any
 
 import torch
@@ -58,7 +58,8 @@ class PackedBatch:
     ) -> dict[str, Any]:
         """The arguments of the model's `forward`, labels included.
 
-        Frames are cut into patches on the device, one video at a time.
+        Frames are cut into patches on the device, clips of one shape that follow one another
+        together: hundreds of stills would else be as many transfers.
 
         Args:
             device: where the tensors are wanted.
@@ -74,21 +75,33 @@ class PackedBatch:
             (self.images, "pixel_values", "image_grid_thw"),
         ):
             if clips:
-                patched = [self._patched(clip.to(device), dtype) for clip in clips]
-                inputs[pixels] = torch.cat([part.pixels for part in patched])
-                inputs[grids] = torch.tensor([part.grid for part in patched])
+                runs = [list(run) for _, run in groupby(clips, key=lambda clip: clip.shape)]
+                parts = [self._patched(run, device) for run in runs]
+                inputs[pixels] = torch.cat([part.pixels.to(dtype) for part in parts])
+                inputs[grids] = torch.tensor(
+                    [
+                        (part.grid[0] // len(run), *part.grid[1:])
+                        for part, run in zip(parts, runs, strict=True)
+                        for _ in run
+                    ]
+                )
         if self.videos:
             inputs["video_times"] = self.video_times
         return inputs
 
-    def _patched(self, frames: Tensor, dtype: torch.dtype) -> PatchedVideo:
-        patched = patchify(
-            frames,
-            patch_size=self.sampling.patch_size,
-            merge_size=self.sampling.merge_size,
-            temporal_patch_size=self.sampling.temporal_patch_size,
+    def _patched(self, clips: list[Tensor], device: torch.device | str) -> PatchedVideo:
+        """Clips of one shape as if they were one; the last patch of each is filled up first."""
+        spec = self.sampling
+        frames = torch.stack(clips).to(device)  # [n, N, 3, H, W]
+        if missing := -frames.shape[1] % spec.temporal_patch_size:
+            last = frames[:, -1:].expand(-1, missing, -1, -1, -1)
+            frames = torch.cat([frames, last], dim=1)
+        return patchify(
+            frames.flatten(0, 1),
+            patch_size=spec.patch_size,
+            merge_size=spec.merge_size,
+            temporal_patch_size=spec.temporal_patch_size,
         )
-        return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
 
 
 def _whole(

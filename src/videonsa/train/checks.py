@@ -1,5 +1,6 @@
 """What cannot work is told before a weight is loaded, with the nearest that can."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,30 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
         raise UsageError(
             f"model.lora_rank={recipe.model.lora_rank} with sharded weights: LoRA leaves little to "
             "shard; want --set parallel.fsdp=false and no parallel.deepspeed"
+        )
+
+
+def check_deepspeed(path: str) -> None:
+    """Refuse a DeepSpeed config that cannot be read, or that would leave no model that loads.
+
+    Args:
+        path: of the JSON file.
+
+    Raises:
+        UsageError: naming what it lacks.
+    """
+    try:
+        zero = json.loads(Path(path).read_text("utf-8")).get("zero_optimization", {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"parallel.deepspeed={path} cannot be read ({error}): want DeepSpeed's config, an "
+            "object in a JSON file"
+        ) from error
+    gather = "stage3_gather_16bit_weights_on_model_save"
+    if zero.get("stage") == 3 and not zero.get(gather):
+        raise UsageError(
+            f"parallel.deepspeed={path}: ZeRO 3 would leave the trained model in shards that no "
+            f'command loads; set "{gather}": true in its zero_optimization'
         )
 
 

@@ -32,7 +32,12 @@ from videonsa.models._hf import quiet_loading
 from videonsa.models.loading import load_model, read_checkpoint
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.parallel.exchange import SequenceExchange
-from videonsa.train.checks import check_data, check_processes, check_shared_memory
+from videonsa.train.checks import (
+    check_data,
+    check_deepspeed,
+    check_processes,
+    check_shared_memory,
+)
 from videonsa.train.parameters import choose_parameters, close_gates
 from videonsa.train.reading import recipe_of, recipe_to_yaml
 from videonsa.train.saving import (
@@ -88,6 +93,8 @@ def train(
     processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
+    if recipe.parallel.deepspeed is not None:
+        check_deepspeed(recipe.parallel.deepspeed)
     check_shared_memory(recipe, runs=processes_here())
     manifest = _manifest(recipe)
     check_data(recipe, manifest, load_shape(recipe.model.base))

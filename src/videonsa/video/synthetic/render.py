@@ -56,14 +56,19 @@ class SceneBatch(NamedTuple):
             radius, x, y, vx, vy, start, end = self.geometry[:, k, :, None].unbind(1)  # [B, 1]
             age = times - start
             visible = (age >= 0) & (times < end)  # [B, N]
+            seen = visible.any(0).nonzero()[:, 0].tolist()
+            if not seen:
+                continue
+            frames = slice(seen[0], seen[-1] + 1)  # n of N; the others stay as they are
+            age, visible = age[:, frames], visible[:, frames]
             dx = axis[None, None, None, :] - (x + vx * age)[..., None, None]
             dy = axis[None, None, :, None] - (y + vy * age)[..., None, None]
             distance = edge_distance(
                 dx, dy, radius=radius[..., None, None], shape=self.shape[:, k, None, None, None]
             )
             inside = coverage(distance)
-            alpha = (inside * visible[..., None, None])[:, :, None]  # [B, N, 1, H, W]
-            image = torch.lerp(image, self.colour[:, k, None, :, None, None], alpha)
+            alpha = (inside * visible[..., None, None])[:, :, None]  # [B, n, 1, H, W]
+            image[:, frames].lerp_(self.colour[:, k, None, :, None, None], alpha)
         if generator is not None:
             noise = torch.randn(image.shape, generator=generator, device=image.device)
             image = image + NOISE_LEVELS * noise
