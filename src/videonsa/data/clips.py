@@ -21,8 +21,6 @@ from videonsa.video.synthetic.scene import SAMPLE_PERIOD
 
 PREFIX = "clips:"
 SOURCE = "clips"
-_KINDS_BESIDE = 3
-"""Asked beside direction, which is the hardest and so asked twice, and the places."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +70,7 @@ class ClipSource:
 
 def _turns(clip: Clip, rng: random.Random) -> tuple[Turn, ...]:
     scene = clip.scene
-    asked = [ask_about(scene, kind, seed=rng.getrandbits(32)) for kind in _kinds(clip, rng)]
+    asked = [ask_about(scene, kind, seed=rng.getrandbits(32)) for kind in _kinds(clip)]
     questions = [question for question in asked if question is not None]
     turns: list[Turn] = []
     video = VideoRef(script=script_text(clip))
@@ -85,8 +83,8 @@ def _turns(clip: Clip, rng: random.Random) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _kinds(clip: Clip, rng: random.Random) -> tuple[str, ...]:
+def _kinds(clip: Clip) -> tuple[str, ...]:
+    """Each draws its object anew; direction, which is the hardest, and places lead to it."""
     if clip.patches == 1:
-        return STILL_KINDS * 2  # each draws its object anew
-    beside = rng.sample([kind for kind in KINDS if kind != "direction"], _KINDS_BESIDE)
-    return ("direction", "direction", *PLACE_KINDS, *beside)
+        return STILL_KINDS * 2
+    return (*KINDS, "direction", *PLACE_KINDS)
