@@ -33,11 +33,14 @@ def test_clips_follow_from_their_number_alone():
     assert all(0 <= clip_of(record).phase < 0.5 for record in three)
 
 
-def test_direction_and_places_are_asked_of_moving_clips_and_of_no_still():
+def test_moving_clips_are_asked_all_kinds_and_places_stills_what_one_frame_shows():
     for record in records("clips:count=5,patches=8"):
         asked = questions(record)
         assert sum("direction" in text or "Which way" in text for text in asked) == 2
         assert sum(text.startswith("Where was") for text in asked) == 2
+        for kind in ("colour", "shape", "How many", " flashed?"):
+            assert sum(kind in text for text in asked) == 1
+        assert sum("quarter" in text or text.startswith("When") for text in asked) == 1
     for record in records("clips:count=5,patches=1"):
         asked = questions(record)
         assert not any("move" in text for text in asked)

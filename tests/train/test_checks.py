@@ -80,8 +80,14 @@ def test_weights_are_not_sharded_on_cpus():
     [
         (None, "cannot be read .*No such file.* want DeepSpeed's config"),
         ("stage: 3", "cannot be read .*Expecting value"),
-        ("[]", "cannot be read"),
+        ("[]", "want DeepSpeed's config, an object"),
+        ('{"zero_optimization": null}', "want DeepSpeed's config, an object"),
         ('{"zero_optimization": {"stage": 3}}', "shards that no command loads; set .*16bit"),
+        (
+            '{"zero_optimization": {"stage": 3, '
+            '"stage3_gather_16bit_weights_on_model_save": "auto"}}',
+            "shards that no command loads",
+        ),
     ],
 )
 def test_a_deepspeed_config_that_leaves_no_model_is_refused(text, message, tmp_path):

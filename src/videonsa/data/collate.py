@@ -76,8 +76,8 @@ class PackedBatch:
         ):
             if clips:
                 runs = [list(run) for _, run in groupby(clips, key=lambda clip: clip.shape)]
-                parts = [self._patched(run, device) for run in runs]
-                inputs[pixels] = torch.cat([part.pixels.to(dtype) for part in parts])
+                parts = [self._patched(run, device, dtype) for run in runs]
+                inputs[pixels] = torch.cat([part.pixels for part in parts])
                 inputs[grids] = torch.tensor(
                     [
                         (part.grid[0] // len(run), *part.grid[1:])
@@ -89,19 +89,22 @@ class PackedBatch:
             inputs["video_times"] = self.video_times
         return inputs
 
-    def _patched(self, clips: list[Tensor], device: torch.device | str) -> PatchedVideo:
+    def _patched(
+        self, clips: list[Tensor], device: torch.device | str, dtype: torch.dtype
+    ) -> PatchedVideo:
         """Clips of one shape as if they were one; the last patch of each is filled up first."""
         spec = self.sampling
         frames = torch.stack(clips).to(device)  # [n, N, 3, H, W]
         if missing := -frames.shape[1] % spec.temporal_patch_size:
             last = frames[:, -1:].expand(-1, missing, -1, -1, -1)
             frames = torch.cat([frames, last], dim=1)
-        return patchify(
+        patched = patchify(
             frames.flatten(0, 1),
             patch_size=spec.patch_size,
             merge_size=spec.merge_size,
             temporal_patch_size=spec.temporal_patch_size,
         )
+        return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
 
 
 def _whole(

@@ -86,14 +86,20 @@ def check_deepspeed(path: str) -> None:
         UsageError: naming what it lacks.
     """
     try:
-        zero = json.loads(Path(path).read_text("utf-8")).get("zero_optimization", {})
-    except (OSError, ValueError, AttributeError) as error:
+        config = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"parallel.deepspeed={path} cannot be read ({error}): want DeepSpeed's config, an "
             "object in a JSON file"
         ) from error
+    zero = config.get("zero_optimization", {}) if isinstance(config, dict) else None
+    if not isinstance(zero, dict):
+        raise UsageError(
+            f"parallel.deepspeed={path}: want DeepSpeed's config, an object whose "
+            "zero_optimization, if it has one, is an object"
+        )
     gather = "stage3_gather_16bit_weights_on_model_save"
-    if zero.get("stage") == 3 and not zero.get(gather):
+    if zero.get("stage") == 3 and zero.get(gather) is not True:  # accelerate makes "auto" false
         raise UsageError(
             f"parallel.deepspeed={path}: ZeRO 3 would leave the trained model in shards that no "
             f'command loads; set "{gather}": true in its zero_optimization'
