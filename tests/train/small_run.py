@@ -102,6 +102,16 @@ def run_processes(*arguments, **options) -> None:
     assert process.returncode == 0, output.decode()
 
 
+def run_on_from_first_checkpoint(recipe, out: Path, *settings: str, **options) -> None:
+    """Run again as if killed after the first of two checkpoints."""
+    first, last = sorted(out.glob("checkpoint-*"))
+    for path in (last, out / "model"):
+        path.rename(out.with_name(path.name))
+    written = (first / "trainer_state.json").stat().st_mtime_ns
+    run_processes(recipe, out, *settings, **options)
+    assert (first / "trainer_state.json").stat().st_mtime_ns == written  # else it began anew
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import build_data, losses, make_data, recipe_for, run_processes, start_processes
+from small_run import (
+    build_data,
+    losses,
+    make_data,
+    recipe_for,
+    run_on_from_first_checkpoint,
+    run_processes,
+    start_processes,
+)
 
 from videonsa.inference.engine import load
 from videonsa.models.loading import load_model
@@ -71,9 +79,7 @@ def test_processes_that_shard_weights_train_as_one_and_go_on(recipe, alone, tmp_
     for step in (3, 6):
         assert (out / "eval" / f"step-{step}" / "samples.jsonl").exists()
     whole = losses(out)
-    for name in (f"checkpoint-{STEPS}", "model"):
-        (out / name).rename(tmp_path / name)
-    run_processes(recipe, out, *sharded, program=ON_CPUS)
+    run_on_from_first_checkpoint(recipe, out, *sharded, program=ON_CPUS)
     assert losses(out) == whole
 
 

@@ -5,7 +5,13 @@ import os
 
 import pytest
 import torch
-from small_run import losses, make_data, recipe_for, run_processes
+from small_run import (
+    losses,
+    make_data,
+    recipe_for,
+    run_on_from_first_checkpoint,
+    run_processes,
+)
 
 from videonsa.models.loading import load_model
 
@@ -56,15 +62,8 @@ def test_a_run_on_gpus_goes_on_from_its_checkpoint(recipe, tmp_path):
     sharded = ("parallel.fsdp=true", "parallel.sequence=2")
     run_processes(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
     whole = losses(out)
-    run_again_from_step_3(recipe, out, *sharded)
+    run_on_from_first_checkpoint(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(whole), rtol=2e-2, atol=1e-2)
-
-
-def run_again_from_step_3(recipe, out, *settings):
-    """As if it had been killed after its first checkpoint."""
-    for name in (f"checkpoint-{STEPS}", "model"):
-        (out / name).rename(out.with_name(name))
-    run_processes(recipe, out, *settings, processes=COUNT, gpus=GPUS)
 
 
 @pytest.mark.parametrize("sequence", [1, 2])
@@ -94,5 +93,5 @@ def test_deepspeed_trains_as_one_and_goes_on(stage, sequence, recipe, alone, tmp
     torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=1e-1, atol=2e-2)
     model = load_model(out / "model", device="cuda", dtype=torch.bfloat16).model
     assert all(bool(weight.isfinite().all()) for weight in model.parameters())
-    run_again_from_step_3(recipe, out, *settings)
+    run_on_from_first_checkpoint(recipe, out, *settings, processes=COUNT, gpus=GPUS)
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(found), rtol=2e-2, atol=1e-2)

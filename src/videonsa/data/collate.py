@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videonsa.data.dataset import Sample
-from videonsa.video.processing import PatchedVideo, patchify
+from videonsa.video.processing import PatchedVideo, patchify, whole_patches
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -95,9 +95,7 @@ class PackedBatch:
         """Clips of one shape as if they were one; the last patch of each is filled up first."""
         spec = self.sampling
         frames = torch.stack(clips).to(device)  # [n, N, 3, H, W]
-        if missing := -frames.shape[1] % spec.temporal_patch_size:
-            last = frames[:, -1:].expand(-1, missing, -1, -1, -1)
-            frames = torch.cat([frames, last], dim=1)
+        frames = whole_patches(frames, spec.temporal_patch_size)
         patched = patchify(
             frames.flatten(0, 1),
             patch_size=spec.patch_size,

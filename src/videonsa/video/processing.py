@@ -170,8 +170,7 @@ def patchify(
             f"frames came as {height} x {width} px; wanted multiples of {factor}; "
             "resize them to the size of the sampling plan first"
         )
-    if missing := -len(frames) % temporal_patch_size:
-        frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
+    frames = whole_patches(frames, temporal_patch_size)
     grid = (len(frames) // temporal_patch_size, height // patch_size, width // patch_size)
     cut = frames.reshape(
         grid[0],
@@ -191,6 +190,14 @@ def patchify(
     pixels = patches.float().sub_(mean).div_(std)
     num_tokens = len(patches) // merge_size**2
     return PatchedVideo(pixels=pixels.flatten(1), grid=grid, num_tokens=num_tokens)
+
+
+def whole_patches(frames: Tensor, temporal_patch_size: int) -> Tensor:
+    """Repeat the last of the frames `[..., N, 3, H, W]` until all temporal patches are full."""
+    missing = -frames.shape[-4] % temporal_patch_size
+    return (
+        torch.cat([frames, *[frames[..., -1:, :, :, :]] * missing], dim=-4) if missing else frames
+    )
 
 
 def build_prompt(
