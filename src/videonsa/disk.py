@@ -1,7 +1,21 @@
-"""Files that a crash of the machine leaves whole."""
+"""Files that are whole or absent, bringing them to the disk, and folders with one writer."""
 
+import json
 import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+
+from videonsa.errors import UsageError
+from videonsa.parsing import read_json_object
+
+LOCK, HOLDER = ".lock", ".lock.json"
+"""Beside the results of a folder: the lock, and who holds it."""
+_PARTIAL = ".{}.{}.partial"
+"""The name of a file that is being written: of what it becomes, and what makes it one's own."""
 
 
 def to_disk(path: Path) -> None:
@@ -18,3 +32,87 @@ def folder_to_disk(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         to_disk(path)
     to_disk(folder)
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, of this writer's own, that takes its place if all goes well.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+
+    """
+    prefix, suffix = _PARTIAL.format(path.name, "/").split("/")
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o666 & ~_umask())  # mkstemp lets its owner alone read
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+
+    """
+    with partial_file(path) as partial:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def _umask() -> int:
+    """What is taken from the mode of new files. It can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def sole_writer(folder: Path, *, work: str) -> Iterator[None]:
+    """Hold a folder that exists, so that no second run writes into it; a killed one lets go.
+
+    Partial files that a killed run left are removed.
+
+    Args:
+        folder: where results go.
+        work: what is being done there, in one or two words for who comes second.
+
+    Raises:
+        UsageError: another process holds it; says which.
+        OSError: the folder cannot be written to.
+
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            f"{folder} is being written by {_holder(folder)}: wait for it, or name another folder"
+        ) from error
+    try:
+        for left in folder.glob(_PARTIAL.format("*", "*")):  # by runs that were killed
+            left.unlink(missing_ok=True)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"work": work, "process": os.getpid(), "machine": socket.gethostname()}
+        write_whole(folder / HOLDER, json.dumps(facts | {"since": since}) + "\n")
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / HOLDER).unlink()
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    with suppress(UsageError):
+        facts = read_json_object(folder / HOLDER)
+        words = [str(facts.get(name)) for name in ("work", "process", "machine", "since")]
+        return "{} (process {} on {}, since {})".format(*words)
+    return "another process"

@@ -11,10 +11,11 @@ import tempfile
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from videonsa.disk import write_whole
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -208,14 +209,10 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 def write_output(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. `UsageError` if that is not possible."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise _unwritable(path, error) from error
 
 

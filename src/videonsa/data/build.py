@@ -8,7 +8,7 @@ build that was killed gives, when it is run again, what an undisturbed one gives
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from videonsa.data.clips import PREFIX as CLIPS
 from videonsa.data.clips import ClipSource
-from videonsa.data.files import ParquetWriter, pyarrow
+from videonsa.data.files import ParquetRows, parquet_writer, pyarrow
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.journal import JOURNAL, FileState, Journal
 from videonsa.data.manifest import MANIFEST, BuildFacts, ManifestRow, ManifestWriter, MediaFacts
@@ -256,10 +256,10 @@ def _manifest(folder: Path, sources: Sequence[Source], options: BuildOptions) ->
     return ManifestWriter(folder / MANIFEST, facts=facts)
 
 
-def _dropped(folder: Path) -> ParquetWriter:
+def _dropped(folder: Path) -> AbstractContextManager[ParquetRows]:
     arrow, _ = pyarrow()
     schema = arrow.schema([(name, arrow.string()) for name in ("id", "source", "reason", "detail")])
-    return ParquetWriter(folder / DROPPED, schema=schema, rows_a_group=_DROPPED_ROWS_A_GROUP)
+    return parquet_writer(folder / DROPPED, schema=schema, rows_a_group=_DROPPED_ROWS_A_GROUP)
 
 
 def _count_files(files: Files, journal: Journal) -> dict[str, int]:

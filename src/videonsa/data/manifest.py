@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from videonsa.data.files import ParquetWriter, pyarrow
+from videonsa.data.files import parquet_writer, pyarrow
 from videonsa.data.records import Record
 from videonsa.errors import UsageError
 from videonsa.video.sampling import SamplingSpec
@@ -123,7 +123,7 @@ class ManifestWriter:
         self._facts = facts
         self._hash = hashlib.sha256()
         arrow, _ = pyarrow()
-        self._writer = ParquetWriter(
+        self._file = parquet_writer(
             path, schema=_schema(arrow), rows_a_group=ROWS_A_GROUP, metadata=self._metadata
         )
 
@@ -133,7 +133,7 @@ class ManifestWriter:
         media = [asdict(facts) for facts in row.media]
         numbers = {name: getattr(row, name) for name in NUMBERS}
         self._hash.update(_hashed(record, media, numbers))
-        self._writer.write(
+        self._rows.write(
             {
                 "id": row.record.id,
                 "source": row.record.source,
@@ -152,7 +152,7 @@ class ManifestWriter:
         return self._hash.hexdigest()
 
     def __enter__(self) -> Self:
-        self._writer.__enter__()
+        self._rows = self._file.__enter__()
         return self
 
     def __exit__(
@@ -161,7 +161,7 @@ class ManifestWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._writer.__exit__(kind, error, traceback)
+        self._file.__exit__(kind, error, traceback)
 
 
 class Manifest:

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videonsa.data.files import write_whole
 from videonsa.data.filter import FilterOptions
 from videonsa.data.manifest import ManifestRow
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.sources import Entry
+from videonsa.disk import write_whole
 from videonsa.errors import missing_package
 
 REPORT_JSON, REPORT_MD, HISTOGRAMS = "report.json", "report.md", "histograms.png"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from videonsa.evals.files import write_whole
+from videonsa.disk import write_whole
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.report_attention import FILES, attention_figure, render_attention
 from videonsa.evals.report_prefill import FILES as PREFILL_FILES

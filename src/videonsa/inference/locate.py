@@ -1,10 +1,10 @@
 """Where a model is: the embedded one, a folder, or an id of the Hugging Face hub."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from videonsa.errors import ModelError
+from videonsa.parsing import read_json_object
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -53,13 +53,7 @@ def read_json(model: str, file_name: str) -> dict[str, Any] | None:
     path = Path(model) / file_name if Path(model).is_dir() else _download(model, file_name)
     if path is None or not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object: download it again")
-    return content
+    return read_json_object(path, error=ModelError, remedy="download it again")
 
 
 def _download(model: str, file_name: str) -> Path | None:

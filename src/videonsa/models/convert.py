@@ -32,9 +32,9 @@ from videonsa.models.stored import (
     StoredTensor,
     has_gates,
     name_on_disk,
-    one_line,
 )
 from videonsa.ops.spec import BRANCHES
+from videonsa.parsing import one_line
 
 MAX_SHARD_BYTES = 5_000_000_000
 """As of the published checkpoints."""

@@ -22,11 +22,11 @@ from videonsa.models.stored import (
     has_gates,
     is_gate,
     listed,
-    one_line,
     read_json,
     read_stored,
 )
 from videonsa.ops.spec import NSASpec
+from videonsa.parsing import one_line
 
 Stored = Mapping[str, StoredTensor]
 DeviceMap = Literal["auto"] | dict[str, int | str]

@@ -5,7 +5,6 @@ writes (`model.layers.*`, `visual.*`), and "transformers", of the parameters in 
 (`model.language_model.*`, `model.visual.*`).
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from videonsa.errors import ModelError
+from videonsa.parsing import one_line, read_json_object
 
 Layout = Literal["hub", "transformers"]
 
@@ -82,15 +82,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
     """The JSON object in a file. `ModelError` where there is none; `wanted` is what it is for."""
     if not path.is_file():
         raise ModelError(f"{path.parent} has no {path.name}: want {wanted}")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path} is not readable JSON ({one_line(error)}): download it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object: download it again")
-    return content
+    return read_json_object(path, error=ModelError, remedy="download it again")
 
 
 def stored_names(folder: Path) -> frozenset[str]:
@@ -188,8 +180,3 @@ def listed(names: list[str], most: int = 4) -> str:
     """The first names, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
-
-
-def one_line(error: BaseException, most: int = 200) -> str:
-    """The message of an error, cut and on one line."""
-    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -24,6 +24,7 @@ from videonsa import __version__
 from videonsa.data.dataset import VideoDataset
 from videonsa.data.loader import PackedLoader
 from videonsa.data.manifest import Manifest, read_manifest
+from videonsa.disk import write_whole
 from videonsa.env import processes_here
 from videonsa.errors import UsageError, missing_package
 from videonsa.inference.locate import locate_model
@@ -47,7 +48,6 @@ from videonsa.train.saving import (
     last_checkpoint,
     publish,
     saving,
-    write_whole,
 )
 from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, resume_stream

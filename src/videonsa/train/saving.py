@@ -9,18 +9,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from videonsa.disk import folder_to_disk, to_disk
+from videonsa.disk import folder_to_disk, to_disk, write_whole
 from videonsa.errors import TrainingError
 
 PARTIAL = ".saving"
 _CHECKPOINT = "checkpoint-"
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, "utf-8")
-    partial.replace(path)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -40,6 +40,8 @@ class VideoInfo:
     codec: str = ""
     container: str = ""
     has_audio: bool = False
+    notes: tuple[str, ...] = ()
+    """What was chosen, left out, repeated or scaled to read it, one line each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,8 +25,8 @@ from videonsa.bench.study.parts import (
     train,
 )
 from videonsa.bench.study.summary import all_answers, summarise
+from videonsa.disk import write_whole
 from videonsa.errors import VideoNSAError
-from videonsa.evals.files import write_whole
 
 ALL_PARTS = ("prepare", "train", "evaluate", "report")
 AGAIN = 75

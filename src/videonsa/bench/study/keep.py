@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from videonsa.bench.study.design import TRAINING_TOKENS, Design
+from videonsa.disk import write_whole
 from videonsa.errors import UsageError
-from videonsa.evals.files import write_whole
 from videonsa.evals.markdown import table
 from videonsa.evals.statistics import Accuracy
 from videonsa.models.convert import convert

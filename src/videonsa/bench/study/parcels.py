@@ -5,8 +5,8 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from videonsa.disk import write_whole
 from videonsa.errors import UsageError
-from videonsa.evals.files import write_whole
 
 PART_BYTES = 15 * 2**20
 """Of a file that travels."""

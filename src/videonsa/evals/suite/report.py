@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from videonsa.disk import write_whole
 from videonsa.errors import UsageError
-from videonsa.evals.files import write_whole
 from videonsa.evals.suite.journal import RUN, read_lines, read_run
 from videonsa.evals.suite.page import render_suite
 from videonsa.evals.suite.plots import draw_plots

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from videonsa.disk import write_whole
 from videonsa.errors import UsageError
 from videonsa.evals.conditions import Condition
-from videonsa.evals.files import write_whole
 from videonsa.evals.suite.answerers import Answerer, Reply
 from videonsa.evals.suite.config import CONDITIONS, SuiteRun, Task
 from videonsa.evals.suite.journal import (

@@ -1,0 +1,61 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from videonsa.disk import HOLDER, partial_file, sole_writer, write_whole
+from videonsa.errors import UsageError
+
+_HOLD = """
+import sys
+from pathlib import Path
+from videonsa.disk import sole_writer
+with sole_writer(Path(sys.argv[1]), work="a test"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").read_text() == "text"
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_failed_writer_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.txt", b"before")
+    with pytest.raises(ZeroDivisionError), partial_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        _ = 1 / 0
+    assert (tmp_path / "a.txt").read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_two_writers_of_one_file_have_partial_files_of_their_own(tmp_path: Path) -> None:
+    with partial_file(tmp_path / "a") as first, partial_file(tmp_path / "a") as second:
+        assert first != second
+
+
+def test_a_folder_has_one_writer_who_is_named(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    wanted = rf"a test \(process {other.pid} on .*\): wait for it"
+    with pytest.raises(UsageError, match=wanted), sole_writer(tmp_path, work="mine"):
+        pass
+    assert (tmp_path / HOLDER).exists(), "the one who came second must not harm the first"
+    other.kill()
+    other.communicate()
+    with sole_writer(tmp_path, work="mine"):
+        assert f'"process": {os.getpid()}' in (tmp_path / HOLDER).read_text()
+    assert not (tmp_path / HOLDER).exists()
