@@ -18,6 +18,7 @@ from videonsa.data import probe as probe_module
 from videonsa.data.check import check_manifest
 from videonsa.data.manifest import read_manifest
 from videonsa.data.report import draw_histograms
+from videonsa.disk import LOCK
 from videonsa.errors import UsageError
 
 FILES = ("manifest.parquet", "dropped.parquet", "report.json", "report.md", "histograms.png")
@@ -90,7 +91,7 @@ def test_build_that_was_killed_comes_to_the_same_bytes(
     assert known == (after if where == "probing" else 39)
     build_tree(tree, out)
     assert contents(out) == contents(built)
-    assert {path.name for path in out.iterdir()} == {*FILES, "probe.jsonl"}
+    assert {path.name for path in out.iterdir()} == {*FILES, "probe.jsonl", LOCK}
     lines = (out / "probe.jsonl").read_text().splitlines()
     assert sorted(lines) == sorted((built / "probe.jsonl").read_text().splitlines())
 

@@ -8,7 +8,7 @@ build that was killed gives, when it is run again, what an undisturbed one gives
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -30,6 +30,7 @@ from videonsa.data.scripts import script_info
 from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annotations
 from videonsa.data.synthetic import PREFIX, SyntheticSource
 from videonsa.data.tokens import RememberingTokenizer
+from videonsa.disk import sole_writer
 from videonsa.video.chat import ChatTokenizer
 from videonsa.video.sampling import SamplingSpec, VideoInfo
 from videonsa.video.source import VideoPath
@@ -115,40 +116,34 @@ def build(
         notes: lines that the report repeats.
 
     Raises:
-        UsageError: a source that cannot be read to its end, or pyarrow or matplotlib missing.
+        UsageError: a source that cannot be read to its end, another build that is writing into the
+            folder, or pyarrow or matplotlib missing.
+        OSError: the folder cannot be written to, or the disk is full.
 
     """
     require_matplotlib()
-    files = _find_files(sources, progress=options.progress)
-    with Journal(folder / JOURNAL) as journal:
-        _probe(files, journal, options)
-    with ExitStack() as stack:
-        manifest = stack.enter_context(_manifest(folder, sources, options))
-        dropped = stack.enter_context(_dropped(folder))
+    with sole_writer(folder, work="data build"):
+        files = _find_files(sources, progress=options.progress)
+        with Journal(folder / JOURNAL) as journal:
+            _probe(files, journal, options)
         tally = Tally()
-        remembering = RememberingTokenizer(tokenizer)
-        for entry, outcome in _judged(sources, files, journal, options, remembering):
-            if isinstance(outcome, DropError):
-                tally.drop(entry, outcome)
-                dropped.write(
-                    {
-                        "id": entry.id,
-                        "source": entry.source,
-                        "reason": str(outcome.reason),
-                        "detail": outcome.detail,
-                    }
-                )
-            else:
-                tally.keep(entry, outcome)
-                manifest.write(outcome)
-        report = tally.report(
-            data_hash=manifest.data_hash,
-            options=options.filter,
-            files=_count_files(files, journal),
-            notes=(*notes, *_archive_notes(sources, files)),
-        )
-        # The manifest comes last: where it is, all the others are.
-        write_report(report, folder)
+        judged = _judged(sources, files, journal, options, RememberingTokenizer(tokenizer))
+        with _manifest(folder, sources, options) as manifest, _dropped(folder) as dropped:
+            for entry, outcome in judged:
+                if isinstance(outcome, DropError):
+                    tally.drop(entry, outcome)
+                    dropped.write(_dropped_row(entry, outcome))
+                else:
+                    tally.keep(entry, outcome)
+                    manifest.write(outcome)
+            report = tally.report(
+                data_hash=manifest.data_hash,
+                options=options.filter,
+                files=_count_files(files, journal),
+                notes=(*notes, *_archive_notes(sources, files)),
+            )
+            # The manifest comes last: where it is, all the others are.
+            write_report(report, folder)
     return report
 
 
@@ -260,6 +255,15 @@ def _dropped(folder: Path) -> AbstractContextManager[ParquetRows]:
     arrow, _ = pyarrow()
     schema = arrow.schema([(name, arrow.string()) for name in ("id", "source", "reason", "detail")])
     return parquet_writer(folder / DROPPED, schema=schema, rows_a_group=_DROPPED_ROWS_A_GROUP)
+
+
+def _dropped_row(entry: Entry, error: DropError) -> dict[str, str]:
+    return {
+        "id": entry.id,
+        "source": entry.source,
+        "reason": str(error.reason),
+        "detail": error.detail,
+    }
 
 
 def _count_files(files: Files, journal: Journal) -> dict[str, int]:
