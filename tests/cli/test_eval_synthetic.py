@@ -5,6 +5,7 @@ import json
 import pytest
 
 from videonsa.cli.main import main
+from videonsa.disk import LOCK
 
 EVAL = ["eval", "synthetic"]
 SHORT = ["--lengths", "256", "--kinds", "needle,order,direction", "--samples", "2"]
@@ -22,7 +23,7 @@ def test_a_model_is_scored_and_all_files_are_there(tiny_folder, tmp_path, capsys
     ]  # fmt: skip
     assert "18 answers" in shown.err
     names = {path.name for path in out.iterdir()}
-    assert names == {"samples.jsonl", "run.json", "report.json", "report.md"} | {
+    assert names == {LOCK, "samples.jsonl", "run.json", "report.json", "report.md"} | {
         f"accuracy-by-{by}.png" for by in ("length", "position", "kind", "attention")
     }
     run = json.loads((out / "run.json").read_text())

@@ -1,5 +1,7 @@
 """The frame of all commands: help, errors, interruption, pipes, speed."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -67,6 +69,16 @@ def test_debug_shows_the_traceback_and_keeps_the_status(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert err.endswith("videonsa: error: first\n")
+
+
+def test_what_the_system_refuses_is_an_error_of_the_user(monkeypatch, capsys):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.bin")
+    assert run_raising(monkeypatch, full) == EXIT_USER
+    told = "a.bin: no space left on device: free some, or write to another disk"
+    assert capsys.readouterr() == ("", f"videonsa: error: {told}\n")
+    assert run_raising(monkeypatch, PermissionError(errno.EACCES, "Permission denied")) == 2
+    assert "permission denied: name a file or a folder" in capsys.readouterr().err
+    assert run_raising(monkeypatch, OSError("of a library")) == EXIT_DEFECT
 
 
 def test_a_defect_is_told_apart_from_an_error_of_the_user(monkeypatch, capsys):

@@ -18,6 +18,7 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
 )
+from videonsa.disk import sole_writer
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,9 +135,12 @@ def run(args: Namespace) -> int:
 
         request = _request(args)  # what cannot be asked is told before weights are loaded
         prepare_folder(args.out)
-        asked = _without_model(request) or _with_model(args, request)
-        run_suite(asked.request, asked.answerer, args.out, spec=asked.spec, machine=asked.machine)
-        result = write_report(args.out)
+        with sole_writer(args.out, work="eval synthetic"):
+            asked = _without_model(request) or _with_model(args, request)
+            run_suite(
+                asked.request, asked.answerer, args.out, spec=asked.spec, machine=asked.machine
+            )
+            result = write_report(args.out)
     report(f"written to {args.out}: report.md, report.json, plots, samples.jsonl")
     if args.json:
         emit_json(result)

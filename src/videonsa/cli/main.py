@@ -4,6 +4,7 @@ Exit status: 0 done; 1 a defect of videonsa; 2 something the user can mend, told
 stderr; 130 interrupted; 141 the reader of stdout went away.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -13,12 +14,14 @@ from collections.abc import Sequence
 import videonsa
 from videonsa.cli import ask, bench, convert, data, demo, doctor, evaluate, plan, train
 from videonsa.cli.common import LineParser, report
-from videonsa.errors import VideoNSAError
+from videonsa.errors import UsageError, VideoNSAError
+from videonsa.parsing import one_line
 
 EXIT_DEFECT = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build_parser() -> LineParser:
@@ -51,7 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     except Exception as error:
-        return _failed(error, debug=args.debug, status=EXIT_DEFECT)
+        told = _refused(error) or error
+        status = EXIT_DEFECT if told is error else EXIT_USER
+        return _failed(told, debug=args.debug, status=status)
+
+
+def _refused(error: Exception) -> VideoNSAError | None:
+    """What the system would not do (a full disk, no permission), as an error of the user."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    remedy = "free some, or write to another disk"
+    if error.errno not in _NO_ROOM:
+        remedy = "name a file or a folder that can be used, or change its rights"
+    told = UsageError(f"{place}{one_line(error).lower()}: {remedy}")
+    return told.with_traceback(error.__traceback__)
 
 
 def _failed(error: Exception, *, debug: bool, status: int) -> int:

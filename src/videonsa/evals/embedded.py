@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from videonsa.disk import write_whole
 from videonsa.evals.conditions import GREY, Condition, without
 from videonsa.evals.machine import machine_facts
 from videonsa.evals.statistics import Accuracy, best_constant, is_right
@@ -172,7 +173,7 @@ def evaluate(
             lines.append(json.dumps(entry))
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("\n".join(lines) + "\n")
+        write_whole(log, "\n".join(lines) + "\n")
     constant = {kind: best_constant([q for _, q in quiz.questions[kind]]) for kind in KINDS}
     return {
         "kinds": list(KINDS),
@@ -232,7 +233,7 @@ def main() -> None:
     )
     result |= result_facts(model, args.frames) | {"seconds": round(time.monotonic() - start, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(args.out, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

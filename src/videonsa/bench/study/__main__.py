@@ -25,7 +25,7 @@ from videonsa.bench.study.parts import (
     train,
 )
 from videonsa.bench.study.summary import all_answers, summarise
-from videonsa.disk import write_whole
+from videonsa.disk import sole_writer, write_whole
 from videonsa.errors import VideoNSAError
 
 ALL_PARTS = ("prepare", "train", "evaluate", "report")
@@ -115,10 +115,11 @@ def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
         return 0
     check_settings(design, out)
     clock = Clock.of(args.seconds)
-    for part in ALL_PARTS if args.part == "all" else (args.part,):
-        if not _do(part, args, design, clock, call):
-            sys.stderr.write(f"{part}: time is over; the same command goes on\n")
-            return AGAIN
+    with sole_writer(out, work=f"study {args.part}"):
+        for part in ALL_PARTS if args.part == "all" else (args.part,):
+            if not _do(part, args, design, clock, call):
+                sys.stderr.write(f"{part}: time is over; the same command goes on\n")
+                return AGAIN
     return 0
 
 
