@@ -27,6 +27,8 @@ def main(video: str, question: str, model_name: str = "embedded") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: python examples/ask.py VIDEO QUESTION [MODEL]")
     try:
         main(*sys.argv[1:])
     except videonsa.VideoNSAError as error:

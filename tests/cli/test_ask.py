@@ -1,13 +1,17 @@
 """`videonsa ask`: the answer on stdout, everything else on stderr."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import videonsa
 from videonsa.cli.main import main
+
+LOST = "videonsa: error: the logits of token 1 of the answer are not finite"
 
 
 @pytest.fixture
@@ -95,3 +99,61 @@ def test_fit_is_told_with_the_notes(ask):
     status, _, err = ask("--fit", "--memory", "0.9MB")
     assert status == 2
     assert "no sampling fits" in err
+
+
+def test_system_and_top_p_reach_the_model(ask, tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, device="cpu")
+    options = {
+        "system": "Answer in one short word, please.",
+        "temperature": 2.0,
+        "top_p": 0.5,
+        "seed": 1,
+    }
+    expected = qa.ask(clip_path, "What moves?", max_new_tokens=4, **options)
+    _, out, err = ask(
+        *(
+            "--system",
+            "Answer in one short word, please.",
+            "--temperature",
+            "2",
+            "--top-p",
+            "0.5",
+            "--seed",
+            "1",
+        )
+    )
+    assert out == expected.text + "\n"
+    assert f"= {expected.usage.prompt_tokens} of 2048" in err
+    without = qa.ask(clip_path, "What moves?", max_new_tokens=4)
+    assert without.usage.prompt_tokens != expected.usage.prompt_tokens
+
+
+def test_the_budget_is_explained_where_it_is_printed(ask):
+    _, _, err = ask()
+    (line,) = (line for line in err.splitlines() if "budget 2K/(L-1)" in line)
+    for words in ("of each video token", "selected blocks and window", "dense attention", "prompt"):
+        assert words in line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_weight_that_is_not_finite_is_one_line_and_status_2(ask, tiny_folder, tmp_path, value):
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (name,) = (name for name in tensors if name.endswith("layers.1.mlp.down_proj.weight"))
+    tensors[name][3, 5] = value
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    status, out, err = ask("--model", str(tmp_path))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith(LOST)
+
+
+def test_the_demonstration_model_says_what_it_knows(clip_path, capsys):
+    assert main(["ask", str(clip_path), "What moves?", "--max-new-tokens", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (line,) = (line for line in err.splitlines() if "demonstration model" in line)
+    assert "rendered clips of coloured shapes only" in line
+    assert line.removeprefix("note       ") in json.loads(out)["usage"]["notes"]
+
+
+def test_another_model_is_not_called_a_demonstration(ask):
+    assert "demonstration" not in ask()[2]

@@ -84,6 +84,18 @@ CASES = {
         *("whole.mp4", "What?", ["--temperature", "-1"]),
         *("temperature=-1", "at least 0"),
     ),
+    "temperature not a number": (
+        *("whole.mp4", "What?", ["--temperature", "nan"]),
+        *("temperature=nan", "at least 0"),
+    ),
+    "top-p above 1": (
+        *("whole.mp4", "What?", ["--temperature", "1", "--top-p", "1.5"]),
+        *("top_p=1.5", "at most 1"),
+    ),
+    "seed too large": (
+        *("whole.mp4", "What?", ["--seed", str(2**63)]),
+        *(f"seed={2**63}", "below 2**63"),
+    ),
     "unknown device": (
         *("whole.mp4", "What?", ["--device", "tpu9"]),
         *("device 'tpu9'", "videonsa doctor"),

@@ -4,8 +4,13 @@ import pytest
 import torch
 
 import videonsa
-from videonsa.errors import BudgetError, UsageError
-from videonsa.inference.generation import GenerationOptions, TextPieces, generate_tokens
+from videonsa.errors import BudgetError, ModelError, UsageError
+from videonsa.inference.generation import (
+    NOT_FINITE,
+    GenerationOptions,
+    TextPieces,
+    generate_tokens,
+)
 from videonsa.video.processing import build_prompt
 
 TEXTS = [
@@ -107,12 +112,25 @@ def test_drawing_follows_temperature_and_top_p():
     "wrong",
     [
         {"max_new_tokens": 0},
+        {"max_new_tokens": 2.0},
+        {"max_new_tokens": "8"},
+        {"max_new_tokens": None},
         {"temperature": -0.1},
         {"temperature": float("nan")},
+        {"temperature": 1e-320},
+        {"temperature": 10**400},
+        {"temperature": "hot"},
+        {"temperature": None},
+        {"temperature": True},
         {"top_p": 0.0},
         {"top_p": 1.5},
+        {"top_p": float("nan")},
+        {"top_p": "all"},
+        {"top_p": [0.5]},
         {"seed": -1},
         {"seed": 2**63},
+        {"seed": 1.0},
+        {"seed": "1"},
     ],
 )
 def test_options_outside_their_domain_are_refused(wrong):
@@ -150,3 +168,35 @@ def test_other_errors_of_the_model_come_through(prompt):
     tokens = generate_tokens(Broken(), prompt, options=GenerationOptions(), stop_ids=frozenset())
     with pytest.raises(RuntimeError, match="shapes differ"):
         next(tokens)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_token_is_chosen_from_logits_that_are_not_finite(value, temperature):
+    choose = GenerationOptions(temperature=temperature, seed=0).chooser(torch.device("cpu"))
+    assert choose(torch.tensor([1.0, value, 0.5])) == NOT_FINITE
+    assert choose(torch.tensor([1.0, 30.0, 0.5])) == 1
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_the_lowest_and_the_highest_temperature_draw(temperature):
+    options = GenerationOptions(temperature=temperature, seed=0)
+    assert options.chooser(torch.device("cpu"))(torch.tensor([1.0, 3.0, 2.0])) in range(3)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_logits_that_are_not_finite_end_the_answer_and_name_its_step(tiny_folder, prompt, step):
+    model = videonsa.load(tiny_folder, device="cpu").model
+    head, calls = model.lm_head, []
+
+    def spoiled(_, __, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == step else output
+
+    with head.register_forward_hook(spoiled):
+        tokens = generate_tokens(
+            model, prompt, options=GenerationOptions(max_new_tokens=4), stop_ids=frozenset()
+        )
+        with pytest.raises(ModelError, match=f"token {step} of the answer are not finite"):
+            list(tokens)
+    assert len(calls) == step

@@ -1,6 +1,8 @@
+import pytest
 import torch
-from tiny_models import tiny
+from tiny_models import VIDEO, tiny
 
+from videonsa.errors import UsageError
 from videonsa.models.rope import TokenType
 from videonsa.models.rows import PositionRules, describe_rows, repeat_vision, vision_inputs
 
@@ -63,3 +65,30 @@ def test_images_alone_run_through_nsa():
     )
     assert out.past_key_values.frame_sizes == [[6, 4]]
     assert out.logits.isfinite().all()
+
+
+POSITIONS = torch.arange(64).expand(3, 1, 64)
+
+
+@pytest.mark.parametrize("grid", [(32, 4, 4), (8, 4, 4), (0, 4, 4)])
+def test_grids_are_checked_against_the_tokens_also_beside_given_positions(grid):
+    """64 tokens with a grid of 128, of 32, and of none."""
+    ids = torch.full((1, 64), VIDEO)
+    with pytest.raises(UsageError, match="tokens"):
+        tiny()(
+            input_ids=ids,
+            inputs_embeds=torch.zeros(1, 64, 64),
+            position_ids=POSITIONS,
+            video_grid_thw=torch.tensor([grid]),
+            second_per_grid_ts=[1.0],
+        )
+
+
+def test_grids_and_given_positions_that_fit_the_tokens_are_taken():
+    types = torch.full((1, 64), V)
+    vision = vision_inputs(None, torch.tensor([[16, 4, 4]]), None, [1.0], temporal_ids="exact")
+    rows = describe_rows(
+        types, types.bool(), vision, start=[0], rules=RULES, position_ids=POSITIONS
+    )
+    assert rows.frame_sizes == [[4] * 16]
+    assert torch.equal(rows.position_ids, POSITIONS)

@@ -167,3 +167,14 @@ def test_tokenizer_that_does_not_split_special_tokens_is_refused() -> None:
 
     with pytest.raises(ModelError, match="Unsplitting encoded text as special tokens"):
         chat_tokens("What?", tokenizer=Unsplitting())
+
+
+@pytest.mark.parametrize("value", [None, 3, b"What?", ["What?"], {"text": "What?"}])
+def test_text_of_another_type_is_refused_by_name(
+    value: Any, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    came = f"came as {type(value).__name__}; wanted a str"
+    with pytest.raises(UsageError, match=f"question {came}"):
+        chat_tokens(value, tokenizer=tokenizer)
+    with pytest.raises(UsageError, match=f"system {came}"):
+        chat_tokens("What?", tokenizer=tokenizer, system=value)

@@ -53,6 +53,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_sampling_options(parser)
     add_fit_options(parser)
+    parser.add_argument("--system", metavar="TEXT", help="the system message (default: Qwen's)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (%(default)s)"
     )
@@ -62,6 +63,13 @@ def add_parser(commands: Commands) -> None:
         default=0.0,
         metavar="X",
         help="0 takes the likeliest token, above 0 tokens are drawn (%(default)s)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="draw from the likeliest tokens that hold this much of the probability (%(default)s)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
     parser.add_argument(
@@ -104,11 +112,13 @@ def run(args: Namespace) -> int:
             stream=True,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
+            top_p=args.top_p,
             seed=args.seed,
             fit=args.fit,
             memory=memory,
             decoder=args.decoder,
             trace=trace,
+            **({} if args.system is None else {"system": args.system}),
             **sampling_options(args),
         )
         _report_usage(stream.usage)

@@ -143,8 +143,9 @@ def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> 
         return "dense: every row attends to all keys before it"
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
     return (
-        f"nsa, compressed mask {spec.compressed_mask}: K = {budget.keys} keys a row, "
-        f"budget 2K/(L-1) = {budget.gamma:.3g}{verdict}"
+        f"nsa, compressed mask {spec.compressed_mask}: K = {budget.keys} keys a row (of each video "
+        f"token, in its selected blocks and window), budget 2K/(L-1) = {budget.gamma:.3g} (their "
+        f"share of what dense attention to the prompt's L tokens reads){verdict}"
     )
 
 

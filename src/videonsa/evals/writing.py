@@ -1,10 +1,12 @@
 """Answers after a cache that holds a video: written greedily, or the likeliest of a few."""
 
+import math
 from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
 
+from videonsa.inference.generation import NOT_FINITE, likeliest, not_finite
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
@@ -41,13 +43,18 @@ def write_answers(
 
     Returns:
         The ids of each answer, without the one that ended it.
+
+    Raises:
+        ModelError: logits that are not finite.
     """
     inputs, written = first, []
     ended: set[int] = set()
-    for _ in range(max_new_tokens):
+    for step in range(1, max_new_tokens + 1):
         logits = model(**inputs, past_key_values=cache, logits_to_keep=1).logits
-        ids = logits.argmax(-1)  # [B, 1]
+        ids = likeliest(logits)  # [B, 1]
         column = ids[:, 0].tolist()
+        if NOT_FINITE in column:
+            raise not_finite(f"token {step} of an answer")
         written.append(column)
         ended |= {row for row, token in enumerate(column) if token in stop_ids}
         if len(ended) == len(column):
@@ -79,6 +86,9 @@ def likeliest_answer(
 
     Returns:
         Which candidate the model would write with the highest probability; the first of equals.
+
+    Raises:
+        ModelError: logits that are not finite.
     """
     logits = model(**first, past_key_values=cache, logits_to_keep=1).logits[:, -1:]
     length = cache.get_seq_length()
@@ -91,4 +101,6 @@ def likeliest_answer(
             cache.crop(length - cache.get_seq_length())
         wanted = torch.tensor(ids, device=logits.device)[:, None]
         scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))
+    if not all(map(math.isfinite, scores)):
+        raise not_finite("an answer to weigh")
     return scores.index(max(scores))

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Attention = Literal["nsa", "dense"]
+_DEMONSTRATION = (
+    "this is the embedded demonstration model: it knows rendered clips of coloured shapes only; "
+    "for other videos name a model with --model"
+)
 
 
 def load(
@@ -77,8 +81,9 @@ def load(
     if device_map is not None:
         check_device_map(device_map, device, weights)
     place = resolve_device(device)
+    where = locate_model(model)
     loaded = load_model(
-        locate_model(model),
+        where,
         attention=attention,
         fresh_gates=fresh_gates,
         dtype=resolve_dtype(dtype, place),
@@ -91,7 +96,7 @@ def load(
         load_tokenizer(loaded.folder),
         name=str(model),
         sampling=default_sampling(loaded.folder, shape_of_config(loaded.model.config.to_dict())),
-        notes=loaded.notes,
+        notes=(*((_DEMONSTRATION,) if where == locate_model(EMBEDDED) else ()), *loaded.notes),
         weights=weights,
     )
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from videonsa.errors import BudgetError, UsageError
+from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models.cache import VideoNSACache
 from videonsa.video.processing import VideoPrompt
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 _REPLACEMENT = "\ufffd"
 _SEEDS = 2**63  # what a torch generator takes
+_TEMPERATURES = (1e-6, 1e6)
+"""Logits divided by less leave float32; by more, all tokens are equally likely."""
+NOT_FINITE = -1
+"""In place of a token id where logits are not finite: they are read together, in one wait."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +36,24 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         """Refuse values outside the domain."""
-        if not (type(self.max_new_tokens) is int and self.max_new_tokens >= 1):
-            raise UsageError(f"max_new_tokens={self.max_new_tokens!r}: want an int of at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise UsageError(f"temperature={self.temperature!r}: want a number of at least 0")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p={self.top_p!r}: want a number above 0 and at most 1")
+        check_new_tokens(self.max_new_tokens)
+        temperature, top_p = self.temperature, self.top_p
+        least, most = _TEMPERATURES
+        if not (_is_number(temperature) and (temperature == 0 or least <= temperature <= most)):
+            raise UsageError(
+                f"temperature={temperature!r}: want a number of at least 0: 0 for the likeliest "
+                f"token, or {least:g} to {most:g}"
+            )
+        if not (_is_number(top_p) and 0 < top_p <= 1):
+            raise UsageError(f"top_p={top_p!r}: want a number above 0 and at most 1")
         seed = self.seed
         if seed is not None and not (type(seed) is int and 0 <= seed < _SEEDS):
             raise UsageError(f"seed={seed!r}: want an int of at least 0 and below 2**63")
 
     def chooser(self, device: torch.device) -> Callable[[Tensor], int]:
-        """A function from float32 logits `[V]` to a token id."""
+        """A function from float32 logits `[V]` to a token id, or `NOT_FINITE`."""
         if self.temperature == 0:
-            return lambda logits: int(logits.argmax())
+            return lambda logits: int(likeliest(logits))
         generator = torch.Generator(device)
         if self.seed is None:
             generator.seed()
@@ -55,12 +64,39 @@ class GenerationOptions:
         )
 
 
+def check_new_tokens(max_new_tokens: int) -> None:
+    """Refuse a length of the answer that is none: UsageError."""
+    if not (type(max_new_tokens) is int and max_new_tokens >= 1):
+        raise UsageError(f"max_new_tokens={max_new_tokens!r}: want an int of at least 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """Draw from the fewest likeliest tokens that hold `top_p` of the probability."""
+    finite = logits.isfinite().all()
+    # Drawing from what is not finite fails, on a GPU for good.
+    logits = torch.where(finite, logits, 0.0)
     probabilities, ids = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities
     kept = torch.where(before < top_p, probabilities, 0)
-    return int(ids[torch.multinomial(kept, 1, generator=generator)])
+    drawn = ids[torch.multinomial(kept, 1, generator=generator)]
+    return int(torch.where(finite, drawn, NOT_FINITE))
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The likeliest tokens by logits `[..., V]`, `NOT_FINITE` where one of them is not finite."""
+    return torch.where(logits.isfinite().all(-1), logits.argmax(-1), NOT_FINITE)
+
+
+def not_finite(what: str) -> ModelError:
+    """What to raise where logits are not finite; `what` says which."""
+    return ModelError(
+        f"the logits of {what} are not finite: the weights hold NaN or infinity, or exceed the "
+        "dtype; try another dtype (--dtype float32 or bfloat16), else download the weights again"
+    )
 
 
 def generate_tokens(
@@ -89,6 +125,7 @@ def generate_tokens(
 
     Raises:
         BudgetError: out of memory.
+        ModelError: logits that are not finite.
 
     """
     device = model.device
@@ -106,7 +143,7 @@ def generate_tokens(
     }
     del embeds  # let go with `inputs`, after the prefill
     cache = VideoNSACache()
-    for _ in range(options.max_new_tokens):
+    for step in range(1, options.max_new_tokens + 1):
         # Not around the loop: the mode would leak into whoever consumes this generator.
         with torch.inference_mode(), out_of_memory(prompt.input_ids.shape[1], device, advice):
             output = model(
@@ -117,6 +154,8 @@ def generate_tokens(
                 recorder=recorder,
             )
             token = choose(output.logits[0, -1].float())
+        if token == NOT_FINITE:
+            raise not_finite(f"token {step} of the answer")
         yield token
         if token in stop_ids:
             return

@@ -59,26 +59,48 @@ def mrope_position_ids(
     """
     types = token_types.cpu().numpy()
     ids = np.empty((3, len(types)), dtype=np.int64)
-    vision = np.flatnonzero(types != TokenType.TEXT)
     times = iter(video_times)
-    done, taken, position = 0, 0, start
-    for grid in grids:
-        size = grid[0] * (grid[1] // merge_size) * (grid[2] // merge_size)
-        begin, end = _segment(types, vision, taken, size, grid)
+    done, position = 0, start
+    segments = vision_segments(token_types, grids, merge_size=merge_size)
+    for grid, (begin, end) in zip(grids, segments, strict=True):
         position = _advance_text(ids[:, done:begin], position)
         seconds = _seconds(times, grid, temporal_ids) if types[begin] == TokenType.VIDEO else None
         ids[:, begin:end] = position + _segment_ids(grid, seconds, tokens_per_second, merge_size)
         position = int(ids[:, begin:end].max()) + 1
-        done, taken = end, taken + size
+        done = end
+    if next(times, None) is not None:
+        raise UsageError("video_times has more entries than there are videos: pass one for each")
+    position = _advance_text(ids[:, done:], position)
+    return torch.from_numpy(ids).to(token_types.device), position
+
+
+def vision_segments(
+    token_types: Tensor, grids: Sequence[Grid], *, merge_size: int
+) -> list[tuple[int, int]]:
+    """Where the tokens of each image or video begin and end in one unpadded sequence.
+
+    Args:
+        token_types: `[L]` ints of `TokenType`.
+        grids: one (t, h, w) for each image and video, in order of appearance.
+        merge_size: patches merged along height and width.
+
+    Raises:
+        UsageError: grids that do not match the vision tokens.
+    """
+    types = token_types.cpu().numpy()
+    vision = np.flatnonzero(types != TokenType.TEXT)
+    segments: list[tuple[int, int]] = []
+    taken = 0
+    for grid in grids:
+        size = grid[0] * (grid[1] // merge_size) * (grid[2] // merge_size)
+        segments.append(_segment(types, vision, taken, size, grid))
+        taken += size
     if taken != len(vision):
         raise UsageError(
             f"the prompt holds {len(vision)} vision tokens but the {len(grids)} grids describe "
             f"{taken}: pass one grid (t, h, w) for each image and video"
         )
-    if next(times, None) is not None:
-        raise UsageError("video_times has more entries than there are videos: pass one for each")
-    position = _advance_text(ids[:, done:], position)
-    return torch.from_numpy(ids).to(token_types.device), position
+    return segments
 
 
 def _segment(

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models.rope import Grid, TemporalIds, TokenType, mrope_position_ids
+from videonsa.models.rope import (
+    Grid,
+    TemporalIds,
+    TokenType,
+    mrope_position_ids,
+    vision_segments,
+)
 
 
 class VisionInputs(NamedTuple):
@@ -212,7 +218,10 @@ def _take_grids(
     videos: Iterator[tuple[Grid, Sequence[float]]],
     merge_size: int,
 ) -> tuple[list[Grid], list[Sequence[float]]]:
-    """Grids of one sample's images and videos in order of appearance, and its videos' times."""
+    """Grids of one sample's images and videos in order of appearance, and its videos' times.
+
+    Checked against the tokens here, whoever computes the positions.
+    """
     vision = token_types[token_types != TokenType.TEXT].tolist()
     grids: list[Grid] = []
     times: list[Sequence[float]] = []
@@ -230,6 +239,7 @@ def _take_grids(
             )
         grids.append(grid)
         taken += max(grid[0] * (grid[1] // merge_size) * (grid[2] // merge_size), 1)
+    vision_segments(token_types, grids, merge_size=merge_size)
     return grids, times
 
 

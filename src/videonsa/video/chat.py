@@ -165,6 +165,9 @@ def _chat(
     history: Sequence[tuple[str, str]],
     answer: str | None,
 ) -> Iterator[_Piece]:
+    for name, text in (("question", question), ("system", system)):
+        if not isinstance(text, str):
+            raise UsageError(f"{name} came as {type(text).__name__}; wanted a str; pass the text")
     if not question.strip():
         raise UsageError("question came empty; wanted a text; ask something about the video")
     yield from _turn(ChatTurn("system", (system,)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from suite_runs import FEW, ask, small_run
 
-from videonsa.errors import BudgetError, UsageError
+from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.evals.suite import reader as reader_module
 from videonsa.evals.suite.journal import SAMPLES
 from videonsa.evals.suite.reader import ModelAnswerer
@@ -216,3 +216,14 @@ def test_the_released_attention_reads_each_question_with_the_video(qa, monkeypat
     assert [first["input_ids"].shape[1] for first in given] == [
         reply.cost.prompt_tokens for reply in replies
     ]
+
+
+@pytest.mark.parametrize("style", ["free", "likeliest"])
+def test_logits_that_are_not_finite_are_an_error_and_no_answer(tiny_folder, style) -> None:
+    spoiled = load(tiny_folder, device="cpu")
+    spoiled.model.model.language_model.norm.weight.data[0] = float("nan")
+    run = small_run(style=style)
+    script = script_of(run)
+    answers = ModelAnswerer(spoiled, run).answers(script, questions_of(script), "whole")
+    with pytest.raises(ModelError, match="not finite"):
+        list(answers)
