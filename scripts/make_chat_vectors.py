@@ -62,14 +62,14 @@ def repeat_pads(text: str, vision: list[list[Any]]) -> str:
 
 def main() -> None:
     """Run every case and write one JSON file."""
-    from transformers import AutoTokenizer
+    from videonsa.models.tokenizer import load_tokenizer
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("template", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    tokenizer = load_tokenizer(args.tokenizer)
     template = json.loads(args.template.read_text("utf-8"))["chat_template"]
     cases, pieces = [], {}
     for case in CASES:

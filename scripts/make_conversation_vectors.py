@@ -95,14 +95,14 @@ def labels_of(text: str, encoded: Any) -> list[int]:
 
 def main() -> None:
     """Run every case and write one JSON file."""
-    from transformers import AutoTokenizer
+    from videonsa.models.tokenizer import load_tokenizer
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("template", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    tokenizer = load_tokenizer(args.tokenizer)
     template = json.loads(args.template.read_text("utf-8"))["chat_template"]
     cases, pieces = [], {}
     for number, (system, exchanges) in enumerate(CASES):

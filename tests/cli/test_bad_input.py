@@ -145,7 +145,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(bad_videos, monkeypatch, capsy
     def unreachable(*_, **__):
         raise OSError("network is unreachable")
 
-    monkeypatch.setattr("videonsa.models.loading.snapshot_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     arguments = ["ask", str(bad_videos / "whole.mp4"), "What?", "--model", "nobody/nothing"]
     check(main(arguments), *capsys.readouterr(), "model 'nobody/nothing'", "check the id")
 

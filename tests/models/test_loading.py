@@ -342,7 +342,7 @@ def test_unreachable_hub_is_one_clear_line(monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr("videonsa.models.loading.snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(
         ModelError, match="'owner/name' is neither in the local cache nor"
     ) as caught:

@@ -1,7 +1,6 @@
 """The tokenizer that counts the tokens of training data, and what tells it from others."""
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +14,9 @@ def load_counting_tokenizer(model: str) -> tuple["PreTrainedTokenizerBase", str]
         ModelError: the model or its tokenizer is not there, or not readable.
 
     """
-    from videonsa.inference.engine import load_tokenizer
     from videonsa.inference.locate import locate_model
+    from videonsa.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(Path(locate_model(model)))
+    tokenizer = load_tokenizer(locate_model(model))
     rules: str = tokenizer.backend_tokenizer.to_str()
     return tokenizer, hashlib.sha256(rules.encode()).hexdigest()

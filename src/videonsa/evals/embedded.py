@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from videonsa.disk import write_whole
 from videonsa.evals.conditions import GREY, Condition, without
@@ -24,6 +24,7 @@ from videonsa.inference.locate import locate_model
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.tokenizer import load_tokenizer
 from videonsa.ops.spec import BRANCHES
 from videonsa.video.chat import VisionSlot, chat_tokens
 from videonsa.video.synthetic import (
@@ -221,7 +222,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = locate_model(args.model)
     model = load_model(folder, device=device, dtype=torch.float32).model
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     start = time.monotonic()
     result = evaluate(
         model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
 
-from videonsa.errors import ModelError, UsageError
+from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream, Usage
 from videonsa.inference.budget import attention_budget, check_context
 from videonsa.inference.clips import EncodedClip, Video, clip_info, encode_clip, plan_clip
@@ -33,6 +33,7 @@ from videonsa.models.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.quantised import Weights
 from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.tokenizer import load_tokenizer
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
 from videonsa.video.processing import VideoPrompt, prompt_of_grids
@@ -99,25 +100,6 @@ def load(
         notes=(*((_DEMONSTRATION,) if where == locate_model(EMBEDDED) else ()), *loaded.notes),
         weights=weights,
     )
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model's folder.
-
-    Raises:
-        ModelError: it is not there, or not readable.
-
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # transformers lets through whatever its parsers raise
-        raise ModelError(
-            f"the tokenizer of {folder} cannot be read ({type(error).__name__}): "
-            "want the tokenizer.json that belongs to the model; download it again"
-        ) from error
-    return tokenizer
 
 
 class AskOptions(SamplingChanges, total=False):

@@ -1,7 +1,6 @@
 """`load_model`: a checkpoint to a model, with every weight accounted for by name."""
 
 import importlib.util
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from videonsa.errors import BudgetError, ModelError, UsageError
-from videonsa.models._hf import StrictDataclassError, quiet_loading, snapshot_download
+from videonsa.models._hf import StrictDataclassError, quiet_loading
 from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
+from videonsa.models.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.quantised import NOTES, Weights, check_weights, quantise
 from videonsa.models.stored import (
@@ -33,9 +33,6 @@ DeviceMap = Literal["auto"] | dict[str, int | str]
 
 HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
-FILES = ("*.json", "*.txt", "*.jinja")
-"""Config, tokenizer, chat template, processor."""
-_DOWNLOADED = (*FILES, "*.safetensors")
 _ROWS_COMPARED = 8192
 _SHOW_PROGRESS_FROM = 2**28
 """Bytes of weights that take longer than a second to read."""
@@ -201,7 +198,7 @@ def read_checkpoint(
     Raises:
         ModelError: as `load_model`.
     """
-    folder = _folder(model)
+    folder = model_folder(model, patterns=(*FILES, *WEIGHTS))
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json: want the folder of a checkpoint")
     tensors = read_stored(folder)
@@ -213,24 +210,6 @@ def read_checkpoint(
     config, notes = _choose(folder, tensors, fresh_gates, given)
     _check_weights(folder, config, tensors, fresh_gates=fresh_gates and not has_gates(tensors))
     return Checkpoint(folder, config, tensors, notes)
-
-
-def _folder(model: str | Path) -> Path:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    name = str(model)
-    if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name, re.ASCII):
-        raise ModelError(
-            f"model {name!r} is no folder and no Hugging Face id (OWNER/NAME): check the path"
-        )
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_DOWNLOADED)))
-    except Exception as error:  # the hub client lets through whatever its transport raises
-        raise ModelError(
-            f"model {name!r} is neither in the local cache nor reachable on the Hugging Face hub: "
-            "check the id and the network, or download it and pass its folder"
-        ) from error
 
 
 def _choose(

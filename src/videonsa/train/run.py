@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from transformers import (
-    AutoTokenizer,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -32,6 +31,7 @@ from videonsa.inference.shapes import load_shape, shape_of_config
 from videonsa.models._hf import quiet_loading
 from videonsa.models.loading import load_model, read_checkpoint
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.tokenizer import load_tokenizer
 from videonsa.parallel.exchange import SequenceExchange
 from videonsa.train.checks import (
     check_data,
@@ -239,7 +239,7 @@ def _trainer(
     begun: float,
 ) -> PackTrainer:
     base = locate_model(recipe.model.base)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = load_tokenizer(base)
     ranks = processes.num_processes // recipe.parallel.sequence
     loader = _loader(recipe, manifest, tokenizer, processes)
     optimizer = recipe.optimizer
