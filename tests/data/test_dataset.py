@@ -1,6 +1,7 @@
 import os
 import pickle
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -227,3 +228,13 @@ def test_a_copy_reads_by_itself(make, clip_path):
 def test_there_is_no_row_beyond_the_last(make):
     with pytest.raises(IndexError):
         make(record("text"))[1]
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0])
+def test_training_counts_positions_as_asking_does(make, tmp_path, tokenizer, rate):
+    path = write_clip(tmp_path / "clip.mp4", num_frames=48, fps=8)
+    dataset = make(record("clip", VideoRef(path=str(path), fps=rate)))
+    clip = read_video(path, sampling=replace(SAMPLING, fps=rate))
+    prompt = build_prompt([clip], "What of clip, 0?", tokenizer=tokenizer, answer="Yes.")
+    assert dataset[0].video_times == prompt.video_times
+    assert prompt.video_times[0] == tuple(2 / rate * i for i in range(int(3 * rate)))

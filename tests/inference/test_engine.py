@@ -10,13 +10,22 @@ from PIL import Image
 
 import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
+from videonsa.inference import engine
+from videonsa.inference.defaults import change_sampling
 from videonsa.inference.engine import VideoQA
 from videonsa.models.recorder import AttentionRecorder
+from videonsa.video.processing import build_prompt
 
 
 @pytest.fixture(scope="module")
 def qa(tiny_folder):
     return videonsa.load(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def six_seconds(tmp_path_factory):
+    """At 8 fps, a keyframe every 12 frames."""
+    return write_clip(tmp_path_factory.mktemp("six") / "clip.mp4", num_frames=48, fps=8)
 
 
 def test_an_answer_says_what_was_used(qa, clip_path, tiny_folder):
@@ -231,3 +240,31 @@ def test_what_is_shared_among_devices_is_not_planned_for_one(tiny_folder, clip_p
         qa.ask(clip_path, "?", fit=True)
     with pytest.raises(BudgetError, match="lower --max-frames or --max-pixels"):
         qa.ask(clip_path, "?")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({"fps": 1.0}, [0.0, 2.0, 4.0]),
+        ({"timestamps": (0.5, 1.0, 3.0, 5.0)}, [0.5, 3.0]),
+        ({"mode": "keyframes", "fps": 1.0}, None),
+    ],
+)
+@pytest.mark.parametrize("read_before", [False, True])
+def test_position_ids_count_even_steps_or_the_frames_own_times(
+    qa, six_seconds, monkeypatch, sampling, expected, read_before
+):
+    """Of six seconds at 8 fps; keyframes count as they stand."""
+    seen = []
+    monkeypatch.setattr(
+        engine, "generate_tokens", lambda _, prompt, **__: seen.append(prompt) or iter([1])
+    )
+    spec = change_sampling(qa.sampling, **sampling)
+    clip = videonsa.read_video(six_seconds, sampling=spec)
+    if read_before:
+        qa.ask(clip, "What moves?")
+    else:
+        qa.ask(six_seconds, "What moves?", sampling=spec)
+    ((times,),) = (prompt.video_times for prompt in seen)
+    assert list(times) == (list(clip.times[::2]) if expected is None else expected)
+    assert build_prompt([clip], "What moves?", tokenizer=qa.tokenizer).video_times == (times,)

@@ -114,3 +114,17 @@ def test_equals_transformers_where_that_is_right():
 def test_what_does_not_match_is_refused(types, grids, times, message):
     with pytest.raises(UsageError, match=message):
         ids_of(types, grids, times)
+
+
+@pytest.mark.parametrize("tokens_per_second", [2, 4])
+def test_no_id_is_one_too_low_where_the_first_frame_is_not_at_0(tokens_per_second):
+    """17,600 ids of frames a second apart whose times are sums of binary fractions."""
+    for tenths in range(1, 45):
+        times = [tenths / 10 + i / tokens_per_second for i in range(200)]
+        ids, _ = ids_of([V] * 200, [(200, 2, 2)], [times], tokens_per_second=tokens_per_second)
+        assert ids[0] == list(range(200)), tenths
+
+
+def test_rounding_before_the_floor_lifts_nothing_that_is_below():
+    ids, _ = ids_of([V] * 3, [(3, 2, 2)], [(0.0, 0.49999, 0.999)])
+    assert ids[0] == [0, 0, 1]

@@ -1,11 +1,15 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers.video_utils import VideoMetadata
 
 from videonsa.errors import BudgetError, UsageError
+from videonsa.models.rope import TokenType, mrope_position_ids
 from videonsa.video.sampling import (
     SamplingSpec,
     VideoInfo,
@@ -298,3 +302,66 @@ def test_a_plan_keeps_every_bound_or_says_why_not(info, spec):
         assert plan.num_frames <= max(spec.max_frames, 1)
     if spec.num_frames is not None:
         assert plan.num_frames <= spec.num_frames
+
+
+def ids_of(plan):
+    """The temporal ids of a plan's frames, at 2 a second."""
+    grid = (plan.grid[0], 2, 2)
+    times = (plan.even_times or plan.times)[:: plan.temporal_patch_size]
+    ids, _ = mrope_position_ids(
+        torch.full((grid[0],), TokenType.VIDEO), [grid], [times], tokens_per_second=2, merge_size=2
+    )
+    return ids[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("video", "sampling", "expected"),
+    [
+        ({"duration": 18.0, "fps": 25.0}, {"fps": 1.0}, [0, 4, 8, 12, 16, 20, 24, 28, 32]),
+        ({"duration": 10.0, "fps": 30.0}, {}, list(range(0, 20, 2))),
+        ({"duration": 4.0, "fps": 24.0}, {"fps": 4.0}, list(range(8))),
+        ({"duration": 4.0, "fps": 24.0}, {"fps": 3.0}, [0, 1, 2, 4, 5, 6]),
+        ({"duration": 3600.0, "fps": 25.0}, {"num_frames": 6}, [0, 2400, 4800]),
+        ({"duration": 10.0, "fps": 30.0}, {"max_frames": 8}, [0, 5, 10, 15]),
+    ],
+)
+def test_evenly_spread_frames_have_the_position_ids_of_the_published_processor(
+    video, sampling, expected
+):
+    plan = plan_sampling(info_of(**video), SamplingSpec(**sampling))
+    total = round(video["duration"] * video["fps"])
+    # transformers: seconds_per_grid = temporal_patch_size / sampled_fps.
+    theirs = VideoMetadata(
+        total_num_frames=total, fps=video["fps"], frames_indices=list(range(plan.num_frames))
+    )
+    assert plan.sampled_fps == pytest.approx(theirs.sampled_fps)
+    period = 2 / theirs.sampled_fps
+    assert [math.floor(round(i * period * 2, 6)) for i in range(plan.grid[0])] == expected
+    assert ids_of(plan) == expected
+
+
+def test_the_real_times_of_evenly_spread_frames_would_have_other_ids():
+    """Frames reach from the first to the last, so they are further apart than 1 / sampled_fps."""
+    plan = plan_sampling(info_of(duration=18.0, fps=25.0), SamplingSpec(fps=1.0))
+    assert ids_of(replace(plan, even_times=None))[-2:] == [29, 33]
+
+
+def test_given_times_and_keyframes_have_the_position_ids_of_their_own_times():
+    info = info_of(duration=20.0, fps=25.0)
+    given = plan_sampling(info, SamplingSpec(timestamps=(1.0, 1.5, 2.2, 3.0, 9.9, 10.0)))
+    assert given.even_times is None
+    assert ids_of(given) == [0, 2, 17]
+    keyframes = plan_sampling(info, SamplingSpec()).with_keyframes(
+        (0.0, 4.0, 9.3, 12.0), duration=20.0
+    )
+    assert ids_of(keyframes) == [0, 18]
+
+
+def test_frames_that_are_lost_leave_the_position_ids_of_the_others():
+    plan = plan_sampling(info_of(duration=18.0, fps=25.0), SamplingSpec(fps=1.0))
+    kept = plan.with_frames([i for i in range(18) if i not in (5, 6)])
+    assert ids_of(kept) == [0, 4, 8, 16, 20, 24, 28, 32]
+
+
+def test_an_image_has_one_position_in_time():
+    assert ids_of(plan_sampling(info_of(duration=0.0, fps=0.0), SamplingSpec())) == [0]

@@ -41,7 +41,7 @@ class Sample:
     videos: tuple[Tensor, ...]
     """Frames of each: uint8 [N, 3, H, W], RGB."""
     video_times: tuple[tuple[float, ...], ...]
-    """Of each video, the seconds of the first frame of each temporal patch."""
+    """Of each video, the seconds of each temporal patch, as position ids count them."""
     images: tuple[Tensor, ...]
     """uint8 [1, 3, H, W] each."""
 
@@ -160,7 +160,7 @@ class VideoDataset(Dataset[Sample | Failure]):
         pixels = [torch.from_numpy(frames.pixels) for frames in read]
         every = self.sampling.temporal_patch_size
         scale = self._most_time_scale ** np.random.default_rng(index).random()
-        times = [tuple(time * scale for time in frames.times[::every]) for frames in read]
+        times = [tuple(time * scale for time in frames.position_times[::every]) for frames in read]
         return Sample(
             index=index,
             id=record.id,

@@ -20,6 +20,12 @@ class Frames(NamedTuple):
 
     pixels: NDArray[np.uint8]  # [N, 3, H, W], RGB
     times: tuple[float, ...]  # seconds of each
+    even_times: tuple[float, ...] | None = None  # as in `SamplingPlan`
+
+    @property
+    def position_times(self) -> tuple[float, ...]:
+        """Seconds of each as position ids count them, as in `VideoClip`."""
+        return self.even_times or self.times
 
 
 def path_of(media: Media) -> VideoPath:
@@ -91,4 +97,4 @@ def read_media(media: Media, sampling: SamplingSpec) -> Frames:
     clip = read_video(
         path_of(media), sampling=sampling_of(media, sampling), workers=1, progress=False
     )
-    return Frames(clip.frames.numpy(), clip.times)
+    return Frames(clip.frames.numpy(), clip.times, clip.plan.even_times)

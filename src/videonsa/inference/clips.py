@@ -31,6 +31,8 @@ class EncodedClip:
     """[M, hidden], a row for each merged token."""
     times: tuple[float, ...]
     """Seconds of each frame, as in `VideoClip`."""
+    position_times: tuple[float, ...]
+    """As in `VideoClip`."""
     height: int
     width: int
     warnings: tuple[str, ...]
@@ -73,13 +75,14 @@ def encode_clip(
 
     """
     begin = time.perf_counter()
+    of: VideoClip | Reading
     if isinstance(video, VideoClip):
         if decoder != "cpu":
             raise UsageError(f"a clip that is read already and decoder={decoder!r}: pass the path")
         check_times(video)
         height, width = video.frames.shape[2:]
         features = encode(video.frames.split(part_size(height, width, vision)))
-        times, warnings, notes = video.times, video.warnings, video.notes
+        of, warnings, notes = video, video.warnings, video.notes
     else:
         stream = stream_video(
             _path(video), sampling=sampling, workers=workers, decoder=decoder, beside=True
@@ -88,10 +91,11 @@ def encode_clip(
         size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:
             features = encode(parts)
-        times, warnings, notes = reading.times, reading.warnings, stream.notes
+        of, warnings, notes = reading, reading.warnings, stream.notes
     return EncodedClip(
         features=features,
-        times=tuple(times),
+        times=tuple(of.times),
+        position_times=tuple(of.position_times),
         height=height,
         width=width,
         warnings=tuple(warnings),

@@ -312,7 +312,7 @@ class VideoQA:
 
     def _prompt(self, clip: EncodedClip, question: str, system: str) -> VideoPrompt:
         vision = self.shape.vision
-        times = clip.times[:: vision.temporal_patch_size]
+        times = clip.position_times[:: vision.temporal_patch_size]
         return prompt_of_grids(
             [(len(times), clip.height // vision.patch_size, clip.width // vision.patch_size)],
             question,

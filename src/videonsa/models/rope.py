@@ -39,12 +39,14 @@ def mrope_position_ids(
 
     Text advances all three ids together. A vision segment that begins at p has
     t = p + floor((time_i - time_0) * tokens_per_second) in float64, h = p + row and w = p + column
-    over the merged grid. What follows it begins at the maximum over all ids so far + 1.
+    over the merged grid. What follows it begins at the maximum over all ids so far + 1. A product
+    that is within 1e-6 of a whole number counts as it: differences of times are that exact.
 
     Args:
         token_types: `[L]` ints of `TokenType`.
         grids: one (t, h, w) for each image and video, in order of appearance.
-        video_times: for each video, the seconds of the first frame of each temporal patch.
+        video_times: for each video, the seconds of the first frame of each temporal patch; where
+            frames are spread evenly, i * temporal_patch_size / sampled fps.
         tokens_per_second: ids per second of video; 2 for Qwen2.5-VL.
         merge_size: patches merged along height and width; 2 for Qwen2.5-VL.
         temporal_ids: "exact"; "truncated" and "fixed" are those of the released training and
@@ -161,6 +163,7 @@ def _segment_ids(
     shape = (grid[0], grid[1] // merge_size, grid[2] // merge_size)
     ids: NDArray[np.int64] = np.indices(shape).reshape(3, -1)
     if seconds is not None:
-        ticks = np.floor(seconds * tokens_per_second).astype(np.int64)
+        # Rounded first: 4.1 - 0.1 is a hair below 4.
+        ticks = np.floor(np.round(seconds * tokens_per_second, 6)).astype(np.int64)
         ids[0] = np.repeat(ticks, shape[1] * shape[2])
     return ids

@@ -64,6 +64,11 @@ class VideoClip:
         """Frames per second that the plan asked for."""
         return self.plan.sampled_fps
 
+    @property
+    def position_times(self) -> tuple[float, ...]:
+        """Seconds of each frame as position ids count them (docs/semantics.md, "Positions")."""
+        return self.plan.even_times or self.times
+
 
 class Pick(NamedTuple):
     """The frame on screen at one target."""

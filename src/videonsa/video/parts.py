@@ -103,8 +103,12 @@ class Reading:
     @property
     def plan(self) -> SamplingPlan:
         """The plan of the frames taken; fewer than wanted if some could not be decoded."""
-        plan = self.stream.plan
-        return plan.with_times(tuple(plan.times[frame.target] for frame in self._taken))
+        return self.stream.plan.with_frames([frame.target for frame in self._taken])
+
+    @property
+    def position_times(self) -> tuple[float, ...]:
+        """Seconds of each frame taken, as in `VideoClip.position_times`."""
+        return self.plan.even_times or self.times
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -40,7 +40,10 @@ class PatchedVideo:
 
 
 class Clip(Protocol):
-    """What a prompt needs of a video: `VideoClip` has it."""
+    """What a prompt needs of a video: `VideoClip` has it.
+
+    Its `position_times`, where it has some, stand for its times in the position ids.
+    """
 
     @property
     def frames(self) -> Tensor:
@@ -68,7 +71,7 @@ class VideoPrompt:
     video_grid_thw: Tensor | None
     """int64 [V, 3], in patches."""
     video_times: tuple[tuple[float, ...], ...]
-    """Per video, the seconds of the first frame of each temporal patch."""
+    """Per video, the seconds of the first frame of each temporal patch, as position ids count."""
     pixel_values: Tensor | None = None
     """float32 [Q, 3 * temporal_patch_size * patch_size**2]."""
     image_grid_thw: Tensor | None = None
@@ -247,7 +250,9 @@ def build_prompt(
     prompt = prompt_of_grids(
         [video.grid for video in cut_videos],
         question,
-        video_times=[video.times[::temporal_patch_size] for video in videos],
+        video_times=[
+            getattr(video, "position_times", video.times)[::temporal_patch_size] for video in videos
+        ],
         tokenizer=tokenizer,
         system=system,
         history=history,
@@ -277,7 +282,8 @@ def prompt_of_grids(
     Args:
         video_grids: (t, h, w) of each video, in patches.
         question: as for `build_prompt`.
-        video_times: of each video, the seconds of the first frame of each temporal patch.
+        video_times: of each video, the seconds of the first frame of each temporal patch, as
+            position ids count them.
         tokenizer: as for `build_prompt`.
         system: as for `build_prompt`.
         history: as for `build_prompt`.

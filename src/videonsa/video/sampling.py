@@ -130,6 +130,9 @@ class SamplingPlan:
     width: int
     sampled_fps: float
     """Frames per second as Qwen2-VL counts: frames taken / duration."""
+    even_times: tuple[float, ...] | None = None
+    """Where frames are spread evenly, the seconds of each as position ids count them: its number /
+    `sampled_fps`. None of given times and keyframes, whose own times count."""
     patch_size: int = 14
     merge_size: int = 2
     temporal_patch_size: int = 2
@@ -155,14 +158,19 @@ class SamplingPlan:
         """Merged tokens of the whole video."""
         return self.grid[0] * self.tokens_per_frame
 
-    def with_times(self, times: tuple[float, ...]) -> Self:
-        """The same plan for fewer frames."""
-        return replace(self, times=times)
+    def with_frames(self, kept: Sequence[int]) -> Self:
+        """The same plan for fewer frames, by their numbers; each keeps its times."""
+        even = self.even_times
+        return replace(
+            self,
+            times=tuple(self.times[i] for i in kept),
+            even_times=None if even is None else tuple(even[i] for i in kept),
+        )
 
     def with_keyframes(self, times: tuple[float, ...], *, duration: float) -> Self:
         """The plan for the keyframes that stand for its times, over `duration` seconds."""
         rate = len(times) / duration if duration > 0 else self.sampled_fps
-        return replace(self, times=times, sampled_fps=rate)
+        return replace(self, times=times, sampled_fps=rate, even_times=None)
 
 
 def smart_resize(
@@ -213,11 +221,14 @@ def plan_sampling(info: VideoInfo, spec: SamplingSpec) -> SamplingPlan:
     height, width, most_frames = _fit_budget(info, spec, num_frames=len(times))
     if most_frames < len(times):
         times = _target_times(info, spec, most_frames=most_frames)
+    rate = _sampled_fps(info, spec, times)
+    is_even = spec.timestamps is None
     return SamplingPlan(
         times=times,
         height=height,
         width=width,
-        sampled_fps=_sampled_fps(info, spec, times),
+        sampled_fps=rate,
+        even_times=tuple(i / rate for i in range(len(times))) if is_even else None,
         patch_size=spec.patch_size,
         merge_size=spec.merge_size,
         temporal_patch_size=spec.temporal_patch_size,
