@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clip_path: Path) -> Path:
         {"role": "user", "content": "<video>What is it?"},
         {"role": "assistant", "content": "A ramp."},
     ]
-    row = {"messages": turns, "videos": [str(clip_path)]}
+    row = {"messages": turns, "videos": [str(clip_path)], "split": "train"}
     (work / "rows.jsonl").write_text(json.dumps(row) + "\n")
     out = work / "out"
     command = ["data", "build", str(work / "rows.jsonl"), RENDERED, "--out", str(out)]
@@ -55,6 +55,11 @@ def test_build_reports_and_writes_what_it_names(
     status, out, _ = run(capsys, *command, "--min-frames", "0", "--json")
     report = json.loads(out)
     assert (report["rows"], report["dropped"]) == (2, {"many_frames": 2})
+
+
+def test_fields_that_are_not_read_are_in_the_report(folder: Path) -> None:
+    assert json.loads((folder / "report.json").read_text())["unread"] == {"split": 1}
+    assert "| split | 1 |" in (folder / "report.md").read_text()
 
 
 def test_check_finds_nothing_then_what_was_broken(

@@ -1,5 +1,6 @@
 """The rules by numbers worked out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,38 @@ def test_rate_of_a_video_wins() -> None:
     own = VideoRef(path="/v.mp4", fps=2.0)
     assert keep(record_of(own), info(200.0)).num_frames == 400
     assert reason_of(record_of(VIDEO), info(200.0)) == Reason.MANY_FRAMES
+
+
+def test_what_a_video_says_about_its_sampling_wins() -> None:
+    def facts(video: VideoRef | ImageRef, seconds: float = 100) -> Any:
+        probed = info(seconds, size=(1120, 1120))
+        return media_facts(Found(video, STATE, probed), FilterOptions().uncapped)
+
+    assert facts(VideoRef(path="/v.mp4", num_frames=7)).num_frames == 7
+    assert facts(VideoRef(path="/v.mp4", max_frames=12)).num_frames == 12
+    assert facts(VideoRef(path="/v.mp4", fps=0.1, min_frames=20)).num_frames == 20
+    assert facts(VideoRef(path="/v.mp4", max_pixels=28 * 28)).height == 28
+    assert facts(VideoRef(path="/v.mp4", max_pixels=400 * 784)).height == 560
+    small = VideoRef(path="/v.mp4", num_frames=8, total_pixels=4 * 16 * 784)
+    assert (facts(small).height, facts(small).num_tokens) == (112, 4 * 16)
+    assert facts(VideoRef(path="/v.mp4", min_pixels=56 * 56)).num_frames == 400
+    assert facts(ImageRef(path="/v.mp4", max_pixels=784), seconds=0).width == 28
+    wrong = (
+        VideoRef(path="/v.mp4", min_pixels=10**6),
+        VideoRef(path="/v.mp4", max_pixels=1),
+        VideoRef(path="/v.mp4", total_pixels=1),
+    )
+    for video in wrong:
+        with pytest.raises(DropError, match=r"bad_shape: /v\.mp4: m"):
+            facts(video)
+
+
+def test_a_row_whose_learnt_turns_are_cut_is_dropped() -> None:
+    record = record_of(VIDEO, answers=("red", "blue"))
+    silent = replace(record.turns[1], learned=False)
+    record = replace(record, turns=(record.turns[0], silent, *record.turns[2:]))
+    kept = keep(record, info(100))
+    assert reason_of(record, info(100), max_tokens=kept.tokens - 1) == Reason.NO_LOSS
 
 
 def test_longer_records_are_cut_at_turns_or_dropped() -> None:

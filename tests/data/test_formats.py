@@ -43,6 +43,12 @@ def messages(*content: object, answer: object = "Yes.") -> dict[str, Any]:
     }
 
 
+def with_turn(index: int, **more: Any) -> dict[str, Any]:
+    row = swift("<video>?", "Yes.", videos=["v.mp4"])
+    row["messages"][index] |= more
+    return row
+
+
 ASK = {"type": "text", "text": "What?"}
 PARSED = {
     "llava": (llava("<image>\nWhat?", "Yes."), [user(V, "What?"), assistant("Yes.")]),
@@ -106,6 +112,23 @@ PARSED = {
         messages({"type": "video", "video": "v.mp4", "fps": 1.5}, ASK),
         [user(VideoRef(path="/v.mp4", fps=1.5), "What?"), assistant("Yes.")],
     ),
+    "messages, own sampling": (
+        messages(
+            {"type": "image", "image": "i.png", "max_pixels": 3136},
+            {"type": "video", "video": "v.mp4", "nframes": 8, "total_pixels": 10**6},
+            {"type": "video", "video": "w.mp4", "min_frames": 2, "max_frames": 9, "min_pixels": 1},
+            ASK,
+        ),
+        [
+            user(
+                ImageRef(path="/i.png", max_pixels=3136),
+                VideoRef(path="/v.mp4", num_frames=8, total_pixels=10**6),
+                VideoRef(path="/w.mp4", min_frames=2, max_frames=9, min_pixels=1),
+                "What?",
+            ),
+            assistant("Yes."),
+        ],
+    ),
     "messages, frames at a rate": (
         messages({"type": "video", "video": ["a.png"], "sample_fps": 4}, ASK),
         [user(VideoRef(frames=("/a.png",), frame_rate=4), "What?"), assistant("Yes.")],
@@ -153,9 +176,41 @@ def test_data_set_is_the_one_that_the_row_names() -> None:
         (llava("<video>?", "Yes.", video=None), Reason.PLACEHOLDERS),
         (swift("<video><image>", "Yes.", images=["i.png"]), Reason.PLACEHOLDERS),
         (llava("What?", "Yes.", video=None), Reason.NO_VISION),
-        (swift("<video>?", "Yes.", videos=["v.mp4"], audios=["a.wav"]), Reason.UNSUPPORTED),
+        *(
+            (swift("<video>?", "<bbox>.", videos=["v.mp4"], **{name: value}), Reason.UNSUPPORTED)
+            for name, value in {
+                "audios": ["a.wav"],
+                "objects": {"ref": [], "bbox": [[1, 2, 3, 4]]},
+                "tools": "[]x",
+                "rejected_response": "No.",
+                "label": False,
+            }.items()
+        ),
+        *(
+            (messages({"type": "video", "video": "v.mp4", name: 3}, ASK), Reason.UNSUPPORTED)
+            for name in ("video_start", "video_end", "start", "resized_height", "resized_width")
+        ),
+        *(
+            (messages({"type": "video", "video": "v.mp4"} | own, ASK), Reason.BAD_ROW)
+            for own in (
+                {"nframes": 8, "fps": 1},
+                {"nframes": 0},
+                {"max_pixels": "many"},
+                {"max_frames": 1.5},
+                {"min_pixels": True},
+                {"total_pixels": 10**40},
+            )
+        ),
+        (messages({"type": "image", "image": "i.png", "resized_width": 9}, ASK), "unsupported"),
+        (messages({"type": "image", "image": "i.png", "max_pixels": -1}, ASK), Reason.BAD_ROW),
+        (swift("<video>?", "Yes.", videos=["v.mp4"], system=["a"]), Reason.BAD_ROW),
+        (swift("<video>?", "Yes.", videos=[{"path": "v.mp4", "end": 3}]), Reason.UNSUPPORTED),
+        (with_turn(1, loss=False), Reason.NO_LOSS),
+        (with_turn(1, loss="no"), Reason.BAD_ROW),
+        (with_turn(0, loss=True), Reason.UNSUPPORTED),
+        (with_turn(1, loss_scale=0.5), Reason.UNSUPPORTED),
+        (with_turn(1, weight=0), Reason.UNSUPPORTED),
         (swift("<image>?", "Yes.", images=[{"bytes": "x"}]), Reason.UNSUPPORTED),
-        (messages({"type": "video", "video": "v.mp4", "video_start": 3}, ASK), Reason.UNSUPPORTED),
         (messages({"type": "audio", "audio": "a.wav"}, ASK), Reason.UNSUPPORTED),
     ],
 )
@@ -163,3 +218,20 @@ def test_rows_that_cannot_be_trained_on_say_why(row: object, reason: Reason) -> 
     with pytest.raises(DropError) as caught:
         parse_row(row, resolve=resolve)
     assert caught.value.reason == reason
+
+
+def test_a_turn_that_says_so_is_not_learnt() -> None:
+    row = swift("<video>A?", "B.", "C?", "D.", videos=["v.mp4"])
+    row["messages"][1]["loss"] = False
+    row["messages"][3]["loss"] = True
+    row["messages"][2]["loss"] = False  # as every turn of the user
+    turns = parse_row(row, resolve=resolve).turns
+    assert [turn.learned for turn in turns] == [True, False, True, True]
+
+
+def test_fields_that_nothing_is_made_of_are_named() -> None:
+    row = swift("<video>A?", "B.", videos=[{"path": "v.mp4", "title": "x"}], split="train")
+    row["messages"][0]["name"] = "Ann"
+    row |= {"empty": None, "objects": {}, "audios": []}
+    assert parse_row(row, resolve=resolve).unread == ("name of a turn", "split", "title of a video")
+    assert parse_row(llava("<video>\nWhat?", "Yes."), resolve=resolve).unread == ()

@@ -8,8 +8,19 @@ from videonsa.data.records import ImageRef, Record, Text, Turn, VideoRef
 from videonsa.errors import UsageError
 
 PATHS = st.text(min_size=1, max_size=8)
+COUNTS = st.none() | st.integers(1, 2**30)
 VIDEOS = st.one_of(
     st.builds(VideoRef, path=PATHS, fps=st.none() | st.floats(0.1, 30)),
+    st.builds(
+        VideoRef,
+        path=PATHS,
+        num_frames=COUNTS,
+        min_frames=COUNTS,
+        max_frames=COUNTS,
+        min_pixels=COUNTS,
+        max_pixels=COUNTS,
+        total_pixels=COUNTS,
+    ),
     st.builds(
         VideoRef,
         frames=st.lists(PATHS, min_size=1, max_size=3).map(tuple),
@@ -18,7 +29,12 @@ VIDEOS = st.one_of(
     st.builds(VideoRef, script=PATHS),
 )
 TEXTS = st.builds(Text, st.text(max_size=20))
-USER = st.lists(VIDEOS | st.builds(ImageRef, path=PATHS) | TEXTS, max_size=4).map(tuple)
+IMAGES = st.builds(ImageRef, path=PATHS, max_pixels=COUNTS)
+USER = st.lists(VIDEOS | IMAGES | TEXTS, max_size=4).map(tuple)
+
+
+def _answer(text: Text, learned: bool) -> Turn:
+    return Turn(role="assistant", parts=(text,), learned=learned)
 
 
 @st.composite
@@ -26,7 +42,7 @@ def records(draw: st.DrawFn) -> Record:
     turns = [Turn(role="system", parts=(draw(TEXTS),))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 4))):
         turns.append(Turn(role="user", parts=draw(USER)))
-        turns.append(Turn(role="assistant", parts=(draw(TEXTS),)))
+        turns.append(_answer(draw(TEXTS), draw(st.booleans())))
     return Record(id=draw(st.text()), source=draw(st.text()), turns=tuple(turns))
 
 

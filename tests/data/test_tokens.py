@@ -1,5 +1,6 @@
 """Records to ids and labels: where the loss counts, and where a long record is cut."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ LONG = record_of(
     (("Then ", VIDEO, VIDEO), "two"),
 )
 COUNTS = (5, 3, 4, 2)
+SYSTEM = Turn(role="system", parts=(Text("Be brief."),))
 
 
 def learned(labels: list[int]) -> str:
@@ -86,6 +88,16 @@ def test_loss_of_the_last_turn_alone() -> None:
     )
     assert learned(cut.labels) == "a star<|im_end|>"
     assert (cut.num_turns, cut.num_media) == (4, 2)
+
+
+def test_turns_that_are_not_to_be_learnt_carry_no_loss() -> None:
+    turns = [replace(turn, learned=index != 3) for index, turn in enumerate(LONG.turns)]
+    for record in (replace(LONG, turns=tuple(turns)), replace(LONG, turns=(SYSTEM, *turns))):
+        tokens = conversation_tokens(record, tokenizer=TOKENIZER, vision_token_counts=COUNTS)
+        assert learned(tokens.labels) == "red circle<|im_end|>two<|im_end|>"
+    silent = replace(LONG, turns=(*turns[:5], replace(turns[5], learned=False)))
+    last = conversation_tokens(silent, tokenizer=TOKENIZER, vision_token_counts=COUNTS, loss="last")
+    assert learned(last.labels) == "red circle<|im_end|>", "the last of those that are learnt"
 
 
 def test_own_system_message_replaces_the_default() -> None:

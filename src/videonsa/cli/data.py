@@ -3,6 +3,7 @@
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -179,6 +180,9 @@ def _cores() -> int:
 def _text(done: "Report", folder: Path) -> str:
     lines = [f"kept       {done.kept:,} of {done.rows:,} rows"]
     lines += [f"dropped    {count:,} {reason}" for reason, count in done.dropped.items()]
+    if done.unread:
+        fields = [f"{name} ({rows:,} rows)" for name, rows in islice(done.unread.items(), 8)]
+        lines.append(f"not read   {', '.join(fields)}{' ...' if len(done.unread) > 8 else ''}")
     lines += [f"note       {note}" for note in done.notes]
     lines.append(f"files      {folder}: manifest.parquet, dropped.parquet, report.md, ...")
     return "\n".join(lines) + "\n"

@@ -128,7 +128,7 @@ def media_facts(found: Found, sampling: SamplingSpec) -> MediaFacts:
 
     Raises:
         DropError: it was not readable, is a video in the place of an image, or has a shape that
-            cannot be resized.
+            cannot be resized, or not to the pixels that it asks for.
 
     """
     media, state, info = found
@@ -139,7 +139,7 @@ def media_facts(found: Found, sampling: SamplingSpec) -> MediaFacts:
         raise DropError(Reason.BROKEN, f"{info.path}: a video in the place of an image")
     try:
         plan = plan_media(media, info, sampling)
-    except UsageError as error:
+    except (UsageError, BudgetError) as error:
         raise DropError(Reason.BAD_SHAPE, f"{info.path}: {error}") from error
     return MediaFacts(
         kind="image" if is_image else "video",
@@ -196,6 +196,8 @@ def check_tokens(
         )
     except BudgetError as error:
         raise DropError(Reason.TOO_LONG, str(error)) from error
+    if not record.learned_turns(count.num_turns):
+        raise DropError(Reason.NO_LOSS, "what is to be learnt was cut")
     if options.long == "drop" and count.num_turns < len(record.turns):
         raise DropError(Reason.TOO_LONG, f"over {options.max_tokens} tokens")
     return count

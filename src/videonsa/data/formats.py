@@ -6,9 +6,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
+from videonsa.data.fields import PATHS, PIXELS, SAMPLING, unread_fields
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Media, Part, Text, Turn, VideoRef
 from videonsa.video.chat import Role
+from videonsa.video.images import FOLDER_FPS
 
 Format = Literal["llava", "swift", "messages"]
 Resolve = Callable[[str], str]
@@ -21,10 +23,8 @@ _ROLES: dict[Any, Role] = {
     "assistant": "assistant",
 }
 _PLACEHOLDER = re.compile("(<image>|<video>)")
-_PATH_KEYS = ("path", "video", "image", "url", "video_url", "image_url")
-_PART_KEYS = ("video_start", "video_end", "start", "end")
-"""Keys that ask for a part of a video."""
-_RATE_KEYS = ("fps", "sample_fps", "raw_fps")
+_MOST = 2**31
+"""Frames or pixels that a video may ask for."""
 
 
 class ParsedRow(NamedTuple):
@@ -35,6 +35,8 @@ class ParsedRow(NamedTuple):
     """The data set that it names."""
     placed: bool
     """Its text does not say where its videos and images stand: they were put first."""
+    unread: tuple[str, ...] = ()
+    """Fields that nothing is made of."""
 
 
 def detect_format(row: Any) -> Format | None:
@@ -60,8 +62,7 @@ def parse_row(row: Any, *, resolve: Resolve) -> ParsedRow:
     form = detect_format(row)
     if form is None:
         raise DropError(Reason.BAD_ROW, describe_row(row))
-    if row.get("audios") or row.get("audio"):
-        raise DropError(Reason.UNSUPPORTED, "it lists audio")
+    unread = unread_fields(row, _turns_of(row) or [])
     listed = _Listed(
         videos=[_video(item, resolve) for item in _items(row, "videos", "video")],
         images=[_image(item, resolve) for item in _items(row, "images", "image")],
@@ -72,7 +73,8 @@ def parse_row(row: Any, *, resolve: Resolve) -> ParsedRow:
         _check_text(turn)
     if not any(not isinstance(part, Text) for turn in turns for part in turn.parts):
         raise DropError(Reason.NO_VISION, "it shows nothing")
-    return ParsedRow(turns, source if isinstance(source, str) and source else None, placed)
+    named = source if isinstance(source, str) and source else None
+    return ParsedRow(turns, named, placed, unread)
 
 
 def describe_row(row: Any) -> str:
@@ -113,7 +115,9 @@ class _Listed:
 def _read_turns(row: Any, form: Format, listed: _Listed, resolve: Resolve) -> list[Turn]:
     turns = []
     system = row.get("system")
-    if isinstance(system, str) and system:
+    if not isinstance(system, str | None):
+        raise DropError(Reason.BAD_ROW, f"'system' is {type(system).__name__}, not text")
+    if system:
         turns.append(Turn(role="system", parts=(Text(system),)))
     for said in _turns_of(row) or ():
         name = said.get("from", said.get("role"))
@@ -132,8 +136,20 @@ def _read_turns(row: Any, form: Format, listed: _Listed, resolve: Resolve) -> li
             parts = (Text(content),)
         if role != "user" and not all(isinstance(part, Text) for part in parts):
             raise DropError(Reason.BAD_TURNS, f"a video or an image in a turn of the {role}")
-        turns.append(Turn(role=role, parts=parts))
+        turns.append(Turn(role=role, parts=parts, learned=_is_learned(said, role)))
+    learned = [turn.learned for turn in turns if turn.role == "assistant"]
+    if learned and not any(learned):
+        raise DropError(Reason.NO_LOSS, "'loss' is false in all turns of the assistant")
     return turns
+
+
+def _is_learned(said: dict[str, Any], role: Role) -> bool:
+    loss = said.get("loss")
+    if not isinstance(loss, bool | None):
+        raise DropError(Reason.BAD_ROW, f"'loss' of a turn is {loss!r}: want true or false")
+    if loss and role != "assistant":
+        raise DropError(Reason.UNSUPPORTED, f"'loss' of a turn of the {role}: want it false")
+    return role != "assistant" or loss is not False
 
 
 def _split(text: str, listed: _Listed, *, own_line: bool) -> Iterator[Part]:
@@ -156,7 +172,7 @@ def _content_part(item: Any, listed: _Listed, resolve: Resolve) -> Part:
         return Text(item["text"])
     if kind in ("video", "video_url", "image", "image_url"):
         kind = kind.removesuffix("_url")
-        if not any(item.get(key) for key in (*_PATH_KEYS, "bytes")):
+        if not any(item.get(key) for key in PATHS):
             return listed.take(kind)
         return _video(item, resolve) if kind == "video" else _image(item, resolve)
     raise DropError(Reason.UNSUPPORTED, f"a part of type {kind!r}: want text, video or image")
@@ -189,31 +205,42 @@ def _items(row: dict[str, Any], *keys: str) -> Iterator[Any]:
 
 def _video(item: Any, resolve: Resolve) -> VideoRef:
     options = item if isinstance(item, dict) else {}
-    for key in _PART_KEYS:
-        if options.get(key) is not None:
-            raise DropError(Reason.UNSUPPORTED, f"{key!r} of a video: it is read whole")
     path = _path_of(item)
-    rate = next((options[key] for key in _RATE_KEYS if options.get(key) is not None), None)
+    own = {ours: options[name] for name, ours in SAMPLING.items() if options.get(name) is not None}
+    rate = own.pop("fps", None)
+    if isinstance(path, list) and rate is None:
+        rate = options.get("sample_fps")
     if rate is not None and not (type(rate) in (int, float) and 0 < rate < 1000):
         raise DropError(Reason.BAD_ROW, f"fps={rate!r} of a video: want a number above 0")
+    _check_numbers(own)
     if isinstance(path, list):
         frames = tuple(resolve(_string(frame)) for frame in path)
-        return VideoRef(frames=frames) if rate is None else VideoRef(frames=frames, frame_rate=rate)
-    return VideoRef(path=resolve(path), fps=rate)
+        frame_rate = FOLDER_FPS if rate is None else rate
+        return VideoRef(frames=frames, frame_rate=frame_rate, **own)
+    if rate is not None and "num_frames" in own:
+        raise DropError(Reason.BAD_ROW, "'fps' and 'nframes' of a video: want one of them")
+    return VideoRef(path=resolve(path), fps=rate, **own)
 
 
 def _image(item: Any, resolve: Resolve) -> ImageRef:
     path = _path_of(item)
     if isinstance(path, list):
         raise DropError(Reason.BAD_ROW, "a list in the place of an image")
-    return ImageRef(path=resolve(path))
+    options = item if isinstance(item, dict) else {}
+    own = {name: options[name] for name in PIXELS if options.get(name) is not None}
+    _check_numbers(own)
+    return ImageRef(path=resolve(path), **own)
+
+
+def _check_numbers(own: dict[str, Any]) -> None:
+    for name, value in own.items():
+        if not (type(value) is int and 0 < value < _MOST):
+            raise DropError(Reason.BAD_ROW, f"{name}={value!r}: want a whole number above 0")
 
 
 def _path_of(item: Any) -> str | list[Any]:
     if isinstance(item, dict):
-        if item.get("bytes"):
-            raise DropError(Reason.UNSUPPORTED, "bytes in the place of a file")
-        item = next((item[key] for key in _PATH_KEYS if item.get(key)), None)
+        item = next((item[key] for key in PATHS if item.get(key)), None)
         if isinstance(item, dict):  # {"video_url": {"url": ...}}
             item = item.get("url")
     return item if isinstance(item, list) and item else _string(item)

@@ -50,10 +50,18 @@ def name_of(media: Media) -> str:
 
 
 def sampling_of(media: Media, sampling: SamplingSpec) -> SamplingSpec:
-    """How a video or an image is sampled: as it says itself, else as all are."""
-    if isinstance(media, ImageRef) or media.fps is None:
-        return sampling
-    return replace(sampling, fps=media.fps, num_frames=None, timestamps=None)
+    """How a video or an image is sampled: as it says itself, else as all are.
+
+    Raises:
+        UsageError: what it says does not go with the rest.
+
+    """
+    own = media.own_sampling
+    if not own.keys().isdisjoint(("fps", "num_frames")):
+        sampling = replace(sampling, fps=None, num_frames=None, timestamps=None)
+    if "total_pixels" in own:
+        own["max_tokens"] = max(1, own.pop("total_pixels") // sampling.factor**2)
+    return replace(sampling, **own)
 
 
 def plan_media(media: Media, info: VideoInfo, sampling: SamplingSpec) -> SamplingPlan:

@@ -13,6 +13,7 @@ class Reason(StrEnum):
     EMPTY_TEXT = "empty_text"
     PLACEHOLDERS = "placeholders"
     NO_VISION = "no_vision"
+    NO_LOSS = "no_loss"
     DUPLICATE = "duplicate"
     MISSING = "missing"
     BROKEN = "broken"
@@ -30,17 +31,18 @@ class Reason(StrEnum):
 
 _TEXTS = {
     Reason.BAD_ROW: "not JSON, or not a conversation",
-    Reason.UNSUPPORTED: "asks for what is not read: audio, stored bytes, a part of a video",
+    Reason.UNSUPPORTED: "asks for what cannot be followed: sound, boxes, a part of a video",
     Reason.REMOTE: "a video or an image at an address, not in a file",
     Reason.BAD_TURNS: "user and assistant do not speak in turn, up to an answer",
     Reason.EMPTY_TEXT: "a question or an answer without text",
     Reason.PLACEHOLDERS: "<video> and <image> in the text do not match what is listed",
     Reason.NO_VISION: "neither a video nor an image",
+    Reason.NO_LOSS: "no turn of the assistant is to be learnt",
     Reason.DUPLICATE: "the same text and files as a record before it",
     Reason.MISSING: "a file that is not there",
     Reason.BROKEN: "a file that cannot be read as a video or an image",
     Reason.TIMEOUT: "a file whose header took too long to read",
-    Reason.BAD_SHAPE: "frames of a shape that cannot be resized",
+    Reason.BAD_SHAPE: "frames that cannot be resized, or not to the pixels that are asked for",
     Reason.FEW_FRAMES: "fewer sampled frames than wanted",
     Reason.MANY_FRAMES: "more sampled frames than wanted",
     Reason.TOO_LONG: "more tokens than wanted, even in the first exchange",

@@ -9,6 +9,9 @@ from videonsa.errors import UsageError
 from videonsa.video.chat import Role
 from videonsa.video.images import FOLDER_FPS
 
+_PIXELS = ("min_pixels", "max_pixels")
+_OWN = ("num_frames", "min_frames", "max_frames", *_PIXELS, "total_pixels")
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -30,7 +33,17 @@ class VideoRef:
     script: str | None = None
     """A video of the suite, as the JSON text that says what it renders; it needs no file."""
     fps: float | None = None
-    """Frames to sample a second; None leaves it to the options of the build."""
+    """Frames to sample a second; this and what follows is left to the options of the build where
+    it is None."""
+    num_frames: int | None = None
+    """Frames to sample, whatever the length."""
+    min_frames: int | None = None
+    max_frames: int | None = None
+    min_pixels: int | None = None
+    """Pixels of a frame, as all of them."""
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+    """Of all temporal patches together, each with the pixels of one frame."""
 
     def __post_init__(self) -> None:
         """Refuse no source, or several: UsageError."""
@@ -38,17 +51,30 @@ class VideoRef:
         if given != 1:
             raise UsageError(f"a video with {given} sources: want one of path, frames and script")
 
+    @property
+    def own_sampling(self) -> dict[str, Any]:
+        """What it says itself about its sampling."""
+        return _given(self, ("fps", *_OWN))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef:
     """An image file."""
 
     path: str
+    min_pixels: int | None = None
+    """As all images where it is None."""
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty path: UsageError."""
         if not self.path:
             raise UsageError("an image without a path: want the path of its file")
+
+    @property
+    def own_sampling(self) -> dict[str, Any]:
+        """What it says itself about its size."""
+        return _given(self, _PIXELS)
 
 
 Media = VideoRef | ImageRef
@@ -61,6 +87,8 @@ class Turn:
 
     role: Role
     parts: tuple[Part, ...]
+    learned: bool = True
+    """Of the assistant: its loss counts."""
 
     def __post_init__(self) -> None:
         """Refuse vision outside a user's turn: UsageError."""
@@ -110,12 +138,14 @@ class Record:
         """Images by order of appearance."""
         return tuple(part for part in self.media if isinstance(part, ImageRef))
 
+    def learned_turns(self, num_turns: int | None = None) -> list[int]:
+        """Which of the first turns, or of all, are of the assistant and carry loss."""
+        turns = enumerate(self.turns[:num_turns])
+        return [index for index, turn in turns if turn.role == "assistant" and turn.learned]
+
     def to_json(self) -> str:
         """The record as one line of JSON, always the same for the same record."""
-        turns = [
-            {"role": turn.role, "parts": [_part_to_json(part) for part in turn.parts]}
-            for turn in self.turns
-        ]
+        turns = [_turn_to_json(turn) for turn in self.turns]
         content = {"id": self.id, "source": self.source, "turns": turns}
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
@@ -138,37 +168,49 @@ class Record:
             ) from error
 
 
+def _given(part: VideoRef | ImageRef, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(part, name)) is not None}
+
+
+def _turn_to_json(turn: Turn) -> dict[str, Any]:
+    content = {"role": turn.role, "parts": [_part_to_json(part) for part in turn.parts]}
+    return content if turn.learned else content | {"loss": False}
+
+
 def _part_to_json(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"text": part.text}
     if isinstance(part, ImageRef):
-        return {"image": part.path}
+        return {"image": part.path} | part.own_sampling
     if part.frames:
         content: dict[str, Any] = {"frames": list(part.frames), "frame_rate": part.frame_rate}
     elif part.script:
         content = {"script": part.script}
     else:
         content = {"video": part.path}
-    return content if part.fps is None else content | {"fps": part.fps}
+    return content | part.own_sampling
 
 
 def _turns(turns: list[dict[str, Any]]) -> Iterator[Turn]:
     for turn in turns:
-        yield Turn(
-            role=turn["role"], parts=tuple(_part_from_json(content) for content in turn["parts"])
-        )
+        parts = tuple(_part_from_json(content) for content in turn["parts"])
+        yield Turn(role=turn["role"], parts=parts, learned=turn.get("loss", True))
 
 
 def _part_from_json(content: dict[str, Any]) -> Part:
     if "text" in content:
         return Text(content["text"])
     if "image" in content:
-        return ImageRef(path=content["image"])
+        return ImageRef(path=content["image"], **_of(content, _PIXELS))
     frame_rate = content.get("frame_rate", FOLDER_FPS)
     return VideoRef(
         path=content.get("video"),
         frames=tuple(content.get("frames", ())),
         frame_rate=frame_rate,
         script=content.get("script"),
-        fps=content.get("fps"),
+        **_of(content, ("fps", *_OWN)),
     )
+
+
+def _of(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: content[name] for name in names if name in content}

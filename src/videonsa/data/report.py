@@ -19,6 +19,8 @@ from videonsa.errors import missing_package
 REPORT_JSON, REPORT_MD, HISTOGRAMS = "report.json", "report.md", "histograms.png"
 _EXAMPLES = 5
 _BINS = 40
+_MOST_FIELDS, _OTHER_FIELDS = 50, "others"
+"""Fields that are counted by name, and the name of all the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,8 @@ class Report:
     """Kept rows that lost exchanges to the limit of tokens."""
     placed: int
     """Kept rows whose text does not say where its videos stand: they were put first."""
+    unread: Mapping[str, int]
+    """Fields that nothing is made of: in how many kept rows each stands."""
     totals: Mapping[str, float]
     """Of the kept rows: frames, hours of video, tokens of video, image, text and all."""
     frames: Mapping[int, tuple[int, int]]
@@ -67,12 +71,16 @@ class Tally:
     _seconds: float = 0.0
     _cut: int = 0
     _placed: int = 0
+    _unread: Counter[str] = field(default_factory=Counter)
 
     def keep(self, entry: Entry, row: ManifestRow) -> None:
         """Count a row that is kept."""
         self._count(entry.source, "kept")
         self._cut += row.num_turns < len(row.record.turns)
         self._placed += entry.placed
+        for name in entry.unread:
+            known = name in self._unread or len(self._unread) < _MOST_FIELDS
+            self._unread[name if known else _OTHER_FIELDS] += 1
         self._seconds += row.duration
         self._frames[row.num_frames, True] += 1
         self._tokens[row.tokens] += 1
@@ -114,6 +122,7 @@ class Tally:
             files=files,
             cut=self._cut,
             placed=self._placed,
+            unread=dict(self._unread.most_common()),
             totals=dict(self._totals) | {"hours": self._seconds / 3600},
             frames={
                 frames: (self._frames[frames, True], self._frames[frames, False])
@@ -165,6 +174,7 @@ def report_lines(report: Report) -> Iterator[str]:
         ],
     )
     yield from _table(("of the kept rows", ""), list(_totals(report)))
+    yield from _table(("field that is not read", "kept rows"), list(report.unread.items()))
     yield f"![histograms of frames and tokens]({HISTOGRAMS})"
     yield ""
     yield from _table(("option", "value"), list(report.options.items()))

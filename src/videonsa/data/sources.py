@@ -30,6 +30,8 @@ class Entry(NamedTuple):
     found: Record | DropError
     placed: bool = False
     """Its text did not say where its videos and images stand: they were put first."""
+    unread: tuple[str, ...] = ()
+    """Its fields that nothing is made of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,4 +193,4 @@ def _entry(row: Any, place: str, source: str, resolver: PathResolver) -> Entry:
         return Entry(name, source, DropError(Reason.BAD_ROW, "text that is not valid Unicode"))
     except UsageError as error:
         return Entry(name, source, DropError(Reason.BAD_TURNS, str(error)))
-    return Entry(name, source, record, parsed.placed)
+    return Entry(name, source, record, parsed.placed, parsed.unread)

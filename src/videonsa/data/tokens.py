@@ -103,15 +103,17 @@ def conversation_tokens(
 ) -> ConversationTokens:
     """Encode a record in the Qwen2.5-VL chat format, text always as plain text.
 
-    The loss counts on the assistant's text and on the token that closes it. A record that is
-    longer than `max_tokens` loses whole exchanges from its end, so no vision span is ever cut.
+    The loss counts on the assistant's text and on the token that closes it, in turns that are to
+    be learnt. A record that is longer than `max_tokens` loses whole exchanges from its end, so no
+    vision span is ever cut.
 
     Args:
         record: what is said.
         tokenizer: one with the tokens of the format.
         vision_token_counts: merged tokens of each of `record.media`.
         max_tokens: most ids; None for no limit.
-        loss: `all` counts every turn of the assistant, `last` the last that is kept.
+        loss: `all` counts every turn of the assistant that is to be learnt, `last` the last of
+            those that are kept.
         system: the system message of a record that has none.
 
     Raises:
@@ -133,11 +135,13 @@ def conversation_tokens(
     turns = _chat_turns(record, counts=vision_token_counts, system=system)
     ids: list[int] = []
     labels: list[int] = []
-    num_turns = kept.num_turns + _num_added(record)
-    for index, turn in enumerate(turn_tokens(turns[:num_turns], tokenizer=tokenizer)):
+    num_added = _num_added(record)
+    learned = record.learned_turns(kept.num_turns)
+    learned = learned if loss == "all" else learned[-1:]
+    kept_turns = turns[: kept.num_turns + num_added]
+    for index, turn in enumerate(turn_tokens(kept_turns, tokenizer=tokenizer), -num_added):
         ids += turn.ids
-        counts = loss == "all" or index == num_turns - 1
-        labels += turn.labels if counts else [IGNORED_LABEL] * len(turn.labels)
+        labels += turn.labels if index in learned else [IGNORED_LABEL] * len(turn.labels)
     return ConversationTokens(ids, labels, kept.num_turns, kept.num_media)
 
 
