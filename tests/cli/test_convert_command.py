@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import videonsa
-from videonsa.cli.convert import _size
 from videonsa.cli.main import EXIT_USER, main
+from videonsa.cli.values import size
 
 
 def test_help_has_examples_json_and_debug(capsys):
@@ -102,8 +102,17 @@ def test_an_existing_target_needs_force(tiny_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"),
+    ("text", "wanted"),
     [("500MB", 500_000_000), ("1.5 GB", 1_500_000_000), ("20k", 20_000), ("7", 7), ("3b", 3)],
 )
-def test_sizes_are_counted_in_powers_of_1000(text, size):
-    assert _size(text) == size
+def test_sizes_are_counted_in_powers_of_1000(text, wanted):
+    assert size(text) == wanted
+
+
+@pytest.mark.parametrize("options", [[], ["--force"]])
+def test_a_target_that_is_a_symlink_to_itself_is_refused(options, tiny_folder, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    assert main(["convert", str(tiny_folder), str(tmp_path / "loop"), *options]) == EXIT_USER
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'loop'} exists" in err
+    assert err.count("\n") == 1

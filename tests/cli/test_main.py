@@ -1,6 +1,7 @@
 """The frame of all commands: help, errors, interruption, pipes, speed."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 
 import videonsa
 from videonsa.cli import main as main_module
-from videonsa.cli.main import EXIT_BROKEN_PIPE, EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER, main
+from videonsa.cli.common import emit
+from videonsa.cli.main import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_NO_OUTPUT, EXIT_USER, main
 from videonsa.errors import VideoError
 
 COMMANDS = ("ask", "convert", "demo", "doctor", "plan")
@@ -110,7 +112,63 @@ def test_a_closed_pipe_is_quiet():
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait() == EXIT_BROKEN_PIPE
+    assert process.wait() == EXIT_NO_OUTPUT
+
+
+STREAMS = {
+    # what the shell does: (status, lines of the result)
+    ">&-": (EXIT_NO_OUTPUT, 0),
+    ">/dev/full": (EXIT_NO_OUTPUT, 0),
+    "2>&-": (0, 1),
+    "2>/dev/full": (0, 1),
+    "<&- 2>&-": (0, 1),
+    ">&- 2>&- <&-": (EXIT_NO_OUTPUT, 0),
+}
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+def test_a_stream_that_is_closed_or_full_ends_quietly(streams):
+    command = f"exec '{sys.executable}' -m videonsa --version {streams}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("\n")) == STREAMS[streams]
+    assert done.stderr == ""
+
+
+def test_an_error_that_nobody_can_read_keeps_its_status():
+    command = f"exec '{sys.executable}' -m videonsa sing 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (EXIT_USER, b"")
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    script = (
+        "import os, sys; from videonsa.cli.common import open_closed_streams\n"
+        "open_closed_streams(); print(os.open(sys.argv[1], os.O_RDONLY), file=sys.stderr)"
+    )
+    command = f"exec '{sys.executable}' -c '{script}' {tmp_path} <&- >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert int(done.stderr) > 2
+
+
+def test_a_result_that_the_encoding_of_stdout_lacks_is_escaped(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    emit("\u00fc \udcff\n")
+    assert stdout.buffer.getvalue() == b"\\xfc \\udcff\n"
+
+
+def test_running_out_of_memory_is_an_error_of_the_user(monkeypatch, capsys):
+    of_torch = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes")
+    for error in (MemoryError(), of_torch):
+        assert run_raising(monkeypatch, error) == EXIT_USER
+        assert "error: out of memory (" in capsys.readouterr().err
+
+
+def test_an_error_of_any_length_is_a_short_line_that_keeps_its_end(monkeypatch, capsys):
+    assert run_raising(monkeypatch, VideoError(f"{'a' * 9999}: do this")) == EXIT_USER
+    err = capsys.readouterr().err
+    assert len(err) < 1100
+    assert err.endswith("a: do this\n")
 
 
 def test_python_m_videonsa_is_the_command():

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -36,7 +37,9 @@ def add_parser(commands: Commands) -> None:
             'videonsa ask frames/ "What happens?" --model ./weights --max-tokens 8000 --json',
         ),
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images or an image")
+    parser.add_argument(
+        "video", type=values.name, metavar="VIDEO", help="a video, a folder of images or an image"
+    )
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
     add_model_options(parser)
     add_weights_option(parser)
@@ -55,7 +58,11 @@ def add_parser(commands: Commands) -> None:
     add_fit_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system message (default: Qwen's)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (%(default)s)"
+        "--max-new-tokens",
+        type=values.integer,
+        default=64,
+        metavar="N",
+        help="longest answer (%(default)s)",
     )
     parser.add_argument(
         "--temperature",

@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli import bench_prefill, bench_train
+from videonsa.cli import bench_prefill, bench_train, values
 from videonsa.cli.bench_models import RESULTS, result_path, save_result
 from videonsa.cli.common import (
     Commands,
@@ -69,14 +69,14 @@ def _add_options(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--repeats",
-        type=int,
+        type=values.whole_number(1, values.MOST_REPEATS),
         default=20,
         metavar="N",
         help="runs of each op; slow ones stop after 10 s, but not before 3 (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=values.path,
         metavar="FILE",
         help=f"the JSON of the forward pass (default: {RESULTS}/GPU/{NAME}.json where that folder "
         f"exists, else {NAME}.json); the other passes go beside it, into FILE_backward.json and "
@@ -141,8 +141,6 @@ def _request(args: Namespace) -> "Request":
     ops = pick(args.ops or OPS, OPS, "ops")
     regimes = pick(args.regimes or REGIMES, {name: name for name in REGIMES}, "regimes")
     passes = pick(args.passes, {name: name for name in PASSES}, "passes")
-    if args.repeats < 1:
-        raise UsageError(f"--repeats {args.repeats}: want at least 1")
     large = [shape.name for shape in shapes if not shape.name.startswith(TINY)]
     if on_cpu and large:
         raise UsageError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from videonsa.cli import values
 from videonsa.cli.common import LineParser, emit, emit_json, report, write_output
 from videonsa.env import num_processes
 from videonsa.errors import UsageError
@@ -26,13 +27,13 @@ def add_model_options(parser: LineParser, name: str) -> None:
     parser.add_argument("--no-dense", action="store_true", help="leave out dense attention")
     parser.add_argument(
         "--one",
-        type=Path,
+        type=values.path,
         metavar="FILE",
         help="the JSON of one process: with several, their efficiency against it",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=values.path,
         metavar="FILE",
         help=f"the JSON (default: {RESULTS}/GPU/{name}.json where that folder exists, else "
         f"{name}.json; of N processes {name}_N.json)",
@@ -43,15 +44,13 @@ def add_model_options(parser: LineParser, name: str) -> None:
 
 
 def check_model(args: Namespace) -> None:
-    """Refuse a model that is unknown or needs a GPU, and fewer than one repeat: UsageError."""
+    """Refuse a model that is unknown or needs a GPU: UsageError."""
     import torch
 
     from videonsa.bench.random_model import MODELS
 
     if args.model not in MODELS:
         raise UsageError(f"--model {args.model}: want one of {', '.join(MODELS)}")
-    if args.repeats < 1:
-        raise UsageError(f"--repeats {args.repeats}: want at least 1")
     if args.device == "cpu" and args.model != "tiny":
         raise UsageError(
             f"--model {args.model} with --device cpu: want tiny, the others need a GPU"

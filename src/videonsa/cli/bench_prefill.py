@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli import values
 from videonsa.cli.bench_models import (
     add_model_options,
     check_model,
@@ -65,7 +66,11 @@ def add_parser(what: Commands) -> None:
         "measured, at the longest length (default: %(default)s)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="timed runs (default: %(default)s)"
+        "--repeats",
+        type=values.whole_number(1, values.MOST_REPEATS),
+        default=3,
+        metavar="N",
+        help="timed runs (default: %(default)s)",
     )
     _add_reading(parser)
     parser.add_argument(
@@ -76,9 +81,10 @@ def add_parser(what: Commands) -> None:
     )
     parser.add_argument(
         "--rows-per-chunk",
-        type=int,
+        type=values.whole_number(0),
         metavar="N",
-        help="rows that go through the layers at a time, with NSA (default: the model's choice)",
+        help="rows that go through the layers at a time, with NSA; 0 is all (default: the "
+        "model's choice)",
     )
     parser.add_argument("--peers", action="store_true", help="also transformers' own model")
     add_model_options(parser, NAME)
@@ -96,7 +102,7 @@ def _add_reading(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=values.integer,
         metavar="N",
         help="threads that read it, compared with one (default: one a core, at most 8)",
     )

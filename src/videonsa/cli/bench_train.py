@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli import values
 from videonsa.cli.bench_models import (
     add_model_options,
     check_model,
@@ -64,7 +65,7 @@ def _add_options(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--layers",
-        type=int,
+        type=values.whole_number(1),
         metavar="N",
         help="decoder layers (default: those of --one, else as many as fit with optimizer state, "
         "which one layer shows)",
@@ -76,7 +77,11 @@ def _add_options(parser: LineParser) -> None:
         help="size of a frame in pixels, multiples of 28 (default: %(default)s)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=2, metavar="N", help="timed steps (default: %(default)s)"
+        "--repeats",
+        type=values.whole_number(1, values.MOST_REPEATS),
+        default=2,
+        metavar="N",
+        help="timed steps (default: %(default)s)",
     )
     parser.add_argument(
         "--fsdp",
@@ -85,7 +90,7 @@ def _add_options(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--peak-tflops",
-        type=float,
+        type=values.positive_number,
         metavar="N",
         help="of one device in bf16, what MFU is a share of (default: 989 on H100 and H200, else "
         "no MFU)",
@@ -122,12 +127,8 @@ def _request(args: Namespace) -> "TrainRequest":
 
     check_model(args)
     most = MODELS[args.model].num_layers
-    if args.layers is not None and args.layers < 1:
-        raise UsageError(f"--layers {args.layers}: want at least 1")
     if args.layers is not None and args.layers > most:
         raise UsageError(f"--layers {args.layers}: the {args.model} model has {most}")
-    if args.peak_tflops is not None and not args.peak_tflops > 0:
-        raise UsageError(f"--peak-tflops {args.peak_tflops:g}: want more than 0")
     wanted = args.parts.split(",")
     parts = tuple(part for part in PARTS if part in wanted)
     if unknown := set(wanted) - set(PARTS):

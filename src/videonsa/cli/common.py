@@ -6,6 +6,8 @@ Only light imports stand at its top; torch and transformers are imported inside 
 
 import json
 import logging
+import os
+import re
 import sys
 import tempfile
 import warnings
@@ -13,8 +15,9 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeAlias
 
+from videonsa.cli import values
 from videonsa.disk import write_whole
 from videonsa.errors import UsageError
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from videonsa.ops.spec import NSASpec
 
 DEFAULT_MODEL = "embedded"
+MOST_TOKENS = 2**24
+"""Of a video in a benchmark or an evaluation: 128 times the longest context there is."""
 
 
 class LineParser(ArgumentParser):
@@ -35,7 +40,12 @@ class LineParser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
+        message = re.sub("^argument (.*?): ", r"\1 ", message)
         raise UsageError(f"{message}: see '{self.prog} --help'")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and version as everything else is printed."""
+        emit(message)
 
 
 Commands: TypeAlias = "_SubParsersAction[LineParser]"
@@ -103,13 +113,18 @@ def add_sampling_options(parser: LineParser) -> None:
         "(default: exact, the frame on screen then)",
     )
     parser.add_argument("--fps", type=float, metavar="N", help="frames sampled a second")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
     parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="at most so many pixels a frame"
+        "--max-frames", type=values.integer, metavar="N", help="at most so many frames"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=values.integer,
+        metavar="N",
+        help="at most so many pixels a frame",
     )
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        type=values.integer,
         metavar="N",
         help="at most so many video tokens; frames get smaller, then fewer",
     )
@@ -160,8 +175,10 @@ def parse_tokens(text: str, option: str) -> int:
     scales = {"k": 1024, "m": 1024**2}
     scale = scales.get(number[-1:], 1)
     digits = number if scale == 1 else number[:-1]
-    if not (digits.isdecimal() and int(digits) > 0):
-        raise UsageError(f"{option} {text!r}: want positive numbers such as 4096 or 128k")
+    if not re.fullmatch("[0-9]{1,9}", digits) or not 0 < int(digits) * scale <= MOST_TOKENS:
+        raise UsageError(
+            f"{option} {text!r}: want positive numbers such as 4096 or 128k, at most 16m"
+        )
     return int(digits) * scale
 
 
@@ -171,21 +188,61 @@ def parse_frame(text: str) -> tuple[int, int]:
     Raises:
         UsageError: another text, or sides that are no multiples of 28.
     """
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(s.isdecimal() and int(s) and int(s) % 28 == 0 for s in sides):
+    found = re.fullmatch("([0-9]{1,4})x([0-9]{1,4})", text.lower())
+    height, width = map(int, found.groups()) if found else (0, 0)
+    if not height or not width or height % 28 or width % 28:
         raise UsageError(f"--frame {text!r}: want HEIGHTxWIDTH in multiples of 28, such as 224x224")
-    return int(sides[0]), int(sides[1])
+    return height, width
+
+
+class OutputError(Exception):
+    """Stdout takes no more: its reader went away, its disk is full, or it is closed."""
 
 
 def report(line: str) -> None:
-    """One line for the reader, on stderr."""
-    sys.stderr.write(line + "\n")
+    """One line for the reader, on stderr. Where nobody can read it, the work goes on."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except OSError:
+        silence(sys.stderr)
 
 
 def emit(text: str) -> None:
-    """A piece of the result, on stdout, at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """A piece of the result, on stdout, at once. What its encoding lacks is written as an escape.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError from error
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is left of a stream go nowhere, so that the interpreter's end is quiet."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def open_closed_streams() -> None:
+    """Open the standard streams that are closed, or a result could get the number of one.
+
+    What a library wrote to stderr would then stand in that file. Stdout cannot be written to
+    still; what goes to stderr goes nowhere.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def emit_json(value: dict[str, Any]) -> None:

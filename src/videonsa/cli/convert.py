@@ -1,9 +1,8 @@
 """`videonsa convert`: write a checkpoint as one of ours."""
 
-import re
-from argparse import ArgumentTypeError, Namespace
-from pathlib import Path
+from argparse import Namespace
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -12,8 +11,6 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
 )
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,7 +29,7 @@ def add_parser(commands: Commands) -> None:
         ),
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder or a Hugging Face id")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
+    parser.add_argument("target", type=values.path, metavar="TARGET", help="the folder to write")
     parser.add_argument(
         "--layout",
         choices=("hub", "transformers"),
@@ -47,7 +44,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--max-shard-size",
-        type=_size,
+        type=values.size,
         default="5GB",
         metavar="SIZE",
         help="largest file of weights, such as 500MB (default: %(default)s)",
@@ -59,20 +56,15 @@ def add_parser(commands: Commands) -> None:
         "released code",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the fresh gates (default: %(default)s)"
+        "--seed",
+        type=values.seed,
+        default=0,
+        metavar="N",
+        help="of the fresh gates (default: %(default)s)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace TARGET if it is a checkpoint or empty"
     )
-
-
-def _size(text: str) -> int:
-    """Bytes from a number with a unit, powers of 1000 as the hub counts them."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip().upper(), re.ASCII)
-    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if size < 1:
-        raise ArgumentTypeError(f"{text!r} is no size: want one such as 500MB or 5GB")
-    return size
 
 
 def run(args: Namespace) -> int:

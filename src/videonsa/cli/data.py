@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from videonsa.cli import data_check, data_show
+from videonsa.cli import data_check, data_show, values
 from videonsa.cli.common import (
     Commands,
     LineParser,
@@ -18,7 +18,6 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
 )
-from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.data.report import Report
@@ -49,6 +48,7 @@ def add_parser(commands: Commands) -> None:
     build.add_argument(
         "sources",
         nargs="+",
+        type=values.name,
         metavar="SOURCE",
         help="a folder or file of LLaVA-Video-178K, ms-swift JSONL or Hugging Face messages (told "
         "apart by themselves), or rendered videos of the suite's training split: "
@@ -62,7 +62,11 @@ def add_parser(commands: Commands) -> None:
 
 def _add_options(parser: LineParser) -> None:
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder for what is written"
+        "--out",
+        type=values.path,
+        required=True,
+        metavar="DIR",
+        help="the folder for what is written",
     )
     parser.add_argument(
         "--model",
@@ -72,7 +76,7 @@ def _add_options(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--media-root",
-        type=Path,
+        type=values.path,
         action="append",
         default=[],
         metavar="DIR",
@@ -81,13 +85,13 @@ def _add_options(parser: LineParser) -> None:
     )
     rule = parser.add_argument_group("which rows are kept (the defaults are the paper's)")
     rule.add_argument("--fps", type=float, metavar="N", help="frames sampled a second (default: 4)")
-    for name, text in (
+    for option, text in (
         ("min-frames", "fewest sampled frames of a row (default: 350)"),
         ("max-frames", "most sampled frames of a row (default: 550)"),
         ("min-pixels", "pixels that smaller frames are enlarged to (default: 3136)"),
         ("max-pixels", "most pixels of a frame (default: 50176)"),
     ):
-        rule.add_argument(f"--{name}", type=int, metavar="N", help=text)
+        rule.add_argument(f"--{option}", type=values.integer, metavar="N", help=text)
     rule.add_argument(
         "--max-tokens",
         type=_number_or_none,
@@ -102,11 +106,14 @@ def _add_options(parser: LineParser) -> None:
     rule.add_argument("--system", metavar="TEXT", help="the system message of rows that have none")
     probing = parser.add_argument_group("how files are probed")
     probing.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+        "--workers",
+        type=values.whole_number(1, values.MOST_WORKERS),
+        metavar="N",
+        help="processes (default: one for each core)",
     )
     probing.add_argument(
         "--timeout",
-        type=float,
+        type=values.positive_number,
         default=30.0,
         metavar="S",
         help="seconds that the header of a file may take (default: %(default)g)",
@@ -116,9 +123,10 @@ def _add_options(parser: LineParser) -> None:
 def _number_or_none(text: str) -> int | Literal["none"]:
     if text == "none":
         return "none"
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r}: want a number above 0, or none")
-    return int(text)
+    try:
+        return values.whole_number(1)(text)
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}, or none") from error
 
 
 def run(args: Namespace) -> int:
@@ -129,7 +137,6 @@ def run(args: Namespace) -> int:
         from videonsa.data.filter import FilterOptions
 
         rule = FilterOptions(**_rule(args))
-        _check_probing(args)
         sources = open_sources(args.sources, roots=args.media_root)
         prepare_folder(args.out)
         tokenizer, tokenizer_hash = load_counting_tokenizer(args.model)
@@ -163,13 +170,6 @@ def _rule(args: Namespace) -> dict[str, Any]:
     if args.max_tokens is not None:
         given["max_tokens"] = None if args.max_tokens == "none" else args.max_tokens
     return given
-
-
-def _check_probing(args: Namespace) -> None:
-    if args.workers is not None and args.workers < 1:
-        raise UsageError(f"--workers {args.workers}: want at least 1")
-    if not 0 < args.timeout < float("inf"):
-        raise UsageError(f"--timeout {args.timeout}: want seconds above 0")
 
 
 def _cores() -> int:

@@ -2,8 +2,8 @@
 
 import sys
 from argparse import Namespace
-from pathlib import Path
 
+from videonsa.cli import values
 from videonsa.cli.common import Commands, add_command, emit, emit_json, quiet_libraries
 
 EXIT_PROBLEMS = 2
@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         "status 2 if there is any.",
         examples=("videonsa data check ./data", "videonsa data check ./data --all"),
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a build")
+    parser.add_argument("folder", type=values.path, metavar="DIR", help="the folder of a build")
     parser.add_argument(
         "--all", action="store_true", help="probe and count all rows, not 1000 of them"
     )

@@ -3,9 +3,9 @@
 import io
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -32,14 +32,14 @@ def add_parser(commands: Commands) -> None:
         "trained on, those that carry loss in green (in [[ ]] where there is no colour).",
         examples=("videonsa data show ./data 0", "videonsa data show ./data 17 --out sheet.png"),
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a build")
-    parser.add_argument("row", type=int, metavar="N", help="number of the row, from 0")
+    parser.add_argument("folder", type=values.path, metavar="DIR", help="the folder of a build")
+    parser.add_argument("row", type=values.integer, metavar="N", help="number of the row, from 0")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the sheet (default: DIR/show/N.png)"
+        "--out", type=values.path, metavar="FILE", help="the sheet (default: DIR/show/N.png)"
     )
     parser.add_argument(
         "--frames",
-        type=int,
+        type=values.whole_number(1),
         default=48,
         metavar="N",
         help="frames of a video on the sheet, at most (default: %(default)s)",
@@ -67,8 +67,6 @@ def run(args: Namespace) -> int:
         manifest = read_manifest(args.folder)
         if not 0 <= args.row < len(manifest):
             raise UsageError(f"row {args.row}: want 0 to {len(manifest) - 1}")
-        if args.frames < 1:
-            raise UsageError(f"--frames {args.frames}: want at least 1")
         row, facts = manifest[args.row], manifest.facts
         tokenizer, _ = load_counting_tokenizer(args.model or facts.model)
         tokens = conversation_tokens(

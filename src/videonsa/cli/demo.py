@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -43,13 +44,13 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=values.path,
         default=Path("videonsa-demo"),
         metavar="FOLDER",
         help="where clip.mp4 and demo.png go (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=3, metavar="N", help="which clip (default: %(default)s)"
+        "--seed", type=values.seed, default=3, metavar="N", help="which clip (default: %(default)s)"
     )
     add_model_options(parser)
 

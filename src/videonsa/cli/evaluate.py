@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     DEFAULT_MODEL,
     Commands,
@@ -66,7 +67,11 @@ def _add_options(parser: LineParser) -> None:
         help="tokens of a video; k is 1,024, m 1,048,576 (default: %(default)s)",
     )
     parser.add_argument(
-        "--samples", type=int, default=20, metavar="N", help="videos a length (%(default)s)"
+        "--samples",
+        type=values.integer,
+        default=20,
+        metavar="N",
+        help="videos a length (%(default)s)",
     )
     parser.add_argument(
         "--conditions",
@@ -87,7 +92,7 @@ def _add_options(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--frame-size",
-        type=int,
+        type=values.integer,
         metavar="N",
         help=f"pixels a side ({_SMALL_FRAME} for the embedded model, else {_FRAME})",
     )
@@ -99,8 +104,13 @@ def _add_options(parser: LineParser) -> None:
         "(default: free for the embedded model, which was trained so, else choice)",
     )
     parser.add_argument("--block-size", metavar="N", help="tokens, or frame")
-    parser.add_argument("--num-selected-blocks", type=int, metavar="N", help="blocks a row selects")
-    parser.add_argument("--window-size", type=int, metavar="N", help="tokens")
+    parser.add_argument(
+        "--num-selected-blocks",
+        type=values.integer,
+        metavar="N",
+        help="blocks a row selects",
+    )
+    parser.add_argument("--window-size", type=values.integer, metavar="N", help="tokens")
     parser.add_argument(
         "--time-scale",
         type=float,
@@ -111,11 +121,15 @@ def _add_options(parser: LineParser) -> None:
     )
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(%(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="number of the first video (%(default)s)"
+        "--seed",
+        type=values.integer,
+        default=0,
+        metavar="N",
+        help="number of the first video (%(default)s)",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=values.path,
         default=Path("videonsa-eval"),
         metavar="FOLDER",
         help="where samples.jsonl, run.json, report.json, report.md and the plots go "

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -40,7 +41,9 @@ def add_parser(commands: Commands) -> None:
             "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --json",
         ),
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video, a folder of images or an image")
+    parser.add_argument(
+        "video", type=values.name, metavar="VIDEO", help="a video, a folder of images or an image"
+    )
     add_model_options(parser)
     add_weights_option(parser)
     add_sampling_options(parser)

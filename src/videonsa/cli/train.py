@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
@@ -41,7 +42,9 @@ def add_parser(commands: Commands) -> None:
         metavar="SECTION.KEY=VALUE",
         help="in place of what the recipe says; may be given often",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (runs/RECIPE)")
+    parser.add_argument(
+        "--out", type=values.path, metavar="FOLDER", help="of the run (runs/RECIPE)"
+    )
     parser.add_argument(
         "--show", action="store_true", help="print the recipe with every setting, and train nothing"
     )

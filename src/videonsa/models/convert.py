@@ -4,6 +4,7 @@ Tensors stream from the source to the target, one shard in memory at a time.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,8 @@ def convert(
         raise UsageError(f"max_shard_bytes={max_shard_bytes}: want a positive number of bytes")
     if layout not in ("hub", "transformers"):
         raise UsageError(f"layout={layout!r}: want 'hub' or 'transformers'")
-    place = Path(target).expanduser().resolve()
+    # These follow what can be followed; those of pathlib raise on a loop, or without a home.
+    place = Path(os.path.realpath(os.path.expanduser(target)))
     _check_target(place, force=force)
     checkpoint = read_checkpoint(
         source,
@@ -138,7 +140,7 @@ def convert(
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    if not target.exists():
+    if not os.path.lexists(target):
         return
     if not force:
         raise UsageError(
