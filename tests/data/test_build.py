@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
@@ -15,9 +16,11 @@ from PIL import Image
 from tree_build import HASH, build_tree, load_tokenizer
 
 from videonsa.data import probe as probe_module
+from videonsa.data.build import BuildOptions
 from videonsa.data.check import check_manifest
+from videonsa.data.filter import FilterOptions
 from videonsa.data.manifest import read_manifest
-from videonsa.data.report import draw_histograms
+from videonsa.data.report import Tally, draw_histograms
 from videonsa.disk import LOCK
 from videonsa.errors import UsageError
 
@@ -169,3 +172,20 @@ def test_missing_packages_are_named_with_their_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pyarrow is not installed.*videonsa\[data\]"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 0}, {"workers": 10**30}, {"timeout": 0.0}, {"timeout": 1e300}],
+    ids=str,
+)
+def test_probing_is_within_bounds(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="want"):
+        BuildOptions(filter=FilterOptions(), model="m", tokenizer_hash=HASH, **options)
+
+
+def test_histogram_of_one_far_number_of_frames_has_few_bars(built: Path) -> None:
+    report = json.loads((built / "report.json").read_text())
+    far = FilterOptions(min_frames=10**9, max_frames=10**9)
+    empty = Tally().report(data_hash="", options=far, files=report["files"], notes=())
+    assert draw_histograms(empty).startswith(b"\x89PNG")

@@ -209,6 +209,10 @@ def test_rendered_videos_are_taken_as_they_are() -> None:
         {"long": "keep"},
         {"fps": 0.0},
         {"max_pixels": 1},
+        {"min_frames": 10**12, "max_frames": 10**12},
+        {"max_frames": 2**31},
+        {"max_pixels": 10**30},
+        {"min_pixels": 2**31, "max_pixels": 2**31},
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:

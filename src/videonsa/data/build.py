@@ -31,12 +31,14 @@ from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annot
 from videonsa.data.synthetic import PREFIX, SyntheticSource
 from videonsa.data.tokens import RememberingTokenizer
 from videonsa.disk import sole_writer
+from videonsa.errors import UsageError
 from videonsa.video.chat import ChatTokenizer
 from videonsa.video.sampling import SamplingSpec, VideoInfo
 from videonsa.video.source import VideoPath
 
 DROPPED = "dropped.parquet"
 _DROPPED_ROWS_A_GROUP = 16_384
+_MOST_WORKERS, _LONGEST_TIMEOUT = 1024, 86_400
 Files = dict[VideoPath, Target | DropError]
 _NO_FILE = FileState("", 0, 0)
 Item = TypeVar("Item")
@@ -96,6 +98,15 @@ class BuildOptions:
     """Seconds that the header of a file may take."""
     progress: bool = False
     """Show bars on stderr."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant: UsageError."""
+        if not 1 <= self.workers <= _MOST_WORKERS:
+            raise UsageError(f"workers={self.workers}: want 1 to {_MOST_WORKERS} processes")
+        if not 0 < self.timeout <= _LONGEST_TIMEOUT:
+            raise UsageError(
+                f"timeout={self.timeout}: want seconds above 0, at most {_LONGEST_TIMEOUT}"
+            )
 
 
 def build(

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from videonsa.data.records import Record, Text, Turn, VideoRef
-from videonsa.data.scripts import parse_options, script_text
+from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
-from videonsa.errors import UsageError
 from videonsa.video.synthetic import (
     KINDS,
     PLACE_KINDS,
@@ -36,10 +35,7 @@ class ClipSource:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made: UsageError."""
-        if self.count < 1 or self.first < 0:
-            raise UsageError(
-                f"count={self.count}, first={self.first}: want at least 1 clip, from 0 on"
-            )
+        check_range("clip", count=self.count, first=self.first)
         Clip(seed=0, patches=self.patches, phase=0.0)
 
     @classmethod

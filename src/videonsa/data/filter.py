@@ -20,6 +20,8 @@ PAPER_FRAMES = (350, 550)
 PAPER_MAX_TOKENS = 36_864
 """36K of context."""
 
+MOST_PIXELS = 2**31
+"""More than that a frame cannot be asked to have."""
 _UNCAPPED = 2**31
 
 
@@ -46,9 +48,15 @@ class FilterOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant: UsageError."""
-        if not 0 <= self.min_frames <= self.max_frames:
+        if not 0 <= self.min_frames <= self.max_frames < _UNCAPPED:
             raise UsageError(
-                f"frames from {self.min_frames} to {self.max_frames}: want 0 or more, ascending"
+                f"frames from {self.min_frames} to {self.max_frames}: want 0 or more, ascending, "
+                f"and less than {_UNCAPPED}"
+            )
+        if max(self.min_pixels or 0, self.max_pixels) >= MOST_PIXELS:
+            raise UsageError(
+                f"frames of {self.min_pixels} to {self.max_pixels} pixels: want less than "
+                f"{MOST_PIXELS}"
             )
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens={self.max_tokens}: want at least 1, or None")

@@ -10,7 +10,6 @@ from videonsa.data.fields import PATHS, PIXELS, SAMPLING, unread_fields
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Media, Part, Text, Turn, VideoRef
 from videonsa.video.chat import Role
-from videonsa.video.images import FOLDER_FPS
 
 Format = Literal["llava", "swift", "messages"]
 Resolve = Callable[[str], str]
@@ -215,8 +214,8 @@ def _video(item: Any, resolve: Resolve) -> VideoRef:
     _check_numbers(own)
     if isinstance(path, list):
         frames = tuple(resolve(_string(frame)) for frame in path)
-        frame_rate = FOLDER_FPS if rate is None else rate
-        return VideoRef(frames=frames, frame_rate=frame_rate, **own)
+        own |= {} if rate is None else {"frame_rate": rate}
+        return VideoRef(frames=frames, **own)
     if rate is not None and "num_frames" in own:
         raise DropError(Reason.BAD_ROW, "'fps' and 'nframes' of a video: want one of them")
     return VideoRef(path=resolve(path), fps=rate, **own)

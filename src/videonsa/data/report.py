@@ -19,6 +19,7 @@ from videonsa.errors import missing_package
 REPORT_JSON, REPORT_MD, HISTOGRAMS = "report.json", "report.md", "histograms.png"
 _EXAMPLES = 5
 _BINS = 40
+_MOST_BARS = 2048
 _MOST_FIELDS, _OTHER_FIELDS = 50, "others"
 """Fields that are counted by name, and the name of all the rest."""
 
@@ -244,7 +245,7 @@ def _draw_frames(axes: Any, report: Report) -> None:
     least, most = report.options["min_frames"], report.options["max_frames"]
     # What is far too long would press the rest together: it goes into the last bar.
     end = min(max([*report.frames, most]), 2 * most)
-    width = max(1.0, (most + 1 - least) / 8)
+    width = max(1.0, (most + 1 - least) / 8, end / _MOST_BARS)
     start = least - math.ceil(least / width) * width
     edges = [start + width * step for step in range(math.ceil((end + 1 - start) / width) + 1)]
     clipped = [min(frames, end) for frames in report.frames]

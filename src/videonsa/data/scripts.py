@@ -1,6 +1,7 @@
 """Videos that are in no file: what they are drawn from, as text, and their frames."""
 
 import json
+import re
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
@@ -11,10 +12,14 @@ from videonsa.errors import UsageError
 from videonsa.video.sampling import VideoInfo
 from videonsa.video.suite import Script, SuiteSpec, make_script, render_frames
 from videonsa.video.synthetic import Clip
+from videonsa.video.synthetic.scene import SPLIT_SIZE
 
 Drawn = Script | Clip
 """A video of the suite, or a clip of moving shapes."""
 _CLIP = "clip"
+_NUMBER = re.compile("[0-9]{1,15}")
+MOST_VIDEOS = 10_000_000
+"""That a source draws."""
 
 
 def script_text(drawn: Drawn) -> str:
@@ -67,6 +72,20 @@ def draw(drawn: Drawn) -> NDArray[np.uint8]:
     return render_frames(drawn, 0, drawn.num_frames).numpy()
 
 
+def check_range(what: str, *, count: int, first: int) -> None:
+    """Refuse videos that are not in a split, or more than a build comes to an end with.
+
+    Raises:
+        UsageError: as said.
+
+    """
+    if not (1 <= count <= MOST_VIDEOS and 0 <= first <= SPLIT_SIZE - count):
+        raise UsageError(
+            f"count={count}, first={first}: want at least 1 {what} and at most {MOST_VIDEOS}, "
+            f"from 0 on, of the {SPLIT_SIZE} of the split"
+        )
+
+
 def parse_options(text: str, kind: type[Any], *, example: str) -> dict[str, Any]:
     """Read `PREFIX:field=value,...` for a dataclass of whole numbers and words.
 
@@ -83,7 +102,7 @@ def parse_options(text: str, kind: type[Any], *, example: str) -> dict[str, Any]
     for item in text.partition(":")[2].split(","):
         name, _, value = item.partition("=")
         number = names.get(name) is int
-        if name not in names or name in given or (number and not value.isdecimal()):
+        if name not in names or name in given or (number and not _NUMBER.fullmatch(value)):
             raise UsageError(
                 f"{text!r}: {item!r} cannot be read: want each of {', '.join(names)} once at "
                 f"most, as in {example}"

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from videonsa.data.records import Record, Text, Turn, VideoRef
-from videonsa.data.scripts import parse_options, script_text
+from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
-from videonsa.errors import UsageError
 from videonsa.video.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
 from videonsa.video.suite.plan import rng_of
 
@@ -33,10 +32,7 @@ class SyntheticSource:
 
     def __post_init__(self) -> None:
         """Refuse what the suite cannot make: UsageError."""
-        if self.count < 1 or self.first < 0:
-            raise UsageError(
-                f"count={self.count}, first={self.first}: want at least 1 video, from 0 on"
-            )
+        check_range("video", count=self.count, first=self.first)
         _ = self.spec
 
     @classmethod

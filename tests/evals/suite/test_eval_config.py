@@ -25,6 +25,11 @@ from videonsa.video.suite import suite_seed
         ({"lengths": (64,)}, "want an even number from"),
         ({"seed": 65535}, "seed=65535 with 2 samples"),
         ({"time_scale": 0.0}, "time_scale=0.0: want a positive number"),
+        ({"time_scale": 1e300}, "time_scale=1e+300: want a positive number"),
+        ({"time_scale": float("nan")}, "time_scale=nan: want a positive number"),
+        ({"lengths": (2**24,)}, "want videos of less than 16777216 tokens"),
+        ({"samples": 10**22}, f"seed=0 with {10**22} samples"),
+        ({"frame_size": 28 * 10**20}, "at most 2016"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(options, message) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +22,9 @@ CONDITIONS = {
 }
 """`none` is all attention of vision rows; `blind` the question alone, without a video."""
 
-_SAMPLE_BITS = 16
+_SAMPLE_BITS, _LENGTH_BITS = 16, 24
+"""Of the number of a video within its split."""
+_MOST_SCALE = 1000
 _SELECTION = ("lengths", "samples", "conditions")
 
 
@@ -71,17 +72,9 @@ class SuiteRun:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked; the rest is refused by `SuiteSpec`."""
-        if self.samples < 1:
-            raise UsageError(f"samples={self.samples}: want at least 1")
-        if not 0 <= self.seed <= (1 << _SAMPLE_BITS) - self.samples:
-            raise UsageError(
-                f"seed={self.seed} with {self.samples} samples: want 0 <= seed and seed + samples "
-                f"<= {1 << _SAMPLE_BITS}"
-            )
+        self._check_numbers()
         if self.style not in STYLES:
             raise UsageError(f"style={self.style!r}: want one of {', '.join(STYLES)}")
-        if not 0 < self.time_scale < math.inf:
-            raise UsageError(f"time_scale={self.time_scale}: want a positive number")
         for name in ("lengths", "conditions"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -99,6 +92,24 @@ class SuiteRun:
             )
         for length in self.lengths:
             self.spec_of(length, 0)
+
+    def _check_numbers(self) -> None:
+        if self.samples < 1:
+            raise UsageError(f"samples={self.samples}: want at least 1")
+        if not 0 <= self.seed <= (1 << _SAMPLE_BITS) - self.samples:
+            raise UsageError(
+                f"seed={self.seed} with {self.samples} samples: want 0 <= seed and seed + samples "
+                f"<= {1 << _SAMPLE_BITS}"
+            )
+        if not 1 / _MOST_SCALE <= self.time_scale <= _MOST_SCALE:
+            raise UsageError(
+                f"time_scale={self.time_scale}: want a positive number, from {1 / _MOST_SCALE} to "
+                f"{_MOST_SCALE}"
+            )
+        if max(self.lengths, default=0) >= 1 << _LENGTH_BITS:
+            raise UsageError(
+                f"lengths={self.lengths}: want videos of less than {1 << _LENGTH_BITS} tokens"
+            )
 
     def spec_of(self, length: int, sample: int) -> SuiteSpec:
         """The video number `sample` of a length."""

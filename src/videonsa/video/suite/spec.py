@@ -27,7 +27,9 @@ GAP = 1
 WINDOW = 0.1
 """Share of the video over which the places of `needles`, `order` and `count` are strewn."""
 MIN_SECONDS = 16
-MIN_SIZE = 112
+MIN_SIZE, MAX_SIZE = 112, 2016
+MAX_FRAMES = 1 << 22
+"""Of a video: 24 days at 2 a second."""
 _PATCH = 28
 
 
@@ -95,9 +97,9 @@ class SuiteSpec:
     """
 
     num_frames: int
-    """At 2 a second; even, and at least `min_frames(kinds)`."""
+    """At 2 a second; even, at least `min_frames(kinds)`, and at most `MAX_FRAMES`."""
     frame_size: int = 112
-    """Pixels a side: a multiple of 28, at least 112."""
+    """Pixels a side: a multiple of 28 from `MIN_SIZE` to `MAX_SIZE`."""
     difficulty: str = "easy"
     position: float | None = None
     """Where the evidence stands, 0 (start) to 1 (end); None draws it evenly, kind by kind."""
@@ -112,10 +114,11 @@ class SuiteSpec:
             raise UsageError(f"position={self.position}: want 0 to 1, or None")
         _check_size(self.frame_size)
         least = min_frames(self.kinds)
-        if self.num_frames < least or self.num_frames % 2:
+        if not least <= self.num_frames <= MAX_FRAMES or self.num_frames % 2:
             raise UsageError(
                 f"num_frames={self.num_frames}: want an even number from {least} on for "
-                f"{len(self.kinds)} kinds; ask fewer kinds or a longer video"
+                f"{len(self.kinds)} kinds, and at most {MAX_FRAMES}; ask fewer kinds or a longer "
+                "video"
             )
 
     @property
@@ -167,5 +170,8 @@ def frames_for_tokens(tokens: int, *, frame_size: int) -> int:
 
 
 def _check_size(frame_size: int) -> None:
-    if frame_size < MIN_SIZE or frame_size % _PATCH:
-        raise UsageError(f"frame_size={frame_size}: want a multiple of {_PATCH} from {MIN_SIZE} on")
+    if not MIN_SIZE <= frame_size <= MAX_SIZE or frame_size % _PATCH:
+        raise UsageError(
+            f"frame_size={frame_size}: want a multiple of {_PATCH} from {MIN_SIZE} on, and at most "
+            f"{MAX_SIZE}"
+        )

@@ -20,6 +20,8 @@ from videonsa.video.synthetic.scene import (
 
 TOKENS_PER_PATCH = (SIZE // 28) ** 2
 """Merged tokens of a temporal patch."""
+MAX_PATCHES = 1 << 16
+"""Of a clip: 18 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +36,10 @@ class Clip:
 
     def __post_init__(self) -> None:
         """Refuse what is no clip: UsageError."""
-        if self.patches != 1 and self.patches < MIN_DURATION:
+        if self.patches != 1 and not MIN_DURATION <= self.patches <= MAX_PATCHES:
             raise UsageError(
-                f"patches={self.patches}: want 1, a still, or {MIN_DURATION:.0f} and more"
+                f"patches={self.patches}: want 1, a still, or {MIN_DURATION:.0f} and more, at most "
+                f"{MAX_PATCHES}"
             )
 
     @property

@@ -26,7 +26,8 @@ MAX_OBJECTS = 3
 OBJECT_RADIUS = (15.0, 19.0)
 FLASH_RADIUS = (18.0, 24.0)
 MIN_DURATION = 8.0
-_TEST_SEEDS = 1 << 40
+SPLIT_SIZE = 1 << 40
+"""Seeds of the training split; those of the test split come behind them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +73,9 @@ class Scene:
 
 def scene_seed(split: Literal["train", "test"], index: int) -> int:
     """Seed number `index` of a split; no seed belongs to both."""
-    if not 0 <= index < _TEST_SEEDS:
+    if not 0 <= index < SPLIT_SIZE:
         raise ValueError(f"index={index}: want 0 <= index < 2**40")
-    return index + (_TEST_SEEDS if split == "test" else 0)
+    return index + (SPLIT_SIZE if split == "test" else 0)
 
 
 def make_scene(seed: int, *, duration: float = 48.0, num_objects: int | None = None) -> Scene:
