@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from videonsa.ops.nsa import hybrid_attention, nsa_attention
     from videonsa.ops.spec import NSASpec
     from videonsa.video.decode import VideoClip, read_video
+    from videonsa.video.framelist import FrameList
     from videonsa.video.sampling import SamplingSpec
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "Answer",
     "AnswerStream",
     "BudgetError",
+    "FrameList",
     "ModelError",
     "NSASpec",
     "SamplingSpec",
@@ -56,6 +58,7 @@ _HOMES = MappingProxyType(
         "Answer": "videonsa.inference.answer",
         "AnswerStream": "videonsa.inference.answer",
         "BudgetError": "videonsa.errors",
+        "FrameList": "videonsa.video.framelist",
         "ModelError": "videonsa.errors",
         "NSASpec": "videonsa.ops.spec",
         "SamplingSpec": "videonsa.video.sampling",

@@ -12,7 +12,7 @@ from videonsa.data.journal import FileState, Journal, ProbeFailure
 from videonsa.data.probe import probe_all, probe_file, target_of
 from videonsa.data.reasons import DropError, Reason
 from videonsa.errors import UsageError
-from videonsa.video.images import FrameList
+from videonsa.video.framelist import FrameList
 from videonsa.video.sampling import VideoInfo
 
 INFO = VideoInfo(path="/v.mp4", duration=1 / 3, num_frames=10, fps=29.97, width=64, height=48)

@@ -5,13 +5,15 @@ import json
 import pytest
 
 from videonsa.errors import UsageError
-from videonsa.inference.defaults import change_sampling, default_sampling
+from videonsa.inference.defaults import QWEN_IMAGE_PIXELS, change_sampling, default_sampling
 from videonsa.inference.shapes import load_shape
 from videonsa.video.sampling import SamplingSpec
 
 
 def test_a_folder_without_settings_has_the_defaults(tiny_folder):
-    assert default_sampling(tiny_folder, load_shape(tiny_folder)) == SamplingSpec()
+    assert default_sampling(tiny_folder, load_shape(tiny_folder)) == SamplingSpec(
+        image_pixels=QWEN_IMAGE_PIXELS
+    )
 
 
 def test_a_folder_states_its_sampling_in_the_words_of_transformers(tmp_path, tiny_folder):

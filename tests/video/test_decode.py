@@ -12,7 +12,8 @@ from videonsa.errors import BudgetError, UsageError, VideoError
 from videonsa.video import parts, source
 from videonsa.video.container import SourceFrame
 from videonsa.video.decode import pick_frames, probe, read_video
-from videonsa.video.images import FrameList, ImageFrames
+from videonsa.video.framelist import FrameList
+from videonsa.video.images import ImageFrames
 from videonsa.video.sampling import SamplingSpec
 
 NO_B_FRAMES = ("libx264", "yuv420p", {"bf": "0"})
@@ -443,7 +444,7 @@ def test_list_of_images_without_one_of_them_loses_that_frame(tmp_path):
     assert "1 of 2 frames lost" in clip.warnings[0]
 
 
-@pytest.mark.parametrize("given", [{"paths": ()}, {"paths": ("a.png",), "fps": 0.0}])
+@pytest.mark.parametrize("given", [{"frames": ()}, {"frames": ("a.png",), "fps": 0.0}])
 def test_list_of_images_that_is_no_video_is_refused(given):
     with pytest.raises(UsageError, match="want"):
         FrameList(**given)

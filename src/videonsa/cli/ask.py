@@ -17,6 +17,7 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
     sampling_options,
+    video_argument,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def add_parser(commands: Commands) -> None:
         examples=(
             'videonsa ask clip.mp4 "What colour is the square?"',
             'videonsa ask talk.mkv "Who speaks first?" --model Enxin/VideoNSA --fps 1',
-            'videonsa ask frames/ "What happens?" --model ./weights --max-tokens 8000 --json',
+            'videonsa ask film.mkv "What happens?" --start 60 --end 90 --num-frames 32',
+            'videonsa ask frames/ "What happens?" --frame-rate 25 --max-tokens 8000 --json',
         ),
     )
     parser.add_argument(
@@ -94,7 +96,8 @@ def run(args: Namespace) -> int:
         from videonsa.video.source import open_source
 
         # A video that cannot be read is told before weights are loaded.
-        open_source(args.video, decoder=args.decoder)
+        video = video_argument(args)
+        open_source(video, decoder=args.decoder)
 
         from videonsa.inference.devices import parse_memory
         from videonsa.inference.engine import load
@@ -114,7 +117,7 @@ def run(args: Namespace) -> int:
         if trace is not None:
             trace.stage("cli/ask", video=args.video, question=repr(args.question))
         stream = model.ask(
-            args.video,
+            video,
             args.question,
             stream=True,
             max_new_tokens=args.max_new_tokens,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from videonsa.inference.budget import AttentionBudget
     from videonsa.ops.spec import NSASpec
+    from videonsa.video.framelist import FrameList
 
 DEFAULT_MODEL = "embedded"
 MOST_TOKENS = 2**24
@@ -114,6 +115,24 @@ def add_sampling_options(parser: LineParser) -> None:
     )
     parser.add_argument("--fps", type=float, metavar="N", help="frames sampled a second")
     parser.add_argument(
+        "--num-frames",
+        type=values.integer,
+        metavar="N",
+        help="so many frames, evenly spread, in place of --fps",
+    )
+    parser.add_argument(
+        "--start", type=float, metavar="S", help="seconds at which to begin (default: 0)"
+    )
+    parser.add_argument(
+        "--end", type=float, metavar="S", help="seconds before which to end (default: the end)"
+    )
+    parser.add_argument(
+        "--frame-rate",
+        type=values.positive_number,
+        metavar="N",
+        help="of a folder of images: how many make a second (default: 2)",
+    )
+    parser.add_argument(
         "--max-frames", type=values.integer, metavar="N", help="at most so many frames"
     )
     parser.add_argument(
@@ -147,9 +166,18 @@ def add_fit_options(parser: LineParser) -> None:
 
 def sampling_options(args: Namespace) -> dict[str, Any]:
     """The sampling options that were given, by the names of `SamplingSpec`."""
-    names = ("fps", "max_frames", "max_pixels", "max_tokens")
+    names = ("fps", "num_frames", "start", "end", "max_frames", "max_pixels", "max_tokens")
     given = {name: getattr(args, name) for name in names} | {"mode": args.sampling}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def video_argument(args: Namespace) -> "str | FrameList":
+    """VIDEO, with --frame-rate where it was given."""
+    from videonsa.video.framelist import FrameList
+
+    if args.frame_rate is None:
+        return str(args.video)
+    return FrameList(args.video, fps=args.frame_rate)
 
 
 def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> str:

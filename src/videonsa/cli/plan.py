@@ -18,6 +18,7 @@ from videonsa.cli.common import (
     quiet_libraries,
     report,
     sampling_options,
+    video_argument,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_parser(commands: Commands) -> None:
         examples=(
             "videonsa plan clip.mp4",
             "videonsa plan film.mkv --model Enxin/VideoNSA --fps 4 --max-frames 4096",
+            "videonsa plan film.mkv --start 60 --end 90 --num-frames 32",
             "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --memory 24GB --fit",
             "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --json",
         ),
@@ -65,7 +67,7 @@ def run(args: Namespace) -> int:
         place = resolve_device(None if memory is None else "cpu")
         dtype = None if memory and args.dtype is None else resolve_dtype(args.dtype, place)
         plan = plan_video(
-            args.video,
+            video_argument(args),
             args.model,
             sampling=sampling,
             attention=args.attention,
@@ -78,6 +80,8 @@ def run(args: Namespace) -> int:
         emit_json(plan.to_dict())
     else:
         emit(_text(plan))
+    for note in plan.notes:
+        report(f"note       {note}")
     if sampling.mode == "keyframes":
         report(
             "note       keyframes only: their number is known once the file is read; these are "

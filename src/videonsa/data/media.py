@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from videonsa.data.records import ImageRef, Media, VideoRef
 from videonsa.data.scripts import Drawn, draw, script_info, script_of
 from videonsa.video.decode import read_video
-from videonsa.video.images import FrameList
+from videonsa.video.framelist import FrameList
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.source import VideoPath
 

@@ -12,7 +12,7 @@ from videonsa.data.isolated import CallFailed, IsolatedCaller
 from videonsa.data.journal import FileState, Journal, Probed, ProbeFailure
 from videonsa.data.reasons import DropError, Reason
 from videonsa.errors import VideoError
-from videonsa.video.images import FrameList
+from videonsa.video.framelist import FrameList
 from videonsa.video.source import VideoPath, open_source
 
 DEFAULT_TIMEOUT = 30.0

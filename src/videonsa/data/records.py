@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from videonsa.errors import UsageError
 from videonsa.video.chat import Role
-from videonsa.video.images import FOLDER_FPS
+from videonsa.video.framelist import FOLDER_FPS
 
 _PIXELS = ("min_pixels", "max_pixels")
 _OWN = ("num_frames", "min_frames", "max_frames", *_PIXELS, "total_pixels")

@@ -1,23 +1,21 @@
 """What can stand for a video, a file, a folder, images or a clip that is read, and its features."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.inference.shapes import VisionShape
 from videonsa.video.decode import VideoClip, probe, stream_video
-from videonsa.video.images import FrameList
 from videonsa.video.parts import Reading
 from videonsa.video.processing import check_times
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
-from videonsa.video.source import Decoder, VideoPath
+from videonsa.video.source import Decoder, VideoLike
 
-Video = VideoPath | Sequence[str | Path] | VideoClip
+Video = VideoLike | VideoClip
 PATCHES_PER_PART = 2**13
 """Patches of the frames that go to the tower together: enough for products that fill a GPU, few
 enough that little is left to encode when the last frame is decoded."""
@@ -35,6 +33,8 @@ class EncodedClip:
     """As in `VideoClip`."""
     height: int
     width: int
+    is_image: bool
+    """Whether it is one image, no video of one frame."""
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -54,8 +54,7 @@ def encode_clip(
     """Read a video, and encode its frames in parts while later ones decode.
 
     The frames of a clip that is read already go in the same parts, so that their features are the
-    same, bit by bit. A list of images counts as a folder of them does: two frames a second, all in
-    the shape of the first.
+    same, bit by bit.
 
     Args:
         video: what to read.
@@ -82,22 +81,23 @@ def encode_clip(
         check_times(video)
         height, width = video.frames.shape[2:]
         features = encode(video.frames.split(part_size(height, width, vision)))
-        of, warnings, notes = video, video.warnings, video.notes
+        of, warnings, notes, info = video, video.warnings, video.notes, video.info
     else:
         stream = stream_video(
-            _path(video), sampling=sampling, workers=workers, decoder=decoder, beside=True
+            video, sampling=sampling, workers=workers, decoder=decoder, beside=True
         )
         height, width, reading = stream.plan.height, stream.plan.width, Reading(stream)
         size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:
             features = encode(parts)
-        of, warnings, notes = reading, reading.warnings, stream.notes
+        of, warnings, notes, info = reading, reading.warnings, stream.notes, stream.info
     return EncodedClip(
         features=features,
         times=tuple(of.times),
         position_times=tuple(of.position_times),
         height=height,
         width=width,
+        is_image=info.is_image,
         warnings=tuple(warnings),
         notes=tuple(notes),
         seconds=time.perf_counter() - begin,
@@ -112,15 +112,9 @@ def part_size(height: int, width: int, vision: VisionShape) -> int:
 
 def clip_info(video: Video) -> VideoInfo:
     """What is known of a video from its header."""
-    return video.info if isinstance(video, VideoClip) else probe(_path(video))
+    return video.info if isinstance(video, VideoClip) else probe(video)
 
 
 def plan_clip(video: Video, sampling: SamplingSpec) -> SamplingPlan:
     """The frames that `encode_clip` will take, from the header alone."""
     return video.plan if isinstance(video, VideoClip) else plan_sampling(clip_info(video), sampling)
-
-
-def _path(video: VideoPath | Sequence[str | Path]) -> VideoPath:
-    if isinstance(video, str | Path | FrameList):
-        return video
-    return FrameList(tuple(map(Path, video)))

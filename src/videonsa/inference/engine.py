@@ -198,7 +198,9 @@ class VideoQA:
         """Ask one question about one video.
 
         Args:
-            video: a file, a folder of images, an image, a list of images, or a `VideoClip`.
+            video: a file, a folder of images, an image, pictures in memory or a `FrameList` of
+                them (see `read_video`), or a `VideoClip`. One image alone is asked about as an
+                image, with image tokens and the image's share of pixels.
             question: what to ask; never empty.
             sampling: which frames; None is the model's own.
             system: the system message.
@@ -214,8 +216,8 @@ class VideoQA:
             progress: a bar on stderr while decoding takes over a second; None is on a terminal.
             recorder: collects where the answer looked.
             trace: reports shapes stage by stage; takes the place of a recorder.
-            changes: single fields of `sampling`: `fps`, `num_frames`, `timestamps`, `max_frames`,
-                `max_pixels`, `max_tokens`, `mode`.
+            changes: single fields of `sampling`: `fps`, `num_frames`, `timestamps`, `start`, `end`,
+                `max_frames`, `max_pixels`, `max_tokens`, `mode`.
 
         Raises:
             VideoError: a video that cannot be read.
@@ -276,7 +278,7 @@ class VideoQA:
         if fit and shared:
             raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
         plan, notes = plan_clip(video, wanted), self.notes
-        slot = VisionSlot("video", plan.num_tokens)
+        slot = VisionSlot("image" if clip_info(video).is_image else "video", plan.num_tokens)
         ids = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system).ids
         asked = Question(
             shape=self.shape,
@@ -313,10 +315,12 @@ class VideoQA:
     def _prompt(self, clip: EncodedClip, question: str, system: str) -> VideoPrompt:
         vision = self.shape.vision
         times = clip.position_times[:: vision.temporal_patch_size]
+        grids = [(len(times), clip.height // vision.patch_size, clip.width // vision.patch_size)]
         return prompt_of_grids(
-            [(len(times), clip.height // vision.patch_size, clip.width // vision.patch_size)],
+            [] if clip.is_image else grids,
             question,
-            video_times=[times],
+            video_times=[] if clip.is_image else [times],
+            image_grids=grids if clip.is_image else [],
             tokenizer=self.tokenizer,
             system=system,
             merge_size=vision.merge_size,
@@ -351,7 +355,8 @@ class VideoQA:
     def _embeds(self, clip: EncodedClip, prompt: VideoPrompt, asked: "_Asked") -> torch.Tensor:
         ids, device = prompt.input_ids, self.model.device
         with torch.inference_mode(), out_of_memory(ids.shape[1], device, asked.advice):
-            return self.model.embed_prompt(ids.to(device), video_features=clip.features)
+            features = {"image_features" if clip.is_image else "video_features": clip.features}
+            return self.model.embed_prompt(ids.to(device), **features)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -365,8 +370,7 @@ class VideoQA:
         return frozenset(token for token in ids if isinstance(token, int))
 
     def _usage(self, clip: EncodedClip, prompt: VideoPrompt, asked: "_Asked") -> Usage:
-        assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
-        frames, rows, columns = prompt.video_grid_thw[0].tolist()
+        frames, rows, columns = _grid_of(prompt)
         tokens_per_frame = rows * columns // self.shape.vision.merge_size**2
         length = prompt.input_ids.shape[1]
         attention: Attention = self.model.config.attention
@@ -390,8 +394,7 @@ class VideoQA:
         )
 
     def _trace_inputs(self, trace: Trace, clip: EncodedClip, prompt: VideoPrompt) -> None:
-        assert prompt.video_grid_thw is not None, "a prompt of one clip has its grid"
-        grid = prompt.video_grid_thw[0].tolist()
+        grid = _grid_of(prompt)
         values = self.shape.vision.patch_values
         trace.stage("video/decode", frames=f"{[len(clip.times), 3, clip.height, clip.width]} uint8")
         trace.stage(
@@ -401,3 +404,11 @@ class VideoQA:
             ids=prompt.input_ids,
         )
         trace.stage("inference/engine", prefill=prompt.input_ids, logits=[1, self.shape.vocab_size])
+
+
+def _grid_of(prompt: VideoPrompt) -> list[int]:
+    """(t, h, w) of the video or image that a prompt is about."""
+    grids = prompt.image_grid_thw if prompt.video_grid_thw is None else prompt.video_grid_thw
+    assert grids is not None, "a prompt of one clip has its grid"
+    grid: list[int] = grids[0].tolist()
+    return grid

@@ -64,6 +64,7 @@ def fit_sampling(
         BudgetError: not even one temporal patch of the smallest size fits.
 
     """
+    wished = wished.of(info)
     plan = plan_sampling(info, wished)
     if fits(plan):
         return Fitted(sampling=wished, plan=plan, wished=plan)

@@ -24,7 +24,14 @@ from videonsa.inference.speed import TimeEstimate, estimate_time, rates_for
 from videonsa.models.quantised import WEIGHTS, Weights
 from videonsa.ops.spec import NSASpec
 from videonsa.video.decode import probe
-from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
+from videonsa.video.sampling import (
+    SamplingPlan,
+    SamplingSpec,
+    VideoInfo,
+    plan_sampling,
+    sampling_notes,
+)
+from videonsa.video.source import VideoLike
 
 TEXT_TOKENS = 64
 """Tokens of chat format and a short question, where the question is not known."""
@@ -58,6 +65,8 @@ class VideoPlan:
     """None with dense attention."""
     fit: str | None = None
     """What was chosen to fit, in words; None where that was not asked for."""
+    notes: tuple[str, ...] = ()
+    """What the video is not taken as, or not as asked, one line each."""
 
     @property
     def fits(self) -> bool:
@@ -97,13 +106,14 @@ class VideoPlan:
             "memory_bytes_estimated": self.memory.to_dict() | {"fits": self.fits_memory},
             "seconds_estimated": self.time.to_dict() if self.time else None,
             "fit": self.fit,
+            "notes": list(self.notes),
             "spec": asdict(self.spec) if self.spec else None,
             "budget": budget_to_dict(self.budget),
         }
 
 
 def plan_video(
-    video: str | Path,
+    video: VideoLike,
     model: str | Path = EMBEDDED,
     *,
     sampling: SamplingSpec | None = None,
@@ -119,7 +129,7 @@ def plan_video(
     """Plan a question about a video from its header and the model's config; no weights are read.
 
     Args:
-        video: a video file, a folder of images or an image.
+        video: as for `read_video`.
         model: folder, hub id or 'embedded'.
         sampling: which frames; None is the model's default.
         attention: None is what the model's config says.
@@ -157,7 +167,8 @@ def plan_video(
     wished = sampling or default_sampling(model, shape)
     fitted = question.fit(info, wished) if fit else None
     frames = fitted.plan if fitted else plan_sampling(info, wished)
-    return question.plan(str(model), info, frames, fit=fitted.describe() if fitted else None)
+    plan = question.plan(str(model), info, frames, fit=fitted.describe() if fitted else None)
+    return replace(plan, notes=(*info.notes, *sampling_notes(info, wished)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

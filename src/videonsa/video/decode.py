@@ -22,9 +22,15 @@ from videonsa.video.container import TIME_TOLERANCE, SourceFrame
 from videonsa.video.gpu import GPU_NOTE
 from videonsa.video.parts import Reading, SampledFrame, VideoStream
 from videonsa.video.processing import resize_frames
-from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
+from videonsa.video.sampling import (
+    SamplingPlan,
+    SamplingSpec,
+    VideoInfo,
+    plan_sampling,
+    sampling_notes,
+)
 from videonsa.video.segments import Layout, nearest
-from videonsa.video.source import Decoder, Source, VideoPath, open_source
+from videonsa.video.source import Decoder, Source, VideoLike, open_source
 from videonsa.video.workers import run_in_order, usable_cores
 
 HOLD_SLACK = 0.1
@@ -82,18 +88,19 @@ class Pick(NamedTuple):
     """Taken again long after it should have left the screen: no other came."""
 
 
-def probe(path: VideoPath) -> VideoInfo:
-    """What a video, an image, or a folder or list of images holds; decodes at most one frame.
+def probe(path: VideoLike) -> VideoInfo:
+    """What a video, or what else `read_video` takes, holds; decodes at most one frame.
 
     Raises:
         VideoError: nothing there that can be read.
+        UsageError: what is no video.
 
     """
     return open_source(path).info
 
 
 def read_video(
-    path: VideoPath,
+    path: VideoLike,
     *,
     sampling: SamplingSpec | None = None,
     workers: int | None = None,
@@ -107,8 +114,10 @@ def read_video(
     the number of workers.
 
     Args:
-        path: a video file, an image, a folder of images (taken as 2 frames per second) or a
-            `FrameList`.
+        path: a video file, an image (one that is animated is a video), or a folder of images; or in
+            memory a PIL image, an array or tensor [H, W, 3] of one or [N, H, W, 3] of all frames
+            (or channels first), or a list of images or of their paths. Folders, lists and arrays
+            are taken as 2 frames a second; a `FrameList` gives them another rate, or times.
         sampling: which frames and what size; None is `SamplingSpec()`.
         workers: threads that decode parts of the time line; None is one for each core that may be
             used, up to 8, or 1 where the video is too short for more to pay.
@@ -136,7 +145,7 @@ def read_video(
 
 
 def stream_video(
-    path: VideoPath,
+    path: VideoLike,
     *,
     sampling: SamplingSpec | None = None,
     workers: int | None = None,
@@ -173,7 +182,11 @@ def stream_source(
     plan = plan_sampling(source.info, spec)
     layout = source.layout(plan.times, keyframes=spec.mode == "keyframes")
     wanted = _paying_workers(source.info, layout) if workers is None else workers
-    notes = tuple(_notes(layout, plan, spec, workers=wanted))
+    notes = (
+        *source.info.notes,
+        *sampling_notes(source.info, spec),
+        *_notes(layout, plan, spec, workers=wanted),
+    )
     if layout.keyframes_only:
         plan = plan.with_keyframes(layout.targets, duration=source.info.duration)
     frames = run_in_order(

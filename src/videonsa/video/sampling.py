@@ -4,8 +4,9 @@ The conventions are those of qwen-vl-utils 0.0.14: frames spread evenly from the
 an even number of them, both sides a multiple of patch_size * merge_size.
 """
 
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from numbers import Real
@@ -18,6 +19,10 @@ MAX_ASPECT_RATIO = 200
 DEFAULT_FPS = 2.0
 PAPER_MAX_PIXELS = 50_176
 """Pixels of a frame in the paper's training (section 3): 64 merged tokens when square."""
+_SAME_FRAME = 1e-6
+"""Of a frame's period: a stretch that begins so little after a frame begins with it."""
+IMAGE, FOLDER, LIST = "image", "folder", "list"
+"""The containers of a source that is one image, no video, and of images that are a video."""
 SHRINK_LIMIT = 4
 """A token budget may divide the pixels of a frame by this much before it drops frames."""
 
@@ -42,6 +47,20 @@ class VideoInfo:
     has_audio: bool = False
     notes: tuple[str, ...] = ()
     """What was chosen, left out, repeated or scaled to read it, one line each."""
+    times: Sequence[float] | None = None
+    """Seconds of every frame, ascending, where the source states them; None where they are evenly
+    spread, or known only when all is read."""
+
+    def __post_init__(self) -> None:
+        """Notes and times may come as lists, from JSON."""
+        object.__setattr__(self, "notes", tuple(self.notes))
+        if self.times is not None:
+            object.__setattr__(self, "times", tuple(self.times))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is one image: no video of one frame."""
+        return self.container == IMAGE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +75,19 @@ class SamplingSpec:
 
     `max_tokens` bounds the merged tokens of the whole video: first every frame shrinks, to a
     quarter of `max_pixels` at most (never under `min_pixels`); if that is not enough, frames go.
+
+    `start` and `end` take the frames of that stretch alone, by the same rules; times stay those of
+    the whole video. `image_pixels` is for a source that is one image.
     """
 
     fps: float | None = None
     num_frames: int | None = None
     timestamps: Sequence[float] | None = None
     """Seconds, ascending, within the video."""
+    start: float | None = None
+    """Seconds at which the stretch begins; None is the beginning of the video."""
+    end: float | None = None
+    """Seconds before which it ends; None is the end of the video."""
     mode: Mode = "exact"
     """`keyframes` takes, for each wanted time, the keyframe nearest to it, each once: no other
     frame is decoded. Their times are their own."""
@@ -70,6 +96,8 @@ class SamplingSpec:
     min_pixels: int | None = None
     max_pixels: int = PAPER_MAX_PIXELS
     max_tokens: int | None = None
+    image_pixels: tuple[int, int] | None = None
+    """Fewest and most pixels of an image alone; None is as a frame: `min_pixels`, `max_pixels`."""
     patch_size: int = 14
     merge_size: int = 2
     temporal_patch_size: int = 2
@@ -103,6 +131,28 @@ class SamplingSpec:
             )
         if self.timestamps is not None:
             object.__setattr__(self, "timestamps", _checked_timestamps(self.timestamps))
+        self._check_stretch()
+        self._check_image_pixels()
+
+    def _check_stretch(self) -> None:
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 <= value < math.inf):
+                raise UsageError(f"{name}={value!r}: want seconds, a number of at least 0")
+        begin = 0.0 if self.start is None else self.start
+        if self.end is not None and self.end <= begin:
+            raise UsageError(f"start={begin:g} and end={self.end:g}: want an end after the start")
+        if self.timestamps is not None and (self.start, self.end) != (None, None):
+            raise UsageError("timestamps with start or end: leave these out, or the timestamps")
+
+    def _check_image_pixels(self) -> None:
+        if self.image_pixels is None:
+            return
+        least, most = self.image_pixels
+        if not (type(least) is int and type(most) is int and 1 <= least <= most):
+            raise UsageError(f"image_pixels={self.image_pixels!r}: want the fewest and the most")
+        if most < self.factor**2:
+            raise UsageError(f"image_pixels={self.image_pixels!r}: want at least {self.factor**2}")
 
     @classmethod
     def qwen(cls) -> Self:
@@ -120,6 +170,18 @@ class SamplingSpec:
         least = self.min_pixels if self.min_pixels is not None else 4 * self.factor**2
         return min(least, self.max_pixels), self.max_pixels
 
+    def of(self, info: VideoInfo) -> Self:
+        """How this source is sampled: an image by `image_pixels`, where they are given.
+
+        An image has no other frames that could go: `max_tokens` shrinks it as far as it takes.
+        """
+        if self.image_pixels is None or not info.is_image:
+            return self
+        least, most = self.image_pixels
+        if self.max_tokens is not None:
+            most = max(self.factor**2, min(most, self.max_tokens * self.factor**2))
+        return replace(self, min_pixels=min(least, most), max_pixels=most, image_pixels=None)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingPlan:
@@ -132,7 +194,7 @@ class SamplingPlan:
     """Frames per second as Qwen2-VL counts: frames taken / duration."""
     even_times: tuple[float, ...] | None = None
     """Where frames are spread evenly, the seconds of each as position ids count them: its number /
-    `sampled_fps`. None of given times and keyframes, whose own times count."""
+    `sampled_fps`. None of times that are given or stated, and keyframes, whose own times count."""
     patch_size: int = 14
     merge_size: int = 2
     temporal_patch_size: int = 2
@@ -213,16 +275,17 @@ def plan_sampling(info: VideoInfo, spec: SamplingSpec) -> SamplingPlan:
     """Which frames to take and at what size. Pure.
 
     Raises:
-        UsageError: timestamps outside the video, or a frame shape that cannot be resized.
+        UsageError: times outside the video, or a frame shape that cannot be resized.
         BudgetError: `max_tokens` below one temporal patch at the smallest size.
 
     """
+    spec = spec.of(info)
     times = _target_times(info, spec)
     height, width, most_frames = _fit_budget(info, spec, num_frames=len(times))
     if most_frames < len(times):
         times = _target_times(info, spec, most_frames=most_frames)
     rate = _sampled_fps(info, spec, times)
-    is_even = spec.timestamps is None
+    is_even = spec.timestamps is None and info.times is None
     return SamplingPlan(
         times=times,
         height=height,
@@ -267,14 +330,70 @@ def _target_times(
                 f"{info.duration:g} s"
             )
         return tuple(times[i] for i in spread(len(times), most_frames or len(times)))
+    begin, end = _stretch(info, spec)
     if info.duration <= 0 or info.fps <= 0:
         return (0.0,)
-    total = info.num_frames or max(1, round(info.duration * info.fps))
+    frames = _frames_within(info, begin, end)
+    if not frames:
+        return (begin,)  # between two frames: the one on screen
+    count = num_sampled_frames(end - begin, len(frames), spec)
+    chosen = spread(len(frames), min(count, most_frames or count))
+    return tuple(_time_of(info, frames[index]) for index in chosen)
+
+
+def _stretch(info: VideoInfo, spec: SamplingSpec) -> tuple[float, float]:
+    """Seconds from and before which frames are taken."""
+    if spec.start is not None and spec.start > 0 and spec.start >= info.duration:
+        raise UsageError(
+            f"start={spec.start:g}: want less than the duration of {info.path}, {info.duration:g} s"
+        )
+    end = info.duration if spec.end is None else min(spec.end, info.duration)
+    first = 0.0 if info.times is None else info.times[0]
+    return max(spec.start or 0.0, first), end
+
+
+def _frames_within(info: VideoInfo, begin: float, end: float) -> range:
+    """The frames, by their index, that begin in a stretch."""
+    if info.times is not None:
+        return range(*(bisect.bisect_left(info.times, time) for time in (begin, end)))
+    total, period = _total_frames(info), _period(info)
+    first = math.ceil(begin / period - _SAME_FRAME)
+    last = total if end >= info.duration else min(total, math.ceil(end / period - _SAME_FRAME))
+    return range(first, last)
+
+
+def _time_of(info: VideoInfo, frame: int) -> float:
+    return frame * _period(info) if info.times is None else info.times[frame]
+
+
+def _period(info: VideoInfo) -> float:
+    """Seconds from a frame to the next, where they are evenly spread."""
+    total = _total_frames(info)
     # The stated rate places a frame exactly; a count that does not fit the duration is spread.
     fits = (total - 1) / info.fps < info.duration
-    period = 1 / info.fps if fits else info.duration / total
-    count = num_sampled_frames(info.duration, total, spec)
-    return tuple(index * period for index in spread(total, min(count, most_frames or count)))
+    return 1 / info.fps if fits else info.duration / total
+
+
+def _total_frames(info: VideoInfo) -> int:
+    return info.num_frames or max(1, round(info.duration * info.fps))
+
+
+def sampling_notes(info: VideoInfo, spec: SamplingSpec) -> Iterator[str]:
+    """Where a source holds less than a sampling asks for, or images are left out of a list.
+
+    One line each.
+    """
+    if info.duration <= 0 or info.fps <= 0:
+        return
+    if spec.end is not None and spec.end > info.duration:
+        yield f"end={spec.end:g} s is after the end, {info.duration:.2f} s: taken up to there"
+    held = len(_frames_within(info, *_stretch(info, spec)))
+    if spec.num_frames is not None and spec.num_frames > held:
+        yield f"{spec.num_frames} frames were asked for, and there are {held}: all are taken"
+    if info.container in (FOLDER, LIST) and spec.num_frames is None and spec.timestamps is None:
+        taken = plan_sampling(info, spec).num_frames
+        if taken < held:
+            yield f"{taken} of {held} images are taken, as sampling says: ask for num_frames={held}"
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -309,7 +428,8 @@ def _sampled_fps(info: VideoInfo, spec: SamplingSpec, times: tuple[float, ...]) 
     if spec.timestamps is not None:
         span = times[-1] - times[0]
         return (len(times) - 1) / span if span > 0 else DEFAULT_FPS
-    return len(times) / info.duration if info.duration > 0 else spec.fps or DEFAULT_FPS
+    begin, end = _stretch(info, spec)
+    return len(times) / (end - begin) if info.duration > 0 else spec.fps or DEFAULT_FPS
 
 
 def _checked_timestamps(timestamps: Sequence[float]) -> tuple[float, ...]:
