@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import videonsa
@@ -157,3 +158,17 @@ def test_the_demonstration_model_says_what_it_knows(clip_path, capsys):
 
 def test_another_model_is_not_called_a_demonstration(ask):
     assert "demonstration" not in ask()[2]
+
+
+def test_an_adapter_is_merged_and_named(ask, tiny_folder, tmp_path):
+    model = videonsa.load(tiny_folder, device="cpu").model
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "o_proj"]))
+    adapted.save_pretrained(tmp_path)  # B is 0: it changes nothing
+    assert ask("--model", str(tmp_path))[:2] == ask()[:2]
+    for options in ([], ["--base", str(tiny_folder)]):
+        status, _, err = ask("--model", str(tmp_path), *options)
+        assert status == 0
+        assert f"note       LoRA adapter {tmp_path} (rank 2) merged into {tiny_folder}" in err
+    status, _, err = ask("--base", str(tiny_folder))
+    assert status == 2
+    assert "holds no adapter" in err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -268,3 +269,11 @@ def test_position_ids_count_even_steps_or_the_frames_own_times(
     ((times,),) = (prompt.video_times for prompt in seen)
     assert list(times) == (list(clip.times[::2]) if expected is None else expected)
     assert build_prompt([clip], "What moves?", tokenizer=qa.tokenizer).video_times == (times,)
+
+
+def test_the_folder_of_a_run_is_taken_for_its_model_with_a_note(tiny_folder, clip_path, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "run.json").write_text("{}")
+    qa = videonsa.load(tmp_path, device="cpu")
+    assert qa.notes == (f"{tmp_path} is the folder of a training run: its model/ is taken",)
+    assert qa.ask(clip_path, "What moves?", max_new_tokens=1).usage.notes == qa.notes

@@ -107,6 +107,7 @@ def run(args: Namespace) -> int:
         trace = Trace(report) if args.trace else None
         model = load(
             args.model,
+            base=args.base,
             attention=args.attention,
             fresh_gates=args.fresh_gates,
             device=args.device,

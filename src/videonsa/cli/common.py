@@ -74,13 +74,18 @@ def add_command(
 
 
 def add_model_options(parser: LineParser) -> None:
-    """--model, --attention and --dtype."""
+    """--model, --base, --attention and --dtype."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         metavar="ID_OR_PATH",
-        help="a folder, a Hugging Face id, or 'embedded', the small demonstration model "
-        "(default: %(default)s)",
+        help="a folder (of a checkpoint, a LoRA adapter or a training run), a Hugging Face id, or "
+        "'embedded', the small demonstration model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--base",
+        metavar="ID_OR_PATH",
+        help="of a LoRA adapter, in place of the base that it states",
     )
     parser.add_argument(
         "--attention",

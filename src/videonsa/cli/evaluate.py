@@ -234,7 +234,13 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     from videonsa.evals.suite.reader import ModelAnswerer
     from videonsa.inference.engine import load
 
-    qa = load(args.model, attention=args.attention, device=args.device, dtype=args.dtype)
+    qa = load(
+        args.model,
+        base=args.base,
+        attention=args.attention,
+        device=args.device,
+        dtype=args.dtype,
+    )
     for note in qa.notes:
         report(note)
     longest = max(request.lengths)

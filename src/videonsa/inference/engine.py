@@ -13,6 +13,7 @@ from videonsa.inference.answer import Answer, AnswerStream, Usage
 from videonsa.inference.budget import attention_budget, check_context
 from videonsa.inference.clips import EncodedClip, Video, clip_info, encode_clip, plan_clip
 from videonsa.inference.defaults import (
+    SETTINGS_FILE,
     SamplingChanges,
     change_sampling,
     default_sampling,
@@ -25,7 +26,7 @@ from videonsa.inference.generation import (
     generate_tokens,
     out_of_memory,
 )
-from videonsa.inference.locate import EMBEDDED, locate_model
+from videonsa.inference.locate import EMBEDDED, TRAINED, locate_model
 from videonsa.inference.plan import NEW_TOKENS, Question
 from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
@@ -53,6 +54,7 @@ _DEMONSTRATION = (
 def load(
     model: str | Path = EMBEDDED,
     *,
+    base: str | Path | None = None,
     attention: Attention | None = None,
     fresh_gates: bool = False,
     device: str | torch.device | None = None,
@@ -64,7 +66,10 @@ def load(
 
     Args:
         model: 'embedded' (the small demonstration model), a folder, or a Hugging Face id such as
-            'Enxin/VideoNSA' or 'Qwen/Qwen2.5-VL-7B-Instruct'.
+            'Enxin/VideoNSA' or 'Qwen/Qwen2.5-VL-7B-Instruct'. A folder may hold a checkpoint, a
+            LoRA adapter in peft's format, which is merged into its base, or a training run, whose
+            trained model is taken.
+        base: of a LoRA adapter, in place of the one that it states.
         attention: "nsa" or "dense"; None is what the weights were trained with.
         fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
         device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
@@ -85,6 +90,7 @@ def load(
     where = locate_model(model)
     loaded = load_model(
         where,
+        base=None if base is None else locate_model(base),
         attention=attention,
         fresh_gates=fresh_gates,
         dtype=resolve_dtype(dtype, place),
@@ -92,12 +98,19 @@ def load(
         device_map=device_map,
         weights=weights,
     )
+    notes = loaded.notes
+    if where == locate_model(EMBEDDED):
+        notes = (_DEMONSTRATION, *notes)
+    elif Path(where) == Path(model).expanduser() / TRAINED:
+        notes = (f"{model} is the folder of a training run: its {TRAINED}/ is taken", *notes)
     return VideoQA(
         loaded.model,
-        load_tokenizer(loaded.folder),
+        load_tokenizer(loaded.folder_with("tokenizer.json")),
         name=str(model),
-        sampling=default_sampling(loaded.folder, shape_of_config(loaded.model.config.to_dict())),
-        notes=(*((_DEMONSTRATION,) if where == locate_model(EMBEDDED) else ()), *loaded.notes),
+        sampling=default_sampling(
+            loaded.folder_with(SETTINGS_FILE), shape_of_config(loaded.model.config.to_dict())
+        ),
+        notes=notes,
         weights=weights,
     )
 

@@ -7,14 +7,19 @@ from videonsa.errors import ModelError
 from videonsa.parsing import read_json_object
 
 EMBEDDED = "embedded"
+TRAINED = "model"
+"""Where a training run puts the model that it trained, in its folder."""
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def locate_model(model: str | Path) -> str:
     """The folder or hub id that `model` stands for.
 
+    The folder of a training run stands for the model that it trained.
+
     Raises:
-        ModelError: a path that is no folder, or the embedded model where it is not packaged.
+        ModelError: a path that is no folder, a run without a trained model, or the embedded model
+            where it is not packaged.
 
     """
     name = str(model)
@@ -27,13 +32,34 @@ def locate_model(model: str | Path) -> str:
             )
         return str(folder)
     if name and Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
+        return str(trained_model(Path(name).expanduser()))
     if not _is_hub_id(name):
         raise ModelError(
             f"model {name!r} is no folder and no Hugging Face id (OWNER/NAME): "
             "check the path, or use 'embedded'"
         )
     return name
+
+
+def trained_model(folder: Path) -> Path:
+    """The model in the folder of a training run; any other folder itself.
+
+    Raises:
+        ModelError: a run that is not at its end; names its checkpoints.
+
+    """
+    if (folder / "config.json").exists() or not (folder / "run.json").is_file():
+        return folder
+    if (folder / TRAINED / "config.json").is_file():
+        return folder / TRAINED
+    steps = [path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")]
+    found = [f"checkpoint-{step}" for step in sorted(filter(str.isdecimal, steps), key=int)]
+    if not found and not (folder / "log.jsonl").exists():
+        return folder  # a run of an evaluation
+    raise ModelError(
+        f"{folder} is the folder of a training run that has no {TRAINED}/ yet: want one of its "
+        f"checkpoints ({', '.join(found[-4:]) or 'it has none'}), or the run at its end"
+    )
 
 
 def _is_hub_id(name: str) -> bool:

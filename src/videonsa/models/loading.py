@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models._hf import StrictDataclassError, quiet_loading
+from videonsa.models.adapters import check_peft, is_adapter, merge_adapter, read_adapter
 from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
 from videonsa.models.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
@@ -55,8 +56,16 @@ class LoadedModel:
     model: VideoNSAForConditionalGeneration
     folder: Path
     """Where config, weights and tokenizer are on disk."""
+    adapter: Path | None
+    """The folder of the LoRA adapter that is merged into the weights."""
     notes: tuple[str, ...]
     """One line each: choices that were made for these weights."""
+
+    def folder_with(self, file: str) -> Path:
+        """The adapter's folder if it has such a file, else that of the weights."""
+        if self.adapter is not None and (self.adapter / file).is_file():
+            return self.adapter
+        return self.folder
 
 
 class Checkpoint(NamedTuple):
@@ -72,6 +81,7 @@ class Checkpoint(NamedTuple):
 def load_model(
     model: str | Path,
     *,
+    base: str | Path | None = None,
     attention: Literal["nsa", "dense"] | None = None,
     fresh_gates: bool = False,
     nsa_spec: NSASpec | None = None,
@@ -86,8 +96,12 @@ def load_model(
     Weights with gates under Qwen2.5-VL's config are the released VideoNSA's: they run with its
     preset, and `notes` says so.
 
+    A LoRA adapter is merged into its base, and `notes` says so.
+
     Args:
-        model: a folder, or an id of the Hugging Face hub.
+        model: a folder, or an id of the Hugging Face hub; of a checkpoint, or of a LoRA adapter in
+            peft's format.
+        base: of an adapter, in place of the one that it states.
         attention: "nsa" or "dense"; None is what the weights were trained with.
         fresh_gates: allow "nsa" on weights without gates; they then start as `gate_init` says.
         nsa_spec: in place of the one of the weights.
@@ -102,7 +116,8 @@ def load_model(
         UsageError: "int4" elsewhere than on a GPU, or a device map with what excludes it.
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
             model, weights that are missing, unexpected or of another shape, gates that are missing,
-            or the package for quantised weights or device maps.
+            an adapter beside whole weights, or the package for adapters, quantised weights or
+            device maps.
         BudgetError: the weights do not fit the device.
     """
     place = torch.device(device or "cpu")
@@ -111,19 +126,38 @@ def load_model(
     if device_map is not None:
         check_device_map(device_map, device, weights)
         placing = {"device_map": device_map}
-    folder, config, tensors, notes = read_checkpoint(
-        model, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
-    )
+    adapter = read_adapter(model_folder(model, patterns=(*FILES, *WEIGHTS)), base=base)
+    asked: dict[str, Any] = {
+        "attention": attention,
+        "fresh_gates": fresh_gates,
+        "nsa_spec": nsa_spec,
+    }
+    if adapter is not None:
+        if device_map is not None:
+            raise UsageError("device_map with a LoRA adapter: load it on one device")
+        check_peft()
+        model, asked = adapter.base, adapter.asked_of_base(**asked)
+    folder, config, tensors, notes = read_checkpoint(model, **asked)
+    fresh_gates = asked["fresh_gates"]
     size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
     with _out_of_memory(size, place):
         with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
             loaded = _read_weights(
                 folder, config=config, dtype=dtype or "auto", fresh_gates=fresh_gates, **placing
             )
+            if adapter is not None:
+                spec = None if config.attention == "dense" else config.nsa_spec
+                merge_adapter(loaded, adapter, dense=spec is None)
+                notes = adapter.notes(notes, spec=spec, base=tensors)
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
     notes = notes if weights == "full" else (*notes, NOTES[weights])
-    return LoadedModel(model=placed.eval(), folder=folder, notes=notes)
+    return LoadedModel(
+        model=placed.eval(),
+        folder=folder,
+        adapter=None if adapter is None else adapter.folder,
+        notes=notes,
+    )
 
 
 def _read_weights(folder: Path, **options: Any) -> VideoNSAForConditionalGeneration:
@@ -199,6 +233,11 @@ def read_checkpoint(
         ModelError: as `load_model`.
     """
     folder = model_folder(model, patterns=(*FILES, *WEIGHTS))
+    if is_adapter(folder):
+        raise ModelError(
+            f"{folder} holds a LoRA adapter and no weights: want a whole checkpoint here; 'ask' "
+            "and 'eval' take adapters"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json: want the folder of a checkpoint")
     tensors = read_stored(folder)

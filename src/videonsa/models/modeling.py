@@ -13,6 +13,7 @@ from videonsa.models._hf import (
     CausalLMOutputWithPast,
     Qwen2_5_VLForConditionalGeneration,
 )
+from videonsa.models.adapters import refuse_applied
 from videonsa.models.attention import HybridAttention
 from videonsa.models.cache import VideoNSACache, as_before_if_it_fails
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows, even_chunk
@@ -92,9 +93,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
       `cu_seqlens` excludes, nor `logits_to_keep`. With a cache they share a prefill instead: each
       ends with the whole cache and the logits of the last rows, so that it decodes on its own.
       `rows_per_chunk` is then of each process. Not with padding, labels or gradients.
-    * `mm_token_type_ids`: ignored (the processors of transformers give it).
-
-    Arguments that do not fit together raise a `UsageError`.
+    * `mm_token_type_ids`: ignored. Arguments that do not fit together raise a `UsageError`.
     """
 
     config: VideoNSAConfig
@@ -131,7 +130,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As in transformers, but weights that are missing or unexpected are an error.
+        """As in transformers, but weights that are missing or unexpected, or adapters, are errors.
 
         Args:
             *args: the folder or hub id, and what else transformers takes.
@@ -140,9 +139,10 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             **kwargs: what else transformers takes.
 
         Raises:
-            ModelError: naming the weights that are missing or unexpected.
+            ModelError: naming the weights that are missing or unexpected, or an adapter.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        refuse_applied(model, args[0])
         missing = {name for name in info["missing_keys"] if not (fresh_gates and "g_proj" in name)}
         for title, names in (("missing", missing), ("unexpected", info["unexpected_keys"])):
             if names:

@@ -88,7 +88,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
 def stored_names(folder: Path) -> frozenset[str]:
     """The names of the weights in a folder as its index or single file has them, or none."""
     if (folder / SINGLE).is_file():
-        return frozenset(tensor.name for tensor in _read_header(folder / SINGLE))
+        return frozenset(tensor.name for tensor in read_header(folder / SINGLE))
     return frozenset(_weight_map(folder / INDEX) if (folder / INDEX).is_file() else ())
 
 
@@ -101,7 +101,7 @@ def read_stored(folder: Path) -> dict[str, StoredTensor]:
     """
     stored: dict[str, StoredTensor] = {}
     for path, expected in weight_files(folder).items():
-        found = _read_header(path)
+        found = read_header(path)
         if expected is not None:
             _check_shard(path, expected, {tensor.name for tensor in found})
         for tensor in found:
@@ -149,7 +149,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return names
 
 
-def _read_header(path: Path) -> list[StoredTensor]:
+def read_header(path: Path) -> list[StoredTensor]:
+    """The tensors of a safetensors file, by its header. `ModelError` where it is none."""
     found = []
     try:
         with safe_open(path, framework="pt") as file:
