@@ -48,7 +48,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # mkstemp lets its owner alone read
+        partial.chmod(mode_of_new_files())  # mkstemp lets its owner alone read
         partial.replace(path)
     finally:
         with suppress(OSError):
@@ -66,11 +66,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def _umask() -> int:
-    """What is taken from the mode of new files. It can only be read by setting it."""
+def mode_of_new_files() -> int:
+    """By the umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
 
 
 @contextmanager

@@ -24,19 +24,19 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of a file that is one: no pipe or device, which may never end.
 
     Raises:
-        OSError: it is not there, not readable, no regular file, or larger than `MOST_BYTES`.
+        OSError: it is not there, not readable, no regular file, or larger than `most_bytes`.
 
     """
     if not path.exists():
         raise FileNotFoundError("there is no such file")
     if not path.is_file():
         raise OSError("it is not a regular file")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise OSError(f"it has {size} bytes, of at most {MOST_BYTES}")
+    if (size := path.stat().st_size) > most_bytes:
+        raise OSError(f"it has {size} bytes, of at most {most_bytes}")
     return path.read_bytes()
 
 

@@ -1,6 +1,7 @@
 """Manifests of a few small files, for the tests of this folder."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts, without_cap
@@ -9,6 +10,7 @@ from videonsa.data.manifest import BuildFacts, Manifest, ManifestWriter, read_ma
 from videonsa.data.media import path_of, script_of_media
 from videonsa.data.records import Media, Record, Text, Turn
 from videonsa.data.scripts import script_info
+from videonsa.data.tokens import hash_of_tokenizer
 from videonsa.video.decode import probe
 
 OPTIONS = {"fps": 2.0, "min_frames": 0, "max_frames": 768, "max_pixels": 28 * 28 * 6}
@@ -37,8 +39,8 @@ def write_manifest(
         max_tokens=max_tokens,
         system=options.system,
         model="embedded",
-        tokenizer_hash="",
-        options={},
+        tokenizer_hash=hash_of_tokenizer(tokenizer),
+        options=asdict(options),
     )
     with ManifestWriter(path, facts=facts) as writer:
         for one in records:

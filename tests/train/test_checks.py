@@ -23,6 +23,10 @@ def seven(*settings):
     return read_recipe("videonsa-7b", settings=["data.fps=null", "data.max_pixels=null", *settings])
 
 
+def check(manifest, *settings):
+    check_data(seven(*settings), manifest, SHAPE, tokenizer_hash=manifest.facts.tokenizer_hash)
+
+
 @pytest.mark.parametrize("world_size", [2, 8, 32])
 def test_processes_that_divide_the_work_are_taken(world_size):
     check_processes(seven(), world_size=world_size, on_gpu=True)
@@ -55,16 +59,23 @@ def test_what_cannot_be_shared_names_the_nearest_that_can(world_size, settings, 
             ["data.fps=4"],
             "built with fps=2.0, the recipe wants 4: build it so, or --set data.fps=2",
         ),
+        (["data.min_frames=350"], "built with min_frames=0, the recipe wants 350"),
+        (["data.max_frames=550"], "built with max_frames=768, the recipe wants 550"),
         (["parallel.sequence=64"], "the shortest sample has 41 tokens.* want at most 20"),
     ],
 )
 def test_data_that_cannot_be_used_says_what_can(manifest, settings, message):
     with pytest.raises(UsageError, match=message):
-        check_data(seven(*settings), manifest, SHAPE)
+        check(manifest, *settings)
 
 
 def test_data_that_fit_are_taken(manifest):
-    check_data(seven("data.context=44"), manifest, SHAPE)
+    check(manifest, "data.context=44")
+
+
+def test_data_counted_with_another_tokenizer_are_refused(manifest):
+    with pytest.raises(UsageError, match="counted with another tokenizer than that of Qwen/"):
+        check_data(seven("data.context=44"), manifest, SHAPE, tokenizer_hash="another")
 
 
 def test_weights_are_not_sharded_on_cpus():
@@ -78,9 +89,9 @@ def test_weights_are_not_sharded_on_cpus():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot be read .*No such file.* want DeepSpeed's config"),
-        ("stage: 3", "cannot be read .*Expecting value"),
-        ("[]", "want DeepSpeed's config, an object"),
+        (None, "cannot be read .*no such file.* wants DeepSpeed's config, an object"),
+        ("stage: 3", "not readable JSON .*Expecting value"),
+        ("[]", "holds no JSON object: .* wants DeepSpeed's config"),
         ('{"zero_optimization": null}', "want DeepSpeed's config, an object"),
         ('{"zero_optimization": {"stage": 3}}', "shards that no command loads; set .*16bit"),
         (

@@ -1,6 +1,5 @@
 """The tokenizer that counts the tokens of training data, and what tells it from others."""
 
-import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,9 +13,9 @@ def load_counting_tokenizer(model: str) -> tuple["PreTrainedTokenizerBase", str]
         ModelError: the model or its tokenizer is not there, or not readable.
 
     """
+    from videonsa.data.tokens import hash_of_tokenizer
     from videonsa.inference.locate import locate_model
     from videonsa.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(locate_model(model))
-    rules: str = tokenizer.backend_tokenizer.to_str()
-    return tokenizer, hashlib.sha256(rules.encode()).hexdigest()
+    return tokenizer, hash_of_tokenizer(tokenizer)

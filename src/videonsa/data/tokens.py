@@ -1,7 +1,8 @@
 """A record to token ids and labels, cut at whole exchanges where it is too long."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from videonsa.data.records import ImageRef, Record, Text, Turn
 from videonsa.errors import BudgetError, UsageError
@@ -17,6 +18,12 @@ from videonsa.video.chat import (
 Loss = Literal["all", "last"]
 _REMEMBERED = 256
 """Pieces of text that are met again and again: roles, line breaks, system messages."""
+
+
+def hash_of_tokenizer(tokenizer: Any) -> str:
+    """What tells a tokenizer from others: SHA-256 of its vocabulary and rules."""
+    rules: str = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(rules.encode()).hexdigest()
 
 
 class TokenCount(NamedTuple):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from videonsa.data.agreement import sampling_values
 from videonsa.inference.locate import locate_model, read_json
 from videonsa.inference.shapes import ModelShape
 from videonsa.video.sampling import Mode, SamplingSpec
@@ -77,6 +78,18 @@ def _pixels_in(settings: Mapping[str, Any]) -> tuple[Any, Any]:
     if least is None:
         least = size.get("shortest_edge")
     return least, size.get("longest_edge") if most is None else most
+
+
+def settings_of_sampling(sampling: SamplingSpec, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder states so that `default_sampling` gives this sampling.
+
+    Args:
+        sampling: by rate.
+        stated: what the settings file states beside it, which is kept.
+    """
+    values = sampling_values(sampling)
+    size = {"shortest_edge": values.pop("min_pixels"), "longest_edge": values.pop("max_pixels")}
+    return {**stated, **values, "size": size}
 
 
 def change_sampling(base: SamplingSpec, **changes: Unpack[SamplingChanges]) -> SamplingSpec:

@@ -1,12 +1,14 @@
 """What cannot work is told before a weight is loaded, with the nearest that can."""
 
-import json
 import shutil
 from pathlib import Path
 
+from videonsa.data.agreement import disagreements
 from videonsa.data.manifest import Manifest
 from videonsa.errors import UsageError
+from videonsa.inference.defaults import sampling_of_shape
 from videonsa.inference.shapes import ModelShape
+from videonsa.parsing import read_json_object
 from videonsa.train.settings import Recipe
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -85,14 +87,10 @@ def check_deepspeed(path: str) -> None:
     Raises:
         UsageError: naming what it lacks.
     """
-    try:
-        config = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"parallel.deepspeed={path} cannot be read ({error}): want DeepSpeed's config, an "
-            "object in a JSON file"
-        ) from error
-    zero = config.get("zero_optimization", {}) if isinstance(config, dict) else None
+    config = read_json_object(
+        Path(path), remedy="parallel.deepspeed wants DeepSpeed's config, an object in a JSON file"
+    )
+    zero = config.get("zero_optimization", {})
     if not isinstance(zero, dict):
         raise UsageError(
             f"parallel.deepspeed={path}: want DeepSpeed's config, an object whose "
@@ -106,27 +104,29 @@ def check_deepspeed(path: str) -> None:
         )
 
 
-def check_data(recipe: Recipe, manifest: Manifest, shape: ModelShape) -> None:
+def check_data(
+    recipe: Recipe, manifest: Manifest, shape: ModelShape, *, tokenizer_hash: str
+) -> None:
     """Refuse a manifest that the recipe, or the model, cannot use.
 
     Raises:
         UsageError: naming what can be used.
     """
     data, facts = recipe.data, manifest.facts
-    for name in ("fps", "max_pixels"):
-        wanted, built = getattr(data, name), getattr(facts.sampling, name)
+    for name in ("fps", "min_frames", "max_frames", "max_pixels"):
+        wanted, built = getattr(data, name), facts.options.get(name)
         if wanted is not None and built != wanted:
             raise UsageError(
                 f"{manifest.path} was built with {name}={built}, the recipe wants {wanted:g}: "
                 f"build it so, or --set data.{name}={'null' if built is None else built}"
             )
-    own = (shape.vision.patch_size, shape.vision.merge_size, shape.vision.temporal_patch_size)
-    sampling = facts.sampling
-    if own != (sampling.patch_size, sampling.merge_size, sampling.temporal_patch_size):
-        raise UsageError(
-            f"{manifest.path} was built for another vision tower than that of {recipe.model.base}: "
-            "build it with that model"
-        )
+    for problem in disagreements(
+        facts,
+        model=recipe.model.base,
+        tokenizer_hash=tokenizer_hash,
+        sampling=sampling_of_shape(shape),
+    ):
+        raise UsageError(f"{manifest.path} is {problem}")
     if not len(manifest):
         raise UsageError(f"{manifest.path} keeps no sample: build it from more data")
     _check_lengths(recipe, manifest, shape)

@@ -1,10 +1,11 @@
-"""Which parameters train, in which groups; LoRA through peft."""
+"""Which parameters train, in which groups, and whether they are finite; LoRA through peft."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from videonsa.errors import missing_package
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
@@ -93,3 +94,9 @@ def parameter_groups(
                 decay = settings.weight_decay if decays else 0.0
                 groups.append({"params": chosen, "lr": rates[gates], "weight_decay": decay})
     return groups
+
+
+def all_finite(weights: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; of weights that are sharded, in the part held here."""
+    own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    return all(bool(torch.isfinite(weight).all()) for weight in own)

@@ -4,16 +4,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import repr as short_repr
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from videonsa.errors import UsageError
+from videonsa.parsing import one_line, read_regular
 from videonsa.train.settings import SECTIONS, Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
 _EXTENDS = "extends"
+_MOST_BYTES = 2**18
+"""Of a recipe; YAML is read slowly, and a thousandth of this is usual."""
 
 Sections = dict[str, dict[str, Any]]
 
@@ -44,6 +48,27 @@ def read_recipe(name_or_path: str, *, settings: Iterable[str] = ()) -> Recipe:
     return recipe_of(name, sections)
 
 
+class Stated(NamedTuple):
+    """A recipe that a run wrote down."""
+
+    recipe: Recipe
+    sections: Sections
+    """What it states; a later version has more settings."""
+
+
+def read_stated_recipe(path: Path, *, remedy: str) -> Stated:
+    """Read what a run wrote as its recipe.
+
+    Raises:
+        UsageError: it is not there or not readable as that; `remedy` is the end of the message.
+    """
+    try:
+        sections = _sections(path)
+        return Stated(recipe_of(path.stem, sections), sections)
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used ({error}): {remedy}") from error
+
+
 def recipe_of(name: str, sections: Mapping[str, Any]) -> Recipe:
     """The recipe that these sections say, the rest by default.
 
@@ -52,9 +77,9 @@ def recipe_of(name: str, sections: Mapping[str, Any]) -> Recipe:
     """
     for section, values in sections.items():
         if section not in SECTIONS:
-            raise _unknown(section, SECTIONS)
+            raise _unknown(_shown(section).strip("'"), SECTIONS)
         if not isinstance(values, Mapping):
-            raise UsageError(f"{section}: {values!r}: want keys with values below it")
+            raise UsageError(f"{section}: {_shown(values)}: want keys with values below it")
     made = {
         section: kind(**_fields(section, kind, sections.get(section, {})))
         for section, kind in SECTIONS.items()
@@ -84,12 +109,7 @@ def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, Sections]:
             )
     if str(path) in seen:
         raise UsageError(f"recipe {path} extends itself: want a chain with an end")
-    try:
-        content = _yaml(path.read_text("utf-8"), what=str(path)) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read ({error}): check the path") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"recipe {path}: want sections with keys, such as 'optimizer:'")
+    content = _sections(path)
     base = content.pop(_EXTENDS, None)
     sections: Sections = {} if base is None else _read(str(base), seen=(*seen, str(path)))[1]
     for section, values in content.items():
@@ -98,18 +118,36 @@ def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, Sections]:
     return path.stem, sections
 
 
+def _sections(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        text = read_regular(path, most_bytes=_MOST_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"recipe {path} cannot be read ({one_line(error)}): check the path"
+        ) from error
+    content = _yaml(text, what=str(path)) or {}
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe {path}: want sections with keys, such as 'optimizer:'")
+    return content
+
+
 def _yaml(text: str, *, what: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{what}: not YAML ({' '.join(str(error).split())})") from error
+    except RecursionError as error:
+        raise UsageError(f"{what}: not YAML that can be read (nested too deeply)") from error
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # All but the first come of values: numbers of too many digits, days that do not exist.
+        raise UsageError(f"{what}: not YAML ({one_line(error)})") from error
 
 
 def _fields(section: str, kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     for key in values:
         if key not in hints:
-            raise _unknown(f"{section}.{key}", [f"{section}.{hint}" for hint in hints])
+            name = _shown(key).strip("'")
+            raise _unknown(f"{section}.{name}", [f"{section}.{hint}" for hint in hints])
     return {key: _checked(f"{section}.{key}", value, hints[key]) for key, value in values.items()}
 
 
@@ -124,6 +162,14 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def _shown(value: Any) -> str:
+    """A value in few characters, however large it is."""
+    try:
+        return short_repr(value)
+    except ValueError:
+        return "a number of too many digits"
+
+
 def _checked(name: str, value: Any, wanted: Any) -> Any:
     """The value as a setting keeps it."""
     kinds = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
@@ -131,7 +177,7 @@ def _checked(name: str, value: Any, wanted: Any) -> Any:
         fits, converted = _converted(name, value, kind)
         if fits:
             return converted
-    raise UsageError(f"{name}={value!r}: want {' or '.join(map(_described, kinds))}")
+    raise UsageError(f"{name}={_shown(value)}: want {' or '.join(map(_described, kinds))}")
 
 
 def _converted(name: str, value: Any, kind: Any) -> tuple[bool, Any]:
@@ -154,7 +200,7 @@ def _as_float(value: Any) -> tuple[bool, Any]:
         return False, value
     try:
         return True, float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return False, value
 
 

@@ -1,12 +1,10 @@
 """`train`: a recipe to a trained model, alone or as one of the processes of torchrun."""
 
 import importlib.util
-import json
 import math
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from videonsa import __version__
+from videonsa.data.agreement import change_of_sampling, sampling_values, trained_sampling
 from videonsa.data.dataset import VideoDataset
 from videonsa.data.loader import PackedLoader
 from videonsa.data.manifest import Manifest, read_manifest
-from videonsa.disk import write_whole
-from videonsa.env import processes_here
+from videonsa.data.tokens import hash_of_tokenizer
+from videonsa.env import num_processes, processes_here
 from videonsa.errors import UsageError, missing_package
+from videonsa.inference.defaults import default_sampling
 from videonsa.inference.locate import locate_model
 from videonsa.inference.shapes import load_shape, shape_of_config
 from videonsa.models._hf import quiet_loading
@@ -33,31 +32,36 @@ from videonsa.models.loading import load_model, read_checkpoint
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.tokenizer import load_tokenizer
 from videonsa.parallel.exchange import SequenceExchange
+from videonsa.parsing import one_line
+from videonsa.train.beside import files_beside
 from videonsa.train.checks import (
     check_data,
     check_deepspeed,
     check_processes,
     check_shared_memory,
 )
+from videonsa.train.folder import LOG, MODEL, hold_folder, open_folder, writing
 from videonsa.train.parameters import choose_parameters, close_gates
-from videonsa.train.reading import recipe_of, recipe_to_yaml
-from videonsa.train.saving import (
-    PARTIAL,
-    LogFile,
-    clear_partial,
-    last_checkpoint,
-    publish,
-    saving,
-)
+from videonsa.train.saving import LogFile, reading
 from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, resume_stream
-from videonsa.train.trainer import Evaluation, Extras, PackTrainer, Watch, holds_weights
+from videonsa.train.trainer import Evaluation, Extras, PackTrainer, holds_weights
+from videonsa.train.watch import Watch, report_line
+from videonsa.video.sampling import SamplingSpec
 
-MODEL = "model"
-RUN, RECIPE, LOG = "run.json", "recipe.yaml", "log.jsonl"
-_PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy")
-_MAY_CHANGE = ("parallel", "run")
-"""Sections that a run may be resumed with other values of; `run.seed` is not one of them."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Start:
+    """What a run begins with, or goes on with; all of it is checked."""
+
+    recipe: Recipe
+    out: Path
+    manifest: Manifest
+    tokenizer: Any
+    sampling: SamplingSpec
+    """How the trained model samples a video unless told otherwise."""
+    processes: Any
+    checkpoint: Path | None = None
 
 
 def train(
@@ -84,12 +88,35 @@ def train(
         The folder of the trained model; None where `run.seconds` were over before the last step.
 
     Raises:
-        UsageError: processes, data or settings that cannot work, or a folder of another run.
-        TrainingError: a full disk, or gradients that are never finite.
+        UsageError: processes, data or settings that cannot work, or a folder of another run or one
+            that another process writes to.
+        TrainingError: a full disk, a checkpoint that is not whole, or gradients or weights that
+            are not finite.
         DataError: more samples that cannot be read than the recipe allows.
         ModelError: weights that cannot be used.
     """
     begun = time.monotonic() if begun is None else begun
+    start = _checked_start(recipe, out)
+    end = math.inf if recipe.run.seconds is None else begun + recipe.run.seconds
+    log = LogFile(out / LOG)
+    with (
+        hold_folder(out, start.processes),
+        writing(out),
+        Watch(log=log, evaluate_every=recipe.run.evaluate_every, end=end) as watch,
+    ):
+        start = _opened(start)
+        trainer = _trainer(start, evaluation=evaluation, callbacks=(watch, *callbacks))
+        checkpoint = start.checkpoint
+        with quiet_loading(show_progress=False):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            if trainer.state.global_step < trainer.state.max_steps:
+                return None
+            trainer.save_trained(MODEL)
+    return out / MODEL
+
+
+def _checked_start(recipe: Recipe, out: Path) -> _Start:
+    """Whether recipe, processes, data and model go together, before a weight is read."""
     processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
@@ -97,25 +124,34 @@ def train(
         check_deepspeed(recipe.parallel.deepspeed)
     check_shared_memory(recipe, runs=processes_here())
     manifest = _manifest(recipe)
-    check_data(recipe, manifest, load_shape(recipe.model.base))
-    checkpoint = _prepare(recipe, out, manifest, processes)
-    trainer = _trainer(
-        recipe,
-        out,
-        manifest,
-        processes,
-        checkpoint,
-        exchange=sequence_exchange(recipe, processes),
-        evaluation=evaluation,
-        callbacks=callbacks,
-        begun=begun,
+    shape = load_shape(recipe.model.base)
+    tokenizer = load_tokenizer(locate_model(recipe.model.base))
+    check_data(recipe, manifest, shape, tokenizer_hash=hash_of_tokenizer(tokenizer))
+    before = default_sampling(recipe.model.base, shape)
+    sampling = trained_sampling(manifest, before)
+    change = change_of_sampling(before, sampling)
+    if change is not None and processes.is_main_process:
+        report_line(f"the trained model samples as its data were sampled: {change}")
+    return _Start(
+        recipe=recipe,
+        out=out,
+        manifest=manifest,
+        tokenizer=tokenizer,
+        sampling=sampling,
+        processes=processes,
     )
-    with quiet_loading(show_progress=False):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if trainer.state.global_step < trainer.state.max_steps:
-            return None
-        _save_model(trainer, out)
-    return out / MODEL
+
+
+def _opened(start: _Start) -> _Start:
+    """The same with the checkpoint to go on from."""
+    checkpoint = open_folder(
+        start.recipe,
+        start.out,
+        start.manifest,
+        start.processes,
+        sampling=sampling_values(start.sampling),
+    )
+    return replace(start, checkpoint=checkpoint)
 
 
 def join_processes(*, on_gpu: bool) -> Any:
@@ -125,13 +161,21 @@ def join_processes(*, on_gpu: bool) -> Any:
         on_gpu: a GPU each, NCCL between them; else CPUs and gloo.
 
     Raises:
-        UsageError: accelerate is not installed.
+        UsageError: accelerate is not installed, or what launched the processes set variables with
+            which they do not find each other.
     """
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise missing_package("accelerate", extra="train") from error
-    state = PartialState(cpu=not on_gpu)
+    num_processes()  # names a variable that is wrong
+    try:
+        state = PartialState(cpu=not on_gpu)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the processes do not find each other ({one_line(error)}): start them by torchrun or "
+            "accelerate launch, or unset RANK, LOCAL_RANK and WORLD_SIZE to run alone"
+        ) from error
     if state.device.type == "cpu":
         # "cpu:0" else, where there are several: an optimizer that was saved there does not load.
         state.device = torch.device("cpu")
@@ -158,59 +202,6 @@ def _manifest(recipe: Recipe) -> Manifest:
     return read_manifest(recipe.data.manifest)
 
 
-def _prepare(recipe: Recipe, out: Path, manifest: Manifest, processes: Any) -> Path | None:
-    """The folder of the run, and the checkpoint in it to go on from."""
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = last_checkpoint(out)
-    facts: dict[str, Any] = {"recipe": recipe.name, "data_hash": manifest.data_hash}
-    if checkpoint is not None:
-        _check_same(recipe, facts, out)
-    processes.wait_for_everyone()  # all have read before one writes
-    if processes.is_main_process:
-        clear_partial(out)
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        facts |= {
-            "manifest": recipe.data.manifest,
-            "num_samples": len(manifest),
-            "processes": processes.num_processes,
-            "device": gpu or platform.processor() or "cpu",
-            "python": platform.python_version(),
-            "versions": {"videonsa": __version__, **{name: _version(name) for name in _PACKAGES}},
-        }
-        write_whole(out / RECIPE, recipe_to_yaml(recipe))
-        write_whole(out / RUN, json.dumps(facts, indent=2) + "\n")
-    processes.wait_for_everyone()
-    return checkpoint
-
-
-def _version(package: str) -> str | None:
-    """None of what runs from a folder without being installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _check_same(recipe: Recipe, facts: dict[str, Any], out: Path) -> None:
-    """Refuse to go on with another run's checkpoint."""
-    import yaml
-
-    before = yaml.safe_load((out / RECIPE).read_text("utf-8"))
-    then, now = recipe_of(recipe.name, before), recipe
-    stated = json.loads((out / RUN).read_text("utf-8"))
-    if stated["data_hash"] != facts["data_hash"]:
-        raise UsageError(f"{out} has checkpoints of other data: name another folder")
-    for section in before:
-        for key in before[section]:
-            old, new = (getattr(getattr(one, section), key) for one in (then, now))
-            matters = section not in _MAY_CHANGE or key in ("seed", "precision")
-            if matters and key != "manifest" and old != new:
-                raise UsageError(
-                    f"{out} has checkpoints with {section}.{key}={old}, this run has {new}: name "
-                    "another folder, or the same value"
-                )
-
-
 def sequence_exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None:
     """Between this process and those that share its sequences, as the recipe says."""
     sequence = recipe.parallel.sequence
@@ -227,51 +218,40 @@ def sequence_exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None
 
 
 def _trainer(
-    recipe: Recipe,
-    out: Path,
-    manifest: Manifest,
-    processes: Any,
-    checkpoint: Path | None,
-    *,
-    exchange: SequenceExchange | None,
-    evaluation: Evaluation | None,
-    callbacks: Sequence[TrainerCallback],
-    begun: float,
+    start: _Start, *, evaluation: Evaluation | None, callbacks: Sequence[TrainerCallback]
 ) -> PackTrainer:
-    base = locate_model(recipe.model.base)
-    tokenizer = load_tokenizer(base)
+    recipe, processes, tokenizer = start.recipe, start.processes, start.tokenizer
     ranks = processes.num_processes // recipe.parallel.sequence
-    loader = _loader(recipe, manifest, tokenizer, processes)
+    loader = _loader(recipe, start.manifest, tokenizer, processes)
     optimizer = recipe.optimizer
     packs = len(loader.sampler.packing.packs)
     steps = optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
     accumulated = optimizer.batch_size // ranks
-    if checkpoint is not None:
-        resume_stream(loader, checkpoint, process=processes.process_index)
+    if start.checkpoint is not None:
+        with reading(start.checkpoint):
+            resume_stream(loader, start.checkpoint, process=processes.process_index)
     torch.manual_seed(recipe.run.seed)  # of fresh gates
-    model = _model(recipe, base, checkpoint)
+    model, folder = _model(start)
     # Else the Trainer adds it to the generation config again, whenever a run starts.
     model.config.eos_token_id = tokenizer.eos_token_id
     trainer = PackTrainer(
         model=choose_parameters(model, recipe.model),
         args=training_arguments(
-            recipe, out, steps=steps, accumulated=accumulated, on_gpu=torch.cuda.is_available()
+            recipe,
+            start.out,
+            steps=steps,
+            accumulated=accumulated,
+            on_gpu=torch.cuda.is_available(),
         ),
         processing_class=tokenizer,
-        callbacks=[
-            Watch(
-                log=LogFile(out / LOG),
-                evaluate_every=recipe.run.evaluate_every,
-                end=math.inf if recipe.run.seconds is None else begun + recipe.run.seconds,
-            ),
-            *callbacks,
-        ],
+        callbacks=list(callbacks),
         extras=Extras(
             recipe=recipe,
             stream=PackStream(loader, num_batches=steps * accumulated),
             shape=shape_of_config(model.config.to_dict()),
             num_processes=processes.num_processes,
-            exchange=exchange,
+            beside=files_beside(folder, sampling=start.sampling),
+            exchange=sequence_exchange(recipe, processes),
             evaluation=evaluation,
         ),
     )
@@ -299,8 +279,9 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
     )
 
 
-def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:
-    """What the run begins with, or goes on with."""
+def _model(start: _Start) -> tuple[Any, Path]:
+    """What the run begins with, or goes on with, and the folder that it is from."""
+    recipe, base = start.recipe, locate_model(start.recipe.model.base)
     settings, attention = recipe.model, recipe.attention
     if attention.kind == "dense" and settings.closed_gates:
         raise UsageError(
@@ -312,15 +293,17 @@ def _model(recipe: Recipe, base: str, checkpoint: Path | None) -> Any:
         "fresh_gates": True,
         "nsa_spec": attention.spec(),
     }
-    if checkpoint is not None and holds_weights(recipe):
-        return load_model(checkpoint, dtype=torch.float32, **choice).model
+    if start.checkpoint is not None and holds_weights(recipe):
+        loaded = load_model(start.checkpoint, dtype=torch.float32, **choice)
+        return loaded.model, loaded.folder
     if settings.fresh:
-        config = read_checkpoint(base, **choice).config
-        model = VideoNSAForConditionalGeneration(config).float()
+        checkpoint = read_checkpoint(base, **choice)
+        model, folder = VideoNSAForConditionalGeneration(checkpoint.config), checkpoint.folder
     else:
-        model = load_model(base, dtype=torch.float32, **choice).model
+        loaded = load_model(base, dtype=torch.float32, **choice)
+        model, folder = loaded.model, loaded.folder
     close_gates(model, settings.closed_from)
-    return model
+    return model.float(), folder
 
 
 def training_arguments(
@@ -385,15 +368,3 @@ def _fsdp_config(parallel: ParallelSettings) -> dict[str, Any]:
         # Not the blocks of the tower: how often they are called differs between processes.
         "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
     }
-
-
-def _save_model(trainer: PackTrainer, out: Path) -> None:
-    """The trained model, LoRA merged, where `videonsa ask --model` takes it."""
-    if trainer.extras.recipe.model.lora_rank:
-        trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    with saving(out):
-        trainer.save_model(str(out / PARTIAL / MODEL))
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
-            publish(out, MODEL, keep=trainer.extras.recipe.run.keep)
-    trainer.accelerator.wait_for_everyone()

@@ -1,25 +1,98 @@
 """Checkpoints that are whole or absent, and what is recorded beside them."""
 
 import json
+import pickle
+import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-from videonsa.disk import folder_to_disk, to_disk, write_whole
+from videonsa.disk import folder_to_disk, mode_of_new_files, to_disk, write_whole
 from videonsa.errors import TrainingError
+from videonsa.parsing import one_line, read_json_object
 
 PARTIAL = ".saving"
-_CHECKPOINT = "checkpoint-"
+CONTENTS = "contents.json"
+"""In a checkpoint: size and checksum of each of its files."""
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
+_SUMMED = 2**26
+"""Bytes; a larger file is known by its size alone, for reading it once more takes minutes."""
+_UNREADABLE = (
+    *(OSError, EOFError, SafetensorError, pickle.UnpicklingError, RuntimeError, AssertionError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+)
+"""What libraries raise of a damaged file."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those in the folder of a run, the latest last."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(filter(_step_of, found), key=_step_of)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest of the checkpoints in the folder of a run."""
-    found = [path for path in folder.glob(f"{_CHECKPOINT}*") if path.is_dir()]
-    return max(found, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)), default=None)
+    """The latest of them."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def _step_of(path: Path) -> int:
+    """The step of a checkpoint; 0 of what is called otherwise."""
+    named = _CHECKPOINT.fullmatch(path.name)
+    return int(named[1]) if named else 0
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Refuse a checkpoint that is not as it was saved.
+
+    Raises:
+        TrainingError: naming what is missing or damaged.
+    """
+    path = checkpoint / CONTENTS
+    stated = read_json_object(path, error=TrainingError, remedy=_remedy(checkpoint))
+    for name, facts in stated.items():
+        file = checkpoint / name
+        if not file.is_file():
+            raise TrainingError(f"{checkpoint} lacks {name}: {_remedy(checkpoint)}")
+        if _facts(file) != facts:
+            raise TrainingError(
+                f"{file} is damaged, it is not what was saved: {_remedy(checkpoint)}"
+            )
+
+
+def _facts(file: Path) -> dict[str, int]:
+    size = file.stat().st_size
+    return {"bytes": size} | ({"crc32": zlib.crc32(file.read_bytes())} if size <= _SUMMED else {})
+
+
+def _remedy(checkpoint: Path) -> str:
+    known = checkpoints(checkpoint.parent)
+    before = known[: known.index(checkpoint)] if checkpoint in known else []
+    then = f"go on from {before[-1].name}" if before else "begin anew"
+    return f"put it back, or remove {checkpoint} to {then}"
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """While libraries read a checkpoint: what they say of a damaged file, in one line.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
+    except _UNREADABLE as error:
+        raise TrainingError(
+            f"{checkpoint} cannot be read ({type(error).__name__}: {one_line(error)}): "
+            f"{_remedy(checkpoint)}"
+        ) from error
 
 
 def clear_partial(folder: Path) -> None:
@@ -36,6 +109,9 @@ def saving(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except TrainingError:
+        clear_partial(folder)
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         clear_partial(folder)
         last = last_checkpoint(folder)
@@ -49,17 +125,20 @@ def saving(folder: Path) -> Iterator[None]:
 def publish(folder: Path, name: str, *, keep: int) -> None:
     """Move a complete checkpoint from `PARTIAL` to its place, then remove the oldest."""
     partial, final = folder / PARTIAL / name, folder / name
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    for path in files:
+        path.chmod(mode_of_new_files())  # safetensors lets its owner alone read
+    contents = {str(path.relative_to(partial)): _facts(path) for path in files}
+    if _CHECKPOINT.fullmatch(name):
+        (partial / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
     folder_to_disk(partial)
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
     to_disk(folder)
     clear_partial(folder)
-    steps = sorted(
-        int(path.name.removeprefix(_CHECKPOINT)) for path in folder.glob(f"{_CHECKPOINT}*")
-    )
-    for step in steps[:-keep]:
-        shutil.rmtree(folder / f"{_CHECKPOINT}{step}")
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
 
 
 class LogFile:

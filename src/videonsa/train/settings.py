@@ -13,16 +13,28 @@ PARTS = ("vit", "merger", "llm")
 """What may be frozen: the vision tower, its merger, the language model without its gates."""
 
 
-def _at_least(least: float, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= least:
-            raise UsageError(f"{name}={value:g}: want {least:g} or more")
+_MOST = 10**9
+"""Of counts that nothing else bounds: more than any run does, and every library takes it."""
 
 
-def _positive(**values: float) -> None:
+def _within(section: str, least: float, most: float, **values: float | None) -> None:
+    """Refuse numbers outside of a range, and what is no number; None is left alone."""
     for name, value in values.items():
-        if not value > 0:
-            raise UsageError(f"{name}={value:g}: want more than 0")
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{section}.{name}={_shown(value)}: want {least:g} to {most:g}")
+
+
+def _positive(section: str, most: float, **values: float | None) -> None:
+    """The same, from 0 on, without 0 itself."""
+    for name, value in values.items():
+        if value is not None and not 0 < value <= most:
+            raise UsageError(
+                f"{section}.{name}={_shown(value)}: want more than 0 and at most {most:g}"
+            )
+
+
+def _shown(value: float) -> str:
+    return f"{value:g}" if abs(value) < 2**63 else "a number of too many digits"
 
 
 def _among(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -53,7 +65,9 @@ class ModelSettings:
         """Refuse what no run can use: UsageError."""
         _among("model.freeze", self.freeze, PARTS)
         _ = self.closed_from
-        _at_least(0, lora_rank=self.lora_rank, lora_dropout=self.lora_dropout)
+        _within("model", 0, 4096, lora_rank=self.lora_rank)
+        _within("model", 1, 65_536, lora_alpha=self.lora_alpha)
+        _within("model", 0, 0.99, lora_dropout=self.lora_dropout)
         if self.lora_rank and self.freeze:
             raise UsageError(
                 f"model.lora_rank={self.lora_rank} with model.freeze: LoRA freezes all but its own "
@@ -66,7 +80,7 @@ class ModelSettings:
         pairs = [entry.partition(":") for entry in self.closed_gates]
         _among("model.closed_gates", tuple(branch for branch, _, _ in pairs), BRANCHES)
         for entry, (_, _, layer) in zip(self.closed_gates, pairs, strict=True):
-            if not layer.isdecimal():
+            if not layer.isdecimal() or len(layer) > 4:
                 raise UsageError(
                     f"model.closed_gates has {entry!r}: want branch:N, N the first layer, such as "
                     "compressed:1"
@@ -88,6 +102,12 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         """Refuse what no attention can use: UsageError."""
         _among("attention.branches", self.branches, BRANCHES)
+        if len(set(self.branches)) < len(self.branches):
+            raise UsageError(f"attention.branches={list(self.branches)}: want each once")
+        if self.block_size != "frame":
+            _within("attention", 1, _MOST, block_size=self.block_size)
+        _within("attention", 1, _MOST, window_size=self.window_size)
+        _within("attention", 1, _MOST, num_selected_blocks=self.num_selected_blocks)
         try:
             self.spec()
         except ValueError as error:
@@ -117,6 +137,9 @@ class DataSettings:
     """What the manifest has to be built with; None takes any."""
     max_pixels: int | None = None
     """The same, of a frame."""
+    min_frames: int | None = None
+    """The same, of all videos of a row together."""
+    max_frames: int | None = None
     loss: Literal["all", "last"] = "all"
     """The answers that count."""
     num_workers: int = 2
@@ -129,9 +152,12 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read: UsageError."""
-        _positive(context=self.context)
-        _at_least(0, num_workers=self.num_workers)
-        _at_least(1, most_time_scale=self.most_time_scale)
+        _within("data", 1, _MOST, context=self.context, max_pixels=self.max_pixels)
+        _within("data", 0, _MOST, min_frames=self.min_frames, max_frames=self.max_frames)
+        _positive("data", 1000, fps=self.fps)
+        _within("data", 0, 1024, num_workers=self.num_workers)
+        _within("data", 0, 1, max_failed_share=self.max_failed_share)
+        _within("data", 1, 1000, most_time_scale=self.most_time_scale)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,11 +182,17 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot train: UsageError."""
+        rates = {"learning_rate": self.learning_rate, "gate_learning_rate": self.gate_learning_rate}
+        _positive("optimizer", 1, **rates, epsilon=self.epsilon)
         # The norm of the gradients also tells whether they are finite.
-        _positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
-        _at_least(1, batch_size=self.batch_size, epochs=self.epochs, steps=self.steps or 1)
+        _positive("optimizer", _MOST, max_grad_norm=self.max_grad_norm)
+        _within("optimizer", 0, 1, weight_decay=self.weight_decay)
+        _within("optimizer", 1, _MOST, batch_size=self.batch_size, epochs=self.epochs)
+        _within("optimizer", 1, _MOST, steps=self.steps)
         if not 0 <= self.warmup < 1:
             raise UsageError(f"optimizer.warmup={self.warmup:g}: want 0 to 1, a share of the steps")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"optimizer.betas={list(self.betas)}: want each from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +210,7 @@ class ParallelSettings:
 
     def __post_init__(self) -> None:
         """Refuse two ways to shard: UsageError."""
-        _at_least(1, sequence=self.sequence)
+        _within("parallel", 1, 65_536, sequence=self.sequence)
         if self.fsdp and self.deepspeed:
             raise UsageError("parallel.fsdp and parallel.deepspeed: want one of the two")
 
@@ -216,11 +248,13 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Refuse what no run can do: UsageError."""
-        _at_least(1, log_every=self.log_every, save_every=self.save_every, keep=self.keep)
-        _at_least(1, max_skipped=self.max_skipped, evaluate_samples=self.evaluate_samples)
-        _at_least(0, evaluate_every=self.evaluate_every)
-        if self.seconds is not None:
-            _positive(seconds=self.seconds)
+        _within("run", 0, 2**32 - 1, seed=self.seed)  # as NumPy takes them
+        _within("run", 1, _MOST, log_every=self.log_every, save_every=self.save_every)
+        _within("run", 1, _MOST, keep=self.keep, max_skipped=self.max_skipped)
+        _within("run", 0, _MOST, evaluate_every=self.evaluate_every)
+        _within("run", 1, _MOST, evaluate_samples=self.evaluate_samples)
+        _within("run", 28, 4096, evaluate_frame_size=self.evaluate_frame_size)
+        _positive("run", _MOST, seconds=self.seconds, peak_tflops=self.peak_tflops)
         _among("run.report_to", self.report_to, ("tensorboard", "trackio"))
 
 

@@ -6,34 +6,36 @@ sequence, steps without finite gradients, checkpoints that are whole or absent, 
 
 import json
 import math
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
-from tqdm import tqdm
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from videonsa.data.collate import PackedBatch
 from videonsa.errors import TrainingError
 from videonsa.inference.shapes import ModelShape
 from videonsa.parallel.exchange import SequenceExchange
+from videonsa.train.beside import Files, write_beside
 from videonsa.train.flops import step_flops
 from videonsa.train.meters import GateMeter, RateMeter
-from videonsa.train.parameters import parameter_groups
-from videonsa.train.saving import PARTIAL, LogFile, publish, saving
+from videonsa.train.parameters import all_finite, parameter_groups
+from videonsa.train.saving import PARTIAL, publish, reading, saving
 from videonsa.train.settings import Recipe
 from videonsa.train.stream import PackStream, frame_patches, vision_masks
+from videonsa.train.watch import report_line
 
 Evaluation = Callable[[Any, Any, int], dict[str, float]]
 """Model in evaluation mode, tokenizer and step to scores; every process calls it."""
 SKIPPED = "nonfinite.jsonl"
+_NOT_FINITE = (
+    "the weights are not finite after step {}: lower the learning rate, and begin anew or go on "
+    "from the last checkpoint"
+)
 
 
 @dataclass(kw_only=True)
@@ -44,6 +46,8 @@ class Extras:
     stream: PackStream
     shape: ModelShape
     num_processes: int
+    beside: Files = field(default_factory=dict)
+    """What is saved with the weights."""
     exchange: SequenceExchange | None = None
     """Between the processes that share a sequence."""
     evaluation: Evaluation | None = None
@@ -54,6 +58,7 @@ class Extras:
 class PackTrainer(Trainer):
     """Trains on the packed batches of a `PackStream`; see the module."""
 
+    model: Any
     optimizer: Any
     control: Any
 
@@ -149,11 +154,11 @@ class PackTrainer(Trainer):
             self.num_skipped += 1
             for parameter in model.parameters():
                 parameter.grad = None  # AdamW leaves alone what has none
-            self._report_skipped(value)
+            self._report_skipped(value, model)
         self.extras.noted.clear()
         return norm
 
-    def _report_skipped(self, norm: float) -> None:
+    def _report_skipped(self, norm: float, model: Any) -> None:
         from accelerate.utils import gather_object
 
         own = [{"loss": str(loss.item()), "samples": list(ids)} for loss, ids in self.extras.noted]
@@ -165,6 +170,8 @@ class PackTrainer(Trainer):
             with (self.folder / SKIPPED).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             report_line(f"step {step} skipped: gradients of norm {norm}; samples in {SKIPPED}")
+        if not all_finite(model.parameters()):
+            raise TrainingError(_NOT_FINITE.format(self.state.global_step))
         if self.num_skipped >= most:
             raise TrainingError(
                 f"{most} steps in a row, up to step {step}, have no finite gradients: their "
@@ -231,17 +238,46 @@ class PackTrainer(Trainer):
         self._saves_to = self.folder / PARTIAL
         with saving(self.folder):
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                name = f"checkpoint-{self.state.global_step}"
-                publish(self.folder, name, keep=self.extras.recipe.run.keep)
+            self._publish(f"checkpoint-{self.state.global_step}")
         self.accelerator.wait_for_everyone()
         self._saves_to = self.folder
+
+    def save_trained(self, name: str) -> None:
+        """Save the model, LoRA merged, where `videonsa ask --model` takes it."""
+        if self.extras.recipe.model.lora_rank:
+            self.model = self.accelerator.unwrap_model(self.model).merge_and_unload()
+        with saving(self.folder):
+            self.save_model(str(self.folder / PARTIAL / name))
+            self._publish(name)
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self, name: str) -> None:
+        """Once all processes have written their part of a folder, move it to its place."""
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            write_beside(self.extras.beside, self.folder / PARTIAL / name)
+            publish(self.folder, name, keep=self.extras.recipe.run.keep)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save weights, unless one is not finite: nothing could be asked of them."""
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        if not all_finite(weights.values()):
+            raise TrainingError(_NOT_FINITE.format(self.state.global_step))
+        super()._save(output_dir, state_dict=state_dict)
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         """Nothing where `load_model` read the weights: on disk they have other names."""
         if not holds_weights(self.extras.recipe):
-            super()._load_from_checkpoint(checkpoint, model)
+            with reading(Path(checkpoint)):
+                super()._load_from_checkpoint(checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(Path(checkpoint or "")):
+            super()._load_rng_state(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """With the random numbers goes the order of the data."""
@@ -254,73 +290,3 @@ def holds_weights(recipe: Recipe) -> bool:
     """Whether a checkpoint is a model that `load_model` takes; if not, the Trainer loads it."""
     parallel = recipe.parallel
     return not (recipe.model.lora_rank or parallel.fsdp or parallel.deepspeed)
-
-
-class Watch(TrainerCallback):
-    """Progress with what is left on stderr, log.jsonl, when to evaluate and when to stop.
-
-    Args:
-        log: where lines go.
-        evaluate_every: steps; 0: never.
-        end: when the run stops with a checkpoint, by `time.monotonic`.
-    """
-
-    def __init__(self, *, log: LogFile, evaluate_every: int, end: float = math.inf) -> None:
-        self._log = log
-        self._every = evaluate_every
-        self._end = end
-        self._bar: tqdm[Any] | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin at the step of the checkpoint."""
-        if state.is_world_process_zero:
-            self._log.begin([_finite(line) for line in state.log_history])
-            self._bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                file=sys.stderr,
-            )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """One more step."""
-        if self._every and state.global_step % self._every == 0:
-            control.should_evaluate = True
-        if self._end < math.inf and self._is_over(args.device):
-            control.should_save = control.should_training_stop = True
-        if self._bar is not None:
-            self._bar.update()
-
-    def _is_over(self, device: torch.device) -> bool:
-        """Whether time is up for one of the processes: then it is for all."""
-        over = time.monotonic() >= self._end
-        if not dist.is_initialized():
-            return over
-        found = torch.tensor(float(over), device=device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """A line for what was logged."""
-        if self._bar is not None:
-            self._log.add(_finite(state.log_history[-1]))
-            shown = ("loss", "tokens_per_second", "mfu")
-            self._bar.set_postfix({name: logs[name] for name in shown if name in logs})
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The end of the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {
-        k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
-    }
-
-
-def report_line(line: str) -> None:
-    """A line on stderr, above the progress."""
-    tqdm.write(line, file=sys.stderr)

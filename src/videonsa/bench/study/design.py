@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from videonsa.errors import UsageError
-from videonsa.train.run import MODEL
+from videonsa.train.folder import MODEL
 from videonsa.video.suite import KINDS, frames_for_tokens
 
 Attention = Literal["nsa", "dense"]

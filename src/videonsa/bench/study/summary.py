@@ -16,8 +16,8 @@ from videonsa.errors import UsageError
 from videonsa.evals.statistics import Z_95, best_constant
 from videonsa.evals.suite.journal import SAMPLES, Line, read_lines
 from videonsa.ops.spec import NSASpec
+from videonsa.train.folder import LOG, RECIPE, RUN
 from videonsa.train.reading import recipe_of
-from videonsa.train.run import LOG, RECIPE, RUN
 from videonsa.video.suite import KINDS
 
 FORMAT = 1

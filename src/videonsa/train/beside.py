@@ -1,0 +1,53 @@
+"""What answering depends on beside the weights: it goes with every model that a run saves."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from videonsa.disk import write_whole
+from videonsa.errors import ModelError
+from videonsa.inference.defaults import SETTINGS_FILE, settings_of_sampling
+from videonsa.parsing import one_line, read_json_object, read_regular
+from videonsa.video.sampling import SamplingSpec
+
+_KEPT = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    *("preprocessor_config.json", "processor_config.json", "generation_config.json"),
+)
+"""As they are, where the model has them: tokenizer, chat format, pixels, generation."""
+
+Files = Mapping[str, bytes]
+"""By name."""
+
+
+def files_beside(folder: Path, *, sampling: SamplingSpec) -> Files:
+    """The files that go with the weights.
+
+    Args:
+        folder: of the model that a run begins with, or of the checkpoint that it goes on from.
+        sampling: how the trained model samples a video unless told otherwise.
+
+    Raises:
+        ModelError: one that cannot be read.
+    """
+    try:
+        kept = {name: read_regular(folder / name) for name in _KEPT if (folder / name).is_file()}
+    except OSError as error:
+        raise ModelError(
+            f"the files of {folder} cannot be read ({one_line(error)}): mend that first"
+        ) from error
+    path = folder / SETTINGS_FILE
+    stated = read_json_object(path, error=ModelError) if path.exists() else {}
+    settings = json.dumps(settings_of_sampling(sampling, stated), indent=2) + "\n"
+    return {**kept, SETTINGS_FILE: settings.encode()}
+
+
+def write_beside(files: Files, folder: Path) -> None:
+    """Write them into the folder of a model, in the place of what the Trainer wrote.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    for name, content in files.items():
+        write_whole(folder / name, content)

@@ -1,0 +1,146 @@
+"""The folder of a run: one run writes there at a time, and goes on with what is its own."""
+
+import errno
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videonsa import __version__
+from videonsa.data.manifest import Manifest
+from videonsa.disk import sole_writer, write_whole
+from videonsa.errors import TrainingError, UsageError
+from videonsa.parsing import one_line, read_json_object
+from videonsa.train.reading import read_stated_recipe, recipe_to_yaml
+from videonsa.train.saving import check_whole, clear_partial, last_checkpoint
+from videonsa.train.settings import Recipe
+
+MODEL = "model"
+RUN, RECIPE, LOG = "run.json", "recipe.yaml", "log.jsonl"
+_PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy")
+_MAY_CHANGE = ("parallel", "run")
+"""Sections that a run may be resumed with other values of; `run.seed` is not one of them."""
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def hold_folder(out: Path, processes: Any) -> Iterator[None]:
+    """Hold the folder of a run for its processes, by the first of them.
+
+    Raises:
+        UsageError: in all of them, another run holds it, or it cannot be written to.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    with ExitStack() as stack:
+        refusal: list[str | None] = [None]
+        if processes.is_main_process:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(sole_writer(out, work="training"))
+            except UsageError as error:
+                refusal = [str(error)]
+            except OSError as error:
+                reason = one_line(error)
+                refusal = [f"{out} cannot be written ({reason}): make room, or name another"]
+        broadcast_object_list(refusal)  # else the others would wait for the first
+        if refusal[0] is not None:
+            raise UsageError(refusal[0])
+        yield
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """While a run writes into its folder: what the disk refuses, in one line.
+
+    Raises:
+        TrainingError: a full disk, a folder where a file belongs, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = Path(error.filename) if isinstance(error.filename, str) else None
+        if error.errno not in _OF_DISKS and (where is None or not where.is_relative_to(out)):
+            raise
+        raise TrainingError(
+            f"{where or out} cannot be written ({one_line(error)}): mend that or make room, then "
+            "start the same command again, which goes on from the last checkpoint"
+        ) from error
+
+
+def open_folder(
+    recipe: Recipe, out: Path, manifest: Manifest, processes: Any, *, sampling: dict[str, float]
+) -> Path | None:
+    """Write what the run is, and find the checkpoint to go on from.
+
+    Args:
+        recipe: of the run.
+        out: its folder.
+        manifest: what it reads.
+        processes: accelerate's state.
+        sampling: how the trained model samples a video.
+
+    Raises:
+        UsageError: the folder of another run.
+        TrainingError: a checkpoint that is not whole.
+    """
+    checkpoint = last_checkpoint(out)
+    if checkpoint is not None:
+        _check_same(recipe, manifest, out)
+        check_whole(checkpoint)
+    processes.wait_for_everyone()  # all have read before one writes
+    if processes.is_main_process:
+        clear_partial(out)
+        facts = _facts(recipe, manifest, processes.num_processes, sampling)
+        write_whole(out / RECIPE, recipe_to_yaml(recipe))
+        write_whole(out / RUN, json.dumps(facts, indent=2) + "\n")
+    processes.wait_for_everyone()
+    return checkpoint
+
+
+def _facts(
+    recipe: Recipe, manifest: Manifest, num_processes: int, sampling: dict[str, float]
+) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "recipe": recipe.name,
+        "data_hash": manifest.data_hash,
+        "manifest": recipe.data.manifest,
+        "num_samples": len(manifest),
+        "sampling": sampling,
+        "processes": num_processes,
+        "device": gpu or platform.processor() or "cpu",
+        "python": platform.python_version(),
+        "versions": {"videonsa": __version__, **{name: _version(name) for name in _PACKAGES}},
+    }
+
+
+def _version(package: str) -> str | None:
+    """None of what runs from a folder without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> None:
+    """Refuse to go on with another run's checkpoint."""
+    remedy = f"it says what the checkpoints in {out} are of; put it back, or name another folder"
+    then = read_stated_recipe(out / RECIPE, remedy=remedy)
+    stated = read_json_object(out / RUN, remedy=remedy)
+    if stated.get("data_hash") != manifest.data_hash:
+        raise UsageError(f"{out} has checkpoints of other data: name another folder")
+    for section, keys in then.sections.items():
+        for key in keys:
+            old, new = (getattr(getattr(one, section), key) for one in (then.recipe, recipe))
+            matters = section not in _MAY_CHANGE or key in ("seed", "precision")
+            if matters and key != "manifest" and old != new:
+                raise UsageError(
+                    f"{out} has checkpoints with {section}.{key}={old}, this run has {new}: name "
+                    "another folder, or the same value"
+                )

@@ -1,0 +1,87 @@
+"""How a run is watched: progress on stderr, log.jsonl, when it evaluates and when it stops."""
+
+import math
+import sys
+import time
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from videonsa.train.saving import LogFile
+
+
+class Watch(TrainerCallback):
+    """Progress with what is left on stderr, log.jsonl, when to evaluate and when to stop.
+
+    As a context it ends the line of the progress, however the run ends.
+
+    Args:
+        log: where lines go.
+        evaluate_every: steps; 0: never.
+        end: when the run stops with a checkpoint, by `time.monotonic`.
+    """
+
+    def __init__(self, *, log: LogFile, evaluate_every: int, end: float = math.inf) -> None:
+        self._log = log
+        self._every = evaluate_every
+        self._end = end
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin at the step of the checkpoint."""
+        if state.is_world_process_zero:
+            self._log.begin([_finite(line) for line in state.log_history])
+            self._bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                file=sys.stderr,
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One more step."""
+        if self._every and state.global_step % self._every == 0:
+            control.should_evaluate = True
+        if self._end < math.inf and self._is_over(args.device):
+            control.should_save = control.should_training_stop = True
+        if self._bar is not None:
+            self._bar.update()
+
+    def _is_over(self, device: torch.device) -> bool:
+        """Whether time is up for one of the processes: then it is for all."""
+        over = time.monotonic() >= self._end
+        if not dist.is_initialized():
+            return over
+        found = torch.tensor(float(over), device=device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """A line for what was logged."""
+        if self._bar is not None:
+            self._log.add(_finite(state.log_history[-1]))
+            shown = ("loss", "tokens_per_second", "mfu")
+            self._bar.set_postfix({name: logs[name] for name in shown if name in logs})
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
+    }
+
+
+def report_line(line: str) -> None:
+    """A line on stderr, above the progress."""
+    tqdm.write(line, file=sys.stderr)
