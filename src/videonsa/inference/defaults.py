@@ -14,6 +14,8 @@ SETTINGS_FILE = "video_preprocessor_config.json"
 IMAGE_SETTINGS_FILE = "preprocessor_config.json"
 QWEN_IMAGE_PIXELS = (4 * 28**2, 16_384 * 28**2)
 """Fewest and most pixels of an image in Qwen2.5-VL's own settings."""
+_CONTRADICTING = ("num_frames", "min_pixels", "max_pixels")
+"""Other words of transformers for what `fps` and `size` say."""
 _MAXIMA = (("max_frames", "min_frames"), ("max_pixels", "min_pixels"))
 
 
@@ -89,7 +91,8 @@ def settings_of_sampling(sampling: SamplingSpec, stated: Mapping[str, Any]) -> d
     """
     values = sampling_values(sampling)
     size = {"shortest_edge": values.pop("min_pixels"), "longest_edge": values.pop("max_pixels")}
-    return {**stated, **values, "size": size}
+    kept = {name: value for name, value in stated.items() if name not in _CONTRADICTING}
+    return {**kept, **values, "size": size}
 
 
 def change_sampling(base: SamplingSpec, **changes: Unpack[SamplingChanges]) -> SamplingSpec:
