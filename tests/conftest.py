@@ -24,8 +24,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["ops/triton
 TOKENIZER = Path(__file__).parents[1] / "src/videonsa/assets/embedded"
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_tiny_model(folder: Path) -> None:
     """Two layers, G = 2, context of 2048 tokens, blocks of 8 tokens, random weights, float32."""
     from transformers import AutoTokenizer
 
@@ -71,11 +70,17 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
         **token_ids,
     )
-    folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     VideoNSAForConditionalGeneration(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / name, folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `write_tiny_model`, made once."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_model(folder)
     return folder
 
 

@@ -235,7 +235,7 @@ class OutputError(Exception):
 def report(line: str) -> None:
     """One line for the reader, on stderr. Where nobody can read it, the work goes on."""
     try:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(_escaped(line + "\n", sys.stderr))
         sys.stderr.flush()
     except OSError:
         silence(sys.stderr)
@@ -248,12 +248,17 @@ def emit(text: str) -> None:
         OutputError: it cannot be written.
 
     """
-    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.write(_escaped(text, sys.stdout))
         sys.stdout.flush()
     except OSError as error:
         raise OutputError from error
+
+
+def _escaped(text: str, stream: TextIO) -> str:
+    """The text, with escapes for what the encoding of a stream lacks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def silence(stream: TextIO) -> None:
