@@ -202,7 +202,10 @@ def test_timestamps_that_jump_back_are_read_in_one_go(tmp_path):
     path = tmp_path / "clip.mpg"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     clip = read_video(path, sampling=SamplingSpec(num_frames=6), workers=2)
-    assert clip.notes == ("read by one worker, not 2: its timestamps jump back",)
+    assert clip.notes == (
+        "time goes back at 3.00 s: the second part follows the first",
+        "read by one worker, not 2: its timestamps jump back",
+    )
     read_with_each(path, SamplingSpec(num_frames=6))
 
 

@@ -1,37 +1,32 @@
 """One video file through PyAV: what it states, and its frames in order of display."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideData
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videonsa.errors import VideoError
+from videonsa.video.demux import open_video, stream_note
+from videonsa.video.describe import Length, displayed_size, find_length
 from videonsa.video.sampling import VideoInfo
+from videonsa.video.timeline import Scan, on_one_line, scan_packets
 
 TIME_TOLERANCE = 1e-3
 """Seconds. Matroska and FLV round times to milliseconds: a frame that begins this much after a
 target still counts as on screen at it."""
 END_SLACK = 1.0
 """Seconds past the stated end from which on a frame's time is taken for damage."""
-_OPTIONS = {"protocol_whitelist": "file"}
-"""A playlist named like a video must not make us open network addresses."""
-_READ_ANYHOW: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
-"""Titles in an unknown encoding must not stop reading; from PyAV 19 on they do not."""
-_TEXT_FORMATS = {"tty"}
-"""Demuxers that show any text as a film."""
 
 
 class Orientation(NamedTuple):
@@ -79,7 +74,8 @@ class SourceFrame(NamedTuple):
     damaged: bool
     """The decoder says that parts of the picture are wrong."""
     rgb: Callable[[], NDArray[np.uint8]]
-    """The picture as displayed, [H, W, 3]. VideoError if it cannot be made."""
+    """The picture, turned as displayed, [H, W, 3]; its pixels are those of the file, which need not
+    be square. VideoError if it cannot be made."""
 
 
 class VideoFile:
@@ -87,29 +83,81 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _open_video(path) as (container, stream):
+        with self.open() as (container, stream):
             first, _ = next(decode_packets(container.demux(stream)), (None, False))
             if first is None:
                 raise VideoError(
                     f"{path}: no picture of its {stream.codec_context.name} stream decodes: "
                     "want an undamaged video; copy or download it again"
                 )
+            length = find_length(container, stream, lambda: self.scan)
+            self._joins = length.joins
             self.origin = stream.start_time if stream.start_time is not None else first.pts or 0
             """The timestamp at which the video begins."""
-            self.origin_seconds = float(self.origin * (stream.time_base or 0))
+            if self._joins:
+                self.origin = self.scan.begin or 0
+            self._time_base = stream.time_base or Fraction(0)
+            self.origin_seconds = float(self.origin * self._time_base)
             # Once, from the first frame: asking a frame for its side data ties it into a cycle of
             # references, which would keep it in memory until the garbage collector comes.
             self._orientation = Orientation.of(first)
-            self.info = _describe(path, container, stream, first, self._orientation)
+            choice = stream_note(container, stream)
+            self._one_of_many = choice is not None
+            self.info = self._describe(container, stream, first, length, choice)
 
     @property
-    def is_turned(self) -> bool:
-        """Whether the displayed picture is the stored one turned or mirrored."""
-        return self._orientation != Orientation()
+    def peculiarity(self) -> str | None:
+        """What other decoders may not see to, in words; None where the file is as most are."""
+        if self._orientation != Orientation():
+            return "a turned or mirrored video"
+        if self._joins:
+            return "recordings put one behind the other"
+        return "one of several video streams" if self._one_of_many else None
+
+    @cached_property
+    def scan(self) -> Scan:
+        """What all packets say; reads the file once, without decoding."""
+        with self.open() as (container, stream):
+            return scan_packets(container.demux(stream))
+
+    def seconds(self, pts: int) -> float:
+        """The time of a timestamp, since the beginning of the video."""
+        return float((pts - self.origin) * self._time_base)
 
     def open(self) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
         """The container, at its beginning, and its video stream."""
-        return _open_video(self.path)
+        return open_video(self.path)
+
+    def packets(
+        self, container: InputContainer, stream: VideoStream
+    ) -> "Iterator[Packet[VideoStream]]":
+        """The packets of a container that is at its beginning, on one rising time line."""
+        return on_one_line(container.demux(stream), self._joins)
+
+    def _describe(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        first: VideoFrame,
+        length: Length,
+        choice: str | None,
+    ) -> VideoInfo:
+        width, height, scaled = displayed_size(first.width, first.height, stream)
+        if self._orientation.transpose:
+            width, height = height, width
+        return VideoInfo(
+            path=str(self.path),
+            duration=length.duration,
+            num_frames=length.num_frames or max(1, round(length.duration * length.rate)),
+            fps=length.rate,
+            width=width,
+            height=height,
+            rotation=self._orientation.rotation,
+            codec=stream.codec_context.name,
+            container=container.format.name,
+            has_audio=bool(container.streams.audio),
+            notes=tuple(note for note in (choice, *length.notes, *scaled) if note),
+        )
 
     def source_frames(self, decoded: Iterable[tuple[VideoFrame, bool]]) -> Iterator[SourceFrame]:
         """What `decode_packets` gives, by rising time; frames that damage has misplaced are out."""
@@ -137,34 +185,6 @@ class VideoFile:
         )
 
 
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    try:
-        container = av.open(f"file:{path}", "r", container_options=_OPTIONS, **_READ_ANYHOW)
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(_why_not_open(path, error)) from error
-    with container:
-        if container.format.name in _TEXT_FORMATS:
-            raise VideoError(f"{path}: a text file: want a video, a folder of images or an image")
-        streams = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
-        if not streams:
-            held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-            raise VideoError(
-                f"{path}: no video stream (it holds {', '.join(held)}): want a file with moving "
-                "pictures; if it should be one, it was cut off: copy or download it again"
-            )
-        if streams[0].codec_context is None:
-            raise VideoError(
-                f"{path}: its video codec is unknown to PyAV {av.__version__}: "
-                "convert it, for example to h264 in mp4"
-            )
-        yield container, streams[0]
-
-
 def decode_packets(
     packets: Iterator["Packet[VideoStream]"], *, since: int | None = None
 ) -> Iterator[tuple[VideoFrame, bool]]:
@@ -182,7 +202,8 @@ def decode_packets(
             packet = next(packets, None)
             if packet is None:
                 return
-            if packet.pts is not None and packet.size > 0 and _counts(packet.pts, since):
+            shown = packet.size > 0 and not packet.is_discard
+            if packet.pts is not None and shown and _counts(packet.pts, since):
                 unseen.add(packet.pts)
             frames = packet.decode()
         except (av.FFmpegError, OSError):
@@ -201,82 +222,6 @@ def decode_packets(
 
 def _counts(pts: int, since: int | None) -> bool:
     return since is None or pts >= since
-
-
-def _why_not_open(path: Path, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
-    head = b""
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(8)
-    if head[4:] == b"ftyp":
-        return (
-            f"{path}: an mp4 without a usable index ({reason}): want a whole file; it was probably "
-            "cut off, so copy or download it again"
-        )
-    return (
-        f"{path}: not a video that can be opened ({reason}): "
-        "want mp4, mkv, webm, avi, mov, gif, a folder of images or an image"
-    )
-
-
-def _describe(
-    path: Path,
-    container: InputContainer,
-    stream: VideoStream,
-    first: VideoFrame,
-    orientation: Orientation,
-) -> VideoInfo:
-    num_frames = stream.frames or None
-    duration = _stated_duration(container, stream)
-    rate = float(stream.average_rate or stream.guessed_rate or 0)
-    if duration <= 0:
-        duration, num_frames = _scan(path, rate)
-    if num_frames and duration > 0:
-        rate = num_frames / duration
-    size = (first.width, first.height)
-    width, height = size[::-1] if orientation.transpose else size
-    return VideoInfo(
-        path=str(path),
-        duration=duration,
-        num_frames=num_frames or max(1, round(duration * rate)),
-        fps=rate,
-        width=width,
-        height=height,
-        rotation=orientation.rotation,
-        codec=stream.codec_context.name,
-        container=container.format.name,
-        has_audio=bool(container.streams.audio),
-    )
-
-
-def _stated_duration(container: InputContainer, stream: VideoStream) -> float:
-    """Seconds of the video stream, else of the container; 0 where the file does not say."""
-    if stream.duration and stream.time_base:
-        return max(0.0, float(stream.duration * stream.time_base))
-    # Matroska states the container's duration, audio included, and the stream's own as a tag.
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]
-    try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return max(0.0, (container.duration or 0) / av.time_base)
-
-
-def _scan(path: Path, rate: float) -> tuple[float, int | None]:
-    """Seconds and frames, by reading (not decoding) the whole file: live recordings state none."""
-    count, begin, end = 0, None, 0.0
-    with _open_video(path) as (container, stream):
-        try:
-            for packet in container.demux(stream):
-                count += packet.size > 0
-                if packet.pts is not None:
-                    time = float(packet.pts * packet.time_base)
-                    begin = time if begin is None else min(begin, time)
-                    end = max(end, time + float((packet.duration or 0) * packet.time_base))
-        except (av.FFmpegError, OSError):
-            pass  # What could be read counts.
-    if begin is not None and end > begin:
-        return end - begin, count
-    return (count / rate if rate > 0 and count > 1 else 0.0), count
 
 
 def _to_rgb(frame: VideoFrame, orientation: Orientation, path: Path) -> NDArray[np.uint8]:

@@ -36,9 +36,9 @@ class GpuSource:
         self._open_decoder = cuda_decoder() if open_decoder is None else open_decoder
         self._file = VideoFile(path)
         self.info = self._file.info
-        if self._file.is_turned:
-            # Which releases of torchcodec turn the picture is not known here.
-            raise UsageError(f"{path}: a turned or mirrored video: want --decoder cpu for it")
+        if self._file.peculiarity is not None:
+            # Which releases of torchcodec see to it is not known here.
+            raise UsageError(f"{path}: {self._file.peculiarity}: want --decoder cpu for it")
 
     def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout:
         """All targets in one part: the GPU is one decoder."""

@@ -1,6 +1,5 @@
 """Segments of a video file to frames: finds its keyframes, seeks to them, decodes from there."""
 
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from fractions import Fraction
@@ -15,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame, VideoFile, decode_packets
+from videonsa.video.demux import READ_ERRORS
 from videonsa.video.segments import (
     Cut,
     Layout,
@@ -27,7 +27,6 @@ from videonsa.video.segments import (
 SEEK_LEADS = (0, 1, 4)
 """Seek to so many cuts before the wanted one: without an index, seeks may land too late."""
 Decoded = Generator[tuple[VideoFrame, bool], None, None]
-_READ_ERRORS = (av.FFmpegError, OSError)
 
 
 class VideoSource:
@@ -43,13 +42,19 @@ class VideoSource:
         Reads the packets of the whole file, without decoding them. `problem` of the layout says
         why a file is read in one go; its targets are then taken as they are.
         """
-        cuts, num_packets, problem = _scan_cuts(self._file)
-        if problem is not None:
-            return whole_layout(targets, problem=problem)
+        scan = self._file.scan
+        if scan.problem is not None:
+            return whole_layout(targets, problem=scan.problem)
+        cuts = [
+            Cut(frame.pts, self._file.seconds(frame.pts), frame.size, frame.packet)
+            for frame in scan.keyframes
+        ]
         if keyframes:
             layout = keyframe_layout(cuts, targets)
         else:
-            layout = cut_layout(cuts, targets, num_packets=num_packets, tolerance=TIME_TOLERANCE)
+            layout = cut_layout(
+                cuts, targets, num_packets=scan.num_packets, tolerance=TIME_TOLERANCE
+            )
         problem = self._why_not_cut(layout)
         return layout if problem is None else whole_layout(targets, problem=problem)
 
@@ -152,15 +157,14 @@ class _Reader:
     def _packets_from(self, begin: int) -> Iterator["Packet[VideoStream]"]:
         """Packets of the file from a cut on."""
         if begin == 0 and not self._layout.keyframes_only:
-            container, stream = self._reopened()
-            return container.demux(stream)
+            return self._file.packets(*self._reopened())
         cuts = self._layout.cuts
         for lead in range(self._lead, len(SEEK_LEADS)):
             place = begin - SEEK_LEADS[lead]
             if place <= 0:
                 break
             container, stream = self._opened()
-            with suppress(*_READ_ERRORS):
+            with suppress(*READ_ERRORS):
                 container.seek(cuts[place].pts, stream=stream)
                 packets = _find(cuts[begin], container.demux(stream))
                 if packets is not None:
@@ -198,29 +202,3 @@ def _find(
             if packet.pts > cut.pts:
                 return None
     return None
-
-
-def _scan_cuts(file: VideoFile) -> tuple[list[Cut], int, str | None]:
-    """The keyframes of a file, its packets, and why it cannot be cut at them, if so."""
-    cuts: list[Cut] = []
-    count, latest = 0, -math.inf
-    with file.open() as (container, stream):
-        time_base = stream.time_base
-        try:
-            for packet in container.demux(stream):
-                if packet.size == 0:
-                    continue
-                if packet.pts is None or time_base is None:
-                    return [], 0, "its pictures have no timestamps"
-                if packet.is_corrupt:
-                    return [], 0, "parts of it are damaged"
-                if packet.is_keyframe:
-                    if packet.pts <= latest:
-                        return [], 0, "its timestamps jump back"
-                    time = float((packet.pts - file.origin) * time_base)
-                    cuts.append(Cut(packet.pts, time, packet.size, count))
-                latest = max(latest, packet.pts)
-                count += 1
-        except _READ_ERRORS:
-            return [], 0, "parts of it cannot be read"
-    return cuts, count, None if cuts else "it states no keyframes"
