@@ -90,7 +90,7 @@ def encode_clip(
         size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:
             features = encode(parts)
-        of, warnings, notes, info = reading, reading.warnings, stream.notes, stream.info
+        of, warnings, notes, info = reading, reading.warnings, reading.notes, stream.info
     return EncodedClip(
         features=features,
         times=tuple(of.times),

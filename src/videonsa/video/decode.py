@@ -84,6 +84,8 @@ class Pick(NamedTuple):
     time: float
     """Seconds: of the frame, and of the target where the frame is taken again."""
     frame: SourceFrame
+    again: bool
+    """The frame of the target before."""
     stale: bool
     """Taken again long after it should have left the screen: no other came."""
 
@@ -140,7 +142,7 @@ def read_video(
         info=stream.info,
         plan=reading.plan,
         warnings=reading.warnings,
-        notes=stream.notes,
+        notes=reading.notes,
     )
 
 
@@ -218,14 +220,14 @@ def _frame_room(
 def _sampled(picks: Iterator[Pick], plan: SamplingPlan, *, first: int) -> Iterator[SampledFrame]:
     """The picked frames at their final size; targets are counted from `first`."""
     previous: tuple[SourceFrame, NDArray[np.uint8]] | None = None
-    for target, time, frame, stale in picks:
+    for target, time, frame, again, stale in picks:
         if previous is None or previous[0] is not frame:
             previous = None
             try:
                 previous = frame, _resized(frame.rgb(), plan)
             except VideoError:
                 continue
-        yield SampledFrame(first + target, time, previous[1], stale, frame.damaged)
+        yield SampledFrame(first + target, time, previous[1], again, stale, frame.damaged)
 
 
 def _by_rising_time(
@@ -277,7 +279,7 @@ def pick_frames(frames: Iterator[SourceFrame], targets: Sequence[float]) -> Iter
         again = False
         while target < len(targets) and targets[target] < end:
             time = max(frame.time, targets[target]) if again else frame.time
-            yield Pick(target, time, frame, again and time > frame.end + STALE_AFTER)
+            yield Pick(target, time, frame, again, again and time > frame.end + STALE_AFTER)
             target += 1
             again = True
         if target == len(targets):

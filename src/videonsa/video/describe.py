@@ -6,11 +6,12 @@ from fractions import Fraction
 
 import av
 from av.container import InputContainer
-from av.format import Flags
 from av.video.stream import VideoStream
 
 from videonsa.video.timeline import Join, Scan
 
+TS_DISCONT = 0x0200
+"""`AVFMT_TS_DISCONT` of FFmpeg: formats whose clock may begin anew."""
 BOUNDARY_FRAMES = 3
 """Frames by which a cut without encoding may miss the stated rate: where it cuts, frames that
 refer to lost ones go too."""
@@ -46,7 +47,7 @@ def find_length(container: InputContainer, stream: VideoStream, scan: Callable[[
     duration, num_frames = _stated_duration(container, stream), stream.frames or None
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     shown = _shown_frames(container, stream, scan)
-    if shown is not None:
+    if num_frames and shown is not None:
         cut = abs(rate * duration - shown) <= BOUNDARY_FRAMES
         return Length(
             duration=duration,
@@ -119,7 +120,7 @@ def _shown_frames(
 def _clock_may_begin_anew(container: InputContainer, stream: VideoStream) -> bool:
     """Formats that are made to be put one behind the other; an mp4 of fragments is one."""
     fragments = _is_mp4(container) and not stream.frames
-    return fragments or bool(container.format.flags & Flags.ts_discont.value)
+    return fragments or bool(container.format.flags & TS_DISCONT)
 
 
 def _is_mp4(container: InputContainer) -> bool:

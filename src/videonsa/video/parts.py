@@ -29,6 +29,8 @@ class SampledFrame(NamedTuple):
     """Seconds, as in `VideoClip.times`."""
     pixels: NDArray[np.uint8]
     """[3, height, width], RGB."""
+    again: bool
+    """The frame of the wanted time before: no other begins in between."""
     stale: bool
     """Taken again long after it should have left the screen: no other came."""
     damaged: bool
@@ -51,6 +53,7 @@ class VideoStream:
 class _Taken(NamedTuple):
     target: int
     time: float
+    again: bool
     stale: bool
     damaged: bool
 
@@ -87,7 +90,9 @@ class Reading:
                     part, filled = _room_for(min(size, plan.num_frames - len(self._taken)), plan), 0
                 part[filled] = frame.pixels
                 filled += 1
-                self._taken.append(_Taken(frame.target, frame.time, frame.stale, frame.damaged))
+                self._taken.append(
+                    _Taken(frame.target, frame.time, frame.again, frame.stale, frame.damaged)
+                )
         if not filled:
             raise VideoError(
                 f"{self.stream.info.path}: none of the {plan.num_frames} sampled frames decodes: "
@@ -109,6 +114,18 @@ class Reading:
     def position_times(self) -> tuple[float, ...]:
         """Seconds of each frame taken, as in `VideoClip.position_times`."""
         return self.plan.even_times or self.times
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it was read where that is not as asked, one line each."""
+        again = sum(frame.again and not frame.stale for frame in self._taken)
+        if not again or self.stream.plan.even_times is None:  # times that were given may repeat
+            return self.stream.notes
+        repeated = (
+            f"{again} of {len(self._taken)} frames repeat the one before: "
+            "it was still on screen at their times"
+        )
+        return (*self.stream.notes, repeated)
 
     @property
     def warnings(self) -> tuple[str, ...]:

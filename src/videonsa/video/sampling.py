@@ -387,7 +387,10 @@ def sampling_notes(info: VideoInfo, spec: SamplingSpec) -> Iterator[str]:
         return
     if spec.end is not None and spec.end > info.duration:
         yield f"end={spec.end:g} s is after the end, {info.duration:.2f} s: taken up to there"
-    held = len(_frames_within(info, *_stretch(info, spec)))
+    begin, end = _stretch(info, spec)
+    held = len(_frames_within(info, begin, end))
+    if spec.fps is not None and (end - begin) * spec.fps >= held + 1:
+        yield f"{spec.fps:g} frames a second were asked for, and there are {info.fps:.4g}"
     if spec.num_frames is not None and spec.num_frames > held:
         yield f"{spec.num_frames} frames were asked for, and there are {held}: all are taken"
     if info.container in (FOLDER, LIST) and spec.num_frames is None and spec.timestamps is None:
