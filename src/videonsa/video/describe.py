@@ -60,10 +60,10 @@ def find_length(container: InputContainer, stream: VideoStream, scan: Callable[[
     if duration <= 0 or _clock_may_begin_anew(container, stream):
         found = scan()
         joins = found.joins
-        if joins or duration <= 0:
-            duration, num_frames = _scanned_duration(found, stream, rate), found.num_frames
-        elif found.problem is None:
+        if joins or found.problem is None or duration <= 0:
             num_frames = found.num_frames
+        # What FFmpeg states of such files is a guess by the last packets.
+        duration = _scanned_duration(found, stream, rate) or duration
         if joins:
             notes.append(_join_note(found, stream))
         if found.num_frames < found.num_packets:

@@ -146,7 +146,9 @@ class _Scanner:
         return Scan(
             num_packets=self._num_packets,
             num_frames=self._num_frames,
-            begin=int(begins[: found[0].packet if found else None].min()) if timed else None,
+            begin=int(begins[: found[0].packet if found else None][:REORDERED].min())
+            if timed
+            else None,
             end=int(ends[last.packet :][-REORDERED:].max()) + last.shift if timed else None,
             keyframes=tuple(self._keyframes),
             joins=tuple(join._replace(packet=int(numbers[join.packet])) for join in found),

@@ -1,0 +1,295 @@
+"""Files as people meet them: joined, trimmed without encoding, not square, of several streams."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+import video_files as vf
+from av.stream import Disposition
+
+from videonsa.errors import UsageError
+from videonsa.video.decode import probe, read_video
+from videonsa.video.gpu import GpuSource
+from videonsa.video.sampling import SamplingSpec
+
+WORKERS = [1, 3]
+ALL = SamplingSpec(num_frames=10_000)
+MPEG2 = ("mpeg2video", "yuv420p", {"bf": "2"})
+
+
+def joined(tmp_path, suffix, *lengths, codec=None):
+    """Recordings put one behind the other as bytes; numbers begin anew in each."""
+    path = tmp_path / f"joined.{suffix}"
+    parts = [
+        vf.write_video(tmp_path / f"part{n}.{suffix}", num_frames=n, fps=25, codec=codec)
+        for n in lengths
+    ]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+def read_with_each(path, spec):
+    clips = [read_video(path, sampling=spec, workers=workers) for workers in WORKERS]
+    assert torch.equal(clips[0].frames, clips[1].frames)
+    assert clips[0].times == clips[1].times
+    return clips[0]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "lengths"),
+    [
+        ("ts", None, (75, 75)),
+        ("ts", None, (40, 90)),
+        ("ts", None, (90, 40)),
+        ("ts", None, (30, 50, 60)),
+        ("mpg", MPEG2, (75, 75)),
+        ("mpg", MPEG2, (40, 90)),
+    ],
+)
+def test_recordings_joined_back_to_back_are_one_video(tmp_path, suffix, codec, lengths):
+    path = joined(tmp_path, suffix, *lengths, codec=codec)
+    total = sum(lengths)
+    info = probe(path)
+    assert (info.num_frames, info.fps) == (total, pytest.approx(25))
+    assert info.duration == pytest.approx(total / 25)
+    (note,) = info.notes
+    assert note.startswith(f"time goes back at {lengths[0] / 25:.2f} s")
+    clip = read_with_each(path, ALL)
+    assert vf.numbers_of(clip.frames) == [number for n in lengths for number in range(n)]
+    assert clip.times == pytest.approx([number / 25 for number in range(total)])
+    assert clip.warnings == ()
+    assert note in clip.notes
+
+
+def test_joined_recordings_give_exact_frames_where_keyframes_are_asked_for(tmp_path):
+    path = joined(tmp_path, "ts", 60, 60)
+    clip = read_with_each(path, SamplingSpec(num_frames=4, mode="keyframes"))
+    assert vf.numbers_of(clip.frames) == [0, 40, 19, 59]
+    assert "exact frames, not keyframes: its timestamps jump back" in clip.notes
+
+
+def test_single_times_that_are_damaged_join_nothing(tmp_path):
+    path = vf.write_video(tmp_path / "clip.ts", num_frames=120, fps=25)
+    sound = read_video(path, sampling=ALL)
+    data = bytearray(path.read_bytes())
+    headers = [
+        place
+        for place in range(0, len(data), 188)
+        if data[place + 1] & 0x40 and (place_of_times(data, place) is not None)
+    ]
+    for packet in (headers[40], headers[80]):
+        place = place_of_times(data, packet)
+        data[place + 2] ^= 0x7E  # moves the time by minutes, ahead or back
+    path.write_bytes(data)
+    clip = read_with_each(path, ALL)
+    assert not any("time goes back" in note for note in clip.notes)
+    assert clip.info.duration == sound.info.duration
+    right = [
+        number == round(25 * at)
+        for number, at in zip(vf.numbers_of(clip.frames), clip.times, strict=True)
+    ]
+    assert sum(right) >= 110
+
+
+def place_of_times(data, packet):
+    """Where the first timestamp of a picture stands in a packet of a transport stream."""
+    start = data.find(b"\0\0\1\xe0", packet, packet + 188)
+    return None if start < 0 or not data[start + 7] & 0x80 else start + 9
+
+
+def set_edit_list(path, *, first, count, fps):
+    """Show `count` frames from number `first` on, as a trim without encoding does."""
+    data = bytearray(path.read_bytes())
+    (timescale,) = struct.unpack_from(">I", data, data.index(b"mvhd") + 16)
+    (media_scale,) = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)
+    # elst version 0: type, version and flags, one entry of duration, media time and rate
+    entry = data.index(b"elst") + 12
+    (delay,) = struct.unpack_from(">I", data, entry + 4)
+    struct.pack_into(
+        ">II", data, entry, timescale * count // fps, delay + media_scale * first // fps
+    )
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("gop", [12, 1000])
+@pytest.mark.parametrize(("first", "count"), [(0, 40), (30, 60), (60, 30), (24, 36)])
+def test_frames_that_an_edit_list_hides_do_not_count(tmp_path, gop, first, count):
+    path = vf.write_video(tmp_path / "clip.mp4", num_frames=90, fps=30, gop=gop)
+    set_edit_list(path, first=first, count=count, fps=30)
+    info = probe(path)
+    assert (info.num_frames, info.fps) == (count, 30.0)
+    assert info.duration == pytest.approx(count / 30, abs=2e-3)
+    assert info.notes == (f"an edit list shows {count} of the 90 frames in the file",)
+    clip = read_with_each(path, ALL)
+    assert vf.numbers_of(clip.frames) == list(range(first, first + count))
+    assert clip.times == pytest.approx([number / 30 for number in range(count)], abs=1e-3)
+    assert clip.warnings == ()
+    assert set(info.notes) < set(clip.notes)
+
+
+def test_an_edit_list_that_hides_nothing_is_not_spoken_of(tmp_path):
+    path = vf.write_video(tmp_path / "clip.mp4", num_frames=30)
+    assert b"elst" in path.read_bytes()
+    assert probe(path).notes == ()
+
+
+def test_asking_for_more_frames_than_there_are_says_so(tmp_path):
+    path = vf.write_video(tmp_path / "clip.mp4", num_frames=20, fps=10)
+    more = read_video(path, sampling=SamplingSpec(num_frames=50))
+    assert more.notes == ("num_frames=50: the video has 20, and no more are taken",)
+    faster = read_video(path, sampling=SamplingSpec(fps=30.0))
+    assert faster.notes == (
+        "fps=30: the video has 10 frames a second, 20 in all, and no more are taken",
+    )
+    assert len(more.frames) == len(faster.frames) == 20
+    for enough in (SamplingSpec(num_frames=20), SamplingSpec(fps=10.0), SamplingSpec()):
+        assert read_video(path, sampling=enough).notes == ()
+
+
+def test_frames_that_stay_on_screen_for_further_times_are_counted(tmp_path):
+    times_ms = [0, 100, 200, 300, 400, 1300]
+    path = vf.write_video(
+        tmp_path / "clip.mkv", num_frames=6, times_ms=times_ms,
+        codec=("libx264", "yuv420p", {"bf": "0"}),
+    )  # fmt: skip
+    clip = read_with_each(path, SamplingSpec(num_frames=6))
+    again = sum(torch.equal(a, b) for a, b in zip(clip.frames, clip.frames[1:], strict=False))
+    assert again > 0
+    assert clip.notes == (
+        f"{again} of 6 frames repeat the one before: it was still on screen at their times",
+    )
+
+
+def write_stretched(path, shape, *, size=(128, 160)):
+    """A square of 64 x 64 on the screen, stored in pixels of another shape."""
+    picture = np.full((*size, 3), 20, np.uint8)
+    high, wide = 64, round(64 / shape)
+    picture[32 : 32 + high, 40 : 40 + wide] = 230
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.sample_aspect_ratio = shape
+        for index in range(8):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = index
+            frame.time_base = Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov"])
+@pytest.mark.parametrize("shape", [Fraction(64, 45), Fraction(1, 2), Fraction(2)])
+def test_pixels_that_are_not_square_are_scaled_as_displayed(tmp_path, suffix, shape):
+    path = write_stretched(tmp_path / f"clip.{suffix}", shape)
+    info = probe(path)
+    assert (info.width, info.height) == (round(160 * shape), 128)
+    (note,) = info.notes
+    assert note == (
+        f"pixels of {shape.numerator}:{shape.denominator}: 160x128 is scaled to "
+        f"{info.width}x128, as displayed"
+    )
+    clip = read_video(path, sampling=SamplingSpec(num_frames=2, max_pixels=10**6))
+    assert note in clip.notes
+    white = clip.frames[0].float().mean(0) > 128
+    high, wide = (white.any(dim).sum().item() for dim in (1, 0))
+    scale = clip.plan.height / 128
+    assert high == pytest.approx(64 * scale, abs=2)
+    assert wide == pytest.approx(high, rel=0.15)  # sides are multiples of 28
+
+
+def test_pixels_that_are_not_square_turn_with_the_picture(tmp_path):
+    path = write_stretched(tmp_path / "clip.mp4", Fraction(3, 2))
+    vf.set_display_matrix(path, 0, 1, -1, 0)
+    info = probe(path)
+    assert (info.width, info.height, info.rotation) == (128, 240, 90)
+
+
+def test_shapes_of_pixels_that_cannot_be_are_taken_for_square(tmp_path):
+    path = write_stretched(tmp_path / "clip.mp4", Fraction(2))
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">II", data, data.index(b"pasp") + 4, 30_000, 1)
+    path.write_bytes(data)
+    info = probe(path)
+    assert (info.width, info.height) == (160, 128)
+    assert info.notes == ("pixels of 30000:1 are stated, and taken for square",)
+
+
+def write_streams(path, *streams):
+    """Streams of (height, width, first number, flagged as default)."""
+    with av.open(str(path), "w") as container:
+        out = []
+        for height, width, number, flagged in streams:
+            stream = container.add_stream("libx264", rate=10)
+            stream.height, stream.width = height, width
+            stream.pix_fmt = "yuv420p"
+            stream.disposition = Disposition.default if flagged else Disposition(0)
+            out.append((stream, number))
+        for index in range(10):
+            for stream, number in out:
+                frame = av.VideoFrame.from_ndarray(
+                    vf.picture(number + index, height=stream.height, width=stream.width),
+                    format="rgb24",
+                )
+                frame.pts = index
+                frame.time_base = Fraction(1, 10)
+                container.mux(stream.encode(frame))
+        for stream, _ in out:
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("streams", "number", "why"),
+    [
+        ([(64, 160, 0, False), (64, 320, 100, True)], 2, "flagged as default"),
+        ([(64, 320, 0, True), (64, 160, 100, False)], 1, "flagged as default"),
+        ([(64, 320, 0, False), (64, 160, 100, True)], 2, "flagged as default"),
+        ([(64, 160, 0, False), (64, 320, 100, False)], 2, "the largest"),
+        ([(64, 160, 0, True), (64, 320, 100, True)], 2, "flagged as default"),
+        ([(64, 160, 0, False), (64, 160, 100, False)], 1, "the first of equals"),
+    ],
+)
+def test_the_default_stream_is_read_else_the_largest(tmp_path, streams, number, why):
+    path = write_streams(tmp_path / "clip.mkv", *streams)
+    height, width, first, _ = streams[number - 1]
+    info = probe(path)
+    assert (info.width, info.height) == (width, height)
+    assert info.notes == (
+        f"2 video streams: number {number}, {why}, {width}x{height}, is read and no other",
+    )
+    clip = read_with_each(path, ALL)
+    assert vf.numbers_of(clip.frames) == list(range(first, first + 10))
+    assert set(info.notes) < set(clip.notes)
+
+
+def test_the_gpu_is_not_asked_for_what_it_may_see_otherwise(tmp_path):
+    many = write_streams(tmp_path / "clip.mkv", (64, 160, 0, False), (64, 320, 100, True))
+    back = joined(tmp_path, "ts", 30, 30)
+    for path, what in {many: "one of several video streams", back: "recordings put one"}.items():
+        with pytest.raises(UsageError, match=f"{what}.*want --decoder cpu"):
+            GpuSource(path, open_decoder=lambda _: pytest.fail("opened"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile 'clip.ts'\n", "a list of files"),
+        ("list.m3u8", "#EXTM3U\n#EXTINF:1,\nclip.ts\n#EXT-X-ENDLIST\n", "a playlist"),
+        ("talk.srt", "1\n00:00:01,000 --> 00:00:02,000\nhello\n\n" * 20, "a text file"),
+        ("drawing.mp4", '<svg xmlns="http://www.w3.org/2000/svg"/>' * 20, "an SVG drawing"),
+        ("frame%03d.jpg.mkv", "\xff\xd8\xff\xe0", "a JPEG image"),
+    ],
+)
+def test_formats_that_are_no_video_are_refused_by_what_they_are(tmp_path, name, text, kind):
+    vf.write_video(tmp_path / "clip.ts", num_frames=5)
+    path = tmp_path / name
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(Exception, match=f": {kind}: want mp4") as caught:
+        probe(path)
+    assert "\n" not in str(caught.value)
