@@ -340,6 +340,22 @@ def test_evenly_spread_frames_have_the_position_ids_of_the_published_processor(
     assert ids_of(plan) == expected
 
 
+def test_a_stretch_counts_as_a_video_of_its_length():
+    info = info_of(duration=60.0, fps=25.0)
+    whole = plan_sampling(info_of(duration=18.0, fps=25.0), SamplingSpec(fps=1.0))
+    stretch = plan_sampling(info, SamplingSpec(fps=1.0, start=5.5, end=23.5))
+    assert stretch.times[0] == pytest.approx(5.52)
+    assert ids_of(stretch) == ids_of(whole) == [0, 4, 8, 12, 16, 20, 24, 28, 32]
+
+
+def test_frames_with_times_of_their_own_have_the_position_ids_of_these():
+    times = (0.0, 0.4, 1.1, 1.5, 4.0, 4.4, 9.6, 9.9)
+    info = replace(info_of(duration=10.0, fps=0.8, num_frames=8), times=times)
+    plan = plan_sampling(info, SamplingSpec(num_frames=8))
+    assert plan.times == times
+    assert ids_of(plan) == [0, 2, 8, 19]
+
+
 def test_the_real_times_of_evenly_spread_frames_would_have_other_ids():
     """Frames reach from the first to the last, so they are further apart than 1 / sampled_fps."""
     plan = plan_sampling(info_of(duration=18.0, fps=25.0), SamplingSpec(fps=1.0))

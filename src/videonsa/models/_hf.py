@@ -9,6 +9,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     DynamicCache,
+    GenerationConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "CausalLMOutputWithPast",
     "DynamicCache",
     "DynamicLayer",
+    "GenerationConfig",
     "Qwen2MLP",
     "Qwen2_5_VLAttention",
     "Qwen2_5_VLConfig",

@@ -14,6 +14,7 @@ from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models._hf import StrictDataclassError, quiet_loading
 from videonsa.models.adapters import check_peft, is_adapter, merge_adapter, read_adapter
 from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
+from videonsa.models.generation_config import read_generation
 from videonsa.models.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.quantised import NOTES, Weights, check_weights, quantise
@@ -139,6 +140,8 @@ def load_model(
         model, asked = adapter.base, adapter.asked_of_base(**asked)
     folder, config, tensors, notes = read_checkpoint(model, **asked)
     fresh_gates = asked["fresh_gates"]
+    generation, not_applied = read_generation(folder)
+    placing["generation_config"] = generation
     size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
     with _out_of_memory(size, place):
         with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
@@ -151,7 +154,7 @@ def load_model(
                 notes = adapter.notes(notes, spec=spec, base=tensors)
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
-    notes = notes if weights == "full" else (*notes, NOTES[weights])
+    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied)
     return LoadedModel(
         model=placed.eval(),
         folder=folder,
