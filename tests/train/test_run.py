@@ -188,7 +188,8 @@ def test_activation_checkpointing_changes_no_loss(undisturbed, tiny_folder, mani
 
 
 def test_lora_goes_on_after_it_died_and_leaves_a_whole_model(tiny_folder, manifest, tmp_path):
-    recipe = recipe_for(tiny_folder, manifest, "model.lora_rank=4", "optimizer.learning_rate=1e-2")
+    settings = ("model.lora_rank=4", "optimizer.learning_rate=1e-2", "attention.window_size=5")
+    recipe = recipe_for(tiny_folder, manifest, *settings)
     outs = [tmp_path / "undisturbed", tmp_path / "died"]
     train(recipe, outs[0])
     with pytest.raises(KeyboardInterrupt):
@@ -201,6 +202,12 @@ def test_lora_goes_on_after_it_died_and_leaves_a_whole_model(tiny_folder, manife
     assert all(torch.equal(models[0][name], models[1][name]) for name in before)
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(models[0][name], before[name])
+    # Its last checkpoint is an adapter that knows its base and how it attends.
+    loaded = load_model(outs[0] / "checkpoint-6")
+    assert loaded.model.config.nsa_spec == recipe.attention.spec()
+    assert loaded.notes == (f"LoRA adapter {loaded.adapter} (rank 4) merged into {tiny_folder}",)
+    for name, value in loaded.model.state_dict().items():
+        torch.testing.assert_close(value, models[0][name])
 
 
 def test_a_run_whose_time_is_over_stops_with_a_checkpoint_and_goes_on(

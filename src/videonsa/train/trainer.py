@@ -256,6 +256,9 @@ class PackTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             write_beside(self.extras.beside, self.folder / PARTIAL / name)
+            if self.extras.recipe.model.lora_rank:
+                # An adapter does not say by itself how its gates attend.
+                self.inner_model.config.save_pretrained(self.folder / PARTIAL / name)
             publish(self.folder, name, keep=self.extras.recipe.run.keep)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
