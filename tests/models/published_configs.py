@@ -135,25 +135,25 @@ def styled(config: dict[str, Any], style: str) -> dict[str, Any]:
 
 
 def small(name: str) -> dict[str, Any]:
-    """The flat config with the same groups of heads, head size and fields, but small."""
+    """The flat config with the same heads and fields, but small: heads of 16, ids below 64."""
     config, size = flat(name), SIZES[name]
-    group = size.heads // size.kv_heads
     config |= {
-        "hidden_size": 128 * group,
+        "hidden_size": 16 * size.heads,
         "intermediate_size": 48,
         "max_position_embeddings": 2048,
-        "num_attention_heads": group,
         "num_hidden_layers": 2,
-        "num_key_value_heads": 1,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
         "vocab_size": 64,
     }
+    ids = ("vision_start", "vision_end", "vision", "image", "video")
+    config |= {f"{name}_token_id": 50 + number for number, name in enumerate(ids)}
     config["vision_config"] |= {
         "depth": 2,
         "fullatt_block_indexes": [1],
         "hidden_size": 32,
         "intermediate_size": 24,
         "num_heads": 2,
-        "out_hidden_size": 128 * group,
+        "out_hidden_size": 16 * size.heads,
     }
     return config
 

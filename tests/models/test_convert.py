@@ -304,7 +304,7 @@ def test_a_folder_left_by_a_killed_run_is_named(plain, target):
 def test_a_disk_without_room_is_told_before_anything_is_written(plain, target, monkeypatch):
     usage = shutil.disk_usage(plain)._replace(free=1000)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UsageError, match=r"needs 0\.01 GB but 0\.00 GB are free"):
+    with pytest.raises(UsageError, match=r"needs 0\.00 GB but 0\.00 GB are free"):
         convert(plain, target)
     assert nothing_is_left(target)
 

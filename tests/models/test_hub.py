@@ -27,7 +27,8 @@ def test_an_id_is_fetched_at_its_revision(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert model_folder("owner/name", revision="v2", patterns=("*.json",)) == tmp_path
-    assert asked == [("owner/name", {"revision": "v2", "allow_patterns": ["*.json"]})]
+    options = {"revision": "v2", "allow_patterns": ["*.json"], "local_files_only": False}
+    assert asked == [("owner/name", options)]
 
 
 @pytest.mark.parametrize("revision", ["main", "", " "])

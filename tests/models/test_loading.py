@@ -216,8 +216,12 @@ def test_a_tied_head_may_be_stored_if_it_equals_the_embedding(tmp_path):
     assert "set tie_word_embeddings to false" in message
 
 
+HEADS = {"hidden_size": 448, "num_attention_heads": 28, "num_key_value_heads": 4}
+
+
 def test_gates_under_a_qwen_config_are_the_released_ones(tmp_path):
-    write(tmp_path, qwen(), weights=tiny().state_dict())
+    fields = config_fields(**HEADS)
+    write(tmp_path, qwen(**fields), weights=tiny(**fields).state_dict())
     loaded = load_model(tmp_path)
     assert loaded.model.config.nsa_spec == NSASpec.released()
     assert "released" in loaded.notes[0]
@@ -225,6 +229,14 @@ def test_gates_under_a_qwen_config_are_the_released_ones(tmp_path):
     paper = load_model(tmp_path, nsa_spec=NSASpec.paper(block_size=4))
     assert paper.model.config.nsa_spec == NSASpec(block_size=4)
     assert paper.notes == ()
+
+
+def test_gates_under_a_qwen_config_of_other_heads_are_none_that_can_run(tmp_path):
+    write(tmp_path, qwen(), weights=tiny().state_dict())
+    message = refused(tmp_path)
+    assert "28 query and 4 KV heads, and this model has 4 and 2" in message
+    assert load_model(tmp_path, attention="dense").model.config.attention == "dense"
+    assert load_model(tmp_path, nsa_spec=NSASpec()).model.config.nsa_spec == NSASpec()
 
 
 def test_nsa_on_weights_without_gates_needs_fresh_gates(plain):
@@ -307,10 +319,10 @@ def test_unusable_folders_get_one_clear_line(tmp_path, ours):
         (lambda: (broken / "config.json").unlink(), "has no config.json"),
         (lambda: (broken / "config.json").write_text("{"), "is not readable JSON"),
         (lambda: (broken / "config.json").write_text("[]"), "holds no JSON object"),
-        (lambda: edit(broken, model_type="llama"), "a model of type 'llama'"),
-        (lambda: edit(broken, text_config={"hidden_size": "wide"}), "config.json cannot be used"),
-        (lambda: edit(broken, vision_config={"num_heads": 0}), "config.json cannot be used"),
-        (lambda: edit(broken, nsa={"window_size": -1}), "window_size=-1"),
+        (lambda: edit(broken, model_type="llama"), "model_type='llama'"),
+        (lambda: edit(broken, text_config={"hidden_size": "wide"}), "hidden_size is 'wide'"),
+        (lambda: edit(broken, vision_config={"num_heads": 0}), "hidden_size is missing"),
+        (lambda: edit(broken, nsa={"window_size": -1}), "nsa.window_size is -1"),
         (lambda: (broken / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda: (broken / "model.safetensors").write_bytes(b"weights"), "no readable safetensors"),
         (lambda: truncate(broken / "model.safetensors"), "no readable safetensors"),

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from videonsa.data.agreement import sampling_values
-from videonsa.inference.locate import locate_model, read_json
-from videonsa.inference.shapes import ModelShape
+from videonsa.errors import ModelError
+from videonsa.inference.locate import locate_model
+from videonsa.inference.shapes import ModelShape, planned_folder
+from videonsa.parsing import one_line, read_json_object
 from videonsa.video.sampling import Mode, SamplingSpec
 
 SETTINGS_FILE = "video_preprocessor_config.json"
@@ -16,6 +18,7 @@ QWEN_IMAGE_PIXELS = (4 * 28**2, 16_384 * 28**2)
 """Fewest and most pixels of an image in Qwen2.5-VL's own settings."""
 _CONTRADICTING = ("num_frames", "min_pixels", "max_pixels")
 """Other words of transformers for what `fps` and `size` say."""
+_REMEDY = "download it again, or mend it"
 _MAXIMA = (("max_frames", "min_frames"), ("max_pixels", "min_pixels"))
 
 
@@ -44,33 +47,63 @@ def sampling_of_shape(shape: ModelShape) -> SamplingSpec:
     )
 
 
-def default_sampling(model: str | Path, shape: ModelShape) -> SamplingSpec:
-    """What a model's folder asks for, or the defaults of `SamplingSpec`.
+def default_sampling(
+    model: str | Path, shape: ModelShape, *, revision: str | None = None
+) -> SamplingSpec:
+    """What a model's files ask for, or the defaults of `SamplingSpec`.
 
-    A folder states them in video_preprocessor_config.json, in the words of transformers: `fps`,
+    They state it in video_preprocessor_config.json, in the words of transformers: `fps`,
     `min_frames`, `max_frames` and `size`, whose edges are pixels of a frame. The pixels of an image
-    alone are those of preprocessor_config.json; without one, of a frame where the folder states
+    alone are those of preprocessor_config.json; without one, of a frame where the files state
     these, since the model saw no other, else Qwen2.5-VL's.
+
+    Args:
+        model: folder, hub id or 'embedded'.
+        shape: of that model.
+        revision: of a hub id.
+
+    Raises:
+        ModelError: a file that cannot be used.
+
     """
     base = sampling_of_shape(shape)
-    folder = locate_model(model)
-    video, image = (
-        (read_json(folder, name) if Path(folder).is_dir() else None) or {}
-        for name in (SETTINGS_FILE, IMAGE_SETTINGS_FILE)
-    )
-    least, most = _pixels_in(video)
-    wishes: dict[str, Any] = {
-        "fps": video.get("fps"),
-        "min_frames": video.get("min_frames"),
-        "max_frames": video.get("max_frames"),
-        "min_pixels": least,
-        "max_pixels": most,
-    }
-    changed = replace(base, **{name: value for name, value in wishes.items() if value is not None})
-    least, most = _pixels_in(image)
+    folder = planned_folder(locate_model(model), revision=revision)
+    if folder is None:
+        return base
+    stated, video = _wishes(folder / SETTINGS_FILE, base)
+    least, most = _pixels_in(_settings(folder / IMAGE_SETTINGS_FILE))
     if most is not None:
-        return replace(changed, image_pixels=(1 if least is None else least, most))
-    return replace(changed, image_pixels=None) if wishes["max_pixels"] is not None else changed
+        pixels = (1 if least is None else least, most)
+        return _changed(video, folder / IMAGE_SETTINGS_FILE, image_pixels=pixels)
+    return replace(video, image_pixels=None) if "max_pixels" in stated else video
+
+
+def _wishes(path: Path, base: SamplingSpec) -> tuple[dict[str, Any], SamplingSpec]:
+    """What the settings of videos change, and the sampling they make of `base`."""
+    settings = _settings(path)
+    least, most = _pixels_in(settings)
+    wishes = {name: settings.get(name) for name in ("fps", "min_frames", "max_frames")}
+    wishes |= {"min_pixels": least, "max_pixels": most}
+    stated = {name: value for name, value in wishes.items() if value is not None}
+    return stated, _changed(base, path, **stated)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a file of settings states; nothing where there is none."""
+    if not path.exists():
+        return {}
+    settings = read_json_object(path, error=ModelError, remedy=_REMEDY)
+    size = settings.get("size")
+    if size is not None and not isinstance(size, dict):
+        raise ModelError(f"{path}: size is {str(size)[:60]!r}, want an object: {_REMEDY}")
+    return settings
+
+
+def _changed(base: SamplingSpec, path: Path, **stated: Any) -> SamplingSpec:
+    try:
+        return replace(base, **stated)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be used ({one_line(error)}): {_REMEDY}") from error
 
 
 def _pixels_in(settings: Mapping[str, Any]) -> tuple[Any, Any]:

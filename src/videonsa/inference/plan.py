@@ -125,6 +125,8 @@ def plan_video(
     memory: int | None = None,
     fit: bool = False,
     weights: Weights = "full",
+    revision: str | None = None,
+    fresh_gates: bool = False,
 ) -> VideoPlan:
     """Plan a question about a video from its header and the model's config; no weights are read.
 
@@ -141,30 +143,31 @@ def plan_video(
         fit: where the sampling fits neither context nor memory, plan with the one that does and
             changes least (`fit_sampling`).
         weights: "int8" or "int4" where the decoder layers are quantised.
+        revision: branch, tag or commit of a hub id.
+        fresh_gates: allow "nsa" on weights without gates.
 
     Raises:
         VideoError: a video that cannot be read.
-        ModelError: an unknown model.
+        ModelError: a model that is unknown or could not be loaded.
         UsageError: an argument outside its domain.
         BudgetError: `max_tokens` below one temporal patch, or nothing fits.
 
     """
-    shape = load_shape(model)
+    shape = load_shape(model, revision=revision, attention=attention, fresh_gates=fresh_gates)
     if dtype is not None:
         if dtype not in BYTES_PER_VALUE:
             raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
         shape = replace(shape, dtype=dtype)
     if weights not in WEIGHTS:
         raise UsageError(f"weights={weights!r}: want one of {', '.join(WEIGHTS)}")
-    used = attention or shape.attention
     info = probe(video)
     question = Question(
-        shape=replace(shape, attention=used, gates=used == "nsa", weights=weights),
+        shape=replace(shape, weights=weights),
         machine=find_machine(resolve_device(device), memory),
         text_tokens=text_tokens,
         max_new_tokens=max_new_tokens,
     )
-    wished = sampling or default_sampling(model, shape)
+    wished = sampling or default_sampling(model, shape, revision=revision)
     fitted = question.fit(info, wished) if fit else None
     frames = fitted.plan if fitted else plan_sampling(info, wished)
     plan = question.plan(str(model), info, frames, fit=fitted.describe() if fitted else None)

@@ -5,14 +5,18 @@ them needs no network either.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from videonsa.errors import ModelError
-from videonsa.inference.locate import locate_model, read_json
+from videonsa.inference.locate import locate_model
+from videonsa.models.checkpoint import choose_config, read_checkpoint, without_gates
+from videonsa.models.config import spec_from_dict
+from videonsa.models.hub import is_cached, model_folder
 from videonsa.models.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
+from videonsa.models.stored import is_whole, stored_names
+from videonsa.models.validation import checked_fields
 from videonsa.ops.spec import NSASpec
 
 BYTES_PER_VALUE = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8})
@@ -204,56 +208,80 @@ def published_shape(model: str) -> ModelShape | None:
     return None
 
 
-def load_shape(model: str | Path) -> ModelShape:
-    """The shape of a model by folder, hub id or 'embedded', from its config.json alone.
+def load_shape(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    attention: Literal["nsa", "dense"] | None = None,
+    fresh_gates: bool = False,
+) -> ModelShape:
+    """The shape of a model by folder, hub id or 'embedded', as loading it would give.
+
+    Of a folder's weights the headers are read, where there are any; else the config is believed.
+
+    Args:
+        model: folder, hub id or 'embedded'.
+        revision: of a hub id.
+        attention: None is what the weights were trained with.
+        fresh_gates: allow "nsa" on weights without gates.
 
     Raises:
-        ModelError: an unknown or unreachable model, or one that is no Qwen2.5-VL.
+        ModelError: an unknown or unreachable model, or one that could not be loaded.
+        UsageError: a revision of a folder.
 
     """
-    if not Path(model).is_dir() and (shape := published_shape(str(model))):
-        return shape
     where = locate_model(model)
-    config = read_json(where, "config.json")
-    if config is None:
-        raise ModelError(
-            f"model {str(model)!r} has no config.json: name the folder that save_pretrained wrote"
-        )
-    return shape_of_config(config)
+    folder = planned_folder(where, revision=revision)
+    if folder is None:
+        shape = published_shape(where)
+        assert shape is not None, "planned_folder leaves only published ids without a folder"
+        if attention == "nsa" and not (shape.gates or fresh_gates):
+            raise without_gates(where)
+        used = attention or shape.attention
+        return replace(shape, attention=used, gates=used == "nsa")
+    names = stored_names(folder)
+    if is_whole(folder) or (names and Path(where).is_dir()):
+        read = read_checkpoint(folder, attention=attention, fresh_gates=fresh_gates)
+        config = read.config
+    else:
+        given = {"attention": attention}
+        config, _ = choose_config(folder, names, fresh_gates=fresh_gates, given=given)
+    return shape_of_config(config.to_dict())
+
+
+def planned_folder(where: str, *, revision: str | None = None) -> Path | None:
+    """The folder with a model's config and settings; None for a published id that is not cached.
+
+    Raises:
+        ModelError: an id that is neither cached, nor reachable, nor published.
+        UsageError: a revision of a folder.
+
+    """
+    known = published_shape(where) is not None and not Path(where).is_dir()
+    if known and revision is None and not is_cached(where, "config.json"):
+        return None
+    return model_folder(where, revision=revision, local_only=known and revision is None)
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape that a config.json states, in the flat (published) or the nested layout.
 
+    Weights under Qwen2.5-VL's config are taken for dense ones: whether they have gates is not in
+    their config.
+
     Raises:
-        ModelError: a model of another family, or a key that is missing.
+        ModelError: as `checked_fields`.
 
     """
-    family = config.get("model_type")
-    if family not in ("qwen2_5_vl", "videonsa"):
-        raise ModelError(f"model_type={family!r}: want 'qwen2_5_vl' or 'videonsa'")
-    text = config.get("text_config") or config
-    vision = config.get("vision_config") or {}
-    try:
-        shape = ModelShape(
-            **{name: text[key] for key, name in _TEXT_KEYS.items()},
-            tied_embeddings=config.get("tie_word_embeddings", False),
-            vision=VisionShape(
-                **{name: vision[key] for key, name in _VISION_KEYS.items() if key in vision}
-            ),
-        )
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"config.json lacks {error}: want a Qwen2.5-VL config") from error
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32")
-    shape = replace(shape, dtype=dtype.removeprefix("torch."))
-    if family == "qwen2_5_vl":
-        return shape
-    known = {item.name for item in fields(NSASpec)}
-    options = {key: value for key, value in (config.get("nsa") or {}).items() if key in known}
-    if "branches" in options:
-        options["branches"] = tuple(options["branches"])
-    try:
-        spec = NSASpec(**options)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"config.json states no usable NSA: {error}") from error
-    return replace(shape, gates=True, attention=config.get("attention", "nsa"), spec=spec)
+    fields = checked_fields(config, "config.json")
+    text, vision = fields["text_config"], fields["vision_config"]
+    attention = fields.get("attention", "dense")
+    return ModelShape(
+        **{name: text[key] for key, name in _TEXT_KEYS.items()},
+        tied_embeddings=fields["tie_word_embeddings"],
+        vision=VisionShape(**{name: vision[key] for key, name in _VISION_KEYS.items()}),
+        dtype=fields.get("dtype", "float32"),
+        gates=attention == "nsa",
+        attention=attention,
+        spec=spec_from_dict(fields.get("nsa") or {}),
+    )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from videonsa.errors import ModelError
 from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
 from videonsa.models.stored import INDEX, SINGLE, has_gates, stored_names
+from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
 
 QWEN = "qwen2_5_vl"
@@ -60,6 +61,23 @@ def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[
     except (TypeError, ValueError) as error:
         raise ModelError(f"the config of the released VideoNSA cannot be used: {error}") from error
     return {"attention": "nsa", "nsa": spec_to_dict(spec)}
+
+
+def check_heads(config: "VideoNSAConfig", where: str) -> None:
+    """Refuse the released preset for another number of heads than it exists for.
+
+    Raises:
+        ModelError: says what to do.
+    """
+    text, wanted = config.text_config, (NUM_QUERY_HEADS, NUM_KV_HEADS)
+    heads = (text.num_attention_heads, text.num_key_value_heads)
+    padded = config.attention == "nsa" and config.nsa_spec.head_map == "padded"
+    if padded and heads != wanted:
+        raise ModelError(
+            f"{where}: the released preset exists for {wanted[0]} query and {wanted[1]} KV heads, "
+            f"and this model has {heads[0]} and {heads[1]}: use --attention dense, or state how "
+            "it was trained in config.json (model_type 'videonsa' and its nsa; in Python nsa_spec=)"
+        )
 
 
 class VideoNSAConfig(Qwen2_5_VLConfig):

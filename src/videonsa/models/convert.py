@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from videonsa.disk import folder_to_disk, to_disk
 from videonsa.errors import ModelError, UsageError
+from videonsa.models.checkpoint import HEAD, Checkpoint, is_ignored, read_checkpoint
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.gates import init_gates
 from videonsa.models.hub import FILES
-from videonsa.models.loading import HEAD, Checkpoint, is_ignored, read_checkpoint
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.stored import (
     FLOATS,

@@ -25,7 +25,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def model_folder(
-    model: str | Path, *, revision: str | None = None, patterns: tuple[str, ...] = FILES
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    patterns: tuple[str, ...] = FILES,
+    local_only: bool = False,
 ) -> Path:
     """The folder of a model; of a hub id, what the hub's cache has after a look at the hub.
 
@@ -33,6 +37,7 @@ def model_folder(
         model: a folder, or an id of the Hugging Face hub.
         revision: branch, tag or commit of an id; None is its main branch.
         patterns: of the files that are wanted; an id's are fetched where the cache lacks them.
+        local_only: take what the cache has.
 
     Raises:
         ModelError: neither folder nor id, or an id that is neither cached nor reachable.
@@ -56,9 +61,23 @@ def model_folder(
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=local_only,
+            )
+        )
     except Exception as error:  # the hub client lets through whatever its transport raises
         raise _unreachable(name, revision) from error
+
+
+def is_cached(model: str, file: str) -> bool:
+    """Whether the hub's cache has a file of an id's main branch."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, file), str)
 
 
 def _unreachable(name: str, revision: str | None) -> ModelError:

@@ -1,53 +1,30 @@
 """`load_model`: a checkpoint to a model, with every weight accounted for by name."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from videonsa.errors import BudgetError, ModelError, UsageError
-from videonsa.models._hf import StrictDataclassError, quiet_loading
+from videonsa.models._hf import quiet_loading
 from videonsa.models.adapters import check_peft, is_adapter, merge_adapter, read_adapter
-from videonsa.models.config import QWEN, VideoNSAConfig, fields_for_weights, spec_to_dict
+from videonsa.models.checkpoint import CONFIG_ERRORS, read_checkpoint
 from videonsa.models.generation_config import read_generation
 from videonsa.models.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.quantised import NOTES, Weights, check_weights, quantise
-from videonsa.models.stored import (
-    FLOATS,
-    StoredTensor,
-    has_gates,
-    is_gate,
-    listed,
-    read_json,
-    read_stored,
-)
 from videonsa.ops.spec import NSASpec
 from videonsa.parsing import one_line
 
-Stored = Mapping[str, StoredTensor]
 DeviceMap = Literal["auto"] | dict[str, int | str]
 
-HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
-
-_ROWS_COMPARED = 8192
 _SHOW_PROGRESS_FROM = 2**28
 """Bytes of weights that take longer than a second to read."""
-_CONFIG_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
-"""What nonsense in a config.json raises, there or while the model is put together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,16 +46,6 @@ class LoadedModel:
         return self.folder
 
 
-class Checkpoint(NamedTuple):
-    """What a checkpoint holds, checked by name, shape and dtype, but not loaded."""
-
-    folder: Path
-    config: VideoNSAConfig
-    tensors: Stored
-    """By the names of the model's parameters, in the order of their files."""
-    notes: tuple[str, ...]
-
-
 def load_model(
     model: str | Path,
     *,
@@ -90,6 +57,7 @@ def load_model(
     device: torch.device | str | None = None,
     device_map: DeviceMap | None = None,
     weights: Weights = "full",
+    revision: str | None = None,
 ) -> LoadedModel:
     """Load a VideoNSA or Qwen2.5-VL checkpoint (safetensors, either layout of names).
 
@@ -112,9 +80,11 @@ def load_model(
             says where each part goes (by accelerate; hidden states and masks follow the layers).
         weights: "int8" or "int4" quantises the projections and MLPs of the decoder layers (by
             torchao), layer by layer on the device.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
-        UsageError: "int4" elsewhere than on a GPU, or a device map with what excludes it.
+        UsageError: "int4" elsewhere than on a GPU, a device map with what excludes it, or a
+            revision of a folder.
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
             model, weights that are missing, unexpected or of another shape, gates that are missing,
             an adapter beside whole weights, or the package for adapters, quantised weights or
@@ -127,7 +97,10 @@ def load_model(
     if device_map is not None:
         check_device_map(device_map, device, weights)
         placing = {"device_map": device_map}
-    adapter = read_adapter(model_folder(model, patterns=(*FILES, *WEIGHTS)), base=base)
+    found = model_folder(model, revision=revision)
+    if is_adapter(found):
+        found = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
+    adapter = read_adapter(found, base=base)
     asked: dict[str, Any] = {
         "attention": attention,
         "fresh_gates": fresh_gates,
@@ -137,8 +110,8 @@ def load_model(
         if device_map is not None:
             raise UsageError("device_map with a LoRA adapter: load it on one device")
         check_peft()
-        model, asked = adapter.base, adapter.asked_of_base(**asked)
-    folder, config, tensors, notes = read_checkpoint(model, **asked)
+        model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
+    folder, config, tensors, notes = read_checkpoint(model, revision=revision, **asked)
     fresh_gates = asked["fresh_gates"]
     generation, not_applied = read_generation(folder)
     placing["generation_config"] = generation
@@ -170,7 +143,7 @@ def _read_weights(folder: Path, **options: Any) -> VideoNSAForConditionalGenerat
         )
     except torch.OutOfMemoryError:  # a RuntimeError too
         raise
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, *CONFIG_ERRORS) as error:
         raise ModelError(
             f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
         ) from error
@@ -213,166 +186,3 @@ def check_device_map(
             "a device map needs accelerate, which is not installed: "
             "pip install 'videonsa[multi-gpu]'"
         )
-
-
-def read_checkpoint(
-    model: str | Path,
-    *,
-    attention: Literal["nsa", "dense"] | None = None,
-    fresh_gates: bool = False,
-    gate_init: Literal["half", "released"] | None = None,
-    nsa_spec: NSASpec | None = None,
-) -> Checkpoint:
-    """Look at a checkpoint and choose its config, without loading a weight.
-
-    Args:
-        model: a folder, or an id of the Hugging Face hub, which is then downloaded.
-        attention: as in `load_model`.
-        fresh_gates: as in `load_model`.
-        gate_init: how fresh gates start; None is what the config says.
-        nsa_spec: as in `load_model`.
-
-    Raises:
-        ModelError: as `load_model`.
-    """
-    folder = model_folder(model, patterns=(*FILES, *WEIGHTS))
-    if is_adapter(folder):
-        raise ModelError(
-            f"{folder} holds a LoRA adapter and no weights: want a whole checkpoint here; 'ask' "
-            "and 'eval' take adapters"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json: want the folder of a checkpoint")
-    tensors = read_stored(folder)
-    given = {
-        "attention": attention,
-        "gate_init": gate_init,
-        "nsa": None if nsa_spec is None else spec_to_dict(nsa_spec),
-    }
-    config, notes = _choose(folder, tensors, fresh_gates, given)
-    _check_weights(folder, config, tensors, fresh_gates=fresh_gates and not has_gates(tensors))
-    return Checkpoint(folder, config, tensors, notes)
-
-
-def _choose(
-    folder: Path, tensors: Stored, fresh_gates: bool, given: dict[str, Any]
-) -> tuple[VideoNSAConfig, tuple[str, ...]]:
-    """The config for these weights, and what to say about it."""
-    fields = read_json(folder / "config.json", "the folder of a checkpoint")
-    kind = fields.pop("model_type", None)
-    if kind not in (QWEN, VideoNSAConfig.model_type):
-        raise ModelError(
-            f"{folder} holds a model of type {kind!r}: want Qwen2.5-VL ({QWEN!r}) or 'videonsa'"
-        )
-    gated = has_gates(tensors)
-    if kind == QWEN:
-        fields |= fields_for_weights(fields, tensors)
-    fields |= {name: value for name, value in given.items() if value is not None}
-    try:
-        config: VideoNSAConfig = VideoNSAConfig.from_dict(fields)
-    except _CONFIG_ERRORS as error:
-        raise _bad_config(folder, error) from error
-    if config.attention == "nsa" and not gated and not fresh_gates:
-        raise ModelError(
-            f"the weights in {folder} have no gates (self_attn.g_proj_1, g_proj_2): use "
-            "attention='dense' (--attention dense), or fresh_gates=True (--fresh-gates) for "
-            "untrained ones"
-        )
-    chosen = kind == QWEN and given["nsa"] is None
-    return config, _notes(config, gated=gated, released=chosen)
-
-
-def _notes(config: VideoNSAConfig, *, gated: bool, released: bool) -> tuple[str, ...]:
-    spec = config.nsa_spec
-    if config.attention == "dense":
-        if gated:
-            return ("dense attention was asked for: the gates of these weights are left out",)
-        return ("these weights have no gates: attention is dense",)
-    if not gated:
-        return (f"the gates are fresh (gate_init {config.gate_init!r}) and untrained",)
-    if released:
-        return (
-            "gates in a Qwen2.5-VL checkpoint: taken for the released VideoNSA, preset 'released' "
-            f"(compressed_mask {spec.compressed_mask!r}, temporal_ids {spec.temporal_ids!r})",
-        )
-    return ()
-
-
-def _check_weights(
-    folder: Path, config: VideoNSAConfig, tensors: Stored, *, fresh_gates: bool
-) -> None:
-    """Compare the weights on disk with the parameters of the model, without reading them."""
-    expected = _parameter_shapes(folder, config)
-    optional = {HEAD} if config.tie_word_embeddings else set()
-    if fresh_gates:
-        optional |= set(filter(is_gate, expected))
-    missing = [
-        f"{name} {list(shape)}"
-        for name, shape in expected.items()
-        if name not in tensors and name not in optional
-    ]
-    unexpected = [
-        f"{name} {list(tensor.shape)}"
-        for name, tensor in tensors.items()
-        if name not in expected
-        and not is_ignored(name)
-        and not (config.attention == "dense" and is_gate(name))
-    ]
-    known = {name: tensor for name, tensor in tensors.items() if name in expected}
-    reshaped = [
-        f"{name} is {list(tensor.shape)}, wanted {list(expected[name])}"
-        for name, tensor in known.items()
-        if tensor.shape != expected[name]
-    ]
-    retyped = [f"{n} is {t.dtype}" for n, t in known.items() if t.dtype not in FLOATS]
-    problems = [
-        f"{title} {listed(names)}"
-        for title, names in (
-            ("missing:", missing),
-            ("unexpected:", unexpected),
-            ("of another shape:", reshaped),
-            (f"of another dtype than {', '.join(FLOATS)}:", retyped),
-        )
-        if names
-    ]
-    if problems:
-        raise ModelError(
-            f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}: "
-            "download both again, from one place"
-        )
-    if config.tie_word_embeddings and HEAD in tensors:
-        _check_tied(folder, tensors[HEAD], tensors[EMBEDDING])
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a tensor is a buffer that old checkpoints hold and the model computes."""
-    return name.endswith("rotary_emb.inv_freq")
-
-
-def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor) -> None:
-    """Refuse a head that is stored though it is tied, unless it equals the embedding."""
-    with safe_open(head.file, "pt") as first, safe_open(embedding.file, "pt") as second:
-        ours, theirs = first.get_slice(head.name), second.get_slice(embedding.name)
-        for start in range(0, head.shape[0], _ROWS_COMPARED):
-            rows = slice(start, start + _ROWS_COMPARED)
-            if not torch.equal(ours[rows].float(), theirs[rows].float()):
-                raise ModelError(
-                    f"{folder}: config.json ties {head.name} to {embedding.name}, but they are "
-                    "stored with different values: set tie_word_embeddings to false if the head "
-                    "has weights of its own, or download both again"
-                )
-
-
-def _parameter_shapes(folder: Path, config: VideoNSAConfig) -> dict[str, tuple[int, ...]]:
-    try:
-        with torch.device("meta"):
-            model = VideoNSAForConditionalGeneration(config)
-    except _CONFIG_ERRORS as error:
-        raise _bad_config(folder, error) from error
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _bad_config(folder: Path, error: BaseException) -> ModelError:
-    return ModelError(
-        f"{folder / 'config.json'} cannot be used ({one_line(error)}): download it again"
-    )

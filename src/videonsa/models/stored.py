@@ -92,6 +92,13 @@ def stored_names(folder: Path) -> frozenset[str]:
     return frozenset(_weight_map(folder / INDEX) if (folder / INDEX).is_file() else ())
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has all files of weights; False where it has none."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return (folder / SINGLE).is_file()
+    return all((folder / file).is_file() for file in _weight_map(folder / INDEX).values())
+
+
 def read_stored(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a checkpoint by the names of the model's parameters, in their files' order.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.errors import ModelError
 from videonsa.models.hub import model_folder
+from videonsa.models.validation import PAD_IDS
 from videonsa.parsing import one_line, read_json_object, read_regular
 
 if TYPE_CHECKING:
@@ -176,9 +177,10 @@ def _check_ids(
             f"the tokenizer of {folder} has ids up to {last}, but config.json states vocab_size "
             f"{size}: {_REMEDY}"
         )
+    stated = PAD_IDS | dict(config) if config else {}
     for token, field in SPECIAL_TOKENS.items():
-        if field is not None and config.get(field, ids[token]) != ids[token]:
+        if field in stated and stated[field] != ids[token]:
             raise ModelError(
-                f"the tokenizer of {folder} has {token} as {ids[token]}, but config.json states "
-                f"{field} {config[field]!r}: {_REMEDY}"
+                f"the tokenizer of {folder} has {token} as {ids[token]}, but config.json wants "
+                f"{field} {str(stated[field])[:40]}: {_REMEDY}"
             )

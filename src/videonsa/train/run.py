@@ -28,7 +28,8 @@ from videonsa.inference.defaults import default_sampling
 from videonsa.inference.locate import locate_model
 from videonsa.inference.shapes import load_shape, shape_of_config
 from videonsa.models._hf import quiet_loading
-from videonsa.models.loading import load_model, read_checkpoint
+from videonsa.models.checkpoint import read_checkpoint
+from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.tokenizer import load_tokenizer
 from videonsa.parallel.exchange import SequenceExchange
