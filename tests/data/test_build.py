@@ -1,11 +1,14 @@
 """A tree of 40 real files, some broken: exact counts, and the same result after a kill."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ from videonsa.data import probe as probe_module
 from videonsa.data.build import BuildOptions
 from videonsa.data.check import check_manifest
 from videonsa.data.filter import FilterOptions
+from videonsa.data.journal import Journal
 from videonsa.data.manifest import read_manifest
+from videonsa.data.probe import target_of
 from videonsa.data.report import Tally, draw_histograms
 from videonsa.disk import LOCK
-from videonsa.errors import UsageError
+from videonsa.errors import UsageError, VideoError
 
 FILES = ("manifest.parquet", "dropped.parquet", "report.json", "report.md", "histograms.png")
 
@@ -117,6 +122,29 @@ def test_histogram_of_nothing_kept_is_drawn(tree: Path, built: Path, tmp_path: P
     assert draw_histograms(report).startswith(b"\x89PNG")
 
 
+def test_what_reading_chose_is_in_the_report(tree: Path, tmp_path: Path) -> None:
+    def probed(path: Path) -> Any:
+        info = probe_module.open_source(path).info
+        return replace(info, notes=(f"{len(str(path))}.5 frames are left out", "one of 2 streams"))
+
+    with Journal(tmp_path / "probe.jsonl") as journal:
+        for path in sorted(tree.rglob("*.mp4")):
+            target = target_of(str(path))
+            with suppress(VideoError):
+                journal.add(target.state, probed(path))
+    left_out, streams = build_tree(tree, tmp_path).notes[-2:]
+    assert re.fullmatch(r"\d+ files, such as /.*mp4: \d+\.5 frames are left out", left_out)
+    assert streams.endswith(": one of 2 streams")
+
+
+def test_a_journal_of_an_older_version_is_said(tree: Path, built: Path, tmp_path: Path) -> None:
+    text = (built / "probe.jsonl").read_text()
+    (tmp_path / "probe.jsonl").write_text(text.replace('"version":2', '"version":1'))
+    told = f"{tmp_path / 'probe.jsonl'} is of another version: all files are probed again"
+    assert told in build_tree(tree, tmp_path).notes
+    assert told not in build_tree(tree, tmp_path).notes
+
+
 def problems_of(out: Path, *, all_rows: bool = True, tokenizer_hash: str = HASH) -> list[str]:
     found = check_manifest(
         read_manifest(out),
@@ -186,6 +214,6 @@ def test_probing_is_within_bounds(options: dict[str, Any]) -> None:
 
 def test_histogram_of_one_far_number_of_frames_has_few_bars(built: Path) -> None:
     report = json.loads((built / "report.json").read_text())
-    far = FilterOptions(min_frames=10**9, max_frames=10**9)
+    far = FilterOptions(min_frames=2**21 - 1, max_frames=2**21 - 1)
     empty = Tally().report(data_hash="", options=far, files=report["files"], notes=())
     assert draw_histograms(empty).startswith(b"\x89PNG")

@@ -114,3 +114,16 @@ def test_row_that_is_not_json_is_told_without_reading_on(
     with pytest.raises(UsageError, match="Expecting ':'"):
         list(read_rows(path))
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("text", ["[{}, %s]", "{}\n%s\n"], ids=["array", "lines"])
+def test_a_number_of_too_many_digits_is_a_bad_row_or_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text % ("9" * 10_000))
+    if text.startswith("["):
+        with pytest.raises(UsageError, match=r"behind row 1 \(Exceeds the limit"):
+            list(read_rows(path))
+    else:
+        first, second = read_rows(path)
+        assert first == {}
+        assert "digits" in second.problem

@@ -1,6 +1,7 @@
 """Folders and files to a stream of records with stable ids."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,46 @@ def test_folder_gives_the_annotations_in_it_and_in_its_folders(tmp_path: Path) -
         str(tmp_path / "part/other.json"),
     ]
     assert "its keys are question: want 'conversations'" in " ".join(notes)
+
+
+def test_a_file_that_is_met_again_is_read_once_and_that_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "data/a.json", row())
+    (tmp_path / "data/itself").symlink_to(tmp_path / "data")
+    (tmp_path / "data/loop").symlink_to("loop")
+    (tmp_path / "data/loop.json").symlink_to("loop.json")
+    (tmp_path / "data/b.json").symlink_to("a.json")
+    again = tmp_path / "data/../data/a.json"
+    files, notes = find_annotations([tmp_path / "data", path, again])
+    assert [file.path for file in files] == [path]
+    named = [tmp_path / "data/b.json", tmp_path / "data/itself/a.json"]
+    named += [tmp_path / "data/itself/b.json", again]
+    assert [note for note in notes if "loop" not in note] == [
+        f"{other}: passed over: it is {path}, which is read" for other in named
+    ]
+    assert sum("loop.json: passed over" in note for note in notes) == 2
+
+
+def test_a_pipe_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", row())
+    os.mkfifo(tmp_path / "b.json")
+    assert "b.json: cannot be read: it is not a regular file" in find_annotations([tmp_path])[1][0]
+    with pytest.raises(UsageError, match="not a regular file"):
+        find_annotations([tmp_path / "b.json"])
+
+
+def test_a_path_that_is_not_unicode_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", row())
+    path.with_name("b\udcff.json").write_bytes(path.read_bytes())
+    assert find_annotations([tmp_path])[1][0].endswith("its path is not valid Unicode: rename it")
+
+
+@pytest.mark.parametrize("depth", range(150, 1100, 50))
+def test_rows_of_any_depth_are_kept_or_dropped(tmp_path: Path, depth: int) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps(row()) + "\n" + '{"a": ' + "[" * depth + "]" * depth + "}\n"
+    )
+    _, entry = entries_of(tmp_path / "a.jsonl")
+    assert entry.found.reason == Reason.BAD_ROW
 
 
 def test_ids_are_stable_and_tell_rows_apart(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ build that was killed gives, when it is run again, what an undisturbed one gives
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -38,6 +39,9 @@ from videonsa.video.source import VideoPath
 
 DROPPED = "dropped.parquet"
 _DROPPED_ROWS_A_GROUP = 16_384
+_MOST_KINDS = 10
+"""Kinds of notes about files that the report shows."""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _MOST_WORKERS, _LONGEST_TIMEOUT = 1024, 86_400
 Files = dict[VideoPath, Target | DropError]
 _NO_FILE = FileState("", 0, 0)
@@ -151,7 +155,12 @@ def build(
                 data_hash=manifest.data_hash,
                 options=options.filter,
                 files=_count_files(files, journal),
-                notes=(*notes, *_archive_notes(sources, files)),
+                notes=(
+                    *notes,
+                    *journal.notes,
+                    *_archive_notes(sources, files),
+                    *_reading_notes(files, journal),
+                ),
             )
             # The manifest comes last: where it is, all the others are.
             write_report(report, folder)
@@ -304,6 +313,21 @@ def _archive_notes(sources: Sequence[Source], files: Files) -> Iterator[str]:
                 f"{folder}: {count} files are missing, and {archives[0]}{others} may hold them: "
                 "unpack there, then build again"
             )
+
+
+def _reading_notes(files: Files, journal: Journal) -> Iterator[str]:
+    """What reading chose, left out, repeated or scaled: each kind with its files and an example."""
+    kinds: dict[str, list[str]] = {}
+    for target in files.values():
+        info = journal[target.state] if isinstance(target, Target) else None
+        if not isinstance(info, VideoInfo):
+            continue
+        for note in info.notes:
+            kinds.setdefault(_NUMBER.sub("N", note), []).append(f"{info.path}: {note}")
+    for notes in sorted(kinds.values(), key=len, reverse=True)[:_MOST_KINDS]:
+        yield f"{len(notes)} files, such as {notes[0]}"
+    if len(kinds) > _MOST_KINDS:
+        yield f"{len(kinds) - _MOST_KINDS} more kinds of notes about files"
 
 
 def _bar(

@@ -1,12 +1,18 @@
-"""Parquet files that are whole or absent, with the same bytes for the same rows."""
+"""Our own tables and lines: parquet that is whole or absent, and JSON that grows line by line."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from videonsa.disk import partial_file
-from videonsa.errors import missing_package
+from videonsa.errors import UsageError, missing_package
+from videonsa.parsing import check_regular, one_line, parse_json
+
+MOST_LINE_BYTES = 2**26
+"""Of a line of JSON."""
+Value = TypeVar("Value")
 
 
 def pyarrow() -> tuple[Any, Any]:
@@ -73,3 +79,71 @@ def parquet_writer(
         yield rows
         rows.flush()
         file.add_key_value_metadata(metadata())
+
+
+@contextmanager
+def reading(path: Path, what: str, *, remedy: str) -> Iterator[None]:
+    """Make one error of all that reading a damaged file raises.
+
+    Args:
+        path: of the file.
+        what: it should be.
+        remedy: what the reader should do; the end of the message.
+
+    Raises:
+        UsageError: as said.
+
+    """
+    arrow, _ = pyarrow()
+    damaged = (OSError, ValueError, LookupError, TypeError, AttributeError, arrow.ArrowException)
+    try:
+        yield
+    except damaged as error:
+        reason = one_line(error)
+        raise UsageError(f"{path}: not {what} that can be read ({reason}): {remedy}") from error
+
+
+def json_lines(
+    path: Path, *, read: Callable[[int, Any], Value], remedy: str
+) -> Iterator[tuple[Value, int]]:
+    """What each line holds, and where it ends. A last line that was cut off is left out.
+
+    Args:
+        path: of the file.
+        read: makes something of the number of a line, from 1 on, and its value; raises ValueError,
+            TypeError or KeyError of a wrong one.
+        remedy: what the reader should do; the end of the message.
+
+    Raises:
+        UsageError: it is no regular file, cannot be read, or a line is not what is wanted.
+
+    """
+    number, end = 1, 0
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            while (text := file.readline(MOST_LINE_BYTES)).endswith(b"\n"):
+                end += len(text)
+                yield read(number, parse_json(text, allow_nan=False)), end
+                number += 1
+            if len(text) == MOST_LINE_BYTES:
+                raise ValueError(f"over {MOST_LINE_BYTES} bytes")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({one_line(error)}): {remedy}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}, line {number}: {one_line(error)}: {remedy}") from error
+
+
+def open_for_lines(path: Path, *, after: int, remedy: str) -> BinaryIO:
+    """Open a file for more lines; what stands behind `after` bytes is removed.
+
+    Raises:
+        UsageError: something else than a file is there.
+        OSError: it cannot be written.
+
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(f"{path} is not a regular file: {remedy}")
+    file = path.open("ab")
+    file.truncate(after)
+    return file

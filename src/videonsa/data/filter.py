@@ -22,7 +22,8 @@ PAPER_MAX_TOKENS = 36_864
 
 MOST_PIXELS = 2**31
 """More than that a frame cannot be asked to have."""
-_UNCAPPED = 2**31
+_UNCAPPED = 2**21
+"""Frames of a video that are counted: six days of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

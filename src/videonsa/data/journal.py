@@ -1,18 +1,20 @@
 """What probing found, remembered in a file that only grows: a build that was killed goes on."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
+from videonsa.data.files import json_lines, open_for_lines
 from videonsa.data.reasons import DropError, Reason
-from videonsa.errors import UsageError
+from videonsa.parsing import typed
 from videonsa.video.sampling import VideoInfo
 
 JOURNAL = "probe.jsonl"
-_HEADER = {"videonsa": "probe journal", "version": 1}
+_HEADER = {"videonsa": "probe journal", "version": 2}
+"""Its version is that of what probing makes of a file, too: what it means, and which it takes."""
+_REMEDY = "delete the file to probe all videos again"
 
 
 class FileState(NamedTuple):
@@ -39,6 +41,8 @@ class ProbeFailure:
 
 
 Probed = VideoInfo | ProbeFailure
+_STATE = tuple[str, int, int]
+_KINDS = {"info": VideoInfo, "failure": ProbeFailure}
 
 
 class Journal:
@@ -55,9 +59,14 @@ class Journal:
         self._known: dict[FileState, Probed] = {}
         self._whole = 0
         """Bytes up to the end of the last whole line."""
+        self.notes: tuple[str, ...] = ()
+        """What was not taken over from the file."""
         if path.exists():
-            for state, probed in self._read():
-                self._known[state] = probed
+            try:
+                self._read()
+            except _OtherVersion:
+                self._known, self._whole = {}, 0
+                self.notes = (f"{path} is of another version: all files are probed again",)
 
     def __contains__(self, state: FileState) -> bool:
         return state in self._known
@@ -66,8 +75,7 @@ class Journal:
         return self._known[state]
 
     def __enter__(self) -> Self:
-        self._file: BinaryIO = self._path.open("ab")
-        self._file.truncate(self._whole)
+        self._file: BinaryIO = open_for_lines(self._path, after=self._whole, remedy=_REMEDY)
         if self._whole == 0:
             self._append(_HEADER)
         return self
@@ -90,28 +98,22 @@ class Journal:
         self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         self._file.flush()
 
-    def _read(self) -> Iterator[tuple[FileState, Probed]]:
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    content = json.loads(line)
-                    if number > 0:
-                        yield _entry(content)
-                    elif content != _HEADER:
-                        raise ValueError("another header")
-                except (ValueError, TypeError, KeyError) as error:
-                    raise UsageError(
-                        f"{self._path}: line {number + 1} is not of a journal of this version "
-                        f"({error}): delete the file to probe all videos again"
-                    ) from error
-                self._whole += len(line)
+    def _read(self) -> None:
+        for entry, end in json_lines(self._path, read=_entry, remedy=_REMEDY):
+            self._known |= entry
+            self._whole = end
 
 
-def _entry(content: dict[str, Any]) -> tuple[FileState, Probed]:
-    state = FileState(*content["file"])
-    if "info" in content:
-        return state, VideoInfo(**content["info"])
-    failure = content["failure"]
-    return state, ProbeFailure(Reason(failure["reason"]), failure["detail"])
+class _OtherVersion(Exception):
+    """A journal of ours whose lines mean something else."""
+
+
+def _entry(number: int, content: dict[str, Any]) -> dict[FileState, Probed]:
+    if number > 1:
+        state, (kind, found) = typed(_STATE, content["file"]), content.popitem()
+        return {FileState(*state): typed(_KINDS[kind], found)}
+    if content == _HEADER:
+        return {}
+    if isinstance(content, dict) and content | {"version": _HEADER["version"]} == _HEADER:
+        raise _OtherVersion
+    raise ValueError("another header")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from videonsa.errors import UsageError
+from videonsa.parsing import check_regular, one_line, parse_json
 
 CHUNK_BYTES = 1 << 20
 _SPACE = " \t\r\n"
@@ -34,13 +35,15 @@ def read_rows(path: Path) -> Iterator[Any | BadRow]:
 
     """
     try:
+        if path.exists():
+            check_regular(path)
         with path.open("rb") as file:
             if _first_byte(file) == b"[":
                 yield from _array_rows(file, path)
             else:
                 yield from _line_rows(file)
     except OSError as error:
-        reason = (error.strerror or "not possible").lower()
+        reason = one_line(error).lower()
         raise UsageError(f"{path}: cannot be read: {reason}: name a file you may read") from error
 
 
@@ -58,9 +61,10 @@ def _line_rows(file: BinaryIO) -> Iterator[Any | BadRow]:
         if line.isspace():
             continue
         try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield BadRow(f"a line is not JSON ({error})")
+            row = parse_json(line)
+        except ValueError as error:
+            row = BadRow(f"a line is not JSON ({error})")
+        yield row
 
 
 class _Text:
@@ -133,6 +137,8 @@ def _value(text: _Text, num_rows: int) -> Any:
             if text.ended or not _may_be_cut(error):
                 ends = text.ended and text.at == len(text.text)
                 raise _broken(text, num_rows, "it ends" if ends else str(error)) from None
+        except ValueError as error:  # a number of too many digits
+            raise _broken(text, num_rows, one_line(error)) from None
         text.more()
 
 

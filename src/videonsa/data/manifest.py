@@ -6,6 +6,7 @@ Equal rows and options give equal bytes.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +15,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from videonsa.data.files import parquet_writer, pyarrow
+from videonsa.data.files import parquet_writer, pyarrow, reading
 from videonsa.data.records import Record
 from videonsa.errors import UsageError
+from videonsa.parsing import check_regular, parse_json, typed
 from videonsa.video.sampling import SamplingSpec
 
 MANIFEST = "manifest.parquet"
@@ -103,9 +105,19 @@ class BuildFacts:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        content = json.loads(text)
-        return cls(**content | {"sampling": SamplingSpec(**content["sampling"])})
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it did not write this, or another version did.
+            TypeError: likewise.
+
+        """
+        content = parse_json(text)
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if type(version) is int and version != SCHEMA_VERSION:
+            raise ValueError(f"written with schema {version}, this version reads {SCHEMA_VERSION}")
+        facts: Self = typed(cls, content)
+        return facts
 
 
 NUMBERS = (
@@ -113,6 +125,7 @@ NUMBERS = (
     *("video_tokens", "image_tokens", "text_tokens", "tokens"),
 )
 """Columns that `Manifest.column` gives."""
+_REMEDY = "want what 'videonsa data build' writes; build it again"
 _FACTS, _DATA_HASH = "videonsa.facts", "videonsa.data_hash"
 
 
@@ -169,22 +182,17 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _, parquet = pyarrow()
-        try:
+        arrow, parquet = pyarrow()
+        with self._reading():
+            check_regular(path)
             self._file = parquet.ParquetFile(path)
-            metadata = self._file.metadata.metadata
+            metadata = self._file.metadata.metadata or {}
+            if _FACTS.encode() not in metadata:
+                raise ValueError("it says nothing about a build")
             self.facts = BuildFacts.from_json(metadata[_FACTS.encode()].decode())
             self.data_hash: str = metadata[_DATA_HASH.encode()].decode()
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"{path}: not a manifest that can be read ({error}): want what "
-                "'videonsa data build' writes; build it again"
-            ) from error
-        if self.facts.schema_version != SCHEMA_VERSION:
-            raise UsageError(
-                f"{path}: written with schema {self.facts.schema_version}, this version reads "
-                f"{SCHEMA_VERSION}: build it again"
-            )
+            if not self._file.schema_arrow.equals(_schema(arrow)):
+                raise ValueError("it has other columns")
         sizes = [
             self._file.metadata.row_group(index).num_rows
             for index in range(self._file.num_row_groups)
@@ -193,6 +201,9 @@ class Manifest:
         # The group of rows that was read last; packs ask for rows all over the file, so a row is
         # decoded when it is asked for.
         self._group: tuple[int, Any] = (-1, None)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "a manifest", remedy=_REMEDY)
 
     def __reduce__(self) -> tuple[type["Manifest"], tuple[Path]]:
         return Manifest, (self.path,)
@@ -205,31 +216,42 @@ class Manifest:
 
         Raises:
             IndexError: there is no such row.
+            UsageError: the file is damaged.
 
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         index %= len(self)
         number = int(np.searchsorted(self._ends, index, side="right"))
-        if self._group[0] != number:
-            self._group = number, self._file.read_row_group(number)
-        rows = self._group[1]
-        (columns,) = rows.slice(rows.num_rows - int(self._ends[number]) + index, 1).to_pylist()
-        return _row_of(columns)
+        with self._reading():
+            if self._group[0] != number:
+                self._group = number, self._file.read_row_group(number)
+            rows = self._group[1]
+            (columns,) = rows.slice(rows.num_rows - int(self._ends[number]) + index, 1).to_pylist()
+            return _row_of(columns)
 
     def __iter__(self) -> Iterator[ManifestRow]:
-        return map(_row_of, self._columns())
+        for columns in self._columns():
+            with self._reading():
+                row = _row_of(columns)
+            yield row
 
     def _columns(self) -> Iterator[dict[str, Any]]:
         """What the file has of each row, in order."""
         for number in range(self._file.num_row_groups):
-            yield from self._file.read_row_group(number).to_pylist()
+            with self._reading():
+                rows = self._file.read_row_group(number).to_pylist()
+            yield from rows
 
     def column(self, name: str) -> NDArray[Any]:
         """One number of every row, such as `tokens` or `num_frames`, without reading the rest."""
         if name not in NUMBERS:
             raise UsageError(f"column {name!r}: want one of {', '.join(NUMBERS)}")
-        values: NDArray[Any] = self._file.read(columns=[name]).column(name).to_numpy()
+        with self._reading():
+            column = self._file.read(columns=[name]).column(name)
+            if column.null_count:
+                raise ValueError(f"rows without {name}")
+            values: NDArray[Any] = column.to_numpy()
         return values
 
     def hash_rows(self) -> str:

@@ -49,12 +49,16 @@ _TEXTS = {
 }
 
 
+_LONGEST = 1000
+"""Characters of a detail, which may repeat what stands in a row."""
+
+
 class DropError(Exception):
     """A record is not kept."""
 
     def __init__(self, reason: Reason, detail: str, *, num_frames: int | None = None) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]} ..."
+        super().__init__(f"{reason}: {self.detail}")
         self.num_frames = num_frames
         """Sampled frames of its videos, where that is why."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from videonsa.errors import UsageError
+from videonsa.parsing import parse_json, typed
 from videonsa.video.chat import Role
 from videonsa.video.framelist import FOLDER_FPS
 
@@ -158,11 +159,12 @@ class Record:
 
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
+            turns = tuple(_turns(content["turns"]))
             return cls(
-                id=content["id"], source=content["source"], turns=tuple(_turns(content["turns"]))
+                id=typed(str, content["id"]), source=typed(str, content["source"]), turns=turns
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
                 f"not a record ({error}): want the JSON that Record.to_json writes"
             ) from error
@@ -194,23 +196,14 @@ def _part_to_json(part: Part) -> dict[str, Any]:
 def _turns(turns: list[dict[str, Any]]) -> Iterator[Turn]:
     for turn in turns:
         parts = tuple(_part_from_json(content) for content in turn["parts"])
-        yield Turn(role=turn["role"], parts=parts, learned=turn.get("loss", True))
+        learned = typed(bool, turn.get("loss", True))
+        yield Turn(role=typed(Role, turn["role"]), parts=parts, learned=learned)
 
 
 def _part_from_json(content: dict[str, Any]) -> Part:
     if "text" in content:
-        return Text(content["text"])
-    if "image" in content:
-        return ImageRef(path=content["image"], **_of(content, _PIXELS))
-    frame_rate = content.get("frame_rate", FOLDER_FPS)
-    return VideoRef(
-        path=content.get("video"),
-        frames=tuple(content.get("frames", ())),
-        frame_rate=frame_rate,
-        script=content.get("script"),
-        **_of(content, ("fps", *_OWN)),
-    )
-
-
-def _of(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: content[name] for name in names if name in content}
+        return Text(typed(str, content["text"]))
+    kind = ImageRef if "image" in content else VideoRef
+    names = {"image": "path", "video": "path"}
+    part: Part = typed(kind, {names.get(name, name): value for name, value in content.items()})
+    return part

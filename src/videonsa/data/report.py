@@ -19,7 +19,7 @@ from videonsa.errors import missing_package
 REPORT_JSON, REPORT_MD, HISTOGRAMS = "report.json", "report.md", "histograms.png"
 _EXAMPLES = 5
 _BINS = 40
-_MOST_BARS = 2048
+_MOST_BARS = 256
 _MOST_FIELDS, _OTHER_FIELDS = 50, "others"
 """Fields that are counted by name, and the name of all the rest."""
 
@@ -180,13 +180,13 @@ def report_lines(report: Report) -> Iterator[str]:
     yield ""
     yield from _table(("option", "value"), list(report.options.items()))
     if report.notes:
-        yield from (f"- {note}" for note in report.notes)
+        yield from (f"- {_line(note)}" for note in report.notes)
         yield ""
     if report.examples:
         yield "The first dropped rows of each reason:"
         yield ""
         for reason, examples in report.examples.items():
-            yield from (f"- {reason}: `{row['id']}`: {row['detail']}" for row in examples)
+            yield from (f"- {reason}: `{row['id']}`: {_line(row['detail'])}" for row in examples)
         yield ""
     yield f"Hash of the rows: `{report.data_hash}`"
 
@@ -208,8 +208,12 @@ def _totals(report: Report) -> Iterator[tuple[str, str]]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
     if rows:
         for row in (head, ["---"] * len(head), *rows):
-            yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
+            yield "| " + " | ".join(_line(cell).replace("|", "\\|") for cell in row) + " |"
         yield ""
+
+
+def _line(value: Any) -> str:
+    return " ".join(str(value).split())
 
 
 def require_matplotlib() -> None:

@@ -85,6 +85,8 @@ class PathResolver:
             path = unquote(path.removeprefix("file://"))
         elif _ADDRESS.match(path):
             raise DropError(Reason.REMOTE, path[:100])
+        if not _is_unicode(path):
+            raise DropError(Reason.BAD_ROW, "a path that is not valid Unicode")
         places = [os.path.normpath(os.path.join(root, path)) for root in self._roots]
         return next((place for place in places if os.path.exists(place)), places[0])
 
@@ -104,16 +106,19 @@ def find_annotations(
     """
     paths: dict[Path, Path | None] = {}  # an annotation file: the folder it was found in
     notes: list[str] = []
+    real: dict[str, Path] = {}
     for source in sources:
-        if source.is_dir():
-            found, passed_over = _search(source)
-            notes += passed_over
-            paths |= {path: source for path in found if path not in paths}
-        else:
-            problem = why_no_annotations(source)
-            if problem is not None:
-                raise UsageError(f"{source}: no annotations that can be read: {problem}")
-            paths[source] = None
+        folder = source if source.is_dir() else None
+        found, passed_over = ([source], []) if folder is None else _search(folder)
+        if folder is None and (problem := why_no_annotations(source)) is not None:
+            raise UsageError(f"{source}: no annotations that can be read: {problem}")
+        notes += passed_over
+        for path in found:
+            first = real.setdefault(os.path.realpath(path), path)
+            if first is path:
+                paths[path] = folder
+            elif first != path:
+                notes.append(f"{path}: passed over: it is {first}, which is read")
     names = _telling_names(list(paths))
     files = [
         AnnotationFile(
@@ -129,6 +134,8 @@ def find_annotations(
 
 def why_no_annotations(path: Path) -> str | None:
     """Why the first row of a file is of no known format; None if it is of one."""
+    if not _is_unicode(str(path.absolute())):
+        return "its path is not valid Unicode: rename it"
     try:
         row = next(read_rows(path), BadRow("it has no rows"))
     except UsageError as error:
@@ -136,6 +143,14 @@ def why_no_annotations(path: Path) -> str | None:
     if isinstance(row, BadRow):
         return row.problem
     return None if detect_format(row) is not None else f"in its first row, {describe_row(row)}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _search(folder: Path) -> tuple[list[Path], list[str]]:
@@ -179,18 +194,20 @@ def _telling_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _entry(row: Any, place: str, source: str, resolver: PathResolver) -> Entry:
-    content = json.dumps(row, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-    name = f"{place}-{digest[:12]}"
+    name = place
     try:
-        content.encode()
+        content = json.dumps(row, sort_keys=True, ensure_ascii=False)
+        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        name = f"{place}-{digest[:12]}"
+        if not _is_unicode(content):
+            raise DropError(Reason.BAD_ROW, "text that is not valid Unicode")
         parsed = parse_row(row, resolve=resolver)
         source = parsed.source or source
         record = Record(id=name, source=source, turns=parsed.turns)
     except DropError as error:
         return Entry(name, source, error)
-    except UnicodeEncodeError:
-        return Entry(name, source, DropError(Reason.BAD_ROW, "text that is not valid Unicode"))
+    except RecursionError:
+        return Entry(name, source, DropError(Reason.BAD_ROW, "it is nested too deeply"))
     except UsageError as error:
         return Entry(name, source, DropError(Reason.BAD_TURNS, str(error)))
     return Entry(name, source, record, parsed.placed, parsed.unread)

@@ -3,14 +3,22 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
+from videonsa.data.files import json_lines, open_for_lines
 from videonsa.errors import UsageError
-from videonsa.evals.suite.config import SuiteRun
+from videonsa.evals.suite.config import CONDITIONS, SuiteRun
+from videonsa.parsing import one_line, read_json_object, typed
+from videonsa.video.suite import KINDS
 
 SAMPLES, RUN = "samples.jsonl", "run.json"
+_REMEDY = (
+    "name another folder, or delete the file, or the line, to have what it answers asked again"
+)
+_SPEC = {"block_size", "num_selected_blocks", "window_size", "branches", "compressed_mask"}
+"""What a line says of the attention, at least."""
 
 
 class Key(NamedTuple):
@@ -66,9 +74,6 @@ class Line:
         return Key(self.length, self.sample, self.condition, self.kind)
 
 
-_NAMES = {field.name for field in fields(Line)}
-
-
 def read_lines(folder: Path) -> list[Line]:
     """All lines in order of their keys. A last line that was cut off is left out.
 
@@ -76,61 +81,53 @@ def read_lines(folder: Path) -> list[Line]:
         UsageError: no such file, or one that holds something else.
     """
     path = folder / SAMPLES
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
             f"{path} is not there: run 'videonsa eval synthetic' with this --out first"
         )
-    lines: dict[Key, Line] = {}
-    for number, text in enumerate(_whole(path.read_bytes()).splitlines(), 1):
-        line = _parsed(text)
-        if line is None:
-            raise UsageError(
-                f"{path}, line {number} is no line of this suite: name another folder, or delete "
-                "that line to have its question asked again"
-            )
-        lines.setdefault(line.key, line)
+    lines = _read(path)[0]
     return [lines[key] for key in sorted(lines)]
 
 
-def _whole(content: bytes) -> bytes:
-    """Up to the last line break: what a run that was killed wrote completely."""
-    return content[: content.rfind(b"\n") + 1]
+def _read(path: Path) -> tuple[dict[Key, Line], int]:
+    """Lines by their keys, the first of each, and the bytes of whole lines."""
+    lines: dict[Key, Line] = {}
+    whole = 0
+    for line, end in json_lines(path, read=_line, remedy=_REMEDY):
+        lines.setdefault(line.key, line)
+        whole = end
+    return lines, whole
 
 
-def _parsed(text: bytes) -> Line | None:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return None
-    return Line(**values) if isinstance(values, dict) and set(values) == _NAMES else None
+def _line(_: int, content: Any) -> Line:
+    line: Line = typed(Line, content)
+    unknown = line.condition not in CONDITIONS or line.kind not in KINDS
+    lacking = set() if line.spec is None else _SPEC - line.spec.keys()
+    if unknown or lacking or line.answer not in line.options:
+        raise ValueError("it is no line of this suite")
+    return line
 
 
 @contextmanager
 def appending(folder: Path) -> Iterator["Journal"]:
     """Go on with `samples.jsonl`, a cut-off last line removed; make it where there is none."""
     path = folder / SAMPLES
-    known: list[Line] = []
-    if path.is_file():
-        content = path.read_bytes()
-        whole = len(_whole(content))
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        known = read_lines(folder)
-    with path.open("a", encoding="utf-8") as file:
+    known, whole = _read(path) if path.exists() else ({}, 0)
+    with open_for_lines(path, after=whole, remedy=_REMEDY) as file:
         yield Journal(file, known)
 
 
 class Journal:
     """The lines so far, and a place for more."""
 
-    def __init__(self, file: TextIO, lines: list[Line]) -> None:
+    def __init__(self, file: BinaryIO, lines: dict[Key, Line]) -> None:
         self._file = file
-        self.lines = {line.key: line for line in lines}
+        self.lines = lines
 
     def append(self, line: Line) -> None:
         """Write a line at once, so that it outlives this process."""
-        self._file.write(json.dumps(asdict(line), ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(asdict(line), ensure_ascii=False, allow_nan=False)
+        self._file.write(text.encode() + b"\n")
         self._file.flush()
         self.lines[line.key] = line
 
@@ -144,11 +141,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     path = folder / RUN
     if not path.exists():
         return None
+    found = read_json_object(path, remedy="name another folder with --out")
     try:
-        found = json.loads(path.read_text("utf-8"))
-        return {"config": dict(found["config"]), **found}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read: name another folder with --out") from error
+        _ = typed(dict[str, Any], found["config"]), typed(float, found.get("seconds", 0.0))
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"{path} is of no run ({one_line(error)}): name another folder with --out"
+        ) from error
+    return found
 
 
 def check_same_run(folder: Path, run: SuiteRun) -> None:
