@@ -17,6 +17,7 @@ from small_run import (
     start_processes,
 )
 
+from videonsa.disk import sole_writer
 from videonsa.inference.engine import load
 from videonsa.models.loading import load_model
 from videonsa.train.run import train
@@ -107,6 +108,17 @@ def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, t
     run_processes(recipe, out, "parallel.sequence=2")
     assert losses(out) == losses(sharing)
     assert load(str(out / "model")).ask(clip_path, "What?", max_new_tokens=2).usage.video_tokens > 0
+
+
+def test_processes_of_a_second_run_are_all_told_who_holds_the_folder(recipe, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with sole_writer(out, work="training"):
+        process = start_processes(recipe, out)
+        output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode != 0
+    assert output.count(f"{out} is being written by training (process {os.getpid()} on") == 2
+    assert not (out / "recipe.yaml").exists()
 
 
 def test_processes_whose_time_is_over_stop_together_and_go_on(sharing, recipe, tmp_path):

@@ -1,9 +1,12 @@
+from typing import get_args, get_type_hints
+
 import pytest
 import yaml
 
 from videonsa.errors import UsageError
 from videonsa.ops.spec import BRANCHES, NSASpec
 from videonsa.train.reading import read_recipe, recipe_names, recipe_to_yaml
+from videonsa.train.settings import SECTIONS
 
 
 def test_every_recipe_of_the_package_can_be_read():
@@ -91,6 +94,61 @@ def test_a_mistake_is_told_in_one_line(setting, message):
         read_recipe("videonsa-7b", settings=[setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OUT_OF_BOUNDS = [
+    *((f"optimizer.{name}", ("0", "-1", "2")) for name in ("learning_rate", "epsilon")),
+    ("optimizer.gate_learning_rate", ("0", "-1", "2")),
+    ("optimizer.weight_decay", ("-0.1", "1.5")),
+    ("optimizer.warmup", ("-0.1", "1")),
+    ("optimizer.max_grad_norm", ("0", "-1", "1e300")),
+    *((f"optimizer.{name}", ("0", "-1")) for name in ("batch_size", "steps", "epochs")),
+    ("model.lora_rank", ("-1", "100000")),
+    ("model.lora_alpha", ("0", "-1")),
+    ("model.lora_dropout", ("-0.1", "1")),
+    *((f"attention.{name}", ("0", "-1")) for name in ("block_size", "window_size")),
+    ("attention.num_selected_blocks", ("0", "-1")),
+    ("data.context", ("0", "-1")),
+    ("data.fps", ("0", "-1", "1e9")),
+    *((f"data.{name}", ("-1",)) for name in ("max_pixels", "min_frames", "max_frames")),
+    ("data.num_workers", ("-1", "5000")),
+    ("data.max_failed_share", ("-0.1", "1.5")),
+    ("data.most_time_scale", ("0.5", "1e9")),
+    ("parallel.sequence", ("0", "-1")),
+    ("run.seed", ("-1", "4294967296")),
+    *((f"run.{name}", ("0", "-1")) for name in ("log_every", "save_every", "keep")),
+    *((f"run.{name}", ("0", "-1")) for name in ("max_skipped", "evaluate_samples")),
+    *((f"run.{name}", ("0", "-1")) for name in ("seconds", "peak_tflops")),
+    ("run.evaluate_every", ("-1",)),
+    ("run.evaluate_frame_size", ("0", "5000")),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), OUT_OF_BOUNDS)
+def test_every_number_of_a_recipe_has_bounds(name, values):
+    many = ("1" + "0" * 22, "0x" + "f" * 8000)
+    for value in (*values, *many, ".nan", ".inf", "-.inf", "1" * 10_000):
+        with pytest.raises(UsageError) as caught:
+            read_recipe("tiny", settings=[f"{name}={value}"])
+        message = str(caught.value)
+        assert "not YAML" in message or (message.startswith(name) and "want" in message)
+        assert "\n" not in message and len(message) < 400
+
+
+def test_the_numbers_with_bounds_are_all_that_a_recipe_has():
+    numbers = {
+        f"{section}.{name}"
+        for section, kind in SECTIONS.items()
+        for name, hint in get_type_hints(kind).items()
+        if {int, float} & {hint, *get_args(hint)}
+    }
+    assert numbers == {name for name, _ in OUT_OF_BOUNDS} | {"optimizer.betas"}
+
+
+@pytest.mark.parametrize("betas", ["[2, 2]", "[-0.1, 0.9]", "[0.9, 1.0]", "[.nan, 0.9]"])
+def test_betas_have_bounds(betas):
+    with pytest.raises(UsageError, match=r"optimizer\.betas=\[.*want each from 0 to below 1"):
+        read_recipe("tiny", settings=[f"optimizer.betas={betas}"])
 
 
 def test_an_unknown_recipe_names_the_nearest(tmp_path):

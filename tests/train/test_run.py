@@ -110,7 +110,7 @@ def test_a_step_without_finite_gradients_changes_nothing_and_names_its_samples(
     named = {name for one in line["sequences"] for name in one["samples"]}
     assert named <= {f"clip{i}" for i in range(8)} and named
     assert all(one["loss"] == "nan" for one in line["sequences"])
-    assert len(losses(tmp_path)) == 6
+    assert [loss == "nan" for _, loss, _ in losses(tmp_path)] == [step == 4 for step in range(1, 7)]
 
 
 def test_steps_in_a_row_without_finite_gradients_end_the_run(tiny_folder, manifest, tmp_path):
@@ -121,6 +121,30 @@ def test_steps_in_a_row_without_finite_gradients_end_the_run(tiny_folder, manife
     with pytest.raises(TrainingError, match=r"2 steps in a row, up to step 3"):
         train(recipe, tmp_path, callbacks=[At(2, poison)])
     assert [line["step"] for line in lines(tmp_path / "nonfinite.jsonl")] == [2, 3]
+
+
+class Poison(TrainerCallback):
+    """Makes a weight infinite in a step of the optimizer."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_optimizer_step(self, args, state, control, model=None, **_):
+        if state.global_step + 1 == self.step:
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = float("inf")
+
+
+@pytest.mark.parametrize("settings", [(), ("model.lora_rank=2",)], ids=["all weights", "LoRA"])
+@pytest.mark.parametrize("step", [2, 6], ids=["steps to come", "the last step"])
+def test_weights_that_are_not_finite_end_the_run_and_are_never_saved(
+    tiny_folder, manifest, tmp_path, capsys, step, settings
+):
+    recipe = recipe_for(tiny_folder, manifest, "run.save_every=6", *settings)
+    with pytest.raises(TrainingError, match=f"weights are not finite after step {step}: lower"):
+        train(recipe, tmp_path, callbacks=[Poison(step)])
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert capsys.readouterr().err.endswith("\n")  # the line of the progress
 
 
 def test_a_disk_that_is_full_leaves_the_last_good_checkpoint(

@@ -123,9 +123,15 @@ def settings_of_sampling(sampling: SamplingSpec, stated: Mapping[str, Any]) -> d
         stated: what the settings file states beside it, which is kept.
     """
     values = sampling_values(sampling)
-    size = {"shortest_edge": values.pop("min_pixels"), "longest_edge": values.pop("max_pixels")}
+    pixels = (values.pop("min_pixels"), values.pop("max_pixels"))
     kept = {name: value for name, value in stated.items() if name not in _CONTRADICTING}
-    return {**kept, **values, "size": size}
+    return {**kept, **values, **image_settings(pixels)}
+
+
+def image_settings(pixels: tuple[float, float]) -> dict[str, Any]:
+    """What a folder states of the fewest and the most pixels of an image."""
+    least, most = pixels
+    return {"size": {"shortest_edge": least, "longest_edge": most}}
 
 
 def change_sampling(base: SamplingSpec, **changes: Unpack[SamplingChanges]) -> SamplingSpec:

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from videonsa.disk import write_whole
 from videonsa.errors import ModelError
-from videonsa.inference.defaults import SETTINGS_FILE, settings_of_sampling
+from videonsa.inference.defaults import (
+    IMAGE_SETTINGS_FILE,
+    SETTINGS_FILE,
+    image_settings,
+    settings_of_sampling,
+)
 from videonsa.parsing import one_line, read_json_object, read_regular
 from videonsa.video.sampling import SamplingSpec
 
@@ -39,8 +44,10 @@ def files_beside(folder: Path, *, sampling: SamplingSpec) -> Files:
         ) from error
     path = folder / SETTINGS_FILE
     stated = read_json_object(path, error=ModelError) if path.exists() else {}
-    settings = json.dumps(settings_of_sampling(sampling, stated), indent=2) + "\n"
-    return {**kept, SETTINGS_FILE: settings.encode()}
+    made = {SETTINGS_FILE: settings_of_sampling(sampling, stated)}
+    if sampling.image_pixels is not None and IMAGE_SETTINGS_FILE not in kept:
+        made[IMAGE_SETTINGS_FILE] = image_settings(sampling.image_pixels)
+    return kept | {name: (json.dumps(x, indent=2) + "\n").encode() for name, x in made.items()}
 
 
 def write_beside(files: Files, folder: Path) -> None:

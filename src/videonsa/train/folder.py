@@ -64,7 +64,8 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = Path(error.filename) if isinstance(error.filename, str) else None
+        named = error.filename2 or error.filename
+        where = Path(named) if isinstance(named, str) else None
         if error.errno not in _OF_DISKS and (where is None or not where.is_relative_to(out)):
             raise
         raise TrainingError(
@@ -89,6 +90,8 @@ def open_folder(
         UsageError: the folder of another run.
         TrainingError: a checkpoint that is not whole.
     """
+    if (out / MODEL).exists() and not (out / MODEL).is_dir():
+        raise UsageError(f"{out / MODEL} is a file, and the trained model goes there: remove it")
     checkpoint = last_checkpoint(out)
     if checkpoint is not None:
         _check_same(recipe, manifest, out)

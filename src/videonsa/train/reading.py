@@ -19,6 +19,9 @@ _EXTENDS = "extends"
 _MOST_BYTES = 2**18
 """Of a recipe; YAML is read slowly, and a thousandth of this is usual."""
 
+_SHOWN = 100
+"""Characters of a setting that is no YAML."""
+
 Sections = dict[str, dict[str, Any]]
 
 
@@ -44,7 +47,7 @@ def read_recipe(name_or_path: str, *, settings: Iterable[str] = ()) -> Recipe:
         if not equals:
             raise UsageError(f"--set {setting}: want section.key=value")
         section, _, field = key.partition(".")
-        sections.setdefault(section, {})[field] = _yaml(text, what=f"--set {setting}")
+        sections.setdefault(section, {})[field] = _yaml(text, what=f"--set {setting[:_SHOWN]}")
     return recipe_of(name, sections)
 
 
@@ -64,6 +67,8 @@ def read_stated_recipe(path: Path, *, remedy: str) -> Stated:
     """
     try:
         sections = _sections(path)
+        if missing := SECTIONS.keys() - sections.keys():
+            raise UsageError(f"it states no {min(missing)}")
         return Stated(recipe_of(path.stem, sections), sections)
     except UsageError as error:
         raise UsageError(f"{path} cannot be used ({error}): {remedy}") from error

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from videonsa.disk import folder_to_disk, mode_of_new_files, to_disk, write_whole
 from videonsa.errors import TrainingError
@@ -55,7 +57,7 @@ def check_whole(checkpoint: Path) -> None:
     """
     path = checkpoint / CONTENTS
     stated = read_json_object(path, error=TrainingError, remedy=_remedy(checkpoint))
-    for name, facts in stated.items():
+    for name, facts in {TRAINER_STATE_NAME: None, **stated}.items():
         file = checkpoint / name
         if not file.is_file():
             raise TrainingError(f"{checkpoint} lacks {name}: {_remedy(checkpoint)}")
@@ -63,6 +65,12 @@ def check_whole(checkpoint: Path) -> None:
             raise TrainingError(
                 f"{file} is damaged, it is not what was saved: {_remedy(checkpoint)}"
             )
+    with reading(checkpoint):
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step != _step_of(checkpoint):
+            raise ValueError(f"it is of step {state.global_step}")
+        if not all(isinstance(line, dict) for line in state.log_history):
+            raise ValueError("its log is no list of lines")
 
 
 def _facts(file: Path) -> dict[str, int]:
@@ -97,7 +105,11 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 def clear_partial(folder: Path) -> None:
     """Remove what a run that was killed while saving has left."""
-    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    partial = folder / PARTIAL
+    if partial.is_dir() and not partial.is_symlink():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -81,6 +81,8 @@ class PackTrainer(Trainer):
         )
         self.num_skipped = 0
         """Steps in a row without finite gradients."""
+        self._lost_loss = False
+        """Whether one since the last line of the log was not finite; the Trainer leaves it out."""
         self._entrances_are_open = False
         if recipe.parallel.fsdp and recipe.run.precision == "bf16":
             # Accelerate's own policy also sums gradients and rounds the loss in bfloat16.
@@ -163,7 +165,9 @@ class PackTrainer(Trainer):
 
         own = [{"loss": str(loss.item()), "samples": list(ids)} for loss, ids in self.extras.noted]
         found = gather_object(own)
-        suspects = [one for one in found if not math.isfinite(float(one["loss"]))] or found
+        lost = [one for one in found if not math.isfinite(float(one["loss"]))]
+        self._lost_loss |= bool(lost)
+        suspects = lost or found
         step, most = self.state.global_step + 1, self.extras.recipe.run.max_skipped
         line = {"step": step, "grad_norm": str(norm), "sequences": suspects}
         if self.is_world_process_zero():
@@ -203,6 +207,8 @@ class PackTrainer(Trainer):
             total = self.accelerator.gather(own.to(self.args.device)).sum(0).tolist()
             self.state.num_input_tokens_seen += round(total[0])
             logs |= {"tokens": self.state.num_input_tokens_seen, **self.rates.rates(total)}
+            if self._lost_loss:
+                logs["loss"], self._lost_loss = math.nan, False
             logs |= self.gates.read() | {"skipped_in_a_row": self.num_skipped}
         super().log(logs)
 
