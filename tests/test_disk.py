@@ -59,3 +59,11 @@ def test_a_folder_has_one_writer_who_is_named(tmp_path: Path) -> None:
     with sole_writer(tmp_path, work="mine"):
         assert f'"process": {os.getpid()}' in (tmp_path / HOLDER).read_text()
     assert not (tmp_path / HOLDER).exists()
+
+
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        write_whole(tmp_path / "pipe", b"content")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

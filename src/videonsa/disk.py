@@ -1,5 +1,6 @@
 """Files that are whole or absent, bringing them to the disk, and folders with one writer."""
 
+import errno
 import json
 import os
 import socket
@@ -42,6 +43,8 @@ def partial_file(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written to, or the disk is full.
 
     """
+    if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     prefix, suffix = _PARTIAL.format(path.name, "/").split("/")
     descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
     os.close(descriptor)
