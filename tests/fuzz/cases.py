@@ -52,17 +52,19 @@ SANE: dict[tuple[str, ...], tuple[str, ...]] = {
 """What is quick and goes well, of every command; new commands get nothing."""
 DEAR = {("bench", "prefill"), ("bench", "train"), ("data", "build"), ("eval", "synthetic")}
 """Commands that take long where they go well: met less often."""
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "HF_HOME")
 STREAMS = ("stdout closed", "stdout full", "stderr closed", "stdin closed")
 
 
 @dataclass
 class Case:
-    """A command line, what was done to the files beside it, and how the streams are."""
+    """A command line, what was done to the files beside it, streams and variables."""
 
     kind: str
     argv: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     streams: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def make_case(seed: int, number: int, samples: Path, folder: Path) -> Case:
@@ -110,6 +112,8 @@ def _command(rng: Random, case: Case, samples: Path, folder: Path) -> None:
         line += ["--set", _setting(rng)]
     if rng.random() < 0.04:
         case.streams = rng.choice(STREAMS)
+    if rng.random() < 0.04:
+        case.environment[rng.choice(VARIABLES)] = rng.choice(("x", "-1", "", "0.5", "1e9", "nan"))
     head = list(words)
     if rng.random() < 0.04:
         head.insert(rng.randrange(len(head) + 1), word(rng))

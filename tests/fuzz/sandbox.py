@@ -36,6 +36,7 @@ class Outcome:
     argv: list[str]
     done: list[str]
     streams: str
+    environment: dict[str, str]
     status: int
     """Negative: the signal that ended it."""
     seconds: float
@@ -108,6 +109,7 @@ def _be_the_case(seed: int, number: int, samples: Path, folder: Path) -> None:
         os.chdir(folder / "files")
         _bound()
         _arrange(case.streams)
+        os.environ |= case.environment
         status = 1
         status = _status(case.argv)
     except BaseException:
