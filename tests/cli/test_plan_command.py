@@ -48,3 +48,17 @@ def test_plan_for_a_gpu_elsewhere_tells_memory_and_time(clip_path, capsys):
 def test_a_memory_size_that_is_none_is_refused(clip_path, capsys):
     assert main(["plan", str(clip_path), "--memory", "lots"]) == 2
     assert "want a size such as 24GB" in capsys.readouterr().err
+
+
+def test_the_length_of_the_answer_is_counted_as_ask_counts_it(tiny_folder, clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", str(tiny_folder), "--max-new-tokens"]
+    assert main([*arguments, "100"]) == 0
+    assert "100 for the answer" in capsys.readouterr().out
+    assert main([*arguments, "2000"]) == 0
+    assert "does NOT fit" in capsys.readouterr().out
+
+
+def test_a_base_without_an_adapter_is_refused(tiny_folder, clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", str(tiny_folder), "--base", str(tiny_folder)]
+    assert main(arguments) == 2
+    assert "holds no adapter" in capsys.readouterr().err

@@ -1,8 +1,10 @@
 """Plans agree with what an answer then uses."""
 
 import json
+import shutil
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError
@@ -82,3 +84,39 @@ def test_what_cannot_fit_is_refused_with_one_line(clip_path):
 def test_an_unknown_model_is_refused(clip_path):
     with pytest.raises(ModelError, match="no folder and no Hugging Face id"):
         videonsa.plan_video(clip_path, "no-such-model")
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_folder, tmp_path_factory):
+    """An adapter that brings gates to a base without, beside which is how it samples."""
+    folder = tmp_path_factory.mktemp("adapter")
+    dense = shutil.copytree(tiny_folder, folder / "base")
+    videonsa.load(tiny_folder, attention="dense", device="cpu").model.save_pretrained(dense)
+    model = videonsa.load(dense, attention="nsa", fresh_gates=True, device="cpu").model
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["g_proj_1", "g_proj_2"])
+    get_peft_model(model, config).save_pretrained(folder / "adapter")
+    (folder / "adapter/video_preprocessor_config.json").write_text('{"fps": 1.0}')
+    return folder / "adapter"
+
+
+@pytest.mark.parametrize("attention", [None, "dense"])
+@pytest.mark.parametrize("settings", [True, False])
+def test_an_adapter_is_planned_as_it_is_asked(adapter, clip_path, tmp_path, attention, settings):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    base = shutil.copytree(adapter.parent / "base", tmp_path / "base")
+    if not settings:
+        (folder / "video_preprocessor_config.json").unlink()
+    options = {"base": base, "attention": attention}
+    plan = videonsa.plan_video(clip_path, folder, **options)
+    qa = videonsa.load(folder, device="cpu", **options)
+    usage = qa.ask(clip_path, "What moves?", max_new_tokens=1).usage
+    assert plan.attention == usage.attention == (attention or "nsa")
+    assert plan.sampling.times == usage.times
+    assert len(usage.times) == (4 if settings else 8)
+    assert plan.parameters == sum(value.numel() for value in qa.model.parameters())
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5, "8", None])
+def test_a_length_of_the_answer_that_is_none_is_refused(clip_path, number):
+    with pytest.raises(UsageError, match="max_new_tokens"):
+        videonsa.plan_video(clip_path, max_new_tokens=number)

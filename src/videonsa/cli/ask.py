@@ -8,6 +8,7 @@ from videonsa.cli.common import (
     Commands,
     add_command,
     add_fit_options,
+    add_length_option,
     add_model_options,
     add_sampling_options,
     add_weights_option,
@@ -59,13 +60,7 @@ def add_parser(commands: Commands) -> None:
     add_sampling_options(parser)
     add_fit_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system message (default: Qwen's)")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=values.integer,
-        default=64,
-        metavar="N",
-        help="longest answer (%(default)s)",
-    )
+    add_length_option(parser)
     parser.add_argument(
         "--temperature",
         type=float,

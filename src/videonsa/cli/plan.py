@@ -9,6 +9,7 @@ from videonsa.cli.common import (
     Commands,
     add_command,
     add_fit_options,
+    add_length_option,
     add_model_options,
     add_sampling_options,
     add_weights_option,
@@ -50,6 +51,7 @@ def add_parser(commands: Commands) -> None:
     add_weights_option(parser)
     add_sampling_options(parser)
     add_fit_options(parser)
+    add_length_option(parser)
 
 
 def run(args: Namespace) -> int:
@@ -60,8 +62,9 @@ def run(args: Namespace) -> int:
         from videonsa.inference.plan import plan_video
         from videonsa.inference.shapes import load_shape
 
-        shape = load_shape(args.model)
-        sampling = change_sampling(default_sampling(args.model, shape), **sampling_options(args))
+        shape = load_shape(args.model, base=args.base)
+        usual = default_sampling(args.model, shape, base=args.base)
+        sampling = change_sampling(usual, **sampling_options(args))
         memory = None if args.memory is None else parse_memory(args.memory)
         # With --memory it is a GPU that is planned for, here or elsewhere.
         place = resolve_device(None if memory is None else "cpu")
@@ -75,6 +78,8 @@ def run(args: Namespace) -> int:
             memory=memory,
             fit=args.fit,
             weights=args.weights,
+            base=args.base,
+            max_new_tokens=args.max_new_tokens,
         )
     if args.json:
         emit_json(plan.to_dict())

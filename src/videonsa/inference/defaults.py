@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 from videonsa.data.agreement import sampling_values
 from videonsa.errors import ModelError
 from videonsa.inference.locate import locate_model
-from videonsa.inference.shapes import ModelShape, planned_folder
+from videonsa.inference.shapes import ModelShape, adapter_of, planned_folder
 from videonsa.parsing import one_line, read_json_object
 from videonsa.video.sampling import Mode, SamplingSpec
 
@@ -48,7 +48,11 @@ def sampling_of_shape(shape: ModelShape) -> SamplingSpec:
 
 
 def default_sampling(
-    model: str | Path, shape: ModelShape, *, revision: str | None = None
+    model: str | Path,
+    shape: ModelShape,
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
 ) -> SamplingSpec:
     """What a model's files ask for, or the defaults of `SamplingSpec`.
 
@@ -60,17 +64,22 @@ def default_sampling(
     Args:
         model: folder, hub id or 'embedded'.
         shape: of that model.
+        base: of an adapter that has no settings of its own, in place of the one that it states.
         revision: of a hub id.
 
     Raises:
         ModelError: a file that cannot be used.
 
     """
-    base = sampling_of_shape(shape)
-    folder = planned_folder(locate_model(model), revision=revision)
+    plain = sampling_of_shape(shape)
+    where = locate_model(model)
+    folder = planned_folder(where, revision=revision)
+    adapter = adapter_of(where, folder, base=base, revision=revision)
+    if adapter is not None and not (adapter.folder / SETTINGS_FILE).exists():
+        return default_sampling(adapter.base, shape)
     if folder is None:
-        return base
-    stated, video = _wishes(folder / SETTINGS_FILE, base)
+        return plain
+    stated, video = _wishes(folder / SETTINGS_FILE, plain)
     least, most = _pixels_in(_settings(folder / IMAGE_SETTINGS_FILE))
     if most is not None:
         pixels = (1 if least is None else least, most)

@@ -11,6 +11,7 @@ from videonsa.inference.budget import AttentionBudget, attention_budget, budget_
 from videonsa.inference.defaults import default_sampling
 from videonsa.inference.devices import Machine, find_machine, resolve_device, runs_by_kernels
 from videonsa.inference.fit import Fitted, fit_sampling
+from videonsa.inference.generation import check_new_tokens
 from videonsa.inference.locate import EMBEDDED
 from videonsa.inference.memory import (
     HEADROOM,
@@ -125,6 +126,7 @@ def plan_video(
     memory: int | None = None,
     fit: bool = False,
     weights: Weights = "full",
+    base: str | Path | None = None,
     revision: str | None = None,
     fresh_gates: bool = False,
 ) -> VideoPlan:
@@ -143,6 +145,7 @@ def plan_video(
         fit: where the sampling fits neither context nor memory, plan with the one that does and
             changes least (`fit_sampling`).
         weights: "int8" or "int4" where the decoder layers are quantised.
+        base: of a LoRA adapter, in place of the one that it states.
         revision: branch, tag or commit of a hub id.
         fresh_gates: allow "nsa" on weights without gates.
 
@@ -153,7 +156,10 @@ def plan_video(
         BudgetError: `max_tokens` below one temporal patch, or nothing fits.
 
     """
-    shape = load_shape(model, revision=revision, attention=attention, fresh_gates=fresh_gates)
+    check_new_tokens(max_new_tokens)
+    shape = load_shape(
+        model, base=base, revision=revision, attention=attention, fresh_gates=fresh_gates
+    )
     if dtype is not None:
         if dtype not in BYTES_PER_VALUE:
             raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
@@ -167,7 +173,7 @@ def plan_video(
         text_tokens=text_tokens,
         max_new_tokens=max_new_tokens,
     )
-    wished = sampling or default_sampling(model, shape, revision=revision)
+    wished = sampling or default_sampling(model, shape, base=base, revision=revision)
     fitted = question.fit(info, wished) if fit else None
     frames = fitted.plan if fitted else plan_sampling(info, wished)
     plan = question.plan(str(model), info, frames, fit=fitted.describe() if fitted else None)

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from videonsa.inference.locate import locate_model
+from videonsa.models.adapters import Adapter, is_adapter, read_adapter
 from videonsa.models.checkpoint import choose_config, read_checkpoint, without_gates
 from videonsa.models.config import spec_from_dict
-from videonsa.models.hub import is_cached, model_folder
+from videonsa.models.hub import FILES, WEIGHTS, is_cached, model_folder
 from videonsa.models.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
 from videonsa.models.stored import is_whole, stored_names
 from videonsa.models.validation import checked_fields
@@ -211,6 +212,7 @@ def published_shape(model: str) -> ModelShape | None:
 def load_shape(
     model: str | Path,
     *,
+    base: str | Path | None = None,
     revision: str | None = None,
     attention: Literal["nsa", "dense"] | None = None,
     fresh_gates: bool = False,
@@ -220,18 +222,25 @@ def load_shape(
     Of a folder's weights the headers are read, where there are any; else the config is believed.
 
     Args:
-        model: folder, hub id or 'embedded'.
+        model: folder, hub id or 'embedded'; of a checkpoint or a LoRA adapter.
+        base: of an adapter, in place of the one that it states.
         revision: of a hub id.
         attention: None is what the weights were trained with.
         fresh_gates: allow "nsa" on weights without gates.
 
     Raises:
         ModelError: an unknown or unreachable model, or one that could not be loaded.
-        UsageError: a revision of a folder.
+        UsageError: a revision of a folder, or a base without an adapter.
 
     """
     where = locate_model(model)
     folder = planned_folder(where, revision=revision)
+    adapter = adapter_of(where, folder, base=base, revision=revision)
+    if adapter is not None:
+        asked = adapter.asked_of_base(attention=attention, fresh_gates=fresh_gates, nsa_spec=None)
+        spec = asked.pop("nsa_spec")
+        of_base = load_shape(adapter.base, **asked)
+        return of_base if spec is None else replace(of_base, spec=spec)
     if folder is None:
         shape = published_shape(where)
         assert shape is not None, "planned_folder leaves only published ids without a folder"
@@ -261,6 +270,28 @@ def planned_folder(where: str, *, revision: str | None = None) -> Path | None:
     if known and revision is None and not is_cached(where, "config.json"):
         return None
     return model_folder(where, revision=revision, local_only=known and revision is None)
+
+
+def adapter_of(
+    where: str,
+    folder: Path | None,
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
+) -> Adapter | None:
+    """The adapter in what `planned_folder` found, if it is one.
+
+    Raises:
+        ModelError: an adapter that cannot be used.
+        UsageError: a base without an adapter.
+
+    """
+    if folder is not None and is_adapter(folder):  # its gates are among its weights
+        folder = model_folder(where, revision=revision, patterns=(*FILES, *WEIGHTS))
+    return read_adapter(
+        Path(where) if folder is None else folder,
+        base=None if base is None else locate_model(base),
+    )
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:

@@ -158,13 +158,16 @@ def read_adapter(folder: Path, *, base: str | Path | None = None) -> Adapter | N
         base: in place of the one that the adapter states.
 
     Raises:
-        ModelError: an adapter beside whole weights, one that cannot be read, or that is no LoRA.
+        ModelError: an adapter beside whole weights, one that cannot be read, or that is no LoRA,
+            or peft is not installed.
         UsageError: a base without an adapter.
     """
     if not is_adapter(folder):
         if base is not None:
             raise UsageError(f"base {str(base)!r}: {folder} holds no adapter; leave it out")
         return None
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError("a LoRA adapter needs peft, which is not installed: pip install peft")
     config = read_json_object(folder / CONFIG, error=ModelError, remedy="copy the adapter again")
     wanted = str(base or config.get("base_model_name_or_path") or "")
     if not wanted:
@@ -236,12 +239,6 @@ def refuse_applied(model: nn.Module, source: str | Path) -> None:
             f"{source} holds a LoRA adapter ({CONFIG}), which transformers applies without a word: "
             "want weights alone; `videonsa.load` takes adapters"
         )
-
-
-def check_peft() -> None:
-    """Refuse adapters where peft is not installed: ModelError."""
-    if importlib.util.find_spec("peft") is None:
-        raise ModelError("a LoRA adapter needs peft, which is not installed: pip install peft")
 
 
 def merge_adapter(model: nn.Module, adapter: Adapter, *, dense: bool) -> None:

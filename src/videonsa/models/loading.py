@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models._hf import quiet_loading
-from videonsa.models.adapters import check_peft, is_adapter, merge_adapter, read_adapter
+from videonsa.models.adapters import is_adapter, merge_adapter, read_adapter
 from videonsa.models.checkpoint import CONFIG_ERRORS, read_checkpoint
 from videonsa.models.generation_config import read_generation
 from videonsa.models.hub import FILES, WEIGHTS, model_folder
@@ -109,7 +109,6 @@ def load_model(
     if adapter is not None:
         if device_map is not None:
             raise UsageError("device_map with a LoRA adapter: load it on one device")
-        check_peft()
         model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
     folder, config, tensors, notes = read_checkpoint(model, revision=revision, **asked)
     fresh_gates = asked["fresh_gates"]
