@@ -1,6 +1,10 @@
 """Files as people meet them: joined, trimmed without encoding, not square, of several streams."""
 
+import re
 import struct
+import subprocess
+import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -10,10 +14,13 @@ import torch
 import video_files as vf
 from av.stream import Disposition
 
-from videonsa.errors import UsageError
+from videonsa.errors import UsageError, VideoError
+from videonsa.video import container, decode
 from videonsa.video.decode import probe, read_video
 from videonsa.video.gpu import GpuSource
 from videonsa.video.sampling import SamplingSpec
+from videonsa.video.segments import whole_layout
+from videonsa.video.workers import usable_cores
 
 WORKERS = [1, 3]
 ALL = SamplingSpec(num_frames=10_000)
@@ -167,8 +174,8 @@ def write_stretched(path, shape, *, size=(128, 160)):
     picture = np.full((*size, 3), 20, np.uint8)
     high, wide = 64, round(64 / shape)
     picture[32 : 32 + high, 40 : 40 + wide] = 230
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.sample_aspect_ratio = shape
@@ -176,8 +183,8 @@ def write_stretched(path, shape, *, size=(128, 160)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = index
             frame.time_base = Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
     return path
 
 
@@ -220,10 +227,10 @@ def test_shapes_of_pixels_that_cannot_be_are_taken_for_square(tmp_path):
 
 def write_streams(path, *streams):
     """Streams of (height, width, first number, flagged as default)."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w") as file:
         out = []
         for height, width, number, flagged in streams:
-            stream = container.add_stream("libx264", rate=10)
+            stream = file.add_stream("libx264", rate=10)
             stream.height, stream.width = height, width
             stream.pix_fmt = "yuv420p"
             stream.disposition = Disposition.default if flagged else Disposition(0)
@@ -236,9 +243,9 @@ def write_streams(path, *streams):
                 )
                 frame.pts = index
                 frame.time_base = Fraction(1, 10)
-                container.mux(stream.encode(frame))
+                file.mux(stream.encode(frame))
         for stream, _ in out:
-            container.mux(stream.encode(None))
+            file.mux(stream.encode(None))
     return path
 
 
@@ -288,6 +295,82 @@ def test_formats_that_are_no_video_are_refused_by_what_they_are(tmp_path, name, 
     vf.write_video(tmp_path / "clip.ts", num_frames=5)
     path = tmp_path / name
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(Exception, match=f": {kind}: want mp4") as caught:
+    with pytest.raises(VideoError, match=f": {kind}: want mp4") as caught:
         probe(path)
     assert "\n" not in str(caught.value)
+
+
+def claim_size(path, side, *, header):
+    """Let pictures of a motion JPEG state other sides, and the headers of its AVI too if wanted."""
+    data = bytearray(path.read_bytes())
+    if header:
+        for name, offset in ((b"avih", 40), (b"strf", 12)):
+            struct.pack_into("<II", data, data.index(name) + offset, side, side)
+    place = data.find(b"\xff\xc0")
+    while place >= 0:
+        struct.pack_into(">HH", data, place + 5, side, side)
+        place = data.find(b"\xff\xc0", place + 1)
+    path.write_bytes(data)
+    return path
+
+
+CLAIMS = """
+import resource, sys
+from videonsa.errors import VideoError
+from videonsa.video.decode import read_video
+for path in sys.argv[1:]:
+    try:
+        read_video(path)
+    except VideoError as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_pictures_that_claim_to_be_huge_take_no_memory(tmp_path):
+    mjpeg = ("mjpeg", "yuvj420p", {})
+    picture, both = (
+        claim_size(
+            vf.write_video(tmp_path / f"{header}.avi", num_frames=3, codec=mjpeg),
+            16_000,
+            header=header,
+        )
+        for header in (False, True)
+    )
+    gif = vf.write_video(tmp_path / "clip.gif", num_frames=3)
+    data = bytearray(gif.read_bytes())
+    struct.pack_into("<HH", data, 6, 8000, 8000)
+    gif.write_bytes(data)
+    paths = [picture, both, gif]
+    done = subprocess.run(
+        [sys.executable, "-c", CLAIMS, *map(str, paths)], capture_output=True, text=True, check=True
+    )
+    *errors, memory = done.stdout.splitlines()
+    assert len(errors) == 3
+    for error in errors[:2]:
+        assert "undamaged video of at most 67 megapixels" in error or "16000x16000" in error
+    assert re.search("pictures of 8000x8000 bgra take 244 MiB each: want at most 67", errors[2])
+    assert int(memory) < 700
+
+
+def test_pictures_beyond_8k_are_scaled_as_they_are_decoded(tmp_path, monkeypatch):
+    path = vf.write_video(tmp_path / "clip.mp4", num_frames=8, size=(240, 320))
+    exact = read_video(path)
+    monkeypatch.setattr(container, "FULL_PIXELS", 160 * 120)
+    clip = read_video(path)
+    (note,) = clip.info.notes
+    assert note.endswith("320x240 is scaled to 160x120 as it is decoded")
+    assert note in clip.notes
+    assert (clip.info.width, clip.info.height) == (320, 240)
+    assert clip.frames.shape == exact.frames.shape
+    assert vf.numbers_of(clip.frames) == vf.numbers_of(exact.frames)
+
+
+def test_large_pictures_are_read_by_fewer_workers(tmp_path):
+    layout = whole_layout([0.0])
+    info = probe(vf.write_video(tmp_path / "clip.mp4", num_frames=4))
+    long = replace(info, num_frames=10**5)
+    most = decode._paying_workers(long, layout)
+    assert most == min(usable_cores(), decode.MOST_WORKERS)
+    assert decode._paying_workers(replace(long, width=7680, height=4320), layout) <= 2
+    assert decode._paying_workers(replace(long, width=10**5, height=10**5), layout) == 1

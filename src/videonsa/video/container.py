@@ -1,5 +1,6 @@
 """One video file through PyAV: what it states, and its frames in order of display."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -17,7 +18,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videonsa.errors import VideoError
-from videonsa.video.demux import open_video, stream_note
+from videonsa.video.demux import MOST_PIXELS, open_video, stream_note
 from videonsa.video.describe import Length, displayed_size, find_length
 from videonsa.video.sampling import VideoInfo
 from videonsa.video.timeline import Scan, on_one_line, scan_packets
@@ -25,6 +26,8 @@ from videonsa.video.timeline import Scan, on_one_line, scan_packets
 TIME_TOLERANCE = 1e-3
 """Seconds. Matroska and FLV round times to milliseconds: a frame that begins this much after a
 target still counts as on screen at it."""
+FULL_PIXELS = 2**25
+"""Pixels beyond which a picture is scaled down as it becomes RGB: more than 8K has."""
 END_SLACK = 1.0
 """Seconds past the stated end from which on a frame's time is taken for damage."""
 
@@ -87,8 +90,9 @@ class VideoFile:
             first, _ = next(decode_packets(container.demux(stream)), (None, False))
             if first is None:
                 raise VideoError(
-                    f"{path}: no picture of its {stream.codec_context.name} stream decodes: "
-                    "want an undamaged video; copy or download it again"
+                    f"{path}: no picture of its {stream.codec_context.name} stream decodes: want "
+                    f"an undamaged video of at most {MOST_PIXELS // 10**6} megapixels; copy or "
+                    "download it again"
                 )
             length = find_length(container, stream, lambda: self.scan)
             self._joins = length.joins
@@ -143,6 +147,12 @@ class VideoFile:
         choice: str | None,
     ) -> VideoInfo:
         width, height, scaled = displayed_size(first.width, first.height, stream)
+        full = _full_size(first.width, first.height)
+        if full != (first.width, first.height):
+            scaled.append(
+                f"pictures of more than {FULL_PIXELS // 10**6} megapixels: {first.width}x"
+                f"{first.height} is scaled to {full[0]}x{full[1]} as it is decoded"
+            )
         if self._orientation.transpose:
             width, height = height, width
         return VideoInfo(
@@ -224,8 +234,17 @@ def _counts(pts: int, since: int | None) -> bool:
     return since is None or pts >= since
 
 
+def _full_size(width: int, height: int) -> tuple[int, int]:
+    """The size at which a picture becomes RGB: its own, or a fraction of it."""
+    parts = math.ceil(math.sqrt(width * height / FULL_PIXELS))
+    return (width, height) if parts <= 1 else (max(1, width // parts), max(1, height // parts))
+
+
 def _to_rgb(frame: VideoFrame, orientation: Orientation, path: Path) -> NDArray[np.uint8]:
+    size = _full_size(frame.width, frame.height)
     try:
+        if size != (frame.width, frame.height):
+            frame = frame.reformat(*size, format="rgb24", interpolation="AREA")
         picture = frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(

@@ -42,6 +42,10 @@ MOST_WORKERS = 8
 """Workers that are used unless more are asked for."""
 PAYING_PIXELS = 10**8
 """Pixels to decode, about a third of a second's work for one core, from which on more pay."""
+WORKERS_BYTES = 2**30
+"""Bytes that the decoders of all workers may hold, unless more workers are asked for..."""
+PICTURE_BYTES = 14
+"""... of which each has so many a pixel: five pictures, and one as RGB twice."""
 BYTES_AHEAD = 16 * 2**20
 """Bytes of sampled frames of one segment that may wait to be taken..."""
 LEAST_AHEAD = 4
@@ -245,7 +249,8 @@ def _paying_workers(info: VideoInfo, layout: Layout) -> int:
     packets = layout.num_packets or info.num_frames or 0
     if packets * info.width * info.height < PAYING_PIXELS:
         return 1
-    return min(usable_cores(), MOST_WORKERS)
+    held = PICTURE_BYTES * info.width * info.height
+    return max(1, min(usable_cores(), MOST_WORKERS, WORKERS_BYTES // held))
 
 
 def _notes(

@@ -27,6 +27,10 @@ _READ_ANYHOW: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 """Titles in an unknown encoding must not stop reading; from PyAV 19 on they do not."""
+MOST_PIXELS = 2**26
+"""Pixels of the largest pictures that are decoded: 8192 x 8192. Decoders hold several..."""
+MOST_BYTES = 2**27
+"""... so that their bytes are bounded too: 8192 x 5461 with 10 bits and half the colours."""
 _HEAD_BYTES = 64
 _KINDS = {
     b"#EXTM3U": "a playlist",
@@ -54,15 +58,22 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container of a file, at its beginning, and the video stream that is read.
 
     Raises:
-        VideoError: not a video, of a format that is not read, or without a stream to decode.
+        VideoError: not a video, of a format that is not read, without a stream to decode, or with
+            pictures that are too large.
 
     """
+    limit = {"max_pixels": str(MOST_PIXELS)}
     try:
-        container = av.open(f"file:{path}", "r", container_options=_OPTIONS, **_READ_ANYHOW)
+        container = av.open(
+            f"file:{path}", "r", options=limit, container_options=_OPTIONS, **_READ_ANYHOW
+        )
     except READ_ERRORS as error:
         raise VideoError(_why_not_open(path, error)) from error
     with container:
-        yield container, _chosen(path, container)
+        stream = _chosen(path, container)
+        _check_size(path, stream)
+        stream.codec_context.options = limit
+        yield container, stream
 
 
 def stream_note(container: InputContainer, stream: VideoStream) -> str | None:
@@ -96,6 +107,21 @@ def _chosen(path: Path, container: InputContainer) -> VideoStream:
             "convert it, for example to h264 in mp4"
         )
     return max(known, key=lambda stream: (_is_default(stream), _area(stream)))
+
+
+def picture_bytes(stream: VideoStream) -> int:
+    """Bytes of one decoded picture."""
+    bits = stream.format.padded_bits_per_pixel if stream.pix_fmt else 12
+    return stream.width * stream.height * bits // 8
+
+
+def _check_size(path: Path, stream: VideoStream) -> None:
+    if stream.width * stream.height > MOST_PIXELS or picture_bytes(stream) > MOST_BYTES:
+        raise VideoError(
+            f"{path}: pictures of {stream.width}x{stream.height} {stream.pix_fmt or ''} take "
+            f"{picture_bytes(stream) / 2**20:.0f} MiB each: want at most {MOST_PIXELS // 10**6} "
+            f"megapixels and {MOST_BYTES // 2**20} MiB; scale the video down first"
+        )
 
 
 def _pictures(container: InputContainer) -> list[VideoStream]:

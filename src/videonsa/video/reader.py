@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame, VideoFile, decode_packets
-from videonsa.video.demux import READ_ERRORS
+from videonsa.video.demux import READ_ERRORS, picture_bytes
 from videonsa.video.segments import (
     Cut,
     Layout,
@@ -23,9 +23,12 @@ from videonsa.video.segments import (
     keyframe_layout,
     whole_layout,
 )
+from videonsa.video.workers import usable_cores
 
 SEEK_LEADS = (0, 1, 4)
 """Seek to so many cuts before the wanted one: without an index, seeks may land too late."""
+THREADS_BYTES = 2**28
+"""Bytes of the pictures that the threads of one decoder hold, one each."""
 Decoded = Generator[tuple[VideoFrame, bool], None, None]
 
 
@@ -184,6 +187,10 @@ class _Reader:
         stream = self._open[1]
         if len(self._layout.segments) == 1:
             stream.thread_type = "AUTO"
+            # Each thread holds pictures of its own.
+            most = max(1, THREADS_BYTES // max(1, picture_bytes(stream)))
+            if most < usable_cores():
+                stream.thread_count = most
         else:
             # The workers are the threads. The same for one worker: from damaged packets, decoders
             # make pictures that depend on the number of threads.
