@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+import videonsa
 from videonsa.cli.main import main
 
+EMBEDDED = Path(videonsa.__file__).parent / "assets/embedded"
 RENDERED = "synthetic:count=2,frames=128"
 
 
@@ -74,6 +78,49 @@ def test_check_finds_nothing_then_what_was_broken(
     assert out == (
         f"row 0: {clip_path} was written again since it was probed\n3 rows, 1 problems\n"
     )
+
+
+def test_check_compares_the_model_and_what_the_build_says_of_itself(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    config["vision_config"] |= {"patch_size": 16}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "model.safetensors").unlink()
+    status, out, _ = run(capsys, "check", str(folder), "--model", str(model))
+    assert status == 2
+    assert f"manifest: built for another vision tower than that of {model}" in out
+    table = parquet.read_table(folder / "manifest.parquet")
+    metadata = parquet.read_metadata(folder / "manifest.parquet").metadata
+    metadata = {name: value for name, value in metadata.items() if name.startswith(b"videonsa")}
+    facts = json.loads(metadata[b"videonsa.facts"])
+    for wrong, told in (
+        ({"options": facts["options"] | {"max_frames": 96}}, "sampled otherwise than its options"),
+        ({"options": facts["options"] | {"min_frames": 999}}, "options that mean nothing"),
+        ({"tokenizer_hash": "0"}, "counted with another tokenizer than that of embedded"),
+        ({"schema_version": 7}, "not a manifest that can be read (written with schema 7"),
+    ):
+        changed = metadata | {b"videonsa.facts": json.dumps(facts | wrong).encode()}
+        path = tmp_path / "manifest.parquet"
+        parquet.write_table(table.replace_schema_metadata(changed), path)
+        status, out, err = run(capsys, "check", str(path))
+        assert status == 2
+        assert told in out + err
+
+
+def test_a_model_without_a_tokenizer_builds_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    shutil.copy(EMBEDDED / "config.json", model)
+    out = tmp_path / "out"
+    command = ("build", RENDERED, "--min-frames", "0", "--out", str(out), "--model", str(model))
+    status, stdout, err = run(capsys, *command)
+    assert (status, stdout, err.count("\n")) == (2, "", 1)
+    assert f"{model} has no tokenizer" in err
+    assert not (out / "manifest.parquet").exists()
 
 
 def test_show_writes_the_sheet_and_prints_the_tokens(

@@ -2,9 +2,13 @@
 
 import sys
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from videonsa.cli import values
 from videonsa.cli.common import Commands, add_command, emit, emit_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from videonsa.video.sampling import SamplingSpec
 
 EXIT_PROBLEMS = 2
 
@@ -39,9 +43,15 @@ def run(args: Namespace) -> int:
         from videonsa.data.manifest import read_manifest
 
         manifest = read_manifest(args.folder)
-        tokenizer, tokenizer_hash = load_counting_tokenizer(args.model or manifest.facts.model)
+        model = args.model or manifest.facts.model
+        tokenizer, tokenizer_hash = load_counting_tokenizer(model)
         found = check_manifest(
-            manifest, tokenizer=tokenizer, tokenizer_hash=tokenizer_hash, all_rows=args.all
+            manifest,
+            tokenizer=tokenizer,
+            tokenizer_hash=tokenizer_hash,
+            model=model,
+            sampling=_sampling_of(model),
+            all_rows=args.all,
         )
         problems = []
         with tqdm(
@@ -63,3 +73,14 @@ def run(args: Namespace) -> int:
     else:
         emit(f"{len(manifest):,} rows, {len(problems):,} problems\n")
     return EXIT_PROBLEMS if problems else 0
+
+
+def _sampling_of(model: str) -> "SamplingSpec | None":
+    """How a model samples; None of a folder that has a tokenizer alone."""
+    from videonsa.inference.defaults import sampling_of_shape
+    from videonsa.inference.locate import locate_model
+    from videonsa.inference.shapes import load_shape
+    from videonsa.models.hub import model_folder
+
+    has_config = (model_folder(locate_model(model)) / "config.json").exists()
+    return sampling_of_shape(load_shape(model)) if has_config else None

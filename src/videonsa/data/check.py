@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from videonsa.data.agreement import disagreements
 from videonsa.data.filter import Found, media_facts, without_cap
 from videonsa.data.journal import FileState
 from videonsa.data.manifest import Manifest, ManifestRow, MediaFacts
@@ -14,6 +15,7 @@ from videonsa.data.scripts import script_info
 from videonsa.data.tokens import RememberingTokenizer, conversation_tokens
 from videonsa.errors import VideoNSAError
 from videonsa.video.chat import IGNORED_LABEL, ChatTokenizer
+from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import VideoPath
 
 SAMPLED_ROWS = 1000
@@ -33,7 +35,13 @@ class Problem(NamedTuple):
 
 
 def check_manifest(
-    manifest: Manifest, *, tokenizer: ChatTokenizer, tokenizer_hash: str, all_rows: bool = False
+    manifest: Manifest,
+    *,
+    tokenizer: ChatTokenizer,
+    tokenizer_hash: str,
+    model: str | None = None,
+    sampling: SamplingSpec | None = None,
+    all_rows: bool = False,
 ) -> Iterator[Problem | None]:
     """Every problem, and None for each row that was looked at.
 
@@ -45,17 +53,21 @@ def check_manifest(
         manifest: to be checked.
         tokenizer: of the model that it was counted with.
         tokenizer_hash: what tells that from others.
+        model: its name; None for that of the build.
+        sampling: how the model samples a video unless told otherwise; None where it does not say.
         all_rows: probe and encode all rows, not a sample.
 
     """
     if manifest.hash_rows() != manifest.data_hash:
         yield Problem(None, "its rows are not those that were written: build it again")
-    if tokenizer_hash != manifest.facts.tokenizer_hash:
-        yield Problem(
-            None,
-            f"counted with another tokenizer than that of {manifest.facts.model}: build it again, "
-            "or name the right model",
-        )
+    facts = manifest.facts
+    for text in disagreements(
+        facts,
+        model=model or facts.model,
+        tokenizer_hash=tokenizer_hash,
+        sampling=sampling or facts.sampling,
+    ):
+        yield Problem(None, text)
     step = 1 if all_rows else max(1, len(manifest) // SAMPLED_ROWS)
     remembering = RememberingTokenizer(tokenizer)
     ids: set[str] = set()
@@ -73,7 +85,8 @@ def check_manifest(
 
 def _limits(row: ManifestRow, manifest: Manifest) -> Iterator[str]:
     options = manifest.facts.options
-    if not options["min_frames"] <= row.num_frames <= options["max_frames"]:
+    least, most = options.get("min_frames", 0), options.get("max_frames", row.num_frames)
+    if not least <= row.num_frames <= most:
         yield f"{row.num_frames} frames, outside the limits of the build"
     if manifest.facts.max_tokens is not None and row.tokens > manifest.facts.max_tokens:
         yield f"{row.tokens} tokens, over the limit of the build"
