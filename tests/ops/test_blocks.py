@@ -33,6 +33,11 @@ def test_frames_after_the_last_key_are_left_out():
     assert block_borders("frame", [3, 3, 3], [4]) == [[0, 3, 6]]
 
 
+def test_parts_of_an_arriving_frame_that_hold_no_key_are_no_blocks():
+    assert block_borders("frame", [129, 10], [10, 10]) == [[0, 65], [0, 10]]
+    assert block_borders("frame", [10**12], [130]) == [[0, 128, 256]]
+
+
 def test_table_keeps_equal_borders_once():
     table = block_table([[0, 4, 8]] * 3, 6, device=CPU)
     assert table.offsets.tolist() == [[0, 4, 8]]

@@ -150,7 +150,8 @@ def block_borders(
         num_keys: keys so far of each sample.
 
     Returns:
-        One list for each sample, beginning with 0.
+        One list for each sample, beginning with 0. Every block holds a key of its sample, so that
+        the starts of all blocks ascend where samples stand behind one another.
 
     Raises:
         ValueError: frames that do not cover the keys, or cover more samples than there are.
@@ -167,7 +168,7 @@ def block_borders(
                     f"frame_sizes end at token {offsets[-1]} of sample {i}, which has {keys} "
                     "vision keys: want frames that cover all keys"
                 )
-            offsets.extend(_cut(frames[used], start=offsets[-1]))
+            offsets.extend(_cut(frames[used], start=offsets[-1], num_keys=keys))
             used += 1
         borders.append(offsets)
     if used < len(frames) and len(borders) > 1:
@@ -193,11 +194,20 @@ def _checked_frames(frame_sizes: Tensor | Sequence[int] | None) -> list[int]:
     return frames
 
 
-def _cut(frame_size: int, *, start: int) -> list[int]:
-    """Ends of the parts of a frame that begins at `start`: at most 128 tokens, larger first."""
+def _cut(frame_size: int, *, start: int, num_keys: int) -> list[int]:
+    """Ends of the parts of a frame that begins at `start`: at most 128 tokens, larger first.
+
+    Parts of an arriving frame that hold no key yet are no blocks: they would stand among those of
+    the next sample.
+    """
     parts = -(-frame_size // MAX_BLOCK_SIZE)
     size, larger = divmod(frame_size, parts)
-    return [start + size * part + min(part, larger) for part in range(1, parts + 1)]
+    ends: list[int] = []
+    for part in range(1, parts + 1):
+        ends.append(start + size * part + min(part, larger))
+        if ends[-1] >= num_keys:
+            break
+    return ends
 
 
 def block_table(

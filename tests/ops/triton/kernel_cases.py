@@ -112,9 +112,9 @@ def make_inputs(case: Case, device: torch.device, *, seed: int = 0) -> tuple[Ten
 
 
 def run_kernels(case: Case, inputs: Sequence[Tensor], **arguments: object) -> NSAResult:
-    arguments = case.arguments(inputs[0].device) | {"return_branches": True} | arguments
+    common = {"return_branches": True, "backend": "triton"}
     with torch.no_grad():
-        return nsa_attention(*inputs, backend="triton", **arguments)
+        return nsa_attention(*inputs, **case.arguments(inputs[0].device) | common | arguments)
 
 
 def reference_of(case: Case, inputs: Sequence[Tensor], selected: Tensor) -> NSAResult:

@@ -4,13 +4,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from kernel_cases import cumulative
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_cases import Case, assert_close_to_reference, cumulative, make_inputs, run_kernels
 
+from videonsa.ops import NSASpec
 from videonsa.ops.triton.index import (
     FAR,
     StreamIndex,
     batch_index,
     packed_index,
+    packed_kernel_index,
     row_tiles,
     uniform_index,
 )
@@ -128,3 +132,52 @@ def test_samples_of_equal_length_need_no_table(num_rows):
     tiles = row_tiles(index, 8)
     assert tiles.table is None
     assert (tiles.num, tiles.rows_of_sample) == (3 * -(-num_rows // 8), num_rows)
+
+
+SAMPLES = st.lists(
+    st.tuples(st.lists(st.integers(1, 300), max_size=4), st.integers(1, 400), st.integers(1, 300)),
+    min_size=1,
+    max_size=4,
+)
+"""Whole frames of each sample, tokens of its arriving frame, and how many of these are there."""
+
+
+def arriving(samples):
+    """Keys of each sample, and the sizes of all frames."""
+    there = [(whole, last, min(last, some)) for whole, last, some in samples]
+    lengths = [sum(whole) + some for whole, _, some in there]
+    return lengths, [size for whole, last, _ in there for size in (*whole, last)]
+
+
+@given(SAMPLES)
+def test_starts_of_packed_blocks_ascend_whatever_frame_is_arriving(samples):
+    lengths, frames = arriving(samples)
+    total, spec = sum(lengths), NSASpec(block_size="frame")
+    q = torch.empty(1, total, 1, 16)
+    cu = cumulative(lengths, CPU)
+    index = packed_kernel_index(q, q, None, cu, spec=spec, frame_sizes=frames)
+    assert (index.block_start.diff() > 0).all()
+    sample = torch.searchsorted(cu, torch.arange(total), right=True)
+    begin, block = index.row_begin.long(), index.row_block.long()
+    assert torch.equal(index.block_start[begin], cu[sample - 1])
+    start, size = index.block_start[block], index.block_size[block]
+    assert ((start <= index.row_key) & (index.row_key < start + size)).all()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [([], 129, 10), ([], 10, 10)],
+        [([7], 300, 3), ([], 400, 140), ([12], 9, 4)],
+        [([], 257, 87), ([], 130, 1), ([], 128, 20)],
+    ],
+    ids=str,
+)
+def test_kernels_equal_the_reference_where_packed_samples_end_in_an_arriving_frame(samples, device):
+    lengths, frames = arriving(samples)
+    case = Case(k_lengths=tuple(lengths), frames=tuple(frames), s="frame", n=2, group=1)
+    inputs = make_inputs(case, device)
+    found = run_kernels(case, inputs)
+    wanted = run_kernels(case, inputs, backend="reference")
+    assert torch.equal(found.selected_blocks, wanted.selected_blocks)
+    assert_close_to_reference(case, inputs, found)
