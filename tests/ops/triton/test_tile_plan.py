@@ -27,7 +27,7 @@ def test_shared_and_scattered_blocks_are_the_selection(tile, n, min_shared, devi
     )
     selected = random_selection(num_rows, n, index, device)
     tiles = row_tiles(index, tile)
-    plan = plan_tiles(selected, tiles, index, min_shared=min_shared)
+    plan = plan_tiles(selected, tiles, index, min_shared=min_shared, block_n=size)
     for i_tile, first in enumerate(range(0, num_rows, tile)):
         rows = range(first, min(first + tile, num_rows))
         for head in range(2):

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import load_rows
+from videonsa.ops.triton.common import load_rows, poison_of
 from videonsa.ops.triton.forward import Branches, Options, num_multiprocessors
 from videonsa.ops.triton.grad_compressed import compressed_gradients
 from videonsa.ops.triton.grad_keys import block_gradients
@@ -36,9 +36,25 @@ class Gradients(NamedTuple):
 
 @triton.jit
 def _store_terms(
-    b_do, o, lse, p_gate, p_grad, p_terms, o_x, o_line, m_line, o_d, num_lines, D, BLOCK_D
+    b_do,
+    b_poison,
+    o,
+    lse,
+    p_gate,
+    p_grad,
+    p_terms,
+    o_x,
+    o_line,
+    m_line,
+    o_d,
+    num_lines,
+    D,
+    BLOCK_D,
 ):
-    """LSE in base 2, +inf where the line has no key; delta, the gradient of the gate; the gate."""
+    """LSE in base 2, delta and gate of each line; delta is the gradient of the gate too.
+
+    The LSE is +inf where the line has no key, and NaN where it is poisoned.
+    """
     if o is None:
         b_delta = tl.zeros(o_line.shape, tl.float32)
     else:
@@ -46,6 +62,7 @@ def _store_terms(
         b_delta = tl.sum(b_do * b_o, 1)
         b_lse = tl.load(lse + o_line, mask=m_line, other=0.0) * 1.4426950408889634
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)
+        b_lse += b_poison
         b_gate = tl.load(p_gate, mask=m_line, other=0.0).to(tl.float32)
         tl.store(p_terms + o_line, b_lse, mask=m_line)
         tl.store(p_terms + num_lines + o_line, b_delta, mask=m_line)
@@ -56,6 +73,7 @@ def _store_terms(
 @triton.jit
 def _terms_kernel(
     grad,  # [R, HQ, D]
+    q,  # [R, HQ, D]
     o_cmp,  # [R, HQ, D] or None, as all that follow
     o_slc,
     o_win,
@@ -67,6 +85,8 @@ def _terms_kernel(
     terms,  # [3, 3, R, HQ]
     num_lines,
     HQ,
+    stride_qr,
+    stride_qh,
     stride_gr,
     stride_gh,
     stride_gb,
@@ -78,16 +98,34 @@ def _terms_kernel(
     o_d = tl.arange(0, BLOCK_D)
     m_line = o_line < num_lines
     o_x = o_line[:, None] * D + o_d[None, :]
-    b_do = load_rows(grad + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
     p_gate = gates + o_line // HQ * stride_gr + o_line % HQ * stride_gh
     p_grad = grad_gates + o_line * 3
+    p_q = q + o_line // HQ * stride_qr + o_line % HQ * stride_qh
+    b_q = load_rows(p_q[:, None] + o_d[None, :], m_line, o_d, D, BLOCK_D).to(tl.float32)
+    b_poison = poison_of(b_q)
+    b_do = load_rows(grad + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
+    b_poison += poison_of(b_do)
     _store_terms(
-        b_do, o_cmp, lse_cmp, p_gate, p_grad, terms, o_x, o_line, m_line, o_d, num_lines, D, BLOCK_D
+        b_do,
+        b_poison,
+        o_cmp,
+        lse_cmp,
+        p_gate,
+        p_grad,
+        terms,
+        o_x,
+        o_line,
+        m_line,
+        o_d,
+        num_lines,
+        D,
+        BLOCK_D,
     )
     p_gate += stride_gb
     p_terms = terms + 3 * num_lines
     _store_terms(
         b_do,
+        b_poison,
         o_slc,
         lse_slc,
         p_gate,
@@ -105,6 +143,7 @@ def _terms_kernel(
     p_terms += 3 * num_lines
     _store_terms(
         b_do,
+        b_poison,
         o_win,
         lse_win,
         p_gate,
@@ -121,18 +160,20 @@ def _terms_kernel(
 
 
 def branch_terms(
-    grad: Tensor, saved: Branches, gates: Tensor, *, branches: tuple[str, ...]
+    grad: Tensor, q: Tensor, saved: Branches, gates: Tensor, *, branches: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """What the other kernels need of every line, and the gradient of the gates.
 
     Args:
         grad: `[R, HQ, D]` contiguous, of the output.
+        q: `[R, HQ, D]`.
         saved: outputs and LSEs of the branches.
         gates: `[R, HQ, 3]`.
         branches: those that take part in the sum.
 
     Returns:
-        `[3, 3, R, HQ]` float32 (branch; LSE in base 2, delta, gate), and `[R, HQ, 3]`.
+        `[3, 3, R, HQ]` float32 (branch; LSE in base 2, delta, gate), and `[R, HQ, 3]`. The LSE is
+        NaN where q or the gradient of a line is not finite.
     """
     num_rows, num_heads, dim = grad.shape
     num_lines = num_rows * num_heads
@@ -144,6 +185,7 @@ def branch_terms(
     lines = 64
     _terms_kernel[(triton.cdiv(num_lines, lines),)](
         grad,
+        q,
         *(x if used else None for x, used in zip(outputs, use, strict=True)),
         *(x if used else None for x, used in zip(lses, use, strict=True)),
         gates,
@@ -151,6 +193,7 @@ def branch_terms(
         terms,
         num_lines,
         num_heads,
+        *q.stride()[:2],
         *gates.stride(),
         D=dim,
         BLOCK_D=triton.next_power_of_2(dim),
@@ -189,13 +232,13 @@ def nsa_backward(
     window_size = options.window_size if "window" in options.branches else None
     selected = saved.selected if "selected" in options.branches else None
     grad = grad.contiguous()
-    terms, grad_gates = branch_terms(grad, saved, gates, branches=options.branches)
+    terms, grad_gates = branch_terms(grad, q, saved, gates, branches=options.branches)
     grad_q = torch.empty_like(grad)
     block_s = tuning.selected.block_n
     tiles = row_tiles(index, rows_of_tile(group, tuning.selected.block_m), aligned=True)
     plan = None
     if selected is not None:
-        plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared)
+        plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared, block_n=block_s)
         pair_gradients(
             q,
             k,
@@ -210,13 +253,12 @@ def nsa_backward(
             num_multiprocessors=num_multiprocessors(q.device),
             config=tuning.pair_gradient,
         )
-    k_cmp = v_cmp = sums_cmp = None
+    pooled, sums_cmp = pool(k, v, index), None
     if "compressed" in options.branches:
-        k_cmp, v_cmp = pool(k, v, index)
         sums_cmp = compressed_gradients(
             q,
-            k_cmp,
-            v_cmp,
+            pooled.k,
+            pooled.v,
             grad,
             terms,
             index,
@@ -227,14 +269,14 @@ def nsa_backward(
         q,
         k,
         v,
-        k_cmp,
-        v_cmp,
+        pooled,
         grad,
         terms,
         grad_q,
         tiles,
         plan,
         index,
+        use_compressed=sums_cmp is not None,
         window_size=window_size,
         config=tuning.query_gradient,
         block_s=block_s,

@@ -65,7 +65,7 @@ def load_keys(
 ):
     """Keys or values [N, BLOCK_D] of one head from `start` on; x is a pointer or a descriptor.
 
-    A descriptor reads the whole tile, also what the mask leaves out: finite, or 0 beyond the end.
+    A descriptor reads the whole tile, also what the mask leaves out, and 0 beyond the end.
     """
     if TMA:
         b_x = x.load([start, i_h * D])
@@ -79,6 +79,44 @@ def load_keys(
 def scores(b_q, b_k):
     """[M, D] @ [N, D]^T -> [M, N] float32."""
     return tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
+
+
+@triton.jit
+def poison_of(b_x):
+    """NaN for each row of b_x [N, D] float32 that is not finite, else 0: [N]."""
+    return tl.sum(b_x * 0.0, 1)
+
+
+@triton.jit
+def load_finite(
+    x,
+    poison,
+    start,
+    i_h,
+    stride_s,
+    stride_h,
+    o_n,
+    m_n,
+    o_d,
+    H,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Keys or values as `load_keys`, 0 where the key is not finite, and the poison of each, [N].
+
+    For tiles that not every row sees: 0 times NaN is NaN, so a weight of 0 would not keep a value
+    out of a sum. Rows that do see the key get its poison instead. Where poison is None, one row
+    sees all keys of m_n.
+    """
+    # Pointers of 64 bits are made anew for each tile: offsets would be kept through other loops.
+    o_key = (start + o_n).to(tl.int64)
+    if poison is None:
+        b_poison = tl.zeros(o_n.shape, tl.float32)
+    else:
+        b_poison = tl.load(poison + o_key * H + i_h, mask=m_n, other=0.0)
+        m_n = m_n & (b_poison == 0.0)
+    p_x = x + o_key[:, None] * stride_s + i_h * stride_h + o_d[None, :]
+    return load_rows(p_x, m_n, o_d, D, BLOCK_D), b_poison
 
 
 @triton.jit
@@ -113,8 +151,8 @@ def softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_row, scale_log2):
 @triton.jit
 def softmax_end(b_acc, b_m, b_l):
     """Output [M, D] and natural-log LSE [M]; 0 and -inf for a row without keys."""
-    b_some = tl.where(b_l > 0, b_l, 1.0)
-    b_lse = tl.where(b_l > 0, (b_m + tl.log2(b_some)) * 0.6931471805599453, float("-inf"))
+    b_some = tl.where(b_l == 0, 1.0, b_l)  # NaN stays NaN, in the LSE too
+    b_lse = tl.where(b_l == 0, float("-inf"), (b_m + tl.log2(b_some)) * 0.6931471805599453)
     return b_acc * (1.0 / b_some)[:, None], b_lse
 
 
@@ -122,7 +160,8 @@ def softmax_end(b_acc, b_m, b_l):
 def load_terms(terms, o_line, m_line, num_lines, BRANCH: tl.constexpr):
     """What the gradients of a branch need of each line: LSE in base 2, delta, gate (`terms`).
 
-    Masked lines get +inf, so that their weights are 0.
+    Masked lines get +inf, so that their weights are 0. An LSE of NaN tells that q or the gradient
+    of the line is not finite.
     """
     p_terms = terms + 3 * BRANCH * num_lines + o_line
     b_lse = tl.load(p_terms, mask=m_line, other=float("inf"))

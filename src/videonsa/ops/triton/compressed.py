@@ -9,6 +9,7 @@ from videonsa.ops.triton.common import (
     LOG2_E,
     fits_tma,
     key_source,
+    load_finite,
     load_keys,
     load_rows,
     scores,
@@ -26,6 +27,8 @@ def _compressed_kernel(
     q,  # [R, HQ, D]
     k_cmp,  # [C, H, D]
     v_cmp,  # [C, H, D]
+    values,  # v_cmp, as a pointer
+    poison,  # [C, H]
     o_cmp,  # [R, HQ, D]
     lse_cmp,  # [R, HQ]
     tiles,  # [tiles, 2] or None
@@ -83,11 +86,12 @@ def _compressed_kernel(
         )
         m_n = o_n < num_blocks - start
         b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_s = scores(b_q, b_k)
         o_c = start + o_n
+        b_v, b_poison = load_finite(
+            values, poison, start, i_h, H * D, D, o_n, o_c < end, o_d, H, D, BLOCK_D
+        )
         m_s = (o_c[None, :] >= b_begin[:, None]) & (o_c[None, :] < b_end[:, None])
-        b_s = tl.where(m_s, b_s, float("-inf"))
+        b_s = tl.where(m_s, scores(b_q, b_k) + b_poison[None, :], float("-inf"))
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     o_row = (base + o_m)[:, None] * HQ + i_hq
@@ -99,6 +103,7 @@ def compressed(
     q: Tensor,
     k_cmp: Tensor,
     v_cmp: Tensor,
+    poison: Tensor | None,
     row_begin: Tensor,
     row_end: Tensor,
     tiles: Tiles,
@@ -107,7 +112,9 @@ def compressed(
 ) -> tuple[Tensor, Tensor]:
     """o_cmp `[R, HQ, D]` and its LSE `[R, HQ]`: row r sees the blocks [row_begin, row_end).
 
-    `tiles` are of `config.block_m` rows; both bounds never fall along the rows of a tile.
+    `tiles` are of `config.block_m` rows; both bounds never fall along the rows of a tile. `poison`
+    `[C, H]` float32 is NaN for a key or value that is not finite, else 0; None where a tile has one
+    row, or where it may see what its other rows see.
     """
     num_rows, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
@@ -118,6 +125,8 @@ def compressed(
         q,
         key_source(k_cmp, config.block_n, tma=tma),
         key_source(v_cmp, config.block_n, tma=tma),
+        v_cmp,
+        poison,
         o_cmp,
         lse_cmp,
         tiles.table,

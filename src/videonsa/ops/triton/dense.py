@@ -11,6 +11,7 @@ from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.forward import num_multiprocessors
 from videonsa.ops.triton.index import Tiles
+from videonsa.ops.triton.pool import poison_of_keys
 from videonsa.ops.triton.tuning import Tuning, tuning_for
 
 PROGRAMS_EACH = 4
@@ -49,11 +50,13 @@ def dense_rows_in_parts(
     sample = torch.arange(num_samples, device=q.device)[:, None] * num_keys
     begin = (part + sample).expand(-1, -1, num_rows)
     end = torch.minimum(begin + size, sample + positions + 1).maximum(begin)
+    k, v = k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous()
     with on_device(q):
         outputs, lses = compressed(
             q.flatten(0, 1).repeat(num_parts, 1, 1),
-            k.flatten(0, 1).contiguous(),
-            v.flatten(0, 1).contiguous(),
+            k,
+            v,
+            poison_of_keys(k, v) if num_rows > 1 else None,
             begin.flatten().int(),
             end.flatten().int(),
             Tiles(None, num_parts * tiles, tuning.compressed.block_m, num_rows),

@@ -75,22 +75,30 @@ def nsa_forward(
     }
     group = q.shape[1] // k.shape[1]
     o_cmp = lse_cmp = o_slc = lse_slc = None
+    pooled = pool(k, v, index)
     if wants["compressed"] or (wants["selected"] and selected is None):
-        k_cmp, v_cmp = pool(k, v, index)
-        tiles = row_tiles(index, tuning.compressed.block_m)
         o_cmp, lse_cmp = compressed(
-            q, k_cmp, v_cmp, index.row_begin, index.row_end, tiles, config=tuning.compressed
+            q,
+            pooled.k,
+            pooled.v,
+            pooled.poison,
+            index.row_begin,
+            index.row_end,
+            row_tiles(index, tuning.compressed.block_m),
+            config=tuning.compressed,
         )
         if wants["selected"] and selected is None:
             select = _select_per_block if options.per_block else _select_per_row
-            selected = select(q, k_cmp, lse_cmp, index, options=options, tuning=tuning)
+            selected = select(q, pooled.k, lse_cmp, index, options=options, tuning=tuning)
     if wants["selected"]:
         assert selected is not None, "chosen above"
-        o_slc, lse_slc = _selected(q, k, v, selected, index, tuning=tuning)
+        poison = pooled.poison_of_keys
+        o_slc, lse_slc = _selected(q, k, v, poison, selected, index, tuning=tuning)
     output, o_win, lse_win = window_and_sum(
         q,
         k,
         v,
+        pooled.poison_of_keys,
         gates,
         o_cmp if "compressed" in options.branches else None,
         o_slc if "selected" in options.branches else None,
@@ -218,6 +226,7 @@ def _selected(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    poison: Tensor,
     selected: Tensor,
     index: StreamIndex,
     *,
@@ -226,16 +235,18 @@ def _selected(
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
     tile = rows_of_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
     tiles = row_tiles(index, tile, aligned=True)
-    plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared)
+    config = tuning.selected
+    plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared, block_n=config.block_n)
     o_slc, lse_slc = selected_shared(
         q,
         k,
         v,
+        poison,
         tiles,
         plan,
         index,
-        full_blocks=index.uniform and index.max_size == tuning.selected.block_n,
-        config=tuning.selected,
+        full_blocks=index.uniform and index.max_size == config.block_n,
+        config=config,
     )
     add_scattered(
         q,

@@ -28,6 +28,8 @@ def _compressed_gradient_kernel(
     k_cmp,  # [C, H, D]
     v_cmp,  # [C, H, D]
     grad,  # [R, HQ, D]
+    queries,  # q, as a pointer
+    grads,  # grad, likewise
     terms,  # [3, 3, R, HQ]
     sums,  # [SPLITS, 2, C, H, D] float32
     borders,  # [C / BLOCK_N, 4] rows where a tile of blocks begins to be seen, by all, ends to be
@@ -64,7 +66,10 @@ def _compressed_gradient_kernel(
     row_1 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 1), low), high)
     row_2 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 2), low), high)
     row_3 = tl.minimum(tl.maximum(tl.load(borders + 4 * i_n + 3), low), high)
-    for i in range(tl.cdiv(row_2 - row_1, BLOCK_M) * G):  # every row sees all blocks of the tile
+    # In whole tiles of rows, as the last would reach on to rows that may not see the blocks.
+    num_all = (row_2 - row_1) // BLOCK_M
+    row_2 = row_1 + num_all * BLOCK_M
+    for i in range(num_all * G):  # every row sees all blocks of the tile
         first, i_hq = row_1 + i // G * BLOCK_M, i_h * G + i % G
         m_row = first + o_m < row_2
         b_q = load_keys(q, first, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
@@ -82,10 +87,13 @@ def _compressed_gradient_kernel(
         b_low = tl.load(row_begin + first + o_m, mask=m_row, other=0)
         b_high = tl.load(row_end + first + o_m, mask=m_row, other=0)
         m_s = (o_c[None, :] >= b_low[:, None]) & (o_c[None, :] < b_high[:, None])
-        b_q = load_keys(q, first, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
-        b_do = load_keys(grad, first, i_hq, HQ * D, D, o_m, m_row, o_d, D, BLOCK_D, TMA)
-        o_line = (first.to(tl.int64) + o_m) * HQ + i_hq
+        o_row = first.to(tl.int64) + o_m
+        o_line = o_row * HQ + i_hq
         b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 0)
+        m_row = m_row & (b_lse == b_lse)
+        p_q = queries + i_hq * stride_qh + o_row[:, None] * stride_qr + o_d[None, :]
+        b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
+        b_do = load_rows(grads + o_line[:, None] * D + o_d[None, :], m_row, o_d, D, BLOCK_D)
         b_dk, b_dv = key_step(
             b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, True
         )
@@ -127,6 +135,8 @@ def compressed_gradients(
         k_cmp,
         v_cmp,
         key_source(grad, config.block_m, tma=tma),
+        q,
+        grad,
         terms,
         sums,
         borders,

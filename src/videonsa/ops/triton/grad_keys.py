@@ -27,15 +27,18 @@ from videonsa.ops.triton.tuning import Config
 def key_step(
     b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK: tl.constexpr
 ):
-    """b_dk and b_dv [D, N] float32 with one more tile of lines; m_s [M, N] where MASK."""
+    """b_dk and b_dv [D, N] float32 with one more tile of lines; m_s [M, N] where MASK.
+
+    Lines that are not finite are 0 there, and their LSE is NaN.
+    """
     b_s = scores(b_q, b_k)
-    if MASK:
-        b_s = tl.where(m_s, b_s, float("-inf"))
     b_dp = scores(b_do, b_v)
     # Terms of a line cost few registers where lines are rows.
     b_p, b_ds = gated_weights(
         b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
     )
+    if MASK:
+        b_p, b_ds = tl.where(m_s, b_p, 0.0), tl.where(m_s, b_ds, 0.0)
     b_dv = tl.dot(tl.trans(b_do), b_p.to(b_do.dtype), b_dv, input_precision="ieee")
     b_dk = tl.dot(tl.trans(b_q), b_ds.to(b_q.dtype), b_dk, input_precision="ieee")
     return b_dk, b_dv
@@ -71,9 +74,11 @@ def _gathered_step(
         b_row = b_row.to(tl.int64)
     o_line = b_row * HQ + i_head
     o_q = b_row * stride_qr + i_head * stride_qh
+    b_lse, b_delta, b_gate = load_terms(terms, o_line, m_line, num_lines, BRANCH)
+    if MASK:
+        m_line = m_line & (b_lse == b_lse)
     b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_line, o_d, D, BLOCK_D)
     b_do = load_rows(grad + (o_line[:, None] * D + o_d[None, :]), m_line, o_d, D, BLOCK_D)
-    b_lse, b_delta, b_gate = load_terms(terms, o_line, m_line, num_lines, BRANCH)
     return key_step(b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK)
 
 

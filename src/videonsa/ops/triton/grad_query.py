@@ -13,6 +13,7 @@ from videonsa.ops.triton.common import (
     fits_tma,
     gated_weights,
     key_source,
+    load_finite,
     load_keys,
     load_rows,
     load_terms,
@@ -21,6 +22,7 @@ from videonsa.ops.triton.common import (
     tile_of,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
+from videonsa.ops.triton.pool import Pooled
 from videonsa.ops.triton.selected import Plan
 from videonsa.ops.triton.tuning import Config, rows_of_tile
 
@@ -29,14 +31,17 @@ from videonsa.ops.triton.tuning import Config, rows_of_tile
 def _query_step(
     b_q, b_do, b_k, b_v, b_dq, b_lse, b_delta, b_gate, m_s, scale_log2, MASK: tl.constexpr
 ):
-    """b_dq [M, D] with one more tile of keys; m_s [M, N] where MASK."""
+    """b_dq [M, D] with one more tile of keys; m_s [M, N] where MASK.
+
+    Keys that are not finite are 0 there: the delta of a line that sees them is NaN.
+    """
     b_s = scores(b_q, b_k)
-    if MASK:
-        b_s = tl.where(m_s, b_s, float("-inf"))
     b_dp = scores(b_do, b_v)
     _, b_ds = gated_weights(
         b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
     )
+    if MASK:
+        b_ds = tl.where(m_s, b_ds, 0.0)
     return tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision="ieee")
 
 
@@ -56,7 +61,10 @@ def _interval_gradient(
     end,
     k,
     v,
+    keys,  # k, as a pointer
+    poison,
     num_keys,
+    H,
     stride_ks,
     stride_kh,
     stride_vs,
@@ -83,8 +91,10 @@ def _interval_gradient(
         # The front tiles end at all_begin: the first may begin before the sample, masked.
         start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
         o_key = start + o_n
-        m_n = (o_key < num_keys) & (o_key >= begin)
-        b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        m_n = (o_key < end) & (o_key >= begin)
+        b_k, _ = load_finite(
+            keys, poison, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, H, D, BLOCK_D
+        )
         b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
         m_s = (o_key[None, :] >= b_low[:, None]) & (o_key[None, :] < b_high[:, None])
         b_dq = _query_step(
@@ -107,9 +117,12 @@ def _shared_gradient(
     p_size,
     p_rows,
     p_num,
+    end,  # one past the last key that a line sees
     k,
     v,
-    num_keys,
+    keys,  # k, as a pointer
+    poison,
+    H,
     stride_ks,
     stride_kh,
     stride_vs,
@@ -126,7 +139,7 @@ def _shared_gradient(
     """Adds the shared blocks of a tile, each in PARTS tiles of keys."""
     o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     num, num_before = tl.load(p_num), tl.load(p_num + 1)
-    for i in range(num_before * PARTS):  # blocks that lie before every row of the tile
+    for i in range(num_before * PARTS):  # every row of the tile may see all keys that are read
         part = i % PARTS * BLOCK_N
         start = tl.load(p_start + i // PARTS) + part
         m_bit = ((tl.load(p_rows + i // PARTS) >> b_bit) & 1) != 0
@@ -144,8 +157,10 @@ def _shared_gradient(
         part = i % PARTS * BLOCK_N
         start = tl.load(p_start + i // PARTS) + part
         m_bit = ((tl.load(p_rows + i // PARTS) >> b_bit) & 1) != 0
-        m_n = (o_n < tl.load(p_size + i // PARTS) - part) & (o_n < num_keys - start)
-        b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        m_n = (o_n < tl.load(p_size + i // PARTS) - part) & (o_n < end - start)
+        b_k, _ = load_finite(
+            keys, poison, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, H, D, BLOCK_D
+        )
         b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_own = tl.where(m_bit, b_lse, float("inf"))
         m_s = m_n[None, :] & (o_n[None, :] <= (b_key - start)[:, None])
@@ -160,6 +175,10 @@ def _query_gradient_kernel(
     v,  # [S, H, D]
     k_cmp,  # [C, H, D]
     v_cmp,  # [C, H, D]
+    keys,  # k, as a pointer
+    keys_cmp,  # k_cmp, likewise
+    poison,  # [S, H]
+    poison_cmp,  # [C, H]
     grad,  # [R, HQ, D] of the output
     terms,  # [3, 3, R, HQ]
     grad_q,  # [R, HQ, D]
@@ -245,7 +264,10 @@ def _query_gradient_kernel(
             tl.load(row_end + first_row + num_rows - 1),
             k_cmp,
             v_cmp,
+            keys_cmp,
+            poison_cmp,
             num_blocks,
+            H,
             H * D,
             D,
             H * D,
@@ -277,7 +299,10 @@ def _query_gradient_kernel(
             key + num_rows,
             k,
             v,
+            keys,
+            poison,
             num_keys,
+            H,
             stride_ks,
             stride_kh,
             stride_vs,
@@ -305,9 +330,12 @@ def _query_gradient_kernel(
             plan_size + o_tile * BOUND,
             plan_rows + o_tile * BOUND,
             num_shared + o_tile * 2,
+            key + num_rows,
             k,
             v,
-            num_keys,
+            keys,
+            poison,
+            H,
             stride_ks,
             stride_kh,
             stride_vs,
@@ -332,8 +360,7 @@ def query_gradient(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    k_cmp: Tensor | None,
-    v_cmp: Tensor | None,
+    pooled: Pooled,
     grad: Tensor,
     terms: Tensor,
     grad_q: Tensor,
@@ -341,6 +368,7 @@ def query_gradient(
     plan: Plan | None,
     index: StreamIndex,
     *,
+    use_compressed: bool,
     window_size: int | None,
     config: Config,
     block_s: int,
@@ -351,14 +379,14 @@ def query_gradient(
         q: `[R, HQ, D]`.
         k: `[S, H, D]`.
         v: `[S, H, D]`.
-        k_cmp: `[C, H, D]`, None without a compressed branch.
-        v_cmp: likewise.
+        pooled: of k and v.
         grad: `[R, HQ, D]` contiguous, of the output.
         terms: `[3, 3, R, HQ]` float32, as `branch_terms` makes them.
         grad_q: holds what the scattered pairs of the plan gave; updated.
         tiles: of the plan, or of as many rows.
         plan: of these tiles, None without a selected branch.
         index: of these rows and keys.
+        use_compressed: whether there is a compressed branch.
         window_size: None without a window branch.
         config: of the kernel; its lines may be those of a part of a tile.
         block_s: tokens of the largest block, as a power of two.
@@ -368,14 +396,18 @@ def query_gradient(
     group = num_heads // num_kv_heads
     rows = rows_of_tile(group, config.block_m, most=tiles.size)
     tma = config.tma and fits_tma(k) and fits_tma(v) and block_s >= config.block_n
-    tma_cmp = config.tma and k_cmp is not None and fits_tma(k_cmp)
+    tma_cmp = config.tma and fits_tma(pooled.k)
     shared = (None,) * 5 if plan is None else (*plan[:4], plan.num_scattered)
     _query_gradient_kernel[(tiles.num * num_kv_heads * (tiles.size // rows),)](
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
-        None if k_cmp is None else key_source(k_cmp, config.block_n, tma=tma_cmp),
-        None if v_cmp is None else key_source(v_cmp, config.block_n, tma=tma_cmp),
+        key_source(pooled.k, config.block_n, tma=tma_cmp),
+        key_source(pooled.v, config.block_n, tma=tma_cmp),
+        k,
+        pooled.k,
+        pooled.poison_of_keys,
+        pooled.poison,
         grad,
         terms,
         grad_q,
@@ -408,7 +440,7 @@ def query_gradient(
         TILE=tiles.size,
         ROWS=rows,
         FULL_BLOCKS=index.uniform and index.max_size == block_s,
-        USE_CMP=k_cmp is not None,
+        USE_CMP=use_compressed,
         USE_SLC=plan is not None,
         USE_WIN=window_size is not None,
         TMA=tma,

@@ -82,7 +82,8 @@ def _importance_kernel(
     o_out = o_row * H + i_h
     p_out, p_highest = importance + o_out * max_blocks, highest + o_out * max_groups
     if SUM_ROWS:
-        b_p = tl.sum(b_p, 0)[None, :]
+        # A descriptor also reads rows that are not of this block.
+        b_p = tl.sum(tl.where(m_row[:, None], b_p, 0.0), 0)[None, :]
     o_local = i_n * BLOCK_N + o_n
     m_in = m_out[:, None] & (o_local < max_blocks)[None, :]
     tl.store(p_out[:, None] + o_local[None, :], b_p, mask=m_in)

@@ -1,11 +1,13 @@
 """Means of the complete blocks: k_c and v_c of the compressed branch (NSA eq. 7 with a mean)."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import load_rows, store_rows
+from videonsa.ops.triton.common import load_rows, poison_of, store_rows
 from videonsa.ops.triton.index import StreamIndex
 
 
@@ -20,14 +22,49 @@ def _halves_sum(b_x, N: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def _store_mean(
+    b_x, p_mean, size, is_whole, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr, N: tl.constexpr
+):
+    """Stores the mean of a block [N, D]; the poison of its keys [N] and of the mean [1]."""
+    b_x = b_x.to(tl.float32)
+    b_poison = poison_of(b_x)
+    count = tl.maximum(size, 1).to(tl.float32)[None, None]
+    b_mean = tl.math.div_rn(_halves_sum(tl.where(is_whole, b_x, 0.0), N, BLOCK_D), count)
+    store_rows(p_mean, b_mean, tl.full([1], 1, tl.int1), o_d, D, BLOCK_D)
+    return b_poison, poison_of(b_mean)
+
+
+@triton.jit
+def _poison_kernel(
+    k,  # [S * H, D]
+    v,  # [S * H, D]
+    poison,  # [S * H]
+    num_lines,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    o_line = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_d = tl.arange(0, BLOCK_D)
+    m_line = o_line < num_lines
+    o_x = o_line[:, None] * D + o_d[None, :]
+    b_k = load_rows(k + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
+    b_v = load_rows(v + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
+    tl.store(poison + o_line, poison_of(b_k) + poison_of(b_v), mask=m_line)
+
+
+@triton.jit
 def _pool_kernel(
     k,  # [S, H, D]
     v,  # [S, H, D]
     k_cmp,  # [C, H, D]
     v_cmp,  # [C, H, D]
+    poison,  # [S, H]
+    poison_cmp,  # [C, H]
     block_start,  # [C]
     block_size,  # [C]
     num_keys,
+    num_blocks,
     stride_ks,
     stride_kh,
     stride_vs,
@@ -40,34 +77,52 @@ def _pool_kernel(
     i_c, i_h = tl.program_id(0), tl.program_id(1)
     start, size = tl.load(block_start + i_c), tl.load(block_size + i_c)
     o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    # Nobody sees a block that is not complete; it becomes 0.
-    m_n = (o_n < size) & (start < num_keys) & (size <= num_keys - start)
+    # The last block of a sample may reach into the next: those keys are that sample's.
+    stop = tl.load(block_start + i_c + 1, mask=i_c + 1 < num_blocks, other=num_keys)
+    stop = tl.minimum(stop, num_keys)
+    m_n = (o_n < size) & (o_n < stop - start)
     o_key = (start + o_n).to(tl.int64)[:, None]
-    b_k = load_rows(k + o_key * stride_ks + i_h * stride_kh + o_d[None, :], m_n, o_d, D, BLOCK_D)
-    b_v = load_rows(v + o_key * stride_vs + i_h * stride_vh + o_d[None, :], m_n, o_d, D, BLOCK_D)
-    count = tl.maximum(size, 1).to(tl.float32)[None, None]
+    # Nobody sees a block that is not complete; it becomes 0.
+    is_whole = (start < stop) & (size <= stop - start)
     o_out = (i_c.to(tl.int64) * H + i_h) * D + o_d[None, :]
-    m_one = tl.full([1], 1, tl.int1)
-    b_k = _halves_sum(b_k.to(tl.float32), BLOCK_N, BLOCK_D)
-    b_v = _halves_sum(b_v.to(tl.float32), BLOCK_N, BLOCK_D)
-    store_rows(k_cmp + o_out, tl.math.div_rn(b_k, count), m_one, o_d, D, BLOCK_D)
-    store_rows(v_cmp + o_out, tl.math.div_rn(b_v, count), m_one, o_d, D, BLOCK_D)
+    b_k = load_rows(k + o_key * stride_ks + i_h * stride_kh + o_d[None, :], m_n, o_d, D, BLOCK_D)
+    b_poison, b_poison_cmp = _store_mean(
+        b_k, k_cmp + o_out, size, is_whole, o_d, D, BLOCK_D, BLOCK_N
+    )
+    b_v = load_rows(v + o_key * stride_vs + i_h * stride_vh + o_d[None, :], m_n, o_d, D, BLOCK_D)
+    b_of_v, b_of_v_cmp = _store_mean(b_v, v_cmp + o_out, size, is_whole, o_d, D, BLOCK_D, BLOCK_N)
+    tl.store(poison + (start + o_n).to(tl.int64) * H + i_h, b_poison + b_of_v, mask=m_n)
+    tl.store(poison_cmp + i_c * H + i_h + tl.zeros([1], tl.int32), b_poison_cmp + b_of_v_cmp)
 
 
-def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Tensor, Tensor]:
-    """Keys and values `[S, H, D]` -> means of the blocks `[C, H, D]`, summed in float32."""
+class Pooled(NamedTuple):
+    """The means of the blocks, and which keys are not finite: poison is NaN there, else 0."""
+
+    k: Tensor  # [C, H, D]
+    v: Tensor  # [C, H, D]
+    poison_of_keys: Tensor  # [S, H] float32, where k or v is not
+    poison: Tensor  # [C, H] float32, of the means
+
+
+def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
+    """Keys and values `[S, H, D]` -> means of the blocks, summed in float32."""
     num_keys, num_kv_heads, dim = k.shape
     num_blocks = index.block_start.shape[0]
     k_cmp = torch.empty((num_blocks, num_kv_heads, dim), dtype=k.dtype, device=k.device)
     v_cmp = torch.empty_like(k_cmp)
+    poison = torch.empty((num_keys, num_kv_heads), dtype=torch.float32, device=k.device)
+    poison_cmp = torch.empty((num_blocks, num_kv_heads), dtype=torch.float32, device=k.device)
     _pool_kernel[(num_blocks, num_kv_heads)](
         k,
         v,
         k_cmp,
         v_cmp,
+        poison,
+        poison_cmp,
         index.block_start,
         index.block_size,
         num_keys,
+        num_blocks,
         *k.stride()[:2],
         *v.stride()[:2],
         num_kv_heads,
@@ -76,4 +131,22 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Tensor, Tensor]:
         BLOCK_N=triton.next_power_of_2(index.max_size),
         num_warps=4,
     )
-    return k_cmp, v_cmp
+    return Pooled(k_cmp, v_cmp, poison, poison_cmp)
+
+
+def poison_of_keys(k: Tensor, v: Tensor) -> Tensor:
+    """As `Pooled.poison_of_keys`, without the means: k and v `[S, H, D]` contiguous."""
+    dim = k.shape[2]
+    poison = torch.empty(k.shape[:2], dtype=torch.float32, device=k.device)
+    lines = 64
+    _poison_kernel[(triton.cdiv(poison.numel(), lines),)](
+        k,
+        v,
+        poison,
+        poison.numel(),
+        D=dim,
+        BLOCK_D=triton.next_power_of_2(dim),
+        BLOCK_M=lines,
+        num_warps=4,
+    )
+    return poison

@@ -15,6 +15,7 @@ from videonsa.ops.triton.common import (
     LOG2_E,
     fits_tma,
     key_source,
+    load_finite,
     load_keys,
     load_rows,
     scores,
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
     start: Tensor  # [tiles, H, bound] first key of each shared block
     size: Tensor  # [tiles, H, bound] its tokens
     rows: Tensor  # [tiles, H, bound] one bit for each row that chose it
-    num_shared: Tensor  # [tiles, H, 2] shared blocks, and those before the first row's current one
+    num_shared: Tensor  # [tiles, H, 2] shared blocks, and those of which every row may see all
     scattered: Tensor  # [R, H, n] blocks of each row that are not shared
     num_scattered: Tensor  # [R, H]
     pair: Tensor  # [R, H] number of the row's first scattered pair among those of its tile
@@ -54,7 +55,9 @@ def _plan_kernel(
     tile_pairs,  # [tiles, H]
     tiles,  # [tiles, 2] or None
     rows_of_sample,
+    row_key,  # [R]
     row_block,  # [R]
+    row_end,  # [R]
     block_start,  # [C]
     block_size,  # [C]
     H,
@@ -62,6 +65,7 @@ def _plan_kernel(
     NUM_SELECTED: tl.constexpr,
     BOUND: tl.constexpr,
     MIN_SHARED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     TILE: tl.constexpr,
     UNITS: tl.constexpr,
 ):
@@ -79,23 +83,32 @@ def _plan_kernel(
     b_left = tl.zeros([UNITS, TILE], tl.int32)
     b_next = tl.load(p_row, mask=m_t, other=-1)
     b_next = tl.where(b_next < 0, none, b_next)
-    current = tl.load(row_block + first_row, mask=m_u & (num_rows > 0), other=0)
+    m_some = m_u & (num_rows > 0)
+    current = tl.load(row_block + first_row, mask=m_some, other=0)
+    key = tl.load(row_key + first_row, mask=m_some, other=0)
+    # How a block is read decides how a row is rounded. So a row whose choice depends on a block
+    # that the first row of the tile does not see has no vote.
+    first_end = tl.load(row_end + first_row, mask=m_some, other=0)
+    b_end = tl.load(row_end + first_row[:, None] + o_t, mask=m_t, other=0)
+    m_vote = b_end <= first_end[:, None]
     b_num, b_before = tl.zeros([UNITS], tl.int32), tl.zeros([UNITS], tl.int32)
     block = tl.min(b_next, 1)
     while tl.min(block, 0) != none:  # merge the ascending lists of the rows
         m_hit = (b_next == block[:, None]) & (b_next != none)
-        num_hits = tl.sum(m_hit.to(tl.int32), 1)
+        num_hits = tl.sum((m_hit & m_vote).to(tl.int32), 1)
         # Blocks that need the causal mask are always walked together.
         shared = (block != none) & ((num_hits >= MIN_SHARED) | (block >= current))
         o_out = o_tile * BOUND + b_num
-        tl.store(plan_start + o_out, tl.load(block_start + block, mask=shared), mask=shared)
+        start = tl.load(block_start + block, mask=shared, other=0)
+        tl.store(plan_start + o_out, start, mask=shared)
         tl.store(plan_size + o_out, tl.load(block_size + block, mask=shared), mask=shared)
         tl.store(plan_rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 1), mask=shared)
         m_left = m_hit & (shared == 0)[:, None]
         tl.store(scattered + o_row * NUM_SELECTED + b_left, block[:, None] + o_t * 0, mask=m_left)
         b_left += m_left.to(tl.int32)
         b_num += shared.to(tl.int32)
-        b_before += (shared & (block < current)).to(tl.int32)
+        # A tile of keys may reach beyond its block, to keys behind the first row.
+        b_before += (shared & (start + BLOCK_N <= key + 1)).to(tl.int32)
         b_slot += m_hit.to(tl.int32)
         b_new = tl.load(p_row + b_slot, mask=m_hit & (b_slot < NUM_SELECTED), other=-1)
         b_next = tl.where(m_hit, tl.where(b_new < 0, none, b_new), b_next)
@@ -112,6 +125,8 @@ def _selected_kernel(
     q,  # [R, HQ, D]
     k,  # [S, H, D]
     v,  # [S, H, D]
+    values,  # v, as a pointer
+    poison,  # [S, H]
     o_slc,  # [R, HQ, D]
     lse_slc,  # [R, HQ]
     tiles,  # [tiles, 2] or None
@@ -121,7 +136,6 @@ def _selected_kernel(
     plan_rows,  # [tiles, H, BOUND]
     num_shared,  # [tiles, H, 2]
     row_key,  # [R]
-    num_keys,
     stride_qr,
     stride_qh,
     stride_ks,
@@ -159,7 +173,7 @@ def _selected_kernel(
     b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_l = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for i in range(num_before):  # blocks that lie before every row of the tile
+    for i in range(num_before):  # every row of the tile may see all keys that are read
         start = tl.load(p_start + i)
         m_bit = ((tl.load(p_rows + i) >> o_t) & 1) != 0
         m_n = o_n < BLOCK_N
@@ -172,14 +186,17 @@ def _selected_kernel(
             b_s = tl.where(m_n[None, :], b_s, float("-inf"))
         b_acc, b_m, b_l = softmax_step_of_rows(b_s, b_v, b_acc, b_m, b_l, m_bit, scale_log2)
     b_key = tl.load(row_key + first_row + o_t, mask=m_row, other=-1)
+    end = tl.load(row_key + first_row) + num_rows  # the keys of a tile's rows are consecutive
     for i in range(num_before, num):
         start = tl.load(p_start + i)
         m_bit = ((tl.load(p_rows + i) >> o_t) & 1) != 0
-        m_n = (o_n < tl.load(p_size + i)) & (o_n < num_keys - start)
+        m_n = (o_n < tl.load(p_size + i)) & (o_n < end - start)
         b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_v, b_poison = load_finite(
+            values, poison, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, H, D, BLOCK_D
+        )
         m_s = m_bit[:, None] & m_n[None, :] & (o_n[None, :] <= (b_key - start)[:, None])
-        b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
+        b_s = tl.where(m_s, scores(b_q, b_k) + b_poison[None, :], float("-inf"))
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     p_o = o_slc + (base * HQ + i_h * G) * D
@@ -188,11 +205,15 @@ def _selected_kernel(
     tl.store(lse_slc + base * HQ + i_h * G + o_out, b_lse, mask=m_row)
 
 
-def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared: int) -> Plan:
+def plan_tiles(
+    selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared: int, block_n: int
+) -> Plan:
     """Shares out the selection `[R, H, n]` (flat blocks, ascending, then -1) of tiles of rows.
 
     A tile walks a block together where at least `min_shared` of its rows chose it, or where the
-    block is not wholly before the tile.
+    block is not wholly before the tile. Rows that see more blocks than the first one do not count:
+    no row is rounded otherwise for a key that it may not see. Blocks are read in tiles of `block_n`
+    keys, those that every row may see wholly first.
     """
     num_rows, num_kv_heads, num_selected = selected.shape
     bound = tiles.size * num_selected // min_shared + tiles.size
@@ -219,7 +240,9 @@ def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared
         *plan,
         tiles.table,
         tiles.rows_of_sample,
+        index.row_key,
         index.row_block,
+        index.row_end,
         index.block_start,
         index.block_size,
         num_kv_heads,
@@ -227,6 +250,7 @@ def plan_tiles(selected: Tensor, tiles: Tiles, index: StreamIndex, *, min_shared
         NUM_SELECTED=num_selected,
         BOUND=bound,
         MIN_SHARED=min_shared,
+        BLOCK_N=block_n,
         TILE=tiles.size,
         UNITS=per_program,
         num_warps=1,
@@ -238,6 +262,7 @@ def selected_shared(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    poison: Tensor,
     tiles: Tiles,
     plan: Plan,
     index: StreamIndex,
@@ -258,13 +283,14 @@ def selected_shared(
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
+        v,
+        poison,
         o_slc,
         lse_slc,
         tiles.table,
         tiles.rows_of_sample,
         *plan[:4],
         index.row_key,
-        len(k),
         *q.stride()[:2],
         *k.stride()[:2],
         *v.stride()[:2],

@@ -9,6 +9,7 @@ from videonsa.ops.triton.common import (
     LOG2_E,
     fits_tma,
     key_source,
+    load_finite,
     load_keys,
     load_rows,
     scores,
@@ -26,6 +27,8 @@ def _window_kernel(
     q,  # [R, HQ, D]
     k,  # [S, H, D]
     v,  # [S, H, D]
+    values,  # v, as a pointer
+    poison,  # [S, H]
     gates,  # [R, HQ, 3]
     o_cmp,  # [R, HQ, D]
     o_slc,  # [R, HQ, D]
@@ -101,10 +104,23 @@ def _window_kernel(
             start = tl.where(i_n < num_front, start, start + num_all * BLOCK_N)
             m_n = (o_n < num_keys - start) & (o_n >= begin - start)
             b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-            b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_v, b_poison = load_finite(
+                values,
+                poison,
+                start,
+                i_h,
+                stride_vs,
+                stride_vh,
+                o_n,
+                (o_n < end - start) & (o_n >= begin - start),
+                o_d,
+                H,
+                D,
+                BLOCK_D,
+            )
             b_behind = (key - start) + o_t[:, None] - o_n[None, :]
             m_s = (b_behind >= 0) & (b_behind < window) & (o_n >= begin - start)[None, :]
-            b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
+            b_s = tl.where(m_s, scores(b_q, b_k) + b_poison[None, :], float("-inf"))
             b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2)
         b_sum, b_lse = softmax_end(b_sum, b_m, b_l)
         if STORE_BRANCH:
@@ -131,6 +147,7 @@ def window_and_sum(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    poison: Tensor,
     gates: Tensor,
     o_cmp: Tensor | None,
     o_slc: Tensor | None,
@@ -157,6 +174,8 @@ def window_and_sum(
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
+        v,
+        poison,
         gates,
         o_cmp,
         o_slc,
