@@ -277,3 +277,42 @@ def test_the_folder_of_a_run_is_taken_for_its_model_with_a_note(tiny_folder, cli
     qa = videonsa.load(tmp_path, device="cpu")
     assert qa.notes == (f"{tmp_path} is the folder of a training run: its model/ is taken",)
     assert qa.ask(clip_path, "What moves?", max_new_tokens=1).usage.notes == qa.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": "24GB", "fit": True}, "memory='24GB': want bytes"),
+        ({"memory": 0, "fit": True}, "memory=0: want bytes"),
+        ({"sampling": 3}, "sampling came as int: want SamplingSpec"),
+        ({"recorder": "all"}, "recorder came as str: want AttentionRecorder"),
+        ({"trace": True}, "trace came as bool: want Trace"),
+        ({"system": None}, "system came as NoneType; wanted a str"),
+        ({"top_p": None}, "top_p=None"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"max_new_tokens": None}, "max_new_tokens=None"),
+    ],
+)
+def test_arguments_of_another_type_are_named(qa, clip_path, options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        qa.ask(clip_path, "What moves?", **options)
+
+
+@pytest.mark.parametrize("question", [None, 3, b"What?", ["What?"]])
+def test_a_question_of_another_type_is_named(qa, clip_path, question):
+    with pytest.raises(UsageError, match=f"question came as {type(question).__name__}"):
+        qa.ask(clip_path, question)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": []}, "device"),
+        ({"device_map": 7}, "device_map=7"),
+        ({"device_map": "all"}, "device_map='all'"),
+        ({"dtype": 5}, "dtype='5'"),
+    ],
+)
+def test_loading_names_arguments_of_another_type(tiny_folder, options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        videonsa.load(tiny_folder, **options)

@@ -12,6 +12,7 @@ from videonsa.inference.shapes import ModelShape
 from videonsa.ops.triton.support import why_not_inputs
 
 _UNITS = MappingProxyType({"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30})
+_MOST_MEMORY = 2**63
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +32,11 @@ def find_machine(device: torch.device, memory: int | None = None) -> Machine:
         device: where the model will run.
         memory: bytes to plan for instead; where the device is a CPU, those of a GPU elsewhere.
 
+    Raises:
+        UsageError: a memory that is no number of bytes.
+
     """
+    check_memory(memory)
     if device.type != "cuda":
         if memory is not None:
             return Machine(kind="cuda", name="a GPU elsewhere", memory=memory)
@@ -39,6 +44,12 @@ def find_machine(device: torch.device, memory: int | None = None) -> Machine:
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     name = torch.cuda.get_device_name(device)
     return Machine(kind="cuda", name=name, memory=free if memory is None else memory)
+
+
+def check_memory(memory: int | None) -> None:
+    """Refuse what is no number of bytes: UsageError."""
+    if memory is not None and not (type(memory) is int and memory >= 1):
+        raise UsageError(f"memory={memory!r}: want bytes, an int of at least 1, such as 24 * 10**9")
 
 
 def parse_memory(text: str) -> int:
@@ -49,10 +60,10 @@ def parse_memory(text: str) -> int:
 
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG]i?B)\s*", text, re.IGNORECASE)
-    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    if size < 1:
-        raise UsageError(f"memory {text!r}: want a size such as 24GB or 16GiB")
-    return size
+    size = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    if not 1 <= size < _MOST_MEMORY:
+        raise UsageError(f"memory {text[:40]!r}: want a size such as 24GB or 16GiB")
+    return int(size)
 
 
 def runs_by_kernels(shape: ModelShape, machine: Machine) -> bool:
@@ -81,7 +92,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(1, device=place).item()  # also refuses "meta", which holds no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise UsageError(
             f"device {str(device)!r} is not there: want 'cpu' or a GPU such as 'cuda:0' that "
             "'videonsa doctor' lists"

@@ -19,7 +19,13 @@ from videonsa.inference.defaults import (
     default_sampling,
     sampling_of_shape,
 )
-from videonsa.inference.devices import Machine, find_machine, resolve_device, resolve_dtype
+from videonsa.inference.devices import (
+    Machine,
+    check_memory,
+    find_machine,
+    resolve_device,
+    resolve_dtype,
+)
 from videonsa.inference.generation import (
     GenerationOptions,
     TextPieces,
@@ -240,6 +246,14 @@ class VideoQA:
         """
         if trace is not None and recorder is not None:
             raise UsageError("both a trace and a recorder: pass one, a trace is a recorder")
+        check_memory(memory)
+        for name, value, kind in (
+            ("sampling", sampling, SamplingSpec),
+            ("recorder", recorder, AttentionRecorder),
+            ("trace", trace, Trace),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise UsageError(f"{name} came as {type(value).__name__}: want {kind.__name__}")
         options = GenerationOptions(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
         )

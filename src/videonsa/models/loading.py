@@ -174,7 +174,7 @@ def check_device_map(
         UsageError: a name other than "auto", or a device or quantised weights beside it.
         ModelError: accelerate is not installed.
     """
-    if isinstance(device_map, str) and device_map != "auto":
+    if device_map != "auto" and not isinstance(device_map, dict):
         raise UsageError(f"device_map={device_map!r}: want 'auto' or a mapping of parts to devices")
     if device is not None:
         raise UsageError(f"device_map and device={str(device)!r}: pass one of them")
