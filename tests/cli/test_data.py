@@ -123,6 +123,21 @@ def test_a_model_without_a_tokenizer_builds_nothing(
     assert not (out / "manifest.parquet").exists()
 
 
+def test_paths_that_are_not_unicode_are_written_to_and_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    row = '{"messages": [], "videos": []}\n'
+    for name in ("a.jsonl", "\udcff.jsonl"):
+        (rows / name).write_text(row if name[0] != "a" else (folder / "../rows.jsonl").read_text())
+    command = ("build", str(rows), "--min-frames", "0", "--model", "embedded", "--out")
+    out = tmp_path / "\udcfe"
+    assert run(capsys, *command, str(out))[0] == 0
+    (note,) = json.loads((out / "report.json").read_text())["notes"]
+    assert note.endswith("\udcff.jsonl: passed over: its path is not valid Unicode: rename it")
+
+
 def test_show_writes_the_sheet_and_prints_the_tokens(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_video_beyond_the_context_is_told(tiny_folder, tmp_path, capsys) -> No
         (["--kinds", "riddle"], "kinds=('riddle',)"),
         (["--difficulty", "brutal"], "difficulty='brutal': want easy, medium, hard"),
         (["--block-size", "large"], "--block-size 'large': want a number of tokens, or frame"),
+        (["--block-size", "9" * 5000], "want a number of tokens, or frame"),
         (["--frame-size", "0"], "frame_size=0"),
         (["--samples", "0"], "samples=0: want at least 1"),
         (["--model", "no-such-model"], "'no-such-model' is no folder and no Hugging Face id"),

@@ -77,6 +77,8 @@ def test_a_pipe_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_unicode_is_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", row())
+    (entry,) = entries_of(path, roots=(tmp_path / "\udcff",))
+    assert entry.found.reason == Reason.BAD_ROW
     path.with_name("b\udcff.json").write_bytes(path.read_bytes())
     assert find_annotations([tmp_path])[1][0].endswith("its path is not valid Unicode: rename it")
 

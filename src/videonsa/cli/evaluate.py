@@ -1,6 +1,6 @@
 """`videonsa eval`: its subcommands; `synthetic` is here."""
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -209,9 +209,12 @@ def _spec_changes(args: Namespace) -> tuple[tuple[str, Any], ...]:
     given = {name: getattr(args, name) for name in _SPEC_OPTIONS}
     size = given["block_size"]
     if size is not None and size != "frame":
-        if not size.isdecimal():
-            raise UsageError(f"--block-size {size!r}: want a number of tokens, or frame")
-        given["block_size"] = int(size)
+        try:
+            given["block_size"] = values.integer(size)
+        except ArgumentTypeError as error:
+            raise UsageError(
+                f"--block-size {size[:40]!r}: want a number of tokens, or frame"
+            ) from error
     return tuple((name, value) for name, value in given.items() if value is not None)
 
 

@@ -73,7 +73,8 @@ def parquet_writer(
     _, parquet = pyarrow()
     with (
         partial_file(path) as partial,
-        parquet.ParquetWriter(partial, schema, compression="zstd", version="2.6") as file,
+        partial.open("wb") as stream,  # a path would be taken for an address where it looks so
+        parquet.ParquetWriter(stream, schema, compression="zstd", version="2.6") as file,
     ):
         rows = ParquetRows(file, schema=schema, rows_a_group=rows_a_group)
         yield rows

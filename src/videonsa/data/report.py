@@ -147,8 +147,10 @@ def write_report(report: Report, folder: Path) -> None:
 
     """
     content = json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / REPORT_JSON, content.encode())
-    write_whole(folder / REPORT_MD, "".join(f"{line}\n" for line in report_lines(report)).encode())
+    page = "".join(f"{line}\n" for line in report_lines(report))
+    for name, text in ((REPORT_JSON, content), (REPORT_MD, page)):
+        # A path may be no Unicode: its bytes are escaped.
+        write_whole(folder / name, text.encode(errors="backslashreplace"))
     write_whole(folder / HISTOGRAMS, draw_histograms(report))
 
 

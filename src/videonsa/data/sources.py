@@ -85,10 +85,11 @@ class PathResolver:
             path = unquote(path.removeprefix("file://"))
         elif _ADDRESS.match(path):
             raise DropError(Reason.REMOTE, path[:100])
-        if not _is_unicode(path):
-            raise DropError(Reason.BAD_ROW, "a path that is not valid Unicode")
         places = [os.path.normpath(os.path.join(root, path)) for root in self._roots]
-        return next((place for place in places if os.path.exists(place)), places[0])
+        found = next((place for place in places if os.path.exists(place)), places[0])
+        if not _is_unicode(found):
+            raise DropError(Reason.BAD_ROW, "a path that is not valid Unicode")
+        return found
 
 
 def find_annotations(
