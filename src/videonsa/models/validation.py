@@ -196,8 +196,8 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     vision |= _check_vision(vision, vision_given, text)
     fields: dict[str, Any] = {
         "model_type": family,
-        "text_config": text if nested else text | {"dtype": dtype},
-        "vision_config": vision,
+        "text_config": text | {"dtype": dtype},  # weights have one dtype
+        "vision_config": vision | {"dtype": dtype},
         "tie_word_embeddings": _ties(config, text_given),
         **_token_ids(config, text["vocab_size"]),
     }
