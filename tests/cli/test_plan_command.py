@@ -32,6 +32,22 @@ def test_plan_says_when_it_does_not_fit(tiny_folder, clip_path, capsys):
     assert ": fits" in capsys.readouterr().out
 
 
+def test_a_plan_for_a_cpu_is_held_against_the_memory_of_the_machine(clip_path, capsys, monkeypatch):
+    monkeypatch.setattr("videonsa.inference.devices._system_memory", lambda: 20 * 10**9)
+    arguments = ["plan", str(clip_path), "--model"]
+    assert main([*arguments, "Qwen/Qwen2.5-VL-7B-Instruct"]) == 0
+    out = capsys.readouterr().out
+    assert "of 20.0 GB on the CPU: does NOT fit: the weights alone do not; try --dtype" in out
+    assert main([*arguments, "Qwen/Qwen2.5-VL-3B-Instruct"]) == 0
+    assert "of 20.0 GB on the CPU: fits" in capsys.readouterr().out
+
+
+def test_a_revision_is_of_an_id(tiny_folder, clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", str(tiny_folder), "--revision", "v1"]
+    assert main(arguments) == 2
+    assert "only ids of the Hugging Face hub have revisions" in capsys.readouterr().err
+
+
 def test_plan_for_a_gpu_elsewhere_tells_memory_and_time(clip_path, capsys):
     arguments = ["plan", str(clip_path), "--model", "Qwen/Qwen2.5-VL-7B-Instruct"]
     assert main([*arguments, "--memory", "24GB"]) == 0

@@ -70,8 +70,13 @@ def test_an_id_that_may_be_readable_is_unreachable(name):
 
 @pytest.mark.usefixtures("unreachable")
 @pytest.mark.parametrize(
-    "name", ["Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2-VL-7B-Instruct", "llava-hf/llava-1.5-7b-hf"]
+    ("name", "family"),
+    [
+        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3-vl"),
+        ("Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl"),
+        ("llava-hf/llava-1.5-7b-hf", "llava"),
+    ],
 )
-def test_an_id_of_another_family_is_called_that(name):
-    with pytest.raises(ModelError, match="of another family"):
+def test_an_id_of_another_family_is_called_that(name, family):
+    with pytest.raises(ModelError, match=rf"of another family \({family}, by its id\)"):
         model_folder(name)

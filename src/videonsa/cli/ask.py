@@ -8,6 +8,7 @@ from videonsa.cli.common import (
     Commands,
     add_command,
     add_fit_options,
+    add_fresh_gates_option,
     add_length_option,
     add_model_options,
     add_sampling_options,
@@ -46,11 +47,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
     add_model_options(parser)
     add_weights_option(parser)
-    parser.add_argument(
-        "--fresh-gates",
-        action="store_true",
-        help="allow --attention nsa on weights without gates: all are 0.5, untrained",
-    )
+    add_fresh_gates_option(parser)
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
     parser.add_argument(
         "--device-map",
@@ -103,6 +100,7 @@ def run(args: Namespace) -> int:
         model = load(
             args.model,
             base=args.base,
+            revision=args.revision,
             attention=args.attention,
             fresh_gates=args.fresh_gates,
             device=args.device,

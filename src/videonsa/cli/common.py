@@ -74,7 +74,7 @@ def add_command(
 
 
 def add_model_options(parser: LineParser) -> None:
-    """--model, --base, --attention and --dtype."""
+    """--model, --base, --revision, --attention and --dtype."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -87,6 +87,7 @@ def add_model_options(parser: LineParser) -> None:
         metavar="ID_OR_PATH",
         help="of a LoRA adapter, in place of the base that it states",
     )
+    add_revision_option(parser)
     parser.add_argument(
         "--attention",
         choices=("nsa", "dense"),
@@ -96,6 +97,24 @@ def add_model_options(parser: LineParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         help="of weights and KV cache (default: float32 on a CPU, the weights' own elsewhere)",
+    )
+
+
+def add_revision_option(parser: LineParser) -> None:
+    """--revision."""
+    parser.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="branch, tag or commit of a Hugging Face id (default: its main branch)",
+    )
+
+
+def add_fresh_gates_option(parser: LineParser) -> None:
+    """--fresh-gates."""
+    parser.add_argument(
+        "--fresh-gates",
+        action="store_true",
+        help="allow --attention nsa on weights without gates: all are 0.5, untrained",
     )
 
 

@@ -6,6 +6,7 @@ from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
     add_command,
+    add_revision_option,
     emit,
     emit_json,
     quiet_libraries,
@@ -29,6 +30,7 @@ def add_parser(commands: Commands) -> None:
         ),
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder or a Hugging Face id")
+    add_revision_option(parser)
     parser.add_argument("target", type=values.path, metavar="TARGET", help="the folder to write")
     parser.add_argument(
         "--layout",
@@ -78,6 +80,7 @@ def run(args: Namespace) -> int:
         done = convert(
             locate_model(args.source),
             args.target,
+            revision=args.revision,
             layout=args.layout,
             dtype=getattr(torch, args.dtype) if args.dtype else None,
             max_shard_bytes=args.max_shard_size,

@@ -66,7 +66,13 @@ def run(args: Namespace) -> int:
         scene = make_scene(scene_seed("test", args.seed), duration=CLIP_SECONDS, num_objects=3)
         clip_path = args.out / "clip.mp4"
         write_video(scene, clip_path)
-        model = load(args.model, base=args.base, attention=args.attention, dtype=args.dtype)
+        model = load(
+            args.model,
+            base=args.base,
+            revision=args.revision,
+            attention=args.attention,
+            dtype=args.dtype,
+        )
         clip = read_video(clip_path, sampling=model.sampling)
         asked = [question for kind in KINDS if (question := ask_about(scene, kind))]
         results: list[dict[str, Any]] = []

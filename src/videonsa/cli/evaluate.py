@@ -178,7 +178,7 @@ def _request(args: Namespace) -> "SuiteRun":
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
     size = _SMALL_FRAME if embedded else _FRAME
     return SuiteRun(
-        model=args.model,
+        model=args.model if args.revision is None else f"{args.model}@{args.revision}",
         lengths=tuple(parse_tokens(text, "--lengths") for text in args.lengths.split(",")),
         samples=args.samples,
         conditions=tuple(args.conditions),
@@ -240,6 +240,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     qa = load(
         args.model,
         base=args.base,
+        revision=args.revision,
         attention=args.attention,
         device=args.device,
         dtype=args.dtype,

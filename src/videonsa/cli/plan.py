@@ -9,6 +9,7 @@ from videonsa.cli.common import (
     Commands,
     add_command,
     add_fit_options,
+    add_fresh_gates_option,
     add_length_option,
     add_model_options,
     add_sampling_options,
@@ -48,6 +49,7 @@ def add_parser(commands: Commands) -> None:
         "video", type=values.name, metavar="VIDEO", help="a video, a folder of images or an image"
     )
     add_model_options(parser)
+    add_fresh_gates_option(parser)
     add_weights_option(parser)
     add_sampling_options(parser)
     add_fit_options(parser)
@@ -62,8 +64,10 @@ def run(args: Namespace) -> int:
         from videonsa.inference.plan import plan_video
         from videonsa.inference.shapes import load_shape
 
-        shape = load_shape(args.model, base=args.base)
-        usual = default_sampling(args.model, shape, base=args.base)
+        where = {"base": args.base, "revision": args.revision}
+        choice = {"attention": args.attention, "fresh_gates": args.fresh_gates}
+        shape = load_shape(args.model, **where, **choice)
+        usual = default_sampling(args.model, shape, **where)
         sampling = change_sampling(usual, **sampling_options(args))
         memory = None if args.memory is None else parse_memory(args.memory)
         # With --memory it is a GPU that is planned for, here or elsewhere.
@@ -73,13 +77,13 @@ def run(args: Namespace) -> int:
             video_argument(args),
             args.model,
             sampling=sampling,
-            attention=args.attention,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             memory=memory,
             fit=args.fit,
             weights=args.weights,
-            base=args.base,
             max_new_tokens=args.max_new_tokens,
+            **where,
+            **choice,
         )
     if args.json:
         emit_json(plan.to_dict())
@@ -123,7 +127,7 @@ def _memory_lines(plan: "VideoPlan") -> Iterator[str]:
     memory, machine = plan.memory, plan.machine
     verdict = ""
     if machine.memory is not None:
-        fits = "fits" if plan.fits_memory else f"does NOT fit: {_ADVICE}"
+        fits = "fits" if plan.fits_memory else f"does NOT fit: {_memory_advice(plan)}"
         verdict = f" of {size_text(machine.memory)} on {machine.name}: {fits}"
     yield (
         f"memory     about {size_text(memory.total)}{verdict} (estimated; the peak is in "
@@ -132,6 +136,16 @@ def _memory_lines(plan: "VideoPlan") -> Iterator[str]:
     for stage in memory.stages:
         terms = ", ".join(f"{size_text(value)} {name}" for name, value in stage.terms.items())
         yield f"  {stage.name:<13}{size_text(stage.total)}: {terms}"
+
+
+def _memory_advice(plan: "VideoPlan") -> str:
+    """What to do where the memory is too small."""
+    elsewhere = "" if plan.machine.kind == "cuda" else " (--memory 24GB plans for a GPU)"
+    weights = plan.memory.peak.terms["weights"]
+    if plan.machine.memory is None or weights < plan.machine.memory:
+        return _ADVICE + elsewhere
+    kinds = "--dtype bfloat16, --weights int8" if plan.dtype == "float32" else "--weights int8"
+    return f"the weights alone do not; try {kinds} or a smaller model{elsewhere}"
 
 
 def _time_lines(plan: "VideoPlan") -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Where a model runs, in which dtype, and how much memory is there."""
 
+import mmap
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,6 +13,8 @@ from videonsa.errors import UsageError
 from videonsa.inference.shapes import ModelShape
 from videonsa.ops.triton.support import why_not_inputs
 
+_MEMORY, _OWN_PAGES = Path("/proc/meminfo"), Path("/proc/self/statm")
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _UNITS = MappingProxyType({"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30})
 _MOST_MEMORY = 2**63
 
@@ -22,7 +26,7 @@ class Machine:
     kind: Literal["cpu", "cuda"]
     name: str
     memory: int | None
-    """Bytes that a model may take; None where there is no bound to plan for."""
+    """Bytes that a model may take; None where there is no bound to plan for, or it is not known."""
 
 
 def find_machine(device: torch.device, memory: int | None = None) -> Machine:
@@ -40,7 +44,7 @@ def find_machine(device: torch.device, memory: int | None = None) -> Machine:
     if device.type != "cuda":
         if memory is not None:
             return Machine(kind="cuda", name="a GPU elsewhere", memory=memory)
-        return Machine(kind="cpu", name="the CPU", memory=None)
+        return Machine(kind="cpu", name="the CPU", memory=_system_memory())
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     name = torch.cuda.get_device_name(device)
     return Machine(kind="cuda", name=name, memory=free if memory is None else memory)
@@ -50,6 +54,22 @@ def check_memory(memory: int | None) -> None:
     """Refuse what is no number of bytes: UsageError."""
     if memory is not None and not (type(memory) is int and memory >= 1):
         raise UsageError(f"memory={memory!r}: want bytes, an int of at least 1, such as 24 * 10**9")
+
+
+def _system_memory() -> int | None:
+    """Bytes that this process holds or could get, as Linux says; None elsewhere."""
+    try:
+        free = re.search(r"^MemAvailable:\s*(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
+        held = int(_OWN_PAGES.read_text().split()[1]) * mmap.PAGESIZE
+    except (IndexError, OSError, ValueError):
+        return None
+    if free is None:
+        return None
+    here = int(free[1]) * 1024 + held
+    try:
+        return min(here, int(_CONTAINER.read_text()))
+    except (OSError, ValueError):  # no container, or one without bound ("max")
+        return here
 
 
 def parse_memory(text: str) -> int:

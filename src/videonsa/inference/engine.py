@@ -67,6 +67,7 @@ def load(
     device_map: DeviceMap | None = None,
     dtype: str | torch.dtype | None = None,
     weights: Weights = "full",
+    revision: str | None = None,
 ) -> "VideoQA":
     """Load a model to ask questions of.
 
@@ -84,10 +85,11 @@ def load(
         dtype: for example "bfloat16"; None is float32 on a CPU and the weights' own elsewhere.
         weights: "int8" or "int4" quantises the decoder layers with torchao, in float dtype
             outside of them; "int4" on a GPU only.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
         ModelError: a model that is unknown, unreachable, incomplete, or without gates for "nsa".
-        UsageError: a device or dtype that is not there.
+        UsageError: a device or dtype that is not there, or a revision of a folder.
 
     """
     if device_map is not None:
@@ -103,6 +105,7 @@ def load(
         device=place if device_map is None else None,
         device_map=device_map,
         weights=weights,
+        revision=revision,
     )
     notes = loaded.notes
     if where == locate_model(EMBEDDED):
@@ -112,7 +115,7 @@ def load(
     return VideoQA(
         loaded.model,
         load_tokenizer(loaded.folder_with("tokenizer.json")),
-        name=str(model),
+        name=str(model) if revision is None else f"{model}@{revision}",
         sampling=default_sampling(
             loaded.folder_with(SETTINGS_FILE), shape_of_config(loaded.model.config.to_dict())
         ),

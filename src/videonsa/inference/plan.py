@@ -176,7 +176,8 @@ def plan_video(
     wished = sampling or default_sampling(model, shape, base=base, revision=revision)
     fitted = question.fit(info, wished) if fit else None
     frames = fitted.plan if fitted else plan_sampling(info, wished)
-    plan = question.plan(str(model), info, frames, fit=fitted.describe() if fitted else None)
+    name = str(model) if revision is None else f"{model}@{revision}"
+    plan = question.plan(name, info, frames, fit=fitted.describe() if fitted else None)
     return replace(plan, notes=(*info.notes, *sampling_notes(info, wished)))
 
 

@@ -74,6 +74,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
+    revision: str | None = None,
     layout: Layout = "hub",
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -90,6 +91,7 @@ def convert(
     Args:
         source: a folder, or an id of the Hugging Face hub: whatever `load_model` takes.
         target: the folder to write.
+        revision: branch, tag or commit of a hub id.
         layout: names on disk, "hub" (`model.layers.*`, `visual.*`, as published) or
             "transformers" (`model.language_model.*`, `model.visual.*`).
         dtype: of the weights; None keeps that of each.
@@ -112,6 +114,7 @@ def convert(
     _check_target(place, force=force)
     checkpoint = read_checkpoint(
         source,
+        revision=revision,
         attention="nsa" if fresh_gates else None,
         fresh_gates=fresh_gates is not None,
         gate_init=fresh_gates,

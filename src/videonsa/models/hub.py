@@ -81,8 +81,8 @@ def is_cached(model: str, file: str) -> bool:
 
 
 def _unreachable(name: str, revision: str | None) -> ModelError:
-    lower = name.lower()
-    family = None if _READABLE.search(lower) else _OTHER_FAMILY.search(lower)
+    own = name.rpartition("/")[2].lower()
+    family = None if _READABLE.search(own) else _OTHER_FAMILY.search(own)
     if family:
         return ModelError(
             f"model {name!r} is of another family ({family[0]}, by its id): want Qwen2.5-VL or "
