@@ -254,7 +254,10 @@ def _change_header(rng: Random, content: bytes) -> tuple[bytes, str]:
     if rng.random() < 0.2:
         stated = rng.choice((0, 1, length - 1, length + 1, 10**6, 10**12, 2**63, 2**64 - 1))
         return stated.to_bytes(8, "little") + content[8:], f"a header of {stated} bytes"
-    header = json.loads(content[8 : 8 + length])
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except ValueError:  # damaged before
+        return change_bytes(rng, content)
     what = change_json(rng, header)
     new = to_json(header)
     return len(new).to_bytes(8, "little") + new + content[8 + length :], what

@@ -191,3 +191,19 @@ def test_a_tokenizer_that_loses_text_is_refused(folder):
 
     change(folder / "tokenizer.json", empty)
     refused(folder, "makes ''")
+
+
+@pytest.mark.parametrize("number", [-1, 2**22, 2**31, 10**30])
+@pytest.mark.parametrize("place", ["vocabulary", "added token", "decoder"])
+def test_ids_without_bound_are_refused_before_room_is_made_for_them(folder, place, number):
+    def edit(content):
+        if place == "vocabulary":
+            content["model"]["vocab"]["a"] = number
+        elif place == "added token":
+            content["added_tokens"][0]["id"] = number
+        else:
+            content["added_tokens_decoder"] = {str(abs(number) + 2**22): {"content": "<x>"}}
+
+    name = "tokenizer_config.json" if place == "decoder" else "tokenizer.json"
+    change(folder / name, edit)
+    refused(folder, "states the id .*, want 0 to 4194303")

@@ -41,6 +41,8 @@ _REPEATS = re.compile(r"(?<![*+?}])(?:[*+]|\{\d*,?\d*\})")
 _MOST_REPEATS = 3
 """In one alternative of a pattern; those of Qwen2.5 have two."""
 _MOST_CHARACTERS = 4096
+_MOST_IDS = 2**22
+"""Of a vocabulary; the largest published ones have 2**18."""
 
 
 def load_tokenizer(model: str | Path, *, revision: str | None = None) -> "PreTrainedTokenizerBase":
@@ -78,10 +80,28 @@ def _check_files(folder: Path) -> None:
             _check_regular(path)
             continue
         content = read_json_object(path, error=ModelError, remedy=_REMEDY)
+        if outside := [x for x in _stated_ids(name, content) if not 0 <= x < _MOST_IDS]:
+            raise ModelError(
+                f"{path} states the id {str(outside[0])[:40]}, want 0 to {_MOST_IDS - 1}: {_REMEDY}"
+            )
         if name == _WHOLE:
             _check_patterns(path, content)
         if name == "tokenizer_config.json":
             _check_settings(path, content)
+
+
+def _stated_ids(name: str, content: Mapping[str, Any]) -> list[int]:
+    """The ids in a file of a tokenizer; the library makes room up to the largest."""
+    ids: list[Any] = []
+    if name in ("vocab.json", "added_tokens.json"):
+        ids += content.values()
+    if isinstance(model := content.get("model"), dict) and isinstance(model.get("vocab"), dict):
+        ids += model["vocab"].values()
+    if isinstance(added := content.get("added_tokens"), list):
+        ids += [token.get("id") for token in added if isinstance(token, dict)]
+    if isinstance(known := content.get("added_tokens_decoder"), dict):
+        ids += [int(number) for number in known if re.fullmatch("[0-9]{1,4000}", number)]
+    return [number for number in ids if isinstance(number, int)]
 
 
 def _check_regular(path: Path) -> None:
