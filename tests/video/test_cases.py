@@ -71,6 +71,35 @@ def test_recordings_joined_back_to_back_are_one_video(tmp_path, suffix, codec, l
     assert note in clip.notes
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "avi", "gif"])
+def test_files_joined_as_bytes_are_read_to_their_end(tmp_path, suffix):
+    path = joined(tmp_path, suffix, 60, 60)
+    info = probe(path)
+    assert (info.num_frames, info.duration) == (120, pytest.approx(4.8, abs=0.01))
+    clip = read_with_each(path, ALL)
+    assert vf.numbers_of(clip.frames) == 2 * list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", None), ("wmv", ("wmv2", "yuv420p", {})), ("flv", ("libx264", "yuv420p", {}))],
+)
+def test_a_second_file_that_no_index_knows_is_spoken_of(tmp_path, suffix, codec):
+    path = joined(tmp_path, suffix, 30, 40, codec=codec)
+    first = (tmp_path / f"part30.{suffix}").stat().st_size
+    assert probe(tmp_path / f"part30.{suffix}").notes == ()
+    (note,) = probe(path).notes
+    assert note.startswith(f"another file begins at byte {first} and is not read")
+    assert note in read_video(path).notes
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "webm", "avi", "gif"])
+def test_sound_files_that_state_their_length_are_not_read_to_know_it(tmp_path, suffix, monkeypatch):
+    path = vf.write_video(tmp_path / f"clip.{suffix}", num_frames=60)
+    monkeypatch.setattr(container, "scan_packets", lambda packets: pytest.fail("read"))
+    assert probe(path).num_frames == 60
+
+
 def test_joined_recordings_give_exact_frames_where_keyframes_are_asked_for(tmp_path):
     path = joined(tmp_path, "ts", 60, 60)
     clip = read_with_each(path, SamplingSpec(num_frames=4, mode="keyframes"))
@@ -136,6 +165,25 @@ def test_frames_that_an_edit_list_hides_do_not_count(tmp_path, gop, first, count
     assert clip.times == pytest.approx([number / 30 for number in range(count)], abs=1e-3)
     assert clip.warnings == ()
     assert set(info.notes) < set(clip.notes)
+
+
+def test_frames_beside_a_cut_between_frames_that_need_each_other_are_all_given(tmp_path):
+    whole = vf.write_video(tmp_path / "whole.mp4", num_frames=90, fps=30, gop=1000)
+    path = tmp_path / "clip.mp4"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        end = next(n for n in range(60, 90) if packets[n].pts > packets[n + 1].pts)
+        for packet in packets[: end + 1]:  # the last is shown after some that are cut off
+            packet.stream = stream
+            target.mux(packet)
+    set_edit_list(path, first=50, count=14, fps=30)
+    clip = read_with_each(path, ALL)
+    numbers = vf.numbers_of(clip.frames)
+    assert clip.info.num_frames == len(numbers) == len(set(numbers))
+    assert max(np.diff(numbers)) > 1
+    assert clip.info.fps == 30.0
+    assert clip.times == pytest.approx([(number - 50) / 30 for number in numbers], abs=1e-3)
 
 
 def test_an_edit_list_that_hides_nothing_is_not_spoken_of(tmp_path):

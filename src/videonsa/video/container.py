@@ -18,8 +18,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videonsa.errors import VideoError
-from videonsa.video.demux import MOST_PIXELS, open_video, stream_note
-from videonsa.video.describe import Length, displayed_size, find_length
+from videonsa.video.demux import MOST_PIXELS, open_video, second_file, stream_note
+from videonsa.video.describe import END_SLACK, Length, displayed_size, find_length
 from videonsa.video.sampling import VideoInfo
 from videonsa.video.timeline import Scan, on_one_line, scan_packets
 
@@ -28,8 +28,6 @@ TIME_TOLERANCE = 1e-3
 target still counts as on screen at it."""
 FULL_PIXELS = 2**25
 """Pixels beyond which a picture is scaled down as it becomes RGB: more than 8K has."""
-END_SLACK = 1.0
-"""Seconds past the stated end from which on a frame's time is taken for damage."""
 
 
 class Orientation(NamedTuple):
@@ -105,9 +103,8 @@ class VideoFile:
             # Once, from the first frame: asking a frame for its side data ties it into a cycle of
             # references, which would keep it in memory until the garbage collector comes.
             self._orientation = Orientation.of(first)
-            choice = stream_note(container, stream)
-            self._one_of_many = choice is not None
-            self.info = self._describe(container, stream, first, length, choice)
+            self._one_of_many = stream_note(container, stream) is not None
+            self.info = self._describe(container, stream, first, length)
 
     @property
     def peculiarity(self) -> str | None:
@@ -144,7 +141,6 @@ class VideoFile:
         stream: VideoStream,
         first: VideoFrame,
         length: Length,
-        choice: str | None,
     ) -> VideoInfo:
         width, height, scaled = displayed_size(first.width, first.height, stream)
         full = _full_size(first.width, first.height)
@@ -155,6 +151,8 @@ class VideoFile:
             )
         if self._orientation.transpose:
             width, height = height, width
+        choice, second = stream_note(container, stream), second_file(self.path, length.last_byte)
+        notes, stamps = (choice, *length.notes, second, *scaled), length.stamps
         return VideoInfo(
             path=str(self.path),
             duration=length.duration,
@@ -166,7 +164,8 @@ class VideoFile:
             codec=stream.codec_context.name,
             container=container.format.name,
             has_audio=bool(container.streams.audio),
-            notes=tuple(note for note in (choice, *length.notes, *scaled) if note),
+            notes=tuple(note for note in notes if note),
+            times=None if stamps is None else [self.seconds(stamp) for stamp in stamps],
         )
 
     def source_frames(self, decoded: Iterable[tuple[VideoFrame, bool]]) -> Iterator[SourceFrame]:

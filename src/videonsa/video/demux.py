@@ -32,6 +32,9 @@ MOST_PIXELS = 2**26
 MOST_BYTES = 2**27
 """... so that their bytes are bounded too: 8192 x 5461 with 10 bits and half the colours."""
 _HEAD_BYTES = 64
+_SIGNATURE_BYTES = 16
+_BEHIND_BYTES = 2**24
+"""Bytes behind the last packet of a video that are searched: there stands the index of an mp4."""
 _KINDS = {
     b"#EXTM3U": "a playlist",
     b"ffconcat": "a list of files",
@@ -107,6 +110,20 @@ def _chosen(path: Path, container: InputContainer) -> VideoStream:
             "convert it, for example to h264 in mp4"
         )
     return max(known, key=lambda stream: (_is_default(stream), _area(stream)))
+
+
+def second_file(path: Path, last_byte: int) -> str | None:
+    """That another file of the same kind stands behind the packets that are read, in words."""
+    with suppress(OSError), path.open("rb") as file:
+        begin = file.read(_SIGNATURE_BYTES)
+        file.seek(last_byte)
+        place = file.read(_BEHIND_BYTES).find(begin) if last_byte > 0 else -1
+        if place >= 0:
+            return (
+                f"another file begins at byte {last_byte + place} and is not read: to join files, "
+                "write them anew with a tool for videos"
+            )
+    return None
 
 
 def picture_bytes(stream: VideoStream) -> int:

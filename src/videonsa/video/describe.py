@@ -1,14 +1,17 @@
 """What a video file states about itself, and what is found by reading it where it does not."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Self
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from videonsa.video.timeline import Join, Scan
+from videonsa.video.demux import READ_ERRORS
+from videonsa.video.timeline import Join, Scan, scan_packets
 
 TS_DISCONT = 0x0200
 """`AVFMT_TS_DISCONT` of FFmpeg: formats whose clock may begin anew."""
@@ -17,6 +20,10 @@ BOUNDARY_FRAMES = 3
 refer to lost ones go too."""
 MOST_STRETCH = 8
 """Pixels of a shape beyond 8:1 or 1:8 are taken for damage, and for square."""
+END_SLACK = 1.0
+"""Seconds past the stated end from which on a frame's time is taken for damage, or for more."""
+MOST_STAMPS = 1000
+"""Frames of uneven times up to which each is known by its own."""
 SOME_JOINS = 3
 """Times that are named where a file has many."""
 
@@ -32,45 +39,83 @@ class Length:
     num_frames: int | None
     """None where the file does not say."""
     joins: tuple[Join, ...] = ()
-    notes: list[str] = field(default_factory=list)
+    stamps: tuple[int, ...] | None = None
+    """When each frame begins, where that is known and matters."""
+    notes: tuple[str, ...] = ()
+    last_byte: int = 0
+    """Where its packets end in the file; 0 where that is not known."""
+
+    def averaged(self) -> Self:
+        """The same with the rate that count and duration make."""
+        if not self.num_frames or self.duration <= 0:
+            return self
+        return replace(self, rate=self.num_frames / self.duration)
 
 
 def find_length(container: InputContainer, stream: VideoStream, scan: Callable[[], Scan]) -> Length:
     """How long a video is, as it is displayed.
 
     Args:
-        container: the file.
+        container: the file, at any place.
         stream: its video.
         scan: reads all packets; called only where the file does not state enough.
 
     """
-    duration, num_frames = _stated_duration(container, stream), stream.frames or None
-    rate = float(stream.average_rate or stream.guessed_rate or 0)
-    shown = _shown_frames(container, stream, scan)
-    if num_frames and shown is not None:
-        cut = abs(rate * duration - shown) <= BOUNDARY_FRAMES
-        return Length(
-            duration=duration,
-            rate=rate if cut or duration <= 0 else shown / duration,
-            num_frames=shown,
-            notes=[_hidden_note(shown, num_frames)],
-        )
-    joins: tuple[Join, ...] = ()
-    notes = []
-    if duration <= 0 or _clock_may_begin_anew(container, stream):
+    stated = Length(
+        duration=_stated_duration(container, stream),
+        rate=float(stream.average_rate or stream.guessed_rate or 0),
+        num_frames=stream.frames or None,
+    )
+    if stated.duration > 0 and _is_mp4(container) and stream.frames:
+        return _indexed_length(stated, stream, scan)
+    tail = _tail(container, stream, stated.duration)
+    if tail is None or _goes_on(tail, stream, stated.duration):
+        return _scanned_length(stated, stream, scan())
+    return replace(stated.averaged(), last_byte=tail.last_byte)
+
+
+def _indexed_length(stated: Length, stream: VideoStream, scan: Callable[[], Scan]) -> Length:
+    """Of an mp4, whose index lists all frames, also those that its edit list does not show."""
+    entries = getattr(stream, "index_entries", None)
+    if entries is None:  # PyAV before 17
         found = scan()
-        joins = found.joins
-        if joins or found.problem is None or duration <= 0:
-            num_frames = found.num_frames
+        hidden, listed, last_byte = found.num_packets - found.num_frames, None, found.last_byte
+    else:
+        hidden, listed = sum(entry.is_discard for entry in entries), len(entries)
+        last_byte = max((entry.pos + entry.size for entry in entries), default=0)
+    there = stream.frames
+    if not hidden and (listed is None or listed <= there):
+        return replace(stated.averaged(), last_byte=last_byte)
+    shown = (listed or there) - hidden
+    missed = abs(stated.rate * stated.duration - shown)
+    uneven = missed > 1 / 2 and shown <= MOST_STAMPS
+    length = replace(
+        stated,
+        num_frames=shown,
+        stamps=tuple(np.sort(scan().stamps).tolist()) if uneven else None,
+        notes=(_hidden_note(shown, there),),
+        last_byte=last_byte,
+    )
+    return length if missed <= BOUNDARY_FRAMES else length.averaged()
+
+
+def _scanned_length(stated: Length, stream: VideoStream, found: Scan) -> Length:
+    notes = []
+    if found.joins:
+        notes.append(_join_note(found, stream))
+    if found.num_frames < found.num_packets:
+        notes.append(_hidden_note(found.num_frames, found.num_packets))
+    exact = found.joins or found.problem is None or stated.duration <= 0
+    length = replace(
+        stated,
         # What FFmpeg states of such files is a guess by the last packets.
-        duration = _scanned_duration(found, stream, rate) or duration
-        if joins:
-            notes.append(_join_note(found, stream))
-        if found.num_frames < found.num_packets:
-            notes.append(_hidden_note(found.num_frames, found.num_packets))
-    if num_frames and duration > 0:
-        rate = num_frames / duration
-    return Length(duration=duration, rate=rate, num_frames=num_frames, joins=joins, notes=notes)
+        duration=_scanned_duration(found, stream, stated.rate) or stated.duration,
+        num_frames=found.num_frames if exact else stated.num_frames,
+        joins=found.joins,
+        notes=tuple(notes),
+        last_byte=found.last_byte,
+    )
+    return length.averaged()
 
 
 def displayed_size(width: int, height: int, stream: VideoStream) -> tuple[int, int, list[str]]:
@@ -103,24 +148,30 @@ def _scanned_duration(scan: Scan, stream: VideoStream, rate: float) -> float:
     return scan.num_frames / rate if rate > 0 and scan.num_frames > 1 else 0.0
 
 
-def _shown_frames(
-    container: InputContainer, stream: VideoStream, scan: Callable[[], Scan]
-) -> int | None:
-    """Frames of an mp4 that its edit list shows; None without one that hides or repeats any."""
-    if not _is_mp4(container) or not stream.frames:
+def _tail(container: InputContainer, stream: VideoStream, duration: float) -> Scan | None:
+    """The packets from the stated end on; None where a file states nothing of worth.
+
+    Such are live recordings, mp4s in fragments and formats made to be put one behind the other.
+    """
+    in_fragments = _is_mp4(container)
+    if duration <= 0 or in_fragments or container.format.flags & TS_DISCONT:
         return None
-    entries = getattr(stream, "index_entries", None)
-    if entries is None:  # PyAV before 17
-        shown = scan().num_frames
-        return shown if shown < stream.frames else None
-    hidden = sum(entry.is_discard for entry in entries)
-    return len(entries) - hidden if hidden or len(entries) > stream.frames else None
+    try:
+        container.seek(_stated_end(stream, duration), stream=stream)
+    except (*READ_ERRORS, OverflowError):
+        return None
+    tail = scan_packets(container.demux(stream))
+    return tail if tail.num_packets else None  # without an index, seeks may land nowhere
 
 
-def _clock_may_begin_anew(container: InputContainer, stream: VideoStream) -> bool:
-    """Formats that are made to be put one behind the other; an mp4 of fragments is one."""
-    fragments = _is_mp4(container) and not stream.frames
-    return fragments or bool(container.format.flags & TS_DISCONT)
+def _goes_on(tail: Scan, stream: VideoStream, duration: float) -> bool:
+    """Whether files were put one behind the other: time goes back or on after the stated end."""
+    slack = int(END_SLACK / (stream.time_base or 1))
+    return bool(tail.joins) or (tail.end or 0) > _stated_end(stream, duration) + slack
+
+
+def _stated_end(stream: VideoStream, duration: float) -> int:
+    return (stream.start_time or 0) + int(duration / (stream.time_base or 1))
 
 
 def _is_mp4(container: InputContainer) -> bool:

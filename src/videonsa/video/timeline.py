@@ -60,6 +60,10 @@ class Scan:
     joins: tuple[Join, ...]
     problem: str | None
     """Why the file cannot be cut at its keyframes, where it cannot."""
+    stamps: Stamps
+    """int64 [N], when each picture that is shown begins, in the order of the file."""
+    last_byte: int
+    """Where the packets end in the file; 0 where that is not known."""
 
 
 def scan_packets(packets: "Iterable[Packet[VideoStream]]") -> Scan:
@@ -109,11 +113,13 @@ class _Scanner:
         # Of the packets that are shown and have times:
         self._numbers, self._order = array("q"), array("q")
         self._begins, self._ends = array("q"), array("q")
+        self._last_byte = 0
 
     def add(self, packet: "Packet[VideoStream]") -> None:
         number, pts, dts = self._num_packets, packet.pts, packet.dts
         self._num_packets += 1
         self._num_frames += not packet.is_discard
+        self._last_byte = max(self._last_byte, (packet.pos or 0) + packet.size)
         if packet.is_corrupt:
             self._problem = self._problem or "parts of it are damaged"
         if pts is None:
@@ -153,6 +159,8 @@ class _Scanner:
             keyframes=tuple(self._keyframes),
             joins=tuple(join._replace(packet=int(numbers[join.packet])) for join in found),
             problem=problem,
+            stamps=begins,
+            last_byte=self._last_byte,
         )
 
     def _jumps_back(self, numbers: Stamps, begins: Stamps) -> bool:
