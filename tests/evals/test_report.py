@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from videonsa.evals import report
-from videonsa.evals.report import SUITE_FILES, figures, pictures, render
+from videonsa.evals.report import SUITE_FILES, figures, main, pictures, render
 from videonsa.evals.report_study import FILES as STUDY_FILES
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +96,18 @@ def test_a_benchmark_of_one_length_has_a_table_and_no_plot(tmp_path) -> None:
     page = render(folder)
     assert "![" not in page
     assert "### 7b-16k" in page
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kinds": 3}', "[" * 9_999])
+def test_a_result_that_is_none_is_one_line(tmp_path, capsys, content):
+    (tmp_path / "gpu").mkdir()
+    for name in ("embedded", "suite", "study", "attention"):
+        path = tmp_path / f"gpu/{name}.json"
+        path.write_text(content)
+        assert main([str(tmp_path), "--out", str(tmp_path / "results.md")]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"report: {path} ")
+        assert told.count("\n") == 1
+        assert told.endswith("measure it again\n")
+        assert not (tmp_path / "results.md").exists()
+        path.unlink()

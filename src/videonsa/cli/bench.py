@@ -1,8 +1,8 @@
 """`videonsa bench`: its subcommands; `attention` is here."""
 
-import json
 from argparse import Namespace
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,15 @@ from videonsa.cli.common import (
     report,
 )
 from videonsa.errors import UsageError
+from videonsa.parsing import read_json_object
 
 if TYPE_CHECKING:
     from videonsa.bench.attention import Request
     from videonsa.bench.passes import Pass
 
 NAME = "attention"
+_STATED = {"machine", "shapes"}
+"""What a result has, beside its format and pass."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -184,12 +187,11 @@ def _earlier(path: Path, which: "Pass", request: "Request") -> dict[str, Any] | 
 
     if not path.exists():
         return None
-    try:
-        result = json.loads(path.read_bytes())
-        if (result["format"], result["pass"]) == (FORMAT, which):
-            return dict(result)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    with suppress(UsageError):
+        result = read_json_object(path)
+        stated = (result.get("format"), result.get("pass"))
+        if stated == (FORMAT, which) and result.keys() >= _STATED:
+            return result
     if which not in request.passes:
         return None
     raise UsageError(

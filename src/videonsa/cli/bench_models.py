@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from videonsa.cli import values
 from videonsa.cli.common import LineParser, emit, emit_json, report, write_output
 from videonsa.env import num_processes
 from videonsa.errors import UsageError
+from videonsa.parsing import read_json_object
 
 RESULTS = Path("benchmarks/results")
 
@@ -96,10 +98,8 @@ def read_one(path: Path | None, *, key: str) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    try:
-        result = json.loads(path.read_bytes())
-        if isinstance(result, dict) and key in result:
+    with suppress(UsageError):
+        result = read_json_object(path)
+        if key in result:
             return result
-    except (OSError, ValueError):
-        pass
     raise UsageError(f"--one {path}: want a JSON file that this command wrote with one process")

@@ -5,12 +5,14 @@ are written beside FILE.
 """
 
 import argparse
-import json
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from videonsa.disk import write_whole
+from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.report_attention import FILES, attention_figure, render_attention
 from videonsa.evals.report_prefill import FILES as PREFILL_FILES
@@ -20,6 +22,9 @@ from videonsa.evals.report_study import draw_study, render_study
 from videonsa.evals.statistics import Accuracy
 from videonsa.evals.suite.page import render_suite
 from videonsa.evals.suite.plots import draw_lengths
+from videonsa.parsing import one_line, read_json_object
+
+Made = TypeVar("Made")
 
 HEADER = """# Results
 
@@ -145,16 +150,33 @@ def render(folder: Path) -> str:
     parts = [HEADER]
     for name, section in SECTIONS.items():
         paths = sorted(folder.glob(f"*/{name}.json"))
-        parts += [section(json.loads(path.read_text())) for path in paths]
-    for figure, result in _attention_results(folder).items():
-        has_figure = attention_figure(result) is not None
-        parts.append(render_attention(result, figure=figure if has_figure else None))
+        parts += [_made(path, section) for path in paths]
+    for name, path in _attention_results(folder).items():
+        figure = name if _made(path, attention_figure) is not None else None
+        parts.append(_made(path, partial(render_attention, figure=figure)))
     return "\n".join(parts)
+
+
+def _made(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """What is made of a result.
+
+    Raises:
+        UsageError: it is none, or one of another version.
+    """
+    result = read_json_object(path, remedy="measure it again")
+    try:
+        return make(result)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UsageError(
+            f"{path} is no result of this version ({type(error).__name__}: {one_line(error)}): "
+            "measure it again"
+        ) from error
 
 
 def figures(folder: Path) -> dict[str, str]:
     """The plots that the page shows: file name and SVG text."""
-    drawn = {name: attention_figure(x) for name, x in _attention_results(folder).items()}
+    found = _attention_results(folder)
+    drawn = {name: _made(path, attention_figure) for name, path in found.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -167,34 +189,38 @@ def pictures(folder: Path) -> dict[str, bytes]:
     drawers = {stem: (f"{stem}_accuracy.png", draw_lengths) for stem in SUITE_FILES}
     drawers |= {stem: (f"{stem}_accuracy.png", draw_study) for stem in STUDY_FILES}
     return {
-        name: draw(json.loads(path.read_text()))
+        name: _made(path, draw)
         for stem, (name, draw) in drawers.items()
         for path in sorted(folder.glob(f"*/{stem}.json"))[:1]
     }
 
 
-def _attention_results(folder: Path) -> dict[str, dict[str, Any]]:
+def _attention_results(folder: Path) -> dict[str, Path]:
     """Attention benchmarks by the name of their plot: the first machine's has the plain name."""
     found = {}
     for stem in FILES:
         for index, path in enumerate(sorted(folder.glob(f"*/{stem}.json"))):
             name = f"{stem}-{path.parent.name}" if index else stem
-            found[f"{name}.svg"] = json.loads(path.read_text())
+            found[f"{name}.svg"] = path
     return found
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; gives the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    for name, figure in figures(args.folder).items():
-        write_whole(args.out.with_name(name), figure.encode())
-    for name, picture in pictures(args.folder).items():
-        write_whole(args.out.with_name(name), picture)
-    write_whole(args.out, render(args.folder).encode())
+    args = parser.parse_args(arguments)
+    try:
+        drawn = {name: figure.encode() for name, figure in figures(args.folder).items()}
+        for name, content in (drawn | pictures(args.folder)).items():
+            write_whole(args.out.with_name(name), content)
+        write_whole(args.out, render(args.folder))
+    except VideoNSAError as error:
+        sys.stderr.write(f"report: {error}\n")
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ from videonsa.bench.study.design import FRAME_SIZE, Design, Run, Stage, data_fol
 from videonsa.bench.study.jobs import Call, Clock, Ended, Job, run_jobs
 from videonsa.bench.study.parcels import STATE_BYTES, pack
 from videonsa.bench.study.summary import is_answered
+from videonsa.data.files import json_lines
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
 from videonsa.models.convert import convert
@@ -156,7 +157,10 @@ def note_time(out: Path, part: str, seconds: float, *, is_done: bool) -> None:
 def read_times(out: Path) -> list[dict[str, Any]]:
     """The lines of `times.jsonl`."""
     path = out / TIMES
-    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    remedy = "delete it: the times are lost, nothing else"
+    return [line for line, _ in json_lines(path, read=lambda _, value: dict(value), remedy=remedy)]
 
 
 def state_of(design: Design, run: Run, out: Path) -> list[Path]:
