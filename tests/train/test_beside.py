@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 from conftest import TOKENIZER, write_clip
-from small_manifest import SAMPLING, record, write_manifest
+from small_manifest import OPTIONS, SAMPLING, record, write_manifest
 from small_run import make_data, recipe_for
 
 from videonsa.data.agreement import sampling_values
 from videonsa.data.records import VideoRef
 from videonsa.data.scripts import script_text
+from videonsa.errors import UsageError
 from videonsa.inference.defaults import default_sampling
 from videonsa.inference.engine import load
 from videonsa.inference.shapes import load_shape
@@ -104,7 +105,7 @@ def test_a_model_that_saw_videos_of_files_samples_as_they_were_sampled(base, tmp
         assert sampling_values(found) == sampling_values(SAMPLING)
     said = "samples as its data were sampled: fps=2.0 (not 3.0), min_frames=4 (not 2), max_frames"
     assert said in capsys.readouterr().err
-    assert json.loads((out / "run.json").read_text())["sampling"]["max_frames"] == 768
+    assert json.loads((out / "run.json").read_text())["asked"]["sampling"]["max_frames"] == 768
     stated = json.loads((model / "video_preprocessor_config.json").read_text())
     assert stated["do_resize"] is True  # what we know nothing of is kept
 
@@ -115,6 +116,23 @@ def test_where_neither_model_nor_files_say_how_the_defaults_are_stated(
     model = one_step(tiny_folder, rendered, tmp_path)
     found = default_sampling(model, load_shape(model))
     assert sampling_values(found) == sampling_values(SamplingSpec())
+
+
+def test_a_system_message_of_the_data_is_told(tiny_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(OPTIONS, "system", "Be brief.")
+    one_step(tiny_folder, make_data(tmp_path / "data"), tmp_path)
+    assert "ask the trained model with --system 'Be brief.'" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run.json").read_text())["asked"]["system"] == "Be brief."
+
+
+def test_variables_that_accelerate_refuses_are_one_line(
+    tiny_folder, rendered, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "x")
+    with pytest.raises(
+        UsageError, match=r"accelerate refuses a variable .*mixed_precision.*: unset"
+    ):
+        one_step(tiny_folder, rendered, tmp_path)
 
 
 def test_a_saved_model_has_the_modes_of_new_files(tiny_folder, rendered, tmp_path):

@@ -92,3 +92,9 @@ def test_only_the_named_branch_is_closed(tiny_folder):
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[1][:, [0, 2]], before[1][:, [0, 2]])
     assert (after[1][:, 1] < 0.002).all()
+
+
+def test_gates_of_a_layer_that_is_not_there_are_no_choice(tiny_folder, manifest, tmp_path):
+    recipe = recipe_for(tiny_folder, manifest, 'model.closed_gates=["compressed:2"]')
+    with pytest.raises(UsageError, match="'compressed:2': the model has 2 layers; want at most 1"):
+        train(recipe, tmp_path)

@@ -75,7 +75,7 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def open_folder(
-    recipe: Recipe, out: Path, manifest: Manifest, processes: Any, *, sampling: dict[str, float]
+    recipe: Recipe, out: Path, manifest: Manifest, processes: Any, *, asked: dict[str, Any]
 ) -> Path | None:
     """Write what the run is, and find the checkpoint to go on from.
 
@@ -84,7 +84,7 @@ def open_folder(
         out: its folder.
         manifest: what it reads.
         processes: accelerate's state.
-        sampling: how the trained model samples a video.
+        asked: how the trained model is asked, for who reads run.json.
 
     Raises:
         UsageError: the folder of another run.
@@ -99,23 +99,20 @@ def open_folder(
     processes.wait_for_everyone()  # all have read before one writes
     if processes.is_main_process:
         clear_partial(out)
-        facts = _facts(recipe, manifest, processes.num_processes, sampling)
+        facts = _facts(recipe, manifest, processes.num_processes) | {"asked": asked}
         write_whole(out / RECIPE, recipe_to_yaml(recipe))
         write_whole(out / RUN, json.dumps(facts, indent=2) + "\n")
     processes.wait_for_everyone()
     return checkpoint
 
 
-def _facts(
-    recipe: Recipe, manifest: Manifest, num_processes: int, sampling: dict[str, float]
-) -> dict[str, Any]:
+def _facts(recipe: Recipe, manifest: Manifest, num_processes: int) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "recipe": recipe.name,
         "data_hash": manifest.data_hash,
         "manifest": recipe.data.manifest,
         "num_samples": len(manifest),
-        "sampling": sampling,
         "processes": num_processes,
         "device": gpu or platform.processor() or "cpu",
         "python": platform.python_version(),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from videonsa.errors import missing_package
+from videonsa.errors import UsageError, missing_package
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.stored import is_gate
 from videonsa.ops.spec import BRANCHES
@@ -59,10 +59,19 @@ def close_gates(model: VideoNSAForConditionalGeneration, closed_from: Mapping[st
     Args:
         model: with gates.
         closed_from: of a branch, the first layer that is closed.
+
+    Raises:
+        UsageError: the model has fewer layers.
     """
+    layers = model.model.language_model.layers
     for branch, first in closed_from.items():
+        if first >= len(layers):
+            raise UsageError(
+                f"model.closed_gates has '{branch}:{first}': the model has {len(layers)} layers; "
+                f"want at most {len(layers) - 1}"
+            )
         index = BRANCHES.index(branch)
-        for layer in model.model.language_model.layers[first:]:
+        for layer in layers[first:]:
             gate = layer.self_attn.g_proj_2
             gate.weight[index :: len(BRANCHES)] = 0.0
             gate.bias[index :: len(BRANCHES)] = CLOSED_LOGIT

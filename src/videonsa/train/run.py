@@ -2,8 +2,10 @@
 
 import importlib.util
 import math
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from videonsa.data.loader import PackedLoader
 from videonsa.data.manifest import Manifest, read_manifest
 from videonsa.data.tokens import hash_of_tokenizer
 from videonsa.env import num_processes, processes_here
-from videonsa.errors import UsageError, missing_package
+from videonsa.errors import UsageError, VideoNSAError, missing_package
 from videonsa.inference.defaults import default_sampling
 from videonsa.inference.locate import locate_model
 from videonsa.inference.shapes import load_shape, shape_of_config
@@ -48,6 +50,7 @@ from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, resume_stream
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, holds_weights
 from videonsa.train.watch import Watch, report_line
+from videonsa.video.chat import DEFAULT_SYSTEM
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -130,9 +133,8 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     check_data(recipe, manifest, shape, tokenizer_hash=hash_of_tokenizer(tokenizer))
     before = default_sampling(recipe.model.base, shape)
     sampling = trained_sampling(manifest, before)
-    change = change_of_sampling(before, sampling)
-    if change is not None and processes.is_main_process:
-        report_line(f"the trained model samples as its data were sampled: {change}")
+    if processes.is_main_process:
+        _report_asked(manifest, change_of_sampling(before, sampling))
     return _Start(
         recipe=recipe,
         out=out,
@@ -143,6 +145,17 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     )
 
 
+def _report_asked(manifest: Manifest, change: str | None) -> None:
+    """Say how the trained model has to be asked, where that is not as its base."""
+    if change is not None:
+        report_line(f"the trained model samples as its data were sampled: {change}")
+    if manifest.facts.system != DEFAULT_SYSTEM:
+        report_line(
+            "the data have a system message of their own, which does not go with the weights: ask "
+            f"the trained model with --system {shlex.quote(manifest.facts.system)}"
+        )
+
+
 def _opened(start: _Start) -> _Start:
     """The same with the checkpoint to go on from."""
     checkpoint = open_folder(
@@ -150,7 +163,10 @@ def _opened(start: _Start) -> _Start:
         start.out,
         start.manifest,
         start.processes,
-        sampling=sampling_values(start.sampling),
+        asked={
+            "sampling": sampling_values(start.sampling),
+            "system": start.manifest.facts.system,
+        },
     )
     return replace(start, checkpoint=checkpoint)
 
@@ -235,30 +251,45 @@ def _trainer(
     model, folder = _model(start)
     # Else the Trainer adds it to the generation config again, whenever a run starts.
     model.config.eos_token_id = tokenizer.eos_token_id
-    trainer = PackTrainer(
-        model=choose_parameters(model, recipe.model),
-        args=training_arguments(
-            recipe,
-            start.out,
-            steps=steps,
-            accumulated=accumulated,
-            on_gpu=torch.cuda.is_available(),
-        ),
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-        extras=Extras(
-            recipe=recipe,
-            stream=PackStream(loader, num_batches=steps * accumulated),
-            shape=shape_of_config(model.config.to_dict()),
-            num_processes=processes.num_processes,
-            beside=files_beside(folder, sampling=start.sampling),
-            exchange=sequence_exchange(recipe, processes),
-            evaluation=evaluation,
-        ),
-    )
+    with _refused_variables():
+        trainer = PackTrainer(
+            model=choose_parameters(model, recipe.model),
+            args=training_arguments(
+                recipe,
+                start.out,
+                steps=steps,
+                accumulated=accumulated,
+                on_gpu=torch.cuda.is_available(),
+            ),
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            extras=Extras(
+                recipe=recipe,
+                stream=PackStream(loader, num_batches=steps * accumulated),
+                shape=shape_of_config(model.config.to_dict()),
+                num_processes=processes.num_processes,
+                beside=files_beside(folder, sampling=start.sampling),
+                exchange=sequence_exchange(recipe, processes),
+                evaluation=evaluation,
+            ),
+        )
     for own in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own)
     return trainer
+
+
+@contextmanager
+def _refused_variables() -> Iterator[None]:
+    """While accelerate is set up: the settings are checked already, its variables are not."""
+    try:
+        yield
+    except VideoNSAError:
+        raise
+    except ValueError as error:
+        raise UsageError(
+            f"accelerate refuses a variable of the environment ({one_line(error)}): unset those "
+            "that begin with ACCELERATE_ or FSDP_, or start by accelerate launch"
+        ) from error
 
 
 def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) -> PackedLoader:

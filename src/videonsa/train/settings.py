@@ -105,9 +105,9 @@ class AttentionSettings:
         if len(set(self.branches)) < len(self.branches):
             raise UsageError(f"attention.branches={list(self.branches)}: want each once")
         if self.block_size != "frame":
-            _within("attention", 1, _MOST, block_size=self.block_size)
-        _within("attention", 1, _MOST, window_size=self.window_size)
-        _within("attention", 1, _MOST, num_selected_blocks=self.num_selected_blocks)
+            _within("attention", 1, 2**16, block_size=self.block_size)
+        _within("attention", 1, 2**24, window_size=self.window_size)
+        _within("attention", 1, 2**12, num_selected_blocks=self.num_selected_blocks)
         try:
             self.spec()
         except ValueError as error:
