@@ -2,10 +2,12 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from nsa_cases import make_inputs, make_spec
 
+from videonsa.errors import UsageError
 from videonsa.ops import NSASpec, hybrid_attention, hybrid_layout, nsa, nsa_attention
 
 SPEC = make_spec()
@@ -35,6 +37,76 @@ def test_tensors_that_do_not_fit_are_refused(changed, message):
     with pytest.raises(ValueError, match=message) as caught:
         nsa_attention(*inputs(**changed), spec=SPEC)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "gates"])
+@pytest.mark.parametrize(
+    "value", [None, [[1.0]], 3, np.zeros((1, 8, 4, 4)), torch.zeros(1, 8, 4, 4).to_sparse()]
+)
+def test_what_is_no_dense_tensor_is_refused(name, value):
+    tensors = dict(zip(("q", "k", "v", "gates"), inputs(), strict=True)) | {name: value}
+    with pytest.raises(UsageError, match=rf"^{name} is .*want a "):
+        nsa_attention(*tensors.values(), spec=SPEC)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.bool, torch.int8])
+def test_dtypes_that_nothing_computes_in_are_refused(dtype):
+    q, k, v, gates = inputs()
+    with pytest.raises(UsageError, match="want float16, bfloat16, float32 or float64"):
+        nsa_attention(*(x.to(dtype) for x in (q, k, v)), gates, spec=SPEC)
+    with pytest.raises(UsageError, match="want float16, bfloat16, float32 or float64"):
+        nsa_attention(q, k, v, gates.to(dtype), spec=SPEC)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spec", None),
+        ("spec", {"block_size": 4}),
+        ("cu_seqlens_k", [0, 8]),
+        ("cu_seqlens_q", (0, 8)),
+        ("q_offset", 0.0),
+        ("q_offset", "0"),
+        ("q_offset", True),
+        ("q_offset", torch.tensor(0)),
+        ("return_branches", 1),
+        ("return_branches", None),
+        ("selected_blocks", [[0]]),
+        ("backend", None),
+        ("backend", ["auto"]),
+    ],
+)
+def test_options_of_another_type_are_refused(name, value):
+    with pytest.raises(UsageError, match=f"^{name}") as caught:
+        nsa_attention(*inputs(), **({"spec": SPEC} | {name: value}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vision_mask", None),
+        ("vision_mask", [[True] * 8]),
+        ("attention_mask", "yes"),
+        ("layout", 1),
+        ("spec", 64),
+        ("cu_seqlens_k", [0, 8]),
+        ("q_offset", 0.5),
+    ],
+)
+def test_options_of_the_hybrid_of_another_type_are_refused(name, value):
+    options = {"spec": SPEC, "vision_mask": torch.ones(1, 8, dtype=torch.bool)} | {name: value}
+    with pytest.raises(UsageError, match=f"^{name}"):
+        hybrid_attention(*inputs(), **options)
+    if name != "layout":
+        with pytest.raises(UsageError, match=f"^{name}"):
+            hybrid_layout(options.pop("vision_mask"), num_rows=8, **options)
+
+
+@pytest.mark.parametrize("num_rows", [None, 8.0, True, "8", 0, -1])
+def test_layout_of_no_number_of_rows_is_refused(num_rows):
+    with pytest.raises(UsageError, match="num_rows="):
+        hybrid_layout(torch.ones(1, 8, dtype=torch.bool), spec=SPEC, num_rows=num_rows)
 
 
 def int32(*values):
@@ -72,12 +144,28 @@ def test_options_that_do_not_fit_are_refused(options, message):
         ([4, 3], "end at token 7"),
         ([4, 0, 4], "at least 1 token"),
         (torch.ones(4), "1-D ints"),
+        ([6.5, 1.5], "holds 6.5: want 1-D ints"),
+        (["3", "5"], "holds '3': want 1-D ints"),
+        ("35", "holds '3': want 1-D ints"),
+        ([True] * 8, "holds True: want 1-D ints"),
+        ([None], "holds None: want 1-D ints"),
+        (torch.tensor([True] * 8), "holds True: want 1-D ints"),
+        (torch.tensor([8 + 0j]), "1-D ints"),
+        (np.array([4.0, 4.0]), "1-D ints"),
+        (8, "frame_sizes is 8: want 1-D ints"),
+        ([-4, 12], "at least 1 token"),
         (torch.ones(2, 4, dtype=torch.int64), "1-D ints"),
     ],
 )
 def test_frames_that_do_not_cover_the_keys_are_refused(frames, message):
     with pytest.raises(ValueError, match=message):
         nsa_attention(*inputs(), spec=make_spec(s="frame"), frame_sizes=frames)
+
+
+@pytest.mark.parametrize("frames", [[10**12], [10**30], np.array([5, 4]), (3, np.int64(5)), [8]])
+def test_frames_of_any_kind_of_int_and_size_are_read(frames):
+    found = nsa_attention(*inputs(), spec=make_spec(s="frame"), frame_sizes=frames)
+    assert found.isfinite().all()
 
 
 def test_frames_of_more_samples_than_there_are_are_refused():

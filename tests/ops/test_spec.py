@@ -1,5 +1,7 @@
 """`NSASpec` refuses what is not implemented."""
 
+import math
+
 import pytest
 
 from videonsa.ops import NSASpec
@@ -16,8 +18,9 @@ def test_frame_blocks_count_keys_by_the_parts_of_a_frame():
     spec = NSASpec(block_size="frame", num_selected_blocks=3, window_size=10)
     assert spec.attention_keys(54) == 3 * 54 + 10
     assert spec.attention_keys(200) == 3 * 100 + 10
-    with pytest.raises(ValueError, match="frame_size"):
-        spec.attention_keys()
+    for frame_size in (None, 0, -54, 54.0):
+        with pytest.raises(ValueError, match=f"frame_size={frame_size}"):
+            spec.attention_keys(frame_size)
 
 
 def test_branches_may_come_as_a_list():
@@ -37,6 +40,23 @@ def test_branches_may_come_as_a_list():
         ({"gate_temperature": 0.0}, "gate_temperature=0.0"),
         ({"branches": ("window", "dense")}, "subset"),
         ({"branches": ("window", "window")}, "subset"),
+        ({"branches": None}, "branches=None"),
+        ({"branches": "window"}, "branches='window': want a list"),
+        ({"branches": [["window"]]}, "subset"),
+        ({"block_size": 10**30}, "block_size=1000"),
+        ({"block_size": None}, "block_size=None"),
+        ({"num_selected_blocks": 10**12}, "want an int from 1 to 65536"),
+        ({"window_size": 2**31}, "window_size=2147483648"),
+        ({"window_size": "9"}, "window_size='9'"),
+        ({"gate_temperature": math.inf}, "want a finite number above 0"),
+        ({"gate_temperature": math.nan}, "gate_temperature=nan"),
+        ({"gate_temperature": -1}, "gate_temperature=-1"),
+        ({"gate_temperature": "0.3"}, "gate_temperature='0.3'"),
+        ({"gate_temperature": None}, "gate_temperature=None"),
+        ({"gate_temperature": True}, "gate_temperature=True"),
+        ({"force_current_block": 1}, "force_current_block=1"),
+        ({"pool_partial_block": None}, "pool_partial_block=None"),
+        ({"stream": ["vision"]}, "stream="),
         ({"selection_scope": "frame"}, "selection_scope='frame'"),
         ({"temporal_ids": "float"}, "temporal_ids='float'"),
         ({"tie_order": "bitonic"}, "tie_order of the published code"),

@@ -43,9 +43,37 @@ def test_rows_and_gradients_equal_the_reference(group, masked, elements, monkeyp
 def test_masked_keys_reach_no_row():
     q, k, v, positions, key_mask = make(2)
     wanted = dense_rows(q, k, v, positions=positions, key_mask=key_mask)
-    k[~key_mask] = 100.0
-    v[~key_mask] = -100.0
-    assert torch.equal(dense_rows(q, k, v, positions=positions, key_mask=key_mask), wanted)
+    for value in (100.0, torch.nan, torch.inf):
+        k[~key_mask] = value
+        v[~key_mask] = -value
+        assert torch.equal(dense_rows(q, k, v, positions=positions, key_mask=key_mask), wanted)
+
+
+@pytest.mark.parametrize("attend", [dense_rows, dense_reference])
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_rows_and_gradients_keep_their_bits_whatever_a_later_token_holds(attend, name, value):
+    q, k, v, _, _ = make(7)
+    positions = torch.tensor([[0, 3, 7, 8, 18, 19]] * 2)
+
+    def results(q, k, v):
+        own = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = attend(*own, positions=positions)
+        return out, *torch.autograd.grad(out, own, torch.ones_like(out))
+
+    inputs = {"q": q, "k": k, "v": v}
+    clean = results(**inputs)
+    row, token = 3, 18  # of position 8, and seen by the last two rows alone
+    inputs[name] = inputs[name].clone()
+    inputs[name][:, row if name == "q" else token, 0, 3] = value
+    out, *grads = results(**inputs)
+    rows = [0, 1, 2, 4, 5] if name == "q" else [0, 1, 2, 3]
+    assert torch.equal(out[:, rows], clean[0][:, rows])
+    assert torch.equal(grads[0][:, rows], clean[1][:, rows])
+    if name == "q":
+        assert torch.equal(grads[1][:, 9:], clean[2][:, 9:])
+        assert torch.equal(grads[2][:, 9:], clean[3][:, 9:])
+    assert value == torch.inf or out[:, row if name == "q" else 4].isnan().any()
 
 
 def test_dtype_is_that_of_the_queries():

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videonsa.errors import UsageError
+from videonsa.ops.arguments import check_int, check_type
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.triton.index import StreamIndex, batch_index
 from videonsa.ops.varlen import (
@@ -160,12 +162,19 @@ def hybrid_layout(
     Raises:
         ValueError: any of them that does not fit the others.
     """
+    check_type(spec, NSASpec, "spec")
+    check_int(num_rows, "num_rows")
+    if q_offset is not None:
+        check_int(q_offset, "q_offset")
+    for name, tensor in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if tensor is not None:
+            check_type(tensor, Tensor, name)
     _check_masks(vision_mask, attention_mask)
     num_samples, num_keys = vision_mask.shape
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(num_samples, q_offset, packed=packed)
     if num_rows < 1:
-        raise ValueError(f"num_rows={num_rows}: want at least one query row")
+        raise UsageError(f"num_rows={num_rows}: want at least one query row")
     if packed:
         samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
     else:
@@ -308,13 +317,15 @@ def _vision_groups(
 
 
 def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None) -> None:
+    check_type(vision_mask, Tensor, "vision_mask")
     for name, mask in (("vision_mask", vision_mask), ("attention_mask", attention_mask)):
         if mask is None:
             continue
+        check_type(mask, Tensor, name)
         if mask.dtype != torch.bool or mask.dim() != 2:
-            raise ValueError(f"{name} is {mask.dtype} {list(mask.shape)}: want bool [B, S]")
+            raise UsageError(f"{name} is {mask.dtype} {list(mask.shape)}: want bool [B, S]")
         if mask.shape != vision_mask.shape or mask.device != vision_mask.device:
-            raise ValueError(
+            raise UsageError(
                 f"{name} is {list(mask.shape)} on {mask.device}, vision_mask is "
                 f"{list(vision_mask.shape)} on {vision_mask.device}: want the same"
             )

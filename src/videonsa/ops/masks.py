@@ -67,7 +67,7 @@ def top_blocks(importance: Tensor, candidates: Tensor, taken: Tensor, num_select
 def ascending(selected: Tensor) -> Tensor:
     """Block indices `[..., n]` in ascending order, each once, then -1; int32."""
     none = torch.iinfo(torch.int32).max
-    block = selected.int()
+    block = selected.clamp(min=-1).int()
     block = block.masked_fill(block < 0, none).sort(dim=-1).values
     repeated = F.pad(block[..., 1:] == block[..., :-1], (1, 0), value=False)
     block = block.masked_fill(repeated, none).sort(dim=-1).values

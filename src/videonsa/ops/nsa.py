@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from videonsa.errors import UsageError
 from videonsa.ops import checks
+from videonsa.ops.arguments import check_type
 from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
 from videonsa.ops.reference import dense_reference, nsa_reference
 from videonsa.ops.released import hybrid_released, nsa_released, why_not_released
@@ -77,6 +79,8 @@ def nsa_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
+    cu_seqlens = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    checks.check_options(spec, q_offset, return_branches, cu_seqlens)
     use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(q.shape[0], q_offset, packed=packed)
@@ -183,6 +187,9 @@ def hybrid_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
+    cu_seqlens = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    checks.check_options(spec, q_offset, return_branches, cu_seqlens)
+    check_type(vision_mask, Tensor, "vision_mask")
     checks.check_key_mask(vision_mask, "vision_mask", k)
     checks.check_key_mask(attention_mask, "attention_mask", k)
     use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
@@ -239,7 +246,7 @@ def _use_kernels(
 ) -> bool:
     """Whether the Triton kernels compute; says in the log why "auto" leaves a GPU to PyTorch."""
     if backend not in ("auto", "reference", "triton"):
-        raise ValueError(f"backend={backend!r}: want 'auto', 'reference' or 'triton'")
+        raise UsageError(f"backend={backend!r}: want 'auto', 'reference' or 'triton'")
     if backend == "reference":
         return False
     reason = (why_not_released if spec.head_map == "padded" else why_not)(q, k, spec)
@@ -249,7 +256,7 @@ def _use_kernels(
     if reason is None and backend == "auto" and not q.is_cuda:
         reason = "the kernels would run in Triton's interpreter"
     if backend == "triton" and reason is not None:
-        raise ValueError(f"backend='triton': {reason}; use 'auto' or 'reference'")
+        raise UsageError(f"backend='triton': {reason}; use 'auto' or 'reference'")
     if backend == "auto" and not torch.compiler.is_compiling():  # a log line breaks the graph
         _say_choice(reason, q.device.type)
     return reason is None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from videonsa.ops import masks
+from videonsa.ops.products import masked_scores, masked_sum
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 from videonsa.ops.varlen import BlockTable
 
@@ -292,6 +293,7 @@ def _select_per_block(
     num_blocks, num_kv_heads = blocks.num_blocks, stream.k.shape[1]
     rows = torch.arange(first_row, first_row + num_rows, device=q.device)
     current = masks.block_of(blocks.offsets, rows)  # [N, T]
+    block = torch.arange(num_blocks, device=q.device)[None]  # [1, C]
     with torch.no_grad():
         total = stream.k.new_zeros(num_samples, num_kv_heads, num_blocks, num_blocks)
         for start in range(0, num_rows, chunk_size):
@@ -300,10 +302,11 @@ def _select_per_block(
             compressed = _compressed(groups, stream, rows[chunk], blocks, with_lse=False)
             importance = compressed.probability.sum(dim=2)  # [B, H, T, C']
             importance = F.pad(importance, (0, num_blocks - importance.shape[-1]))
-            of_block = F.one_hot(current[:, chunk], num_blocks).transpose(1, 2)  # [N, C, T]
+            is_own = block[..., None] == current[:, None, chunk]  # [N, C, T]
             # Rows that see no block stand in block 0, which has no candidates.
-            total += of_block[:, None].to(total.dtype) @ importance
-        block = torch.arange(num_blocks, device=q.device)[None]  # [1, C]
+            every_row = is_own[:, None, None].to(total.dtype)  # [N, 1, 1, C, T]
+            every_row = every_row.expand(num_samples, num_kv_heads, -1, -1, -1)
+            total += masked_sum(every_row, importance, is_own[:, None, None])[:, :, 0]
         taken = masks.forced(
             block, num_blocks, num_init=spec.num_init_blocks, num_local=spec.num_local_blocks
         )
@@ -318,12 +321,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, with_lse: bool = F
     q `[B, H, G, T, D]`; k, v `[B, H, S, D]`; mask bool, broadcasts to `[B, H, G, T, S]`. Masked
     scores are the lowest finite number, so that softmax and its gradient never meet inf - inf.
     """
-    folded = (q * q.shape[-1] ** -0.5).flatten(2, 3)  # [B, H, G * T, D]
-    scores = (folded @ k.transpose(-1, -2)).view(*q.shape[:4], k.shape[2])
-    scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
+    scores = masked_scores(q * q.shape[-1] ** -0.5, k, mask)
     probability = scores.softmax(dim=-1)
     empty = ~mask.any(dim=-1)
-    output = (probability.flatten(2, 3) @ v).view(q.shape).masked_fill(empty[..., None], 0)
+    output = masked_sum(probability, v, mask).masked_fill(empty[..., None], 0)
     lse = scores.logsumexp(dim=-1).masked_fill(empty, -torch.inf) if with_lse else None
     return _Attended(output, probability, lse)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from videonsa.errors import UsageError
 from videonsa.ops.bitonic import bitonic_top
 from videonsa.ops.masks import ascending, causal, membership, windowed
 from videonsa.ops.padded import (
@@ -106,7 +107,7 @@ def nsa_released(
     """
     _check_spec(spec)
     if q.shape[1] != k.shape[1]:
-        raise ValueError(
+        raise UsageError(
             f"q has {q.shape[1]} rows, k has {k.shape[1]}: the released preset needs the whole "
             "sequence; pass a step without vision tokens to hybrid_released"
         )
@@ -177,7 +178,7 @@ def hybrid_released(
         dense = _dense(q, k, v, rows, query_chunk=query_chunk, use_kernels=use_kernels)
         return _as_batch(_without_nsa(dense, spec) if return_branches else dense)
     if num_rows != num_keys:
-        raise ValueError(
+        raise UsageError(
             f"a step of {num_rows} rows on {num_keys} keys holds vision tokens: the released "
             "preset needs the whole sequence at once; use the paper preset for later turns"
         )
@@ -466,10 +467,10 @@ def _as_batch(result: Tensor | NSAResult) -> Tensor | NSAResult:
 
 def _check_spec(spec: NSASpec) -> None:
     if spec.head_map != "padded":
-        raise ValueError(f"head_map={spec.head_map!r}: want a spec of NSASpec.released()")
+        raise UsageError(f"head_map={spec.head_map!r}: want a spec of NSASpec.released()")
     extra = (spec.num_init_blocks, spec.num_local_blocks, spec.selection_scope)
     if extra != (0, 0, "token"):
-        raise ValueError(
+        raise UsageError(
             f"num_init_blocks, num_local_blocks, selection_scope = {extra}: the released preset "
             "forces no block and selects for every token; leave them out or use the paper preset"
         )
@@ -480,7 +481,7 @@ def _checked_rows(rows: Tensor | None, q: Tensor) -> Tensor:
         return torch.arange(q.shape[1], device=q.device)
     in_order = rows.dim() == 1 and len(rows) > 0 and bool((rows.diff() > 0).all())
     if rows.dtype != torch.int64 or not in_order or rows[0] < 0 or rows[-1] >= q.shape[1]:
-        raise ValueError(
+        raise UsageError(
             f"rows is {rows.dtype} {list(rows.shape)}: want int64 [R], at least one, ascending "
             f"without repeats, within 0 and {q.shape[1] - 1}"
         )
@@ -491,7 +492,7 @@ def _checked_selection(selected_blocks: Tensor, num_rows: int) -> Tensor:
     wanted = (1, num_rows, NUM_KV_HEADS)
     integer = not selected_blocks.is_floating_point() and selected_blocks.dtype != torch.bool
     if selected_blocks.dim() != 4 or selected_blocks.shape[:3] != wanted or not integer:
-        raise ValueError(
+        raise UsageError(
             f"selected_blocks is {selected_blocks.dtype} {list(selected_blocks.shape)}: want "
             f"integers [1, {num_rows}, 4, n]"
         )

@@ -1,19 +1,24 @@
 """`NSASpec`: every choice that changes what the attention computes, in one frozen object."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
 
+from videonsa.errors import UsageError
+
 BRANCHES = ("compressed", "selected", "window")
 MAX_BLOCK_SIZE = 128
 """Tokens; a longer frame is cut into parts of at most this size."""
 
-_LEAST = {
-    "num_selected_blocks": 1,
-    "window_size": 1,
-    "num_init_blocks": 0,
-    "num_local_blocks": 0,
+_MOST_SIZE = 2**30
+"""Tokens or blocks: positions are counted in 32 bits."""
+_RANGES = {
+    "num_selected_blocks": (1, 2**16),
+    "window_size": (1, _MOST_SIZE),
+    "num_init_blocks": (0, _MOST_SIZE),
+    "num_local_blocks": (0, _MOST_SIZE),
 }
 _CHOICES = {
     "selection_scope": ("token", "block"),
@@ -93,6 +98,8 @@ class NSASpec:
 
     def __post_init__(self) -> None:
         """Refuse values outside the domain, each with what came and what was wanted."""
+        if not isinstance(self.branches, list | tuple):
+            raise UsageError(f"branches={self.branches!r}: want a list or tuple of {BRANCHES}")
         object.__setattr__(self, "branches", tuple(self.branches))
         self._check_sizes()
         self._check_choices()
@@ -100,29 +107,29 @@ class NSASpec:
 
     def _check_sizes(self) -> None:
         size = self.block_size
-        if size != "frame" and (type(size) is not int or size < 1):
-            raise ValueError(f"block_size={size!r}: want a positive int or 'frame'")
-        for name, least in _LEAST.items():
+        if size != "frame" and (type(size) is not int or not 1 <= size <= _MOST_SIZE):
+            raise UsageError(f"block_size={size!r}: want an int from 1 to {_MOST_SIZE} or 'frame'")
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name}={value!r}: want an int of at least {least}")
+            if type(value) is not int or not least <= value <= most:
+                raise UsageError(f"{name}={value!r}: want an int from {least} to {most}")
         forced = self.num_init_blocks + self.num_local_blocks + 1
         if self.force_current_block and forced > self.num_selected_blocks:
-            raise ValueError(
+            raise UsageError(
                 f"num_init_blocks + num_local_blocks + 1 = {forced} forced blocks exceed "
                 f"num_selected_blocks={self.num_selected_blocks}: raise it or force fewer"
             )
-        if not self.gate_temperature > 0:
-            raise ValueError(f"gate_temperature={self.gate_temperature!r}: want more than 0")
+        temperature = self.gate_temperature
+        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+            raise UsageError(f"gate_temperature={temperature!r}: want a finite number above 0")
 
     def _check_choices(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name}={value!r}: want one of {', '.join(map(repr, choices))}")
-        unknown = sorted(set(self.branches) - set(BRANCHES))
-        if unknown or len(set(self.branches)) < len(self.branches):
-            raise ValueError(f"branches={self.branches}: want a subset of {BRANCHES}")
+            if type(value) is not type(choices[0]) or value not in choices:
+                raise UsageError(f"{name}={value!r}: want one of {', '.join(map(repr, choices))}")
+        if any(self.branches.count(x) > 1 or x not in BRANCHES for x in self.branches):
+            raise UsageError(f"branches={self.branches}: want a subset of {BRANCHES}, each once")
 
     def _check_combination(self) -> None:
         """Only the paper's options together, or the published code's together."""
@@ -132,18 +139,18 @@ class NSASpec:
         )
         if paper == set(_BUNDLE):
             if self.compressed_mask != "past_complete":
-                raise ValueError(
+                raise UsageError(
                     f"compressed_mask={self.compressed_mask!r} with the paper's other options: "
                     "want 'past_complete', or start from NSASpec.released()"
                 )
         elif released != set(_BUNDLE):
-            raise ValueError(
+            raise UsageError(
                 f"{', '.join(sorted(released))} of the published code with the paper's "
                 f"{', '.join(sorted(paper))}: only NSASpec.paper() and NSASpec.released() are "
                 "implemented, each as a whole"
             )
         elif self.block_size != 64 or self.num_selected_blocks > 32:
-            raise ValueError(
+            raise UsageError(
                 f"block_size={self.block_size!r}, num_selected_blocks={self.num_selected_blocks}: "
                 "the released preset exists for block_size 64 and at most 32 selected blocks"
             )
@@ -177,8 +184,10 @@ class NSASpec:
         """Keys a row attends to as the paper counts them, n * s + w (compressed not counted)."""
         size = self.block_size
         if size == "frame":
-            if frame_size is None:
-                raise ValueError("block_size='frame' needs frame_size to count keys")
+            if type(frame_size) is not int or frame_size < 1:
+                raise UsageError(
+                    f"frame_size={frame_size!r} with block_size='frame': want the tokens of a frame"
+                )
             parts = -(-frame_size // MAX_BLOCK_SIZE)
             size = -(-frame_size // parts)
         return self.num_selected_blocks * size + self.window_size

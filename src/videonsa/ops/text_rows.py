@@ -19,7 +19,8 @@ def dense_rows(
 
     Where no gradient and no mask is wanted, a kernel shares the keys out among the whole GPU. Else
     the heads of a group become rows of one head for PyTorch: a few rows over many keys then fill
-    the tiles of a fused kernel, and no key is repeated.
+    the tiles of a fused kernel, and no key is repeated. Values that are not finite are kept from
+    PyTorch, in whose kernels they would reach rows that do not see them; the rows that do are NaN.
 
     Args:
         q: `[B, T, HQ, D]`.
@@ -40,6 +41,11 @@ def dense_rows(
     num_keys, num_kv_heads = k.shape[1:3]
     group = q.shape[2] // num_kv_heads
     keys = torch.arange(num_keys, device=k.device)
+    is_query = q.isfinite().all(-1)  # [B, T, HQ]
+    is_key = k.isfinite().all(-1) & v.isfinite().all(-1)  # [B, S, H]
+    q = torch.where(is_query[..., None], q, 0)
+    k, v = (torch.where(is_key[..., None], x, 0) for x in (k, v))
+    no_key = (~is_key).to(q.dtype)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     size = max(1, MASK_ELEMENTS // max(1, len(q) * num_keys * group))
 
@@ -48,6 +54,8 @@ def dense_rows(
         if key_mask is not None:
             mask = mask & key_mask[:, None]
         sees = mask.any(-1)
+        sees_no_key = (mask.to(q.dtype) @ no_key).repeat_interleave(group, -1) > 0  # [B, t, HQ]
+        poisoned = sees_no_key | (~is_query[:, start:stop] & sees[..., None])
         # No kernel is asked what a row without keys gives.
         mask = (mask | ~sees[..., None])[:, None, :, None].expand(-1, -1, -1, group, -1)
         lines = q[:, start:stop].unflatten(2, (num_kv_heads, group)).permute(0, 2, 1, 3, 4)
@@ -55,6 +63,7 @@ def dense_rows(
             lines.flatten(2, 3), k, v, attn_mask=mask.flatten(2, 3)
         ).unflatten(2, lines.shape[2:4])
         out = torch.where(sees[:, None, :, None, None], out, 0)
-        return (out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype),)
+        out = out.permute(0, 2, 1, 3, 4).flatten(2, 3).to(q.dtype)
+        return (out.masked_fill(poisoned[..., None], torch.nan),)
 
     return in_chunks(attend, q.shape[1], size)[0]

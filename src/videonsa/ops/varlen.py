@@ -1,14 +1,15 @@
 """Where samples and blocks begin and end: cu_seqlens, fixed and frame-aligned blocks."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from operator import sub
-from typing import Literal, NamedTuple
+from operator import index, sub
+from typing import Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from videonsa.errors import UsageError
 from videonsa.ops.spec import MAX_BLOCK_SIZE
 
 NEVER = 2**62
@@ -53,13 +54,13 @@ def batch_sample(num_rows: int, num_keys: int, q_offset: int | None) -> Sample:
     """
     if q_offset is None:
         if num_rows > num_keys:
-            raise ValueError(
+            raise UsageError(
                 f"{num_rows} query rows but {num_keys} keys: the rows are the last of the keys, "
                 "so pass at least as many keys"
             )
         return Sample(0, num_rows, 0, num_keys)
     if q_offset < 0 or q_offset + num_rows > num_keys:
-        raise ValueError(
+        raise UsageError(
             f"q_offset={q_offset} with {num_rows} query rows and {num_keys} keys: want "
             f"0 <= q_offset <= {num_keys - num_rows}"
         )
@@ -69,12 +70,12 @@ def batch_sample(num_rows: int, num_keys: int, q_offset: int | None) -> Sample:
 def check_packing(num_samples: int, q_offset: int | None, *, packed: bool) -> None:
     """Refuse cu_seqlens (`packed`) with more than a batch of one, or with q_offset."""
     if packed and num_samples != 1:
-        raise ValueError(
+        raise UsageError(
             f"cu_seqlens with a batch of {num_samples}: packed samples stand behind one another, "
             "B = 1"
         )
     if packed and q_offset is not None:
-        raise ValueError(
+        raise UsageError(
             f"q_offset={q_offset} with cu_seqlens: the rows of a packed sample are its last; "
             "leave q_offset out"
         )
@@ -95,7 +96,7 @@ def packed_samples(
         ValueError: lengths that do not describe the rows and keys.
     """
     if cu_seqlens_k is None:
-        raise ValueError("cu_seqlens_q without cu_seqlens_k: pass the cumulative key lengths too")
+        raise UsageError("cu_seqlens_q without cu_seqlens_k: pass the cumulative key lengths too")
     keys = _cumulative(cu_seqlens_k, "cu_seqlens_k", num_keys)
     rows = (
         _cumulative(cu_seqlens_k, "cu_seqlens_q (from cu_seqlens_k)", num_rows)
@@ -103,7 +104,7 @@ def packed_samples(
         else _cumulative(cu_seqlens_q, "cu_seqlens_q", num_rows)
     )
     if len(rows) != len(keys):
-        raise ValueError(
+        raise UsageError(
             f"cu_seqlens_q names {len(rows) - 1} samples, cu_seqlens_k {len(keys) - 1}: want "
             "the same samples in both"
         )
@@ -112,7 +113,7 @@ def packed_samples(
         zip(pairwise(rows), pairwise(keys), strict=True)
     ):
         if q_stop - q_start > k_stop - k_start:
-            raise ValueError(
+            raise UsageError(
                 f"sample {i} has {q_stop - q_start} query rows but {k_stop - k_start} keys: "
                 "the rows are the last of the keys, so pass at least as many keys"
             )
@@ -120,18 +121,23 @@ def packed_samples(
     return samples
 
 
-def _cumulative(cu_seqlens: Tensor, name: str, total: int) -> list[int]:
+def check_cumulative(cu_seqlens: Tensor, name: str) -> None:
+    """Refuse lengths of another dtype or shape than int32 `[N + 1]`, N >= 1."""
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
-        raise ValueError(
+        raise UsageError(
             f"{name} is {cu_seqlens.dtype} {list(cu_seqlens.shape)}: want int32 [N + 1], N >= 1"
         )
+
+
+def _cumulative(cu_seqlens: Tensor, name: str, total: int) -> list[int]:
+    check_cumulative(cu_seqlens, name)
     bounds: list[int] = cu_seqlens.tolist()
     if bounds[0] != 0 or bounds[-1] != total:
-        raise ValueError(
+        raise UsageError(
             f"{name} runs from {bounds[0]} to {bounds[-1]}: want 0 to {total}, the packed length"
         )
     if any(stop < start for start, stop in pairwise(bounds)):
-        raise ValueError(f"{name} decreases somewhere: want cumulative lengths, never falling")
+        raise UsageError(f"{name} decreases somewhere: want cumulative lengths, never falling")
     return bounds
 
 
@@ -164,7 +170,7 @@ def block_borders(
         offsets = [0]
         while offsets[-1] < keys:
             if used == len(frames):
-                raise ValueError(
+                raise UsageError(
                     f"frame_sizes end at token {offsets[-1]} of sample {i}, which has {keys} "
                     "vision keys: want frames that cover all keys"
                 )
@@ -172,7 +178,7 @@ def block_borders(
             used += 1
         borders.append(offsets)
     if used < len(frames) and len(borders) > 1:
-        raise ValueError(
+        raise UsageError(
             f"frame_sizes has {len(frames)} frames but the samples need {used}: want no frame "
             "whose first token is not there yet"
         )
@@ -181,16 +187,22 @@ def block_borders(
 
 def _checked_frames(frame_sizes: Tensor | Sequence[int] | None) -> list[int]:
     if frame_sizes is None:
-        raise ValueError("block_size='frame' without frame_sizes: pass the tokens of each frame")
+        raise UsageError("block_size='frame' without frame_sizes: pass the tokens of each frame")
     if isinstance(frame_sizes, Tensor):
-        if frame_sizes.dim() != 1 or frame_sizes.is_floating_point():
-            raise ValueError(
+        if frame_sizes.dim() != 1:
+            raise UsageError(
                 f"frame_sizes is {frame_sizes.dtype} {list(frame_sizes.shape)}: want 1-D ints"
             )
         frame_sizes = frame_sizes.tolist()
-    frames = [int(size) for size in frame_sizes]
+    if not isinstance(frame_sizes, Iterable):
+        raise UsageError(f"frame_sizes is {frame_sizes!r}: want 1-D ints, the tokens of each frame")
+    frames = []
+    for size in frame_sizes:
+        if isinstance(size, bool) or not isinstance(size, SupportsIndex):
+            raise UsageError(f"frame_sizes holds {size!r}: want 1-D ints, the tokens of each frame")
+        frames.append(index(size))
     if any(size < 1 for size in frames):
-        raise ValueError(f"frame_sizes holds {min(frames)}: want at least 1 token in every frame")
+        raise UsageError(f"frame_sizes holds {min(frames)}: want at least 1 token in every frame")
     return frames
 
 
@@ -229,7 +241,7 @@ def check_on_borders(borders: Sequence[int], first_row: int, num_rows: int) -> N
     """Refuse a query chunk that does not begin and end on block borders."""
     last = first_row + num_rows
     if num_rows and not {first_row, last} <= set(borders):
-        raise ValueError(
+        raise UsageError(
             f"query rows {first_row} to {last} with selection_scope='block': want a chunk that "
             "begins and ends on block borders (block_size='frame' puts them between frames)"
         )

@@ -11,12 +11,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from videonsa.errors import UsageError
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.varlen import (
     Sample,
     batch_sample,
     block_borders,
     block_table,
+    check_cumulative,
     check_on_borders,
     packed_samples,
 )
@@ -316,6 +318,13 @@ def packed_kernel_index(
     from_shapes = size != "frame" and spec.selection_scope == "token"
     if from_shapes and cu_seqlens_k is not None and cu_seqlens_k.is_cuda:
         rows = cu_seqlens_k if cu_seqlens_q is None else cu_seqlens_q.to(device)
+        check_cumulative(cu_seqlens_k, "cu_seqlens_k")
+        check_cumulative(rows, "cu_seqlens_q")
+        if len(rows) != len(cu_seqlens_k):
+            raise UsageError(
+                f"cu_seqlens_q names {len(rows) - 1} samples, cu_seqlens_k "
+                f"{len(cu_seqlens_k) - 1}: want the same samples in both"
+            )
         return packed_index(
             rows, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys, block_size=int(size)
         )

@@ -55,6 +55,7 @@ def kernel_bytes(shape: AttentionShape, tuning: Tuning) -> int:
     """
     rows, kv_heads = shape.num_rows, shape.num_kv_heads
     pooled = 2 * shape.num_blocks * kv_heads * shape.head_dim * shape.value_bytes
+    pooled += (shape.num_keys + shape.num_blocks) * kv_heads * _FLOAT32  # which are not finite
     lse = rows * shape.num_heads * _FLOAT32
     selection = rows * kv_heads * shape.num_selected * _INT
     index = 4 * rows * _INT + 2 * shape.num_blocks * _INT
