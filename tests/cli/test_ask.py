@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import videonsa
@@ -56,6 +57,45 @@ def test_sampling_options_reach_the_model(ask):
     assert usage["height"] * usage["width"] <= 3136
     _, out, _ = ask("--json", "--max-tokens", "20")
     assert json.loads(out)["usage"]["video_tokens"] <= 20
+
+
+def test_a_stretch_and_a_number_of_frames_reach_the_model(ask):
+    _, out, _ = ask("--json", "--start", "1", "--end", "3", "--num-frames", "3")
+    usage = json.loads(out)["usage"]
+    assert len(usage["times"]) == 3
+    assert usage["times"][0] == 1.0
+    assert usage["times"][-1] < 3.0
+    _, _, err = ask("--end", "100", "--num-frames", "5000")
+    assert "note       end=100 s is after the end" in err
+    assert "note       5000 frames were asked for" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--start", "-1"), "start=-1.0: want seconds"),
+        (("--start", "100"), "start=100: want less than the duration"),
+        (("--start", "3", "--end", "2"), "want an end after the start"),
+        (("--num-frames", "0"), "num_frames=0: want an int of at least 1"),
+        (("--num-frames", "4", "--fps", "2"), "fps and num_frames given together"),
+        (("--frame-rate", "0"), "--frame-rate"),
+        (("--frame-rate", "25"), "a file with a frame rate: want a folder of images"),
+    ],
+)
+def test_a_stretch_or_a_rate_that_is_none_is_one_line(ask, options, what):
+    status, _, err = ask(*options)
+    assert status == 2
+    assert what in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_of_images_has_the_rate_that_is_given(tiny_folder, tmp_path, capsys):
+    for index in range(4):
+        Image.new("RGB", (112, 84), (60 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    arguments = ["ask", str(tmp_path), "What?", "--model", str(tiny_folder), "--device", "cpu"]
+    assert main([*arguments, "--frame-rate", "8", "--max-new-tokens", "1", "--json"]) == 0
+    usage = json.loads(capsys.readouterr().out)["usage"]
+    assert usage["times"] == [0.0, 0.125, 0.25, 0.375]
 
 
 def test_a_budget_of_one_or_more_is_called_dense_equivalent(ask):

@@ -2,6 +2,8 @@
 
 import json
 
+from PIL import Image
+
 from videonsa.cli.main import main
 
 
@@ -78,3 +80,19 @@ def test_a_base_without_an_adapter_is_refused(tiny_folder, clip_path, capsys):
     arguments = ["plan", str(clip_path), "--model", str(tiny_folder), "--base", str(tiny_folder)]
     assert main(arguments) == 2
     assert "holds no adapter" in capsys.readouterr().err
+
+
+def test_plan_says_what_is_not_taken_as_it_is(tiny_folder, tmp_path, capsys):
+    for index in range(5):
+        Image.new("RGB", (112, 84), (50 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    (tmp_path / "notes.txt").write_text("x")
+    arguments = ["plan", str(tmp_path), "--model", str(tiny_folder)]
+    assert main([*arguments, "--frame-rate", "4", "--num-frames", "9"]) == 0
+    out, err = capsys.readouterr()
+    assert "1.25 s, 112x84, 4 fps" in out
+    assert err.splitlines() == [
+        "note       passed over in the folder, as no images that are read here: notes.txt",
+        "note       9 frames were asked for, and there are 5: all are taken",
+    ]
+    assert main([*arguments, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["notes"]) == 2

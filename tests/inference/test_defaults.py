@@ -49,3 +49,40 @@ def test_a_value_outside_the_domain_is_refused():
         change_sampling(SamplingSpec(), fps=-1.0)
     with pytest.raises(UsageError, match="max_frames=0"):
         change_sampling(SamplingSpec(), max_frames=0)
+
+
+def write_settings(folder, name, settings):
+    (folder / name).write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_pixels": 6272, "max_pixels": 1_003_520},
+        {"size": {"shortest_edge": 6272, "longest_edge": 1_003_520}},
+    ],
+)
+def test_the_pixels_of_an_image_are_those_of_its_settings(tmp_path, tiny_folder, settings):
+    write_settings(tmp_path, "preprocessor_config.json", settings)
+    write_settings(tmp_path, "video_preprocessor_config.json", {"size": {"longest_edge": 12_544}})
+    spec = default_sampling(tmp_path, load_shape(tiny_folder))
+    assert (spec.image_pixels, spec.max_pixels) == ((6272, 1_003_520), 12_544)
+
+
+def test_a_model_that_states_frames_alone_has_images_like_them(tmp_path, tiny_folder):
+    write_settings(tmp_path, "video_preprocessor_config.json", {"size": {"longest_edge": 12_544}})
+    assert default_sampling(tmp_path, load_shape(tiny_folder)).image_pixels is None
+    assert default_sampling("embedded", load_shape("embedded")).image_pixels is None
+
+
+def test_image_settings_without_pixels_are_passed_over(tmp_path, tiny_folder):
+    settings = {"size": {"height": 224}, "max_pixels": None}
+    write_settings(tmp_path, "preprocessor_config.json", settings)
+    spec = default_sampling(tmp_path, load_shape(tiny_folder))
+    assert spec.image_pixels == QWEN_IMAGE_PIXELS
+
+
+def test_pixels_that_the_user_gives_hold_for_an_image_too():
+    base = SamplingSpec(image_pixels=QWEN_IMAGE_PIXELS)
+    assert change_sampling(base, max_pixels=50_176).image_pixels is None
+    assert change_sampling(base, max_tokens=100, fps=1.0).image_pixels == QWEN_IMAGE_PIXELS

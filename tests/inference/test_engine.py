@@ -16,6 +16,7 @@ from videonsa.inference.defaults import change_sampling
 from videonsa.inference.engine import VideoQA
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.video.processing import build_prompt
+from videonsa.video.sampling import SamplingSpec
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,72 @@ def test_one_frame_and_one_image_are_served(qa, tmp_path):
     assert qa.ask(clip, "What?", max_new_tokens=1).usage.grid == (1, 6, 8)
     Image.new("RGB", (112, 84)).save(tmp_path / "one.png")
     assert qa.ask(tmp_path / "one.png", "What?", max_new_tokens=1).usage.grid == (1, 6, 8)
+
+
+def test_an_image_is_asked_about_as_an_image(qa, tmp_path, monkeypatch):
+    given = []
+    forward = type(qa.model).forward
+
+    def spy(self, input_ids=None, **options):
+        given.append((input_ids, options.get("image_grid_thw"), options.get("video_grid_thw")))
+        return forward(self, input_ids, **options)
+
+    monkeypatch.setattr(type(qa.model), "forward", spy)
+    path = tmp_path / "photo.png"
+    Image.effect_noise((840, 560), 80).convert("RGB").save(path)
+    plan = videonsa.plan_video(path, qa.name, device="cpu")
+    options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
+    answer = qa.ask(path, "What?", **options)
+    ids, images, videos = given[0]
+    assert images.tolist() == [[1, 40, 60]]
+    assert videos is None
+    assert (ids == qa.model.config.image_token_id).sum() == 600
+    assert not (ids == qa.model.config.video_token_id).any()
+    assert answer.usage.video_tokens == plan.sampling.num_tokens == 600
+    assert answer.usage.grid == plan.sampling.grid
+    for same in (Image.open(path), videonsa.read_video(path, sampling=qa.sampling)):
+        assert qa.ask(same, "What?", **options).text == answer.text
+    assert qa.ask(path, "What?", max_tokens=24, max_new_tokens=1).usage.video_tokens <= 24
+    assert qa.ask(path, "What?", max_pixels=12_544, max_new_tokens=1).usage.video_tokens <= 16
+
+
+def test_an_image_that_exceeds_the_context_says_what_would_fit(qa, tmp_path, monkeypatch):
+    def read(video, sampling, *_, **__):
+        raise RuntimeError(sampling.max_pixels)
+
+    monkeypatch.setattr(engine, "encode_clip", read)
+    Image.new("RGB", (2000, 1500)).save(tmp_path / "photo.png")
+    with pytest.raises(BudgetError, match="lower --max-pixels to") as caught:
+        qa.ask(tmp_path / "photo.png", "What?")
+    pixels = int(str(caught.value).split()[-1])
+    with pytest.raises(RuntimeError, match=str(pixels)):
+        qa.ask(tmp_path / "photo.png", "What?", max_pixels=pixels)
+    with pytest.raises(RuntimeError) as caught:
+        qa.ask(tmp_path / "photo.png", "What?", fit=True)
+    assert pixels * 0.9 < int(str(caught.value)) <= pixels
+
+
+def test_frames_in_memory_are_asked_about_as_a_video(qa, clip_path):
+    clip = videonsa.read_video(clip_path)
+    frames = videonsa.FrameList(clip.frames, times=clip.times)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
+    answer = qa.ask(frames, "What?", num_frames=len(clip.times), **options)
+    assert answer.usage.times == clip.times
+    assert answer.usage.grid == qa.ask(clip_path, "What?", **options).usage.grid
+    for no_video in (None, b"", {"a": 1}):
+        with pytest.raises(UsageError, match="a video came as"):
+            qa.ask(no_video, "What?")
+        with pytest.raises(UsageError, match="a video came as"):
+            videonsa.plan_video(no_video, qa.name, device="cpu")
+
+
+def test_a_stretch_keeps_the_seconds_of_the_video(qa, clip_path):
+    usage = qa.ask(clip_path, "What?", start=1.0, end=3.0, max_new_tokens=1).usage
+    assert 1.0 <= usage.times[0] <= usage.times[-1] < 3.0
+    plan = videonsa.plan_video(
+        clip_path, qa.name, device="cpu", sampling=SamplingSpec(start=1.0, end=3.0)
+    )
+    assert plan.sampling.times == usage.times
 
 
 def test_a_context_that_does_not_fit_is_refused_before_decoding(qa, clip_path, monkeypatch):

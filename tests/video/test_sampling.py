@@ -15,6 +15,7 @@ from videonsa.video.sampling import (
     VideoInfo,
     num_sampled_frames,
     plan_sampling,
+    sampling_notes,
     smart_resize,
 )
 
@@ -381,3 +382,108 @@ def test_frames_that_are_lost_leave_the_position_ids_of_the_others():
 
 def test_an_image_has_one_position_in_time():
     assert ids_of(plan_sampling(info_of(duration=0.0, fps=0.0), SamplingSpec())) == [0]
+
+
+def test_a_stretch_is_sampled_by_the_rules_of_a_whole_video():
+    plan = plan_sampling(info_of(), SamplingSpec(start=2.0, end=6.0))
+    assert plan.num_frames == 8
+    assert plan.times[0] == 2.0
+    assert plan.times[-1] == pytest.approx(6.0 - 1 / 30)
+    assert plan.sampled_fps == 2.0
+    assert plan_sampling(info_of(), SamplingSpec(start=0.0, end=10.0)) == plan_sampling(
+        info_of(), SamplingSpec()
+    )
+
+
+@pytest.mark.parametrize("fps", [24.0, 25.0, 30.0, 30_000 / 1001, 60.0])
+def test_a_stretch_takes_the_frames_that_begin_in_it(fps):
+    info = info_of(fps=fps)
+    for start, end in ((0.0, 1.0), (1.0, 2.0), (3.04, 3.9), (9.5, 10.0)):
+        whole = [index / fps for index in range(info.num_frames)]
+        wanted = [time for time in whole if start - 1e-9 <= time < end - 1e-9]
+        plan = plan_sampling(info, SamplingSpec(start=start, end=end, num_frames=1000))
+        assert plan.times == pytest.approx(wanted)
+
+
+def test_a_stretch_between_two_frames_takes_the_one_on_screen():
+    plan = plan_sampling(info_of(fps=1.0), SamplingSpec(start=2.2, end=2.4))
+    assert plan.times == (2.2,)
+
+
+def test_stated_times_are_taken_as_they_are():
+    times = (0.5, 1.0, 3.0, 7.0, 7.5)
+    info = replace(info_of(duration=8.0, fps=0.75, num_frames=5), times=times)
+    plan = plan_sampling(info, SamplingSpec(num_frames=5))
+    assert (plan.times, plan.even_times) == (times, None)
+    assert plan_sampling(info, SamplingSpec(num_frames=3)).times == (0.5, 3.0, 7.5)
+    assert plan_sampling(info, SamplingSpec(num_frames=9, start=1.0, end=7.5)).times == times[1:4]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"start": -1.0}, "start=-1.0: want seconds"),
+        ({"end": float("nan")}, "end=nan: want seconds"),
+        ({"end": "5"}, "end='5': want seconds"),
+        ({"start": 5.0, "end": 5.0}, "start=5 and end=5: want an end after the start"),
+        ({"end": 0.0}, "start=0 and end=0: want an end after"),
+        ({"start": 1.0, "timestamps": (2.0,)}, "timestamps with start or end"),
+    ],
+)
+def test_a_stretch_that_is_none_is_refused(given, what):
+    with pytest.raises(UsageError, match=what):
+        SamplingSpec(**given)
+
+
+def test_a_stretch_after_the_end_is_refused_and_one_beyond_it_is_told():
+    with pytest.raises(UsageError, match="start=10: want less than the duration of"):
+        plan_sampling(info_of(), SamplingSpec(start=10.0))
+    spec = SamplingSpec(start=8.0, end=60.0)
+    assert plan_sampling(info_of(), spec).times[-1] == pytest.approx(10.0 - 1 / 30)
+    assert list(sampling_notes(info_of(), spec)) == [
+        "end=60 s is after the end, 10.00 s: taken up to there"
+    ]
+
+
+def test_more_frames_than_there_are_is_told():
+    spec = SamplingSpec(num_frames=400)
+    assert list(sampling_notes(info_of(), spec)) == [
+        "400 frames were asked for, and there are 300: all are taken"
+    ]
+    assert list(sampling_notes(info_of(), SamplingSpec(num_frames=300))) == []
+
+
+PHOTO = VideoInfo(
+    path="photo.jpg",
+    duration=0.0,
+    num_frames=1,
+    fps=0.0,
+    width=4000,
+    height=3000,
+    container="image",
+)
+
+
+def test_an_image_alone_has_pixels_of_its_own():
+    spec = SamplingSpec(image_pixels=(3136, 12_845_056))
+    plan = plan_sampling(PHOTO, spec)
+    assert plan.num_tokens > 15_000
+    assert (plan.height, plan.width) == smart_resize(
+        3000, 4000, factor=28, min_pixels=3136, max_pixels=12_845_056
+    )
+    video = replace(PHOTO, container="folder", duration=0.5, fps=2.0)
+    assert plan_sampling(video, spec).num_tokens <= 64
+    assert plan_sampling(PHOTO, SamplingSpec()).num_tokens <= 64
+
+
+@pytest.mark.parametrize("max_tokens", [1, 4, 100, 1000])
+def test_max_tokens_shrink_an_image_as_far_as_it_takes(max_tokens):
+    spec = SamplingSpec(image_pixels=(3136, 12_845_056), max_tokens=max_tokens)
+    tokens = plan_sampling(PHOTO, spec).num_tokens
+    assert max_tokens * 0.5 <= tokens <= max_tokens
+
+
+def test_pixels_of_an_image_that_are_none_are_refused():
+    for pixels in ((0, 10_000), (10_000, 5_000), ("a", "b"), (1, 783)):
+        with pytest.raises(UsageError, match="image_pixels="):
+            SamplingSpec(image_pixels=pixels)

@@ -56,8 +56,11 @@ def check_context(
     )
     room = context - text_tokens - max_new_tokens
     patches = room // frames.tokens_per_frame
-    if patches < 1:
+    if room < 1:
         advice = "shorten the question or lower --max-new-tokens"
+    elif patches < 1:
+        pixels = frames.height * frames.width // frames.tokens_per_frame
+        advice = f"lower --max-pixels to {room * pixels}"
     else:
         fitting = patches * frames.temporal_patch_size
         fps = math.floor(frames.sampled_fps * fitting / frames.num_frames * 1000) / 1000

@@ -87,7 +87,8 @@ class ImageFrames:
 
     def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout:
         """All images in one part, whatever is wanted of them."""
-        return whole_layout(targets, problem="images have no keyframes")
+        several = keyframes or not self.info.is_image
+        return whole_layout(targets, problem="images have no keyframes" if several else None)
 
     @contextmanager
     def reader(self, layout: Layout) -> Iterator[Callable[[Segment], Iterator[SourceFrame]]]:
@@ -305,8 +306,8 @@ def _reading_notes(headers: Sequence[Header]) -> Iterator[str]:
     if factor > 1:
         large = max(headers, key=lambda header: header.reduced_by)
         yield (
-            f"a picture of {large.width}x{large.height} is read at a {factor}th of its size, for "
-            "bounded memory"
+            f"a picture of {large.width}x{large.height} is reduced while it is read, its sides by "
+            f"{factor} or more, for bounded memory"
         )
 
 

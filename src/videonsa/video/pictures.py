@@ -29,7 +29,7 @@ _BYTES_PER_PIXEL = MappingProxyType(
 """Of a format's decoder and Pillow's picture together: 3 or 4 bytes of the picture, and buffers.
 A progressive JPEG is there as coefficients of 2 bytes before its pixels are."""
 _BYTES_OF_OTHERS = 16
-"""AVIF, JPEG 2000 and WebP: planes, and the whole picture twice or more."""
+"""AVIF, JPEG 2000, WebP and animations: planes, or the whole picture twice or more."""
 _DECODERS = MappingProxyType(
     {
         "webp": (".webp",),
@@ -130,6 +130,8 @@ def _check_size(path: Path, image: Image.Image) -> None:
     kind = {"DIB": "BMP", "MPO": "JPEG"}.get(image.format or "", image.format or "")
     if kind == "JPEG" and image.info.get("progressive"):
         kind = "progressive JPEG"
+    elif kind in ("PNG", "GIF") and getattr(image, "is_animated", False):
+        kind = f"animated {kind}"
     most = MOST_BYTES // _BYTES_PER_PIXEL.get(kind, _BYTES_OF_OTHERS)
     if width * height > most:
         raise VideoError(
