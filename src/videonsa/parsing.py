@@ -131,7 +131,7 @@ def typed(kind: Any, value: Any) -> Any:
     if origin in (dict, Mapping) and isinstance(value, dict):
         return {key: typed(inner[1], item) for key, item in value.items()}
     if (origin is Literal and value in inner) or _is_scalar(kind, value):
-        return value
+        return float(value) if kind is float else value
     raise ValueError(f"{str(value)[:40]!r} where {getattr(kind, '__name__', kind)} is wanted")
 
 

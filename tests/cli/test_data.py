@@ -109,6 +109,18 @@ def test_check_compares_the_model_and_what_the_build_says_of_itself(
         assert told in out + err
 
 
+def test_a_build_of_images_alone_has_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "i.png")
+    turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns, "images": ["i.png"]}))
+    out = str(tmp_path / "out")
+    command = ("build", str(tmp_path / "rows.jsonl"), "--model", "embedded", "--min-frames", "0")
+    assert run(capsys, *command, "--out", out)[0] == 0
+    assert run(capsys, "check", out)[:2] == (0, "1 rows, 0 problems\n")
+
+
 def test_a_model_without_a_tokenizer_builds_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 import videonsa
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.journal import FileState, ProbeFailure
+from videonsa.data.manifest import MediaFacts
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Record, Text, Turn, VideoRef
 from videonsa.data.scripts import script_info, script_of
@@ -164,6 +165,20 @@ def test_a_row_whose_learnt_turns_are_cut_is_dropped() -> None:
     record = replace(record, turns=(record.turns[0], silent, *record.turns[2:]))
     kept = keep(record, info(100))
     assert reason_of(record, info(100), max_tokens=kept.tokens - 1) == Reason.NO_LOSS
+
+
+def test_numbers_have_the_types_that_a_manifest_gives_back() -> None:
+    still = replace(info(0, size=(56, 56)), fps=0, num_frames=1)
+    for row in (
+        keep(record_of(IMAGE), still, min_frames=0),
+        keep(record_of(VIDEO), replace(info(100), duration=100, fps=30)),
+    ):
+        floats = [row.duration, *(number for x in row.media for number in _floats(x))]
+        assert {type(number) for number in floats} == {float}
+
+
+def _floats(facts: MediaFacts) -> tuple[float, float]:
+    return facts.duration, facts.sampled_fps
 
 
 def test_longer_records_are_cut_at_turns_or_dropped() -> None:
