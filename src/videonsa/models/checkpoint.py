@@ -31,7 +31,7 @@ from videonsa.models.stored import (
     read_json,
     read_stored,
 )
-from videonsa.models.validation import checked_fields
+from videonsa.models.validation import check_nsa, checked_fields
 from videonsa.ops.spec import NSASpec
 from videonsa.parsing import one_line
 
@@ -156,6 +156,7 @@ def choose_config(
     gated = has_gates(names) if names else fields["attention"] == "nsa"
     fields |= {name: value for name, value in given.items() if value is not None}
     fields.setdefault("dtype", dtype)
+    check_nsa(fields.get("nsa") or {}, str(folder))  # also of an adapter, or the released one
     try:
         config: VideoNSAConfig = VideoNSAConfig.from_dict(fields)
     except CONFIG_ERRORS as error:

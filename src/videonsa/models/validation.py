@@ -373,6 +373,18 @@ def _rope(
     return rope | {"rope_type": kind, "rope_theta": theta}
 
 
+def check_nsa(options: Mapping[str, Any], where: str) -> None:
+    """Hold the sizes of an `nsa` that comes from elsewhere than config.json against their bounds.
+
+    Raises:
+        ModelError: names the field, what it is and what was wanted.
+    """
+    try:
+        _check_nsa(options)
+    except _FieldError as error:
+        raise ModelError(f"{where}: {error}") from error
+
+
 def _check_nsa(options: Mapping[str, Any]) -> None:
     for name, domain in _NSA.items():
         if name in options and not domain.holds(options[name]):
