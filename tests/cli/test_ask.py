@@ -40,10 +40,11 @@ def test_stdout_holds_the_answer_and_stderr_what_was_used(ask, tiny_folder, clip
     assert "first token after" in err
 
 
-def test_json_is_one_object_with_the_same_answer(ask):
+def test_json_is_one_object_with_the_same_answer(ask, clip_path):
     status, out, _ = ask("--json")
     answer = json.loads(out)
     assert status == 0
+    assert (answer["video"], answer["question"]) == (str(clip_path), "What moves?")
     assert answer["text"] + "\n" == ask()[1]
     assert answer["usage"]["video_tokens"] == 48
     assert answer["usage"]["spec"]["block_size"] == 8

@@ -130,7 +130,8 @@ def run(args: Namespace) -> int:
             if not args.json:
                 emit(piece)
         if args.json:
-            emit_json(stream.answer.to_dict())
+            asked = {"video": str(args.video), "question": args.question}
+            emit_json(asked | stream.answer.to_dict())
         else:
             emit("\n")
         _report_speed(stream.answer)

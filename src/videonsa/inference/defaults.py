@@ -76,7 +76,7 @@ def default_sampling(
     folder = planned_folder(where, revision=revision)
     adapter = adapter_of(where, folder, base=base, revision=revision)
     if adapter is not None and not (adapter.folder / SETTINGS_FILE).exists():
-        return default_sampling(adapter.base, shape)
+        folder = planned_folder(adapter.base)
     if folder is None:
         return plain
     stated, video = _wishes(folder / SETTINGS_FILE, plain)

@@ -236,11 +236,22 @@ def load_shape(
     where = locate_model(model)
     folder = planned_folder(where, revision=revision)
     adapter = adapter_of(where, folder, base=base, revision=revision)
-    if adapter is not None:
-        asked = adapter.asked_of_base(attention=attention, fresh_gates=fresh_gates, nsa_spec=None)
-        spec = asked.pop("nsa_spec")
-        of_base = load_shape(adapter.base, **asked)
-        return of_base if spec is None else replace(of_base, spec=spec)
+    if adapter is None:
+        return _shape_of(where, folder, attention=attention, fresh_gates=fresh_gates)
+    asked = adapter.asked_of_base(attention=attention, fresh_gates=fresh_gates, nsa_spec=None)
+    spec = asked.pop("nsa_spec")
+    of_base = _shape_of(adapter.base, planned_folder(adapter.base), **asked)
+    return of_base if spec is None else replace(of_base, spec=spec)
+
+
+def _shape_of(
+    where: str,
+    folder: Path | None,
+    *,
+    attention: Literal["nsa", "dense"] | None,
+    fresh_gates: bool,
+) -> ModelShape:
+    """The shape of a whole checkpoint, from what `planned_folder` found."""
     if folder is None:
         shape = published_shape(where)
         assert shape is not None, "planned_folder leaves only published ids without a folder"

@@ -6,6 +6,7 @@ they hold it already.
 """
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -172,6 +173,8 @@ def read_adapter(folder: Path, *, base: str | Path | None = None) -> Adapter | N
     wanted = str(base or config.get("base_model_name_or_path") or "")
     if not wanted:
         raise ModelError(f"{folder / CONFIG} names no base: pass it with base (--base)")
+    if os.path.isdir(wanted) and is_adapter(Path(wanted)):
+        raise ModelError(f"{wanted}, the base of {folder}, is an adapter itself: merge it first")
     _check_config(folder / CONFIG, config)
     if not (folder / TENSORS).is_file():
         raise ModelError(f"{folder} has no {TENSORS}: want the adapter in safetensors format")
