@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PLANTED = """
 import os, sys, time
@@ -51,3 +53,10 @@ def test_the_sandbox_tells_what_may_not_be(tmp_path: Path) -> None:
     assert memory.endswith(" MB")
     assert (more, hang, aborted) == ("status 1", "hangs: 0.2 s", "ended by signal 6")
     assert rest == ["status 1", "status 1", "status 2 without one line that says why", ""]
+
+
+@pytest.mark.slow
+def test_500_hostile_cases_end_with_one_line_in_bounded_time_and_memory() -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--cases", "500", "--seed", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
