@@ -74,6 +74,9 @@ def test_dtypes_that_nothing_computes_in_are_refused(dtype):
         ("selected_blocks", [[0]]),
         ("backend", None),
         ("backend", ["auto"]),
+        ("backend", torch.zeros(2, 2)),
+        ("q_offset", torch.zeros(2, 2)),
+        ("cu_seqlens_k", torch.tensor([0, 8], dtype=torch.int32, device="meta")),
     ],
 )
 def test_options_of_another_type_are_refused(name, value):
@@ -105,7 +108,7 @@ def test_options_of_the_hybrid_of_another_type_are_refused(name, value):
 
 @pytest.mark.parametrize("num_rows", [None, 8.0, True, "8", 0, -1])
 def test_layout_of_no_number_of_rows_is_refused(num_rows):
-    with pytest.raises(UsageError, match="num_rows="):
+    with pytest.raises(UsageError, match="num_rows"):
         hybrid_layout(torch.ones(1, 8, dtype=torch.bool), spec=SPEC, num_rows=num_rows)
 
 
@@ -146,7 +149,9 @@ def test_options_that_do_not_fit_are_refused(options, message):
         (torch.ones(4), "1-D ints"),
         ([6.5, 1.5], "holds 6.5: want 1-D ints"),
         (["3", "5"], "holds '3': want 1-D ints"),
-        ("35", "holds '3': want 1-D ints"),
+        ("35", "frame_sizes is '35': want 1-D ints"),
+        (b"\x08", "of type bytes: want 1-D ints"),
+        (torch.ones(1, dtype=torch.int64, device="meta"), "holds no values"),
         ([True] * 8, "holds True: want 1-D ints"),
         ([None], "holds None: want 1-D ints"),
         (torch.tensor([True] * 8), "holds True: want 1-D ints"),

@@ -11,7 +11,7 @@ from videonsa.errors import UsageError
 def check_type(value: Any, wanted: type, name: str) -> None:
     """An argument of the right type; a tensor must be a plain one."""
     if not isinstance(value, wanted):
-        raise UsageError(f"{name} is {_type_name(value)}: want {_name_of(wanted)}")
+        raise UsageError(f"{name} is {shown(value)}: want {_name_of(wanted)}")
     if isinstance(value, Tensor) and value.layout != torch.strided:
         raise UsageError(f"{name} is a tensor of layout {value.layout}: want a dense one")
 
@@ -19,11 +19,19 @@ def check_type(value: Any, wanted: type, name: str) -> None:
 def check_int(value: Any, name: str) -> None:
     """An int, and no bool."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name}={value!r}: want an int")
+        raise UsageError(f"{name} is {shown(value)}: want an int")
 
 
-def _type_name(value: Any) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
+def check_readable(tensor: Tensor, name: str) -> None:
+    """A tensor whose values the host can read."""
+    if tensor.is_meta:
+        raise UsageError(f"{name} is on the meta device, which holds no values: want another")
+
+
+def shown(value: Any) -> str:
+    """A value as an error names it, in one line: what is no scalar by its type."""
+    scalar = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if scalar else f"of type {type(value).__name__}"
 
 
 def _name_of(wanted: type) -> str:

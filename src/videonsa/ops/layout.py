@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.ops.arguments import check_int, check_type
+from videonsa.ops.arguments import check_int, check_readable, check_type
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.triton.index import StreamIndex, batch_index
 from videonsa.ops.varlen import (
@@ -318,6 +318,7 @@ def _vision_groups(
 
 def _check_masks(vision_mask: Tensor, attention_mask: Tensor | None) -> None:
     check_type(vision_mask, Tensor, "vision_mask")
+    check_readable(vision_mask, "vision_mask")
     for name, mask in (("vision_mask", vision_mask), ("attention_mask", attention_mask)):
         if mask is None:
             continue

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.ops import checks
-from videonsa.ops.arguments import check_type
+from videonsa.ops.arguments import check_type, shown
 from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
 from videonsa.ops.reference import dense_reference, nsa_reference
 from videonsa.ops.released import hybrid_released, nsa_released, why_not_released
@@ -245,8 +245,8 @@ def _use_kernels(
     return_branches: bool,
 ) -> bool:
     """Whether the Triton kernels compute; says in the log why "auto" leaves a GPU to PyTorch."""
-    if backend not in ("auto", "reference", "triton"):
-        raise UsageError(f"backend={backend!r}: want 'auto', 'reference' or 'triton'")
+    if not isinstance(backend, str) or backend not in ("auto", "reference", "triton"):
+        raise UsageError(f"backend={shown(backend)}: want 'auto', 'reference' or 'triton'")
     if backend == "reference":
         return False
     reason = (why_not_released if spec.head_map == "padded" else why_not)(q, k, spec)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 
 from videonsa.errors import UsageError
+from videonsa.ops.arguments import shown
 
 BRANCHES = ("compressed", "selected", "window")
 MAX_BLOCK_SIZE = 128
@@ -99,20 +100,23 @@ class NSASpec:
     def __post_init__(self) -> None:
         """Refuse values outside the domain, each with what came and what was wanted."""
         if not isinstance(self.branches, list | tuple):
-            raise UsageError(f"branches={self.branches!r}: want a list or tuple of {BRANCHES}")
+            raise UsageError(f"branches={shown(self.branches)}: want a list or tuple of {BRANCHES}")
         object.__setattr__(self, "branches", tuple(self.branches))
-        self._check_sizes()
         self._check_choices()
+        self._check_sizes()
         self._check_combination()
 
     def _check_sizes(self) -> None:
         size = self.block_size
-        if size != "frame" and (type(size) is not int or not 1 <= size <= _MOST_SIZE):
-            raise UsageError(f"block_size={size!r}: want an int from 1 to {_MOST_SIZE} or 'frame'")
+        is_size = type(size) is int and 1 <= size <= _MOST_SIZE
+        if not is_size and not (isinstance(size, str) and size == "frame"):
+            raise UsageError(
+                f"block_size={shown(size)}: want an int from 1 to {_MOST_SIZE} or 'frame'"
+            )
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
-                raise UsageError(f"{name}={value!r}: want an int from {least} to {most}")
+                raise UsageError(f"{name}={shown(value)}: want an int from {least} to {most}")
         forced = self.num_init_blocks + self.num_local_blocks + 1
         if self.force_current_block and forced > self.num_selected_blocks:
             raise UsageError(
@@ -121,13 +125,14 @@ class NSASpec:
             )
         temperature = self.gate_temperature
         if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
-            raise UsageError(f"gate_temperature={temperature!r}: want a finite number above 0")
+            raise UsageError(f"gate_temperature={shown(temperature)}: want a finite number above 0")
 
     def _check_choices(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if type(value) is not type(choices[0]) or value not in choices:
-                raise UsageError(f"{name}={value!r}: want one of {', '.join(map(repr, choices))}")
+                wanted = ", ".join(map(repr, choices))
+                raise UsageError(f"{name}={shown(value)}: want one of {wanted}")
         if any(self.branches.count(x) > 1 or x not in BRANCHES for x in self.branches):
             raise UsageError(f"branches={self.branches}: want a subset of {BRANCHES}, each once")
 
@@ -186,7 +191,8 @@ class NSASpec:
         if size == "frame":
             if type(frame_size) is not int or frame_size < 1:
                 raise UsageError(
-                    f"frame_size={frame_size!r} with block_size='frame': want the tokens of a frame"
+                    f"frame_size={shown(frame_size)} with block_size='frame': want the tokens of "
+                    "a frame"
                 )
             parts = -(-frame_size // MAX_BLOCK_SIZE)
             size = -(-frame_size // parts)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
+from videonsa.ops.arguments import check_readable, shown
 from videonsa.ops.spec import MAX_BLOCK_SIZE
 
 NEVER = 2**62
@@ -131,6 +132,7 @@ def check_cumulative(cu_seqlens: Tensor, name: str) -> None:
 
 def _cumulative(cu_seqlens: Tensor, name: str, total: int) -> list[int]:
     check_cumulative(cu_seqlens, name)
+    check_readable(cu_seqlens, name)
     bounds: list[int] = cu_seqlens.tolist()
     if bounds[0] != 0 or bounds[-1] != total:
         raise UsageError(
@@ -193,13 +195,15 @@ def _checked_frames(frame_sizes: Tensor | Sequence[int] | None) -> list[int]:
             raise UsageError(
                 f"frame_sizes is {frame_sizes.dtype} {list(frame_sizes.shape)}: want 1-D ints"
             )
+        check_readable(frame_sizes, "frame_sizes")
         frame_sizes = frame_sizes.tolist()
-    if not isinstance(frame_sizes, Iterable):
-        raise UsageError(f"frame_sizes is {frame_sizes!r}: want 1-D ints, the tokens of each frame")
+    wanted = "want 1-D ints, the tokens of each frame"
+    if not isinstance(frame_sizes, Iterable) or isinstance(frame_sizes, str | bytes):
+        raise UsageError(f"frame_sizes is {shown(frame_sizes)}: {wanted}")
     frames = []
     for size in frame_sizes:
-        if isinstance(size, bool) or not isinstance(size, SupportsIndex):
-            raise UsageError(f"frame_sizes holds {size!r}: want 1-D ints, the tokens of each frame")
+        if isinstance(size, bool | Tensor) or not isinstance(size, SupportsIndex):
+            raise UsageError(f"frame_sizes holds {shown(size)}: {wanted}")
         frames.append(index(size))
     if any(size < 1 for size in frames):
         raise UsageError(f"frame_sizes holds {min(frames)}: want at least 1 token in every frame")
