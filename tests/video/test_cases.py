@@ -71,6 +71,73 @@ def test_recordings_joined_back_to_back_are_one_video(tmp_path, suffix, codec, l
     assert note in clip.notes
 
 
+def write_from(path, *, first, at, count=30, fps=25):
+    """`count` frames numbered from `first` on, on a clock that begins at `at` seconds."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg2video", rate=fps)
+        stream.height, stream.width, stream.pix_fmt = vf.HEIGHT, vf.WIDTH, "yuv420p"
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(vf.picture(first + index), format="rgb24")
+            frame.pts = at * fps + index
+            frame.time_base = Fraction(1, fps)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("clocks", "what"), [((0, 600), "jumps ahead"), ((50, 5), "goes back")])
+def test_recordings_joined_by_other_clocks_are_one_video(tmp_path, clocks, what):
+    parts = [write_from(tmp_path / f"{at}.ts", first=100 * n, at=at) for n, at in enumerate(clocks)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    clip = read_with_each(path, ALL)
+    assert vf.numbers_of(clip.frames) == [*range(30), *range(100, 130)]
+    assert clip.times == pytest.approx([number / 25 for number in range(60)])
+    assert clip.info.notes == (f"time {what} at 1.20 s: the second part follows the first",)
+
+
+def test_a_gap_within_a_recording_stays_one(tmp_path):
+    times_ms = [40 * number + (6_000 if number >= 20 else 0) for number in range(40)]
+    path = vf.write_video(
+        tmp_path / "clip.ts", num_frames=40, times_ms=times_ms,
+        codec=("libx264", "yuv420p", {"bf": "0"}),
+    )  # fmt: skip
+    info = probe(path)
+    assert info.duration == pytest.approx(7.6, abs=0.05)
+    assert info.notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "flv"])
+def test_time_before_the_first_picture_is_no_part_of_the_video(tmp_path, suffix):
+    times_ms = [5000 + 40 * number for number in range(30)]
+    codec = None if suffix == "webm" else ("libx264", "yuv420p", {"bf": "2"})
+    path = vf.write_video(
+        tmp_path / f"clip.{suffix}", num_frames=30, fps=25, times_ms=times_ms, codec=codec
+    )
+    clip = read_with_each(path, SamplingSpec(num_frames=30))
+    assert clip.info.duration == pytest.approx(1.2, abs=0.05)
+    assert vf.numbers_of(clip.frames) == list(range(30))
+    assert clip.warnings == ()
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    path = tmp_path / "clip.mov"
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[:32, :, 3] = 255
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("qtrle", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "argb"
+        for index in range(2):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba")
+            frame.pts = index
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    frame = read_video(path, sampling=SamplingSpec(num_frames=1)).frames[0]
+    rows = frame.shape[1]
+    assert frame[:, : rows // 3].max() <= 5
+    assert frame[:, -rows // 3 :].min() >= 250
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "webm", "avi", "gif"])
 def test_files_joined_as_bytes_are_read_to_their_end(tmp_path, suffix):
     path = joined(tmp_path, suffix, 60, 60)

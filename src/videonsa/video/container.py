@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from videonsa.errors import VideoError
 from videonsa.video.demux import MOST_PIXELS, open_video, second_file, stream_note
-from videonsa.video.describe import END_SLACK, Length, displayed_size, find_length
+from videonsa.video.describe import END_SLACK, Length, displayed_size, find_length, longest_gap
 from videonsa.video.sampling import VideoInfo
 from videonsa.video.timeline import Scan, on_one_line, scan_packets
 
 TIME_TOLERANCE = 1e-3
 """Seconds. Matroska and FLV round times to milliseconds: a frame that begins this much after a
 target still counts as on screen at it."""
+MOST_LEVEL = 255
 FULL_PIXELS = 2**25
 """Pixels beyond which a picture is scaled down as it becomes RGB: more than 8K has."""
 
@@ -119,7 +120,7 @@ class VideoFile:
     def scan(self) -> Scan:
         """What all packets say; reads the file once, without decoding."""
         with self.open() as (container, stream):
-            return scan_packets(container.demux(stream))
+            return scan_packets(container.demux(stream), gap=longest_gap(container, stream))
 
     def seconds(self, pts: int) -> float:
         """The time of a timestamp, since the beginning of the video."""
@@ -243,11 +244,23 @@ def _to_rgb(frame: VideoFrame, orientation: Orientation, path: Path) -> NDArray[
     size = _full_size(frame.width, frame.height)
     try:
         if size != (frame.width, frame.height):
-            frame = frame.reformat(*size, format="rgb24", interpolation="AREA")
-        picture = frame.to_ndarray(format="rgb24")
+            frame = frame.reformat(*size, interpolation="AREA")
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        picture = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
             f"{path}: a picture of {frame.width}x{frame.height} {frame.format.name} does not "
             f"convert to RGB ({error}): convert the video, for example to h264 in mp4"
         ) from error
-    return orientation.apply(picture.astype(np.uint8, copy=False))
+    levels = picture.astype(np.uint8, copy=False)
+    return orientation.apply(_on_white(levels) if has_alpha else levels)
+
+
+def _on_white(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Put what is transparent before white, as for images: [H, W, 4] to [H, W, 3]."""
+    rgb, alpha = picture[..., :3], picture[..., 3:]
+    if alpha.min() == MOST_LEVEL:
+        return np.ascontiguousarray(rgb)
+    mixed = rgb.astype(np.uint16) * alpha + MOST_LEVEL * (MOST_LEVEL - alpha.astype(np.uint16))
+    levels: NDArray[np.uint8] = ((mixed + MOST_LEVEL // 2) // MOST_LEVEL).astype(np.uint8)
+    return levels

@@ -22,6 +22,11 @@ MOST_STRETCH = 8
 """Pixels of a shape beyond 8:1 or 1:8 are taken for damage, and for square."""
 END_SLACK = 1.0
 """Seconds past the stated end from which on a frame's time is taken for damage, or for more."""
+LONGEST_GAP = 10.0
+"""Seconds without a picture from which on another recording is taken to begin, in formats whose
+clock may; it is FFmpeg's own limit."""
+LEAD_SLACK = 0.1
+"""Seconds by which a duration that counts from 0 may miss the end of the last picture."""
 MOST_STAMPS = 1000
 """Frames of uneven times up to which each is known by its own."""
 SOME_JOINS = 3
@@ -71,7 +76,15 @@ def find_length(container: InputContainer, stream: VideoStream, scan: Callable[[
     tail = _tail(container, stream, stated.duration)
     if tail is None or _goes_on(tail, stream, stated.duration):
         return _scanned_length(stated, stream, scan())
-    return replace(stated.averaged(), last_byte=tail.last_byte)
+    duration = _without_lead(stated.duration, tail, stream)
+    return replace(replace(stated, duration=duration).averaged(), last_byte=tail.last_byte)
+
+
+def longest_gap(container: InputContainer, stream: VideoStream) -> int | None:
+    """The gap of `scan_packets`: of formats whose clock may begin anew, also by jumping ahead."""
+    if stream.time_base and container.format.flags & TS_DISCONT:
+        return int(LONGEST_GAP / stream.time_base)
+    return None
 
 
 def _indexed_length(stated: Length, stream: VideoStream, scan: Callable[[], Scan]) -> Length:
@@ -170,6 +183,14 @@ def _goes_on(tail: Scan, stream: VideoStream, duration: float) -> bool:
     return bool(tail.joins) or (tail.end or 0) > _stated_end(stream, duration) + slack
 
 
+def _without_lead(duration: float, tail: Scan, stream: VideoStream) -> float:
+    """The stated duration, less what it counts before the first picture, as some writers do."""
+    second = stream.time_base or Fraction(1)
+    begin, end = float((stream.start_time or 0) * second), float((tail.end or 0) * second)
+    counted = 0 < begin < duration and abs(end - duration) < min(LEAD_SLACK, begin / 2)
+    return duration - begin if counted else duration
+
+
 def _stated_end(stream: VideoStream, duration: float) -> int:
     return (stream.start_time or 0) + int(duration / (stream.time_base or 1))
 
@@ -190,4 +211,6 @@ def _join_note(scan: Scan, stream: VideoStream) -> str:
         what = "each part follows the one before"
     if len(scan.joins) > SOME_JOINS:
         more = f" and {len(scan.joins) - SOME_JOINS} times more"
-    return f"time goes back at {', '.join(times)}{more}: {what}"
+    back = [join.back for join in scan.joins]
+    jumps = "goes back" if all(back) else "goes back or ahead" if any(back) else "jumps ahead"
+    return f"time {jumps} at {', '.join(times)}{more}: {what}"

@@ -4,6 +4,7 @@ Recordings that were put one behind the other begin their clock anew. Their pack
 one rising time line before they are decoded, so that nothing after it knows of it.
 """
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from videonsa.video.demux import READ_ERRORS
 
 WITNESSES = 4
 """Packets on both sides that must agree that time went back: single times are often damaged."""
+RARE_STEPS = 20
+"""How many times the usual step a jump ahead is at least."""
 REORDERED = 16
 """Packets within which the first and the last picture of a recording are, in order of display."""
 MOST_STAMP = 2**60
@@ -43,6 +46,8 @@ class Join(NamedTuple):
     """The timestamp, on the one time line, at which the next recording begins."""
     shift: int
     """What to add to the timestamps from there on."""
+    back: bool
+    """Whether time goes back there; otherwise it jumps ahead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +71,16 @@ class Scan:
     """Where the packets end in the file; 0 where that is not known."""
 
 
-def scan_packets(packets: "Iterable[Packet[VideoStream]]") -> Scan:
-    """Read packets to the end; an error ends them."""
-    scanner = _Scanner()
+def scan_packets(packets: "Iterable[Packet[VideoStream]]", *, gap: int | None = None) -> Scan:
+    """Read packets to the end; an error ends them.
+
+    Args:
+        packets: of one stream.
+        gap: the time, as timestamps count it, that cannot pass between two pictures of one
+            recording; None where any may.
+
+    """
+    scanner = _Scanner(gap)
     try:
         for packet in packets:
             if packet.size > 0:
@@ -106,7 +118,8 @@ def _bounded(stamp: int) -> int:
 class _Scanner:
     """Gathers what `Scan` holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, gap: int | None) -> None:
+        self._gap = gap
         self._problem: str | None = None
         self._keyframes: list[Keyframe] = []
         self._num_packets = self._num_frames = 0
@@ -141,12 +154,19 @@ class _Scanner:
             np.asarray(stamps, dtype=np.int64)
             for stamps in (self._numbers, self._order, self._begins, self._ends)
         )
-        found = list(find_joins(order, begins, ends))
-        last = found[-1] if found else Join(0, 0, 0)
+        if len(order) > 1:  # not every format states how long a picture stays
+            step = int(np.median(np.abs(np.diff(order))))
+            ends = np.where(ends > begins, ends, begins + step)
+        found = list(find_joins(order, begins, ends, gap=self._gap))
+        last = found[-1] if found else Join(0, 0, 0, back=False)
         timed = len(order) > 0
         problem = self._problem
-        if found or (problem is None and self._jumps_back(numbers, begins)):
+        if any(join.back for join in found) or (
+            problem is None and self._jumps_back(numbers, begins)
+        ):
             problem = "its timestamps jump back"
+        elif found:
+            problem = "its timestamps jump ahead"
         elif problem is None and not self._keyframes:
             problem = "it states no keyframes"
         return Scan(
@@ -170,20 +190,31 @@ class _Scanner:
         return bool((begins[at] <= np.maximum.accumulate(begins)[at - 1]).any())
 
 
-def find_joins(order: Stamps, begins: Stamps, ends: Stamps) -> Iterator[Join]:
+def find_joins(
+    order: Stamps, begins: Stamps, ends: Stamps, *, gap: int | None = None
+) -> Iterator[Join]:
     """Where the clock of a file begins anew.
 
     Args:
         order: int64 [N], timestamps that rise from packet to packet but for joins and damage.
         begins: int64 [N], when each packet's picture is shown.
         ends: int64 [N], when it leaves the screen.
+        gap: as for `scan_packets`; recordings of few pictures may have longer ones.
 
     """
+    steps = np.diff(order)
+    jumps = steps < 0
+    most = math.inf
+    if gap is not None and len(steps):
+        most = max(gap, RARE_STEPS * float(np.median(np.abs(steps))))
+        jumps |= steps > most
     part, shift = 0, 0
-    for at in (np.flatnonzero(np.diff(order) < 0) + 1).tolist():
+    for at in (np.flatnonzero(jumps) + 1).tolist():
         before, after = order[max(part, at - WITNESSES) : at], order[at : at + WITNESSES]
-        if len(after) < 2 or len(before) == 0 or after.max() >= before.min():
+        if len(after) < 2 or len(before) == 0:
             continue
-        end = int(ends[max(part, at - REORDERED) : at].max()) + shift
-        part, shift = at, _bounded(end - int(begins[at : at + REORDERED].min()))
-        yield Join(at, end, shift)
+        back = bool(after.max() < before.min())
+        if back or after.min() > before.max() + most:
+            end = int(ends[max(part, at - REORDERED) : at].max()) + shift
+            part, shift = at, _bounded(end - int(begins[at : at + REORDERED].min()))
+            yield Join(at, end, shift, back)
