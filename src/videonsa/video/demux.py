@@ -23,14 +23,16 @@ FORMATS = (
 """Demuxers that are used, whatever a file's name says: none that opens further files or addresses
 (playlists, lists, patterns of images), shows text as a film or calls another program."""
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
-_READ_ANYHOW: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
+_MAJOR = int(av.__version__.split(".")[0])
+_READ_ANYHOW: dict[str, Any] = {"metadata_errors": "replace"} if _MAJOR < 19 else {}
 """Titles in an unknown encoding must not stop reading; from PyAV 19 on they do not."""
 MOST_PIXELS = 2**26
 """Pixels of the largest pictures that are decoded: 8192 x 8192. Decoders hold several..."""
 MOST_BYTES = 2**27
 """... so that their bytes are bounded too: 8192 x 5461 with 10 bits and half the colours."""
+_LIMIT = {"max_pixels": str(MOST_PIXELS)}
+_LIMIT_PROBING: dict[str, Any] = {"options": _LIMIT} if _MAJOR >= 18 else {}
+"""Opening a file may decode a picture. Older PyAVs crash on options where streams turn up late."""
 _HEAD_BYTES = 64
 _SIGNATURE_BYTES = 16
 _BEHIND_BYTES = 2**24
@@ -65,17 +67,16 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             pictures that are too large.
 
     """
-    limit = {"max_pixels": str(MOST_PIXELS)}
     try:
         container = av.open(
-            f"file:{path}", "r", options=limit, container_options=_OPTIONS, **_READ_ANYHOW
+            f"file:{path}", "r", container_options=_OPTIONS, **_LIMIT_PROBING, **_READ_ANYHOW
         )
     except READ_ERRORS as error:
         raise VideoError(_why_not_open(path, error)) from error
     with container:
         stream = _chosen(path, container)
         _check_size(path, stream)
-        stream.codec_context.options = limit
+        stream.codec_context.options = _LIMIT
         yield container, stream
 
 
