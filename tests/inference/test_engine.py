@@ -344,6 +344,7 @@ def test_the_folder_of_a_run_is_taken_for_its_model_with_a_note(tiny_folder, cli
     qa = videonsa.load(tmp_path, device="cpu")
     assert qa.notes == (f"{tmp_path} is the folder of a training run: its model/ is taken",)
     assert qa.ask(clip_path, "What moves?", max_new_tokens=1).usage.notes == qa.notes
+    assert videonsa.plan_video(clip_path, tmp_path).notes == qa.notes
 
 
 @pytest.mark.parametrize(

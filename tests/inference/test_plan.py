@@ -111,6 +111,7 @@ def test_an_adapter_is_planned_as_it_is_asked(adapter, clip_path, tmp_path, atte
     qa = videonsa.load(folder, device="cpu", **options)
     usage = qa.ask(clip_path, "What moves?", max_new_tokens=1).usage
     assert plan.attention == usage.attention == (attention or "nsa")
+    assert plan.notes[0] == usage.notes[0] == f"LoRA adapter {folder} (rank 2) merged into {base}"
     assert plan.sampling.times == usage.times
     assert len(usage.times) == (4 if settings else 8)
     assert plan.parameters == sum(value.numel() for value in qa.model.parameters())

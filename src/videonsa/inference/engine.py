@@ -32,7 +32,7 @@ from videonsa.inference.generation import (
     generate_tokens,
     out_of_memory,
 )
-from videonsa.inference.locate import EMBEDDED, TRAINED, locate_model
+from videonsa.inference.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.inference.plan import NEW_TOKENS, Question
 from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
@@ -107,11 +107,9 @@ def load(
         weights=weights,
         revision=revision,
     )
-    notes = loaded.notes
+    notes = (*notes_on_place(model, where), *loaded.notes)
     if where == locate_model(EMBEDDED):
         notes = (_DEMONSTRATION, *notes)
-    elif Path(where) == Path(model).expanduser() / TRAINED:
-        notes = (f"{model} is the folder of a training run: its {TRAINED}/ is taken", *notes)
     return VideoQA(
         loaded.model,
         load_tokenizer(loaded.folder_with("tokenizer.json")),

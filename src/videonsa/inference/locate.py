@@ -42,6 +42,13 @@ def locate_model(model: str | Path) -> str:
     return name
 
 
+def notes_on_place(model: str | Path, where: str) -> tuple[str, ...]:
+    """What to say of where `locate_model` found a model, if it is not where it was looked for."""
+    if model == EMBEDDED or Path(where) != Path(model).expanduser() / TRAINED:
+        return ()
+    return (f"{model} is the folder of a training run: its {TRAINED}/ is taken",)
+
+
 def trained_model(folder: Path) -> Path:
     """The model in the folder of a training run; any other folder itself.
 

@@ -12,7 +12,7 @@ from videonsa.inference.defaults import default_sampling
 from videonsa.inference.devices import Machine, find_machine, resolve_device, runs_by_kernels
 from videonsa.inference.fit import Fitted, fit_sampling
 from videonsa.inference.generation import check_new_tokens
-from videonsa.inference.locate import EMBEDDED
+from videonsa.inference.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.inference.memory import (
     HEADROOM,
     MemoryEstimate,
@@ -20,7 +20,13 @@ from videonsa.inference.memory import (
     estimate_memory,
     size_text,
 )
-from videonsa.inference.shapes import BYTES_PER_VALUE, ModelShape, load_shape
+from videonsa.inference.shapes import (
+    BYTES_PER_VALUE,
+    ModelShape,
+    adapter_of,
+    load_shape,
+    planned_folder,
+)
 from videonsa.inference.speed import TimeEstimate, estimate_time, rates_for
 from videonsa.models.quantised import WEIGHTS, Weights
 from videonsa.ops.spec import NSASpec
@@ -178,7 +184,12 @@ def plan_video(
     frames = fitted.plan if fitted else plan_sampling(info, wished)
     name = str(model) if revision is None else f"{model}@{revision}"
     plan = question.plan(name, info, frames, fit=fitted.describe() if fitted else None)
-    return replace(plan, notes=(*info.notes, *sampling_notes(info, wished)))
+    place = locate_model(model)
+    adapter = adapter_of(
+        place, planned_folder(place, revision=revision), base=base, revision=revision
+    )
+    notes = (*notes_on_place(model, place), *(() if adapter is None else (adapter.describe(),)))
+    return replace(plan, notes=(*notes, *info.notes, *sampling_notes(info, wished)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -89,6 +89,10 @@ class Adapter:
             "nsa_spec": nsa_spec or stated.get("nsa_spec"),
         }
 
+    def describe(self) -> str:
+        """In words, for the notes."""
+        return f"LoRA adapter {self.folder} (rank {self.options['r']}) merged into {self.base}"
+
     def notes(
         self, of_base: tuple[str, ...], *, spec: NSASpec | None, base: Iterable[str]
     ) -> tuple[str, ...]:
@@ -99,10 +103,7 @@ class Adapter:
             spec: of the attention; None is dense.
             base: the names of the base's tensors.
         """
-        notes = (
-            f"LoRA adapter {self.folder} (rank {self.options['r']}) merged into {self.base}",
-            *of_base,
-        )
+        notes = (self.describe(), *of_base)
         if not self.has_gates:
             return notes
         if spec is None:
