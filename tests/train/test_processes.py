@@ -81,7 +81,10 @@ def test_processes_that_shard_weights_train_as_one_and_go_on(recipe, alone, tmp_
         assert (out / "eval" / f"step-{step}" / "samples.jsonl").exists()
     whole = losses(out)
     run_on_from_first_checkpoint(recipe, out, *sharded, program=ON_CPUS)
-    assert losses(out) == whole
+    again = losses(out)
+    assert [line[:2] for line in again] == [line[:2] for line in whole]
+    # How the norm over shards is rounded depends on where they lie in memory.
+    assert [norm for *_, norm in again] == pytest.approx([norm for *_, norm in whole], rel=1e-6)
 
 
 def test_processes_that_shard_weights_and_sum_sequences_train_in_bf16(tiny_folder, tmp_path):
