@@ -182,6 +182,15 @@ def test_a_broken_model_in_the_file_is_one_line(folder):
     refused(folder, "cannot be read")
 
 
+def test_a_prefix_that_the_merges_lack_is_one_line(folder, capfd):
+    def change_prefix(content):
+        content["model"]["continuing_subword_prefix"] = "a long prefix"
+
+    change(folder / "tokenizer.json", change_prefix)
+    refused(folder, "continuing_subword_prefix")
+    assert "panicked" not in capfd.readouterr().err
+
+
 def test_a_tokenizer_that_loses_text_is_refused(folder):
     def empty(content):
         content["model"]["vocab"] = {

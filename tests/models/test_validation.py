@@ -1,9 +1,11 @@
 """Nothing in a config.json is believed: each field is in its domain, or one line names it."""
 
 import copy
+import io
 import json
 import random
 import resource
+import sys
 import time
 from math import inf
 
@@ -217,3 +219,17 @@ def test_older_names_mean_the_same(nested):
     old["vision_config"] = dict(old["vision_config"])
     old["vision_config"]["in_chans"] = old["vision_config"].pop("in_channels")
     assert checked_fields(old, "") == checked_fields(nested, "")
+
+
+def test_code_that_a_config_names_is_not_run_while_loading(nested, folder, monkeypatch):
+    ran = folder / "ran"
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    kinds = ("AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoProcessor")
+    write(folder, nested | {"auto_map": dict.fromkeys(kinds, "code.Own")})
+    answers = io.StringIO("y\n")
+    monkeypatch.setattr(sys, "stdin", answers)
+    assert load_model(folder).notes == (
+        "config.json names code of the checkpoint (auto_map): it is not run",
+    )
+    assert answers.tell() == 0
+    assert not ran.exists()

@@ -86,6 +86,7 @@ def _check_files(folder: Path) -> None:
             )
         if name == _WHOLE:
             _check_patterns(path, content)
+            _check_prefix(path, content.get("model"))
         if name == "tokenizer_config.json":
             _check_settings(path, content)
 
@@ -144,6 +145,15 @@ def _check_patterns(path: Path, content: Mapping[str, Any]) -> None:
                     "forever: want one without repeated groups, and with at most "
                     f"{_MOST_REPEATS} repeats in each alternative"
                 )
+
+
+def _check_prefix(path: Path, model: Any) -> None:
+    """Refuse what makes the tokenizers library panic, with a page of its own, on merges without."""
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
+    if prefix:
+        raise ModelError(
+            f"{path}: continuing_subword_prefix is {str(prefix)[:40]!r}, want none: {_REMEDY}"
+        )
 
 
 def _patterns(value: Any) -> Iterator[str]:
