@@ -184,7 +184,7 @@ class VideoFile:
         return float((frame.pts - self.origin) * frame.time_base)
 
     def _source_frame(self, frame: VideoFrame, time: float, *, after_error: bool) -> SourceFrame:
-        stated = float(frame.duration * frame.time_base) if frame.time_base else 0.0
+        stated = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
         period = 1 / self.info.fps if self.info.fps > 0 else 0.0
         return SourceFrame(
             time=time,

@@ -92,14 +92,15 @@ def _indexed_length(stated: Length, stream: VideoStream, scan: Callable[[], Scan
     entries = getattr(stream, "index_entries", None)
     if entries is None:  # PyAV before 17
         found = scan()
-        hidden, listed, last_byte = found.num_packets - found.num_frames, None, found.last_byte
+        shown, last_byte = found.num_frames, found.last_byte
+        hides = shown < found.num_packets
     else:
-        hidden, listed = sum(entry.is_discard for entry in entries), len(entries)
+        shown = sum(not entry.is_discard for entry in entries)
         last_byte = max((entry.pos + entry.size for entry in entries), default=0)
+        hides = shown < len(entries)
     there = stream.frames
-    if not hidden and (listed is None or listed <= there):
+    if not hides and shown <= there:
         return replace(stated.averaged(), last_byte=last_byte)
-    shown = (listed or there) - hidden
     missed = abs(stated.rate * stated.duration - shown)
     uneven = missed > 1 / 2 and shown <= MOST_STAMPS
     length = replace(
