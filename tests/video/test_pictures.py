@@ -1,5 +1,7 @@
 """One picture in a file as 8-bit RGB: formats, levels, transparency, size."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -15,7 +17,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 def rgb_of(path):
     with open_picture(path) as image:
-        return read_rgb(image)
+        return read_rgb(image, is_ours=True)
 
 
 def deep(name):
@@ -136,7 +138,7 @@ def test_a_large_picture_is_reduced_in_bands_and_looks_the_same(tmp_path, monkey
     monkeypatch.setattr(pictures, "BAND_PIXELS", 2000)
     with open_picture(tmp_path / f"large.{kind}") as image:
         assert header_of(image).reduced_by == 4
-        small = read_rgb(image)
+        small = read_rgb(image, is_ours=True)
     assert small.shape[0] * small.shape[1] <= 152 * 200 // 10
     wanted = np.asarray(Image.fromarray(whole).resize(small.shape[1::-1], Image.Resampling.BOX))
     assert np.abs(small.astype(int) - wanted).max() <= 6
@@ -181,3 +183,17 @@ def test_a_header_that_claims_more_than_any_picture_may_have_is_refused(tmp_path
     path.write_bytes(data)
     with pytest.raises(VideoError, match="an image of more than 178 megapixels"):
         rgb_of(path)
+
+
+def test_a_large_jpeg_of_the_caller_keeps_its_size(tmp_path, monkeypatch):
+    Image.fromarray(NOISE).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(pictures, "LARGE_PIXELS", 100)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert read_rgb(image).size <= 300
+        assert image.size == (64, 48)
+
+
+def test_what_never_ends_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(VideoError, match="not a regular file: want an image"):
+        rgb_of(tmp_path / "pipe.png")

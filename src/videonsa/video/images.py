@@ -326,4 +326,4 @@ def _read(picture: Picture) -> NDArray[np.uint8]:
     if isinstance(picture, HeldPicture):
         return picture.read()
     with open_picture(picture) as image:
-        return read_rgb(image)
+        return read_rgb(image, is_ours=True)

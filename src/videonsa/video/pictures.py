@@ -106,6 +106,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise VideoError(f"{path}: not a regular file: want an image")
         with _opened(path) as image:
             _check_size(path, image)
             yield image
@@ -172,14 +174,14 @@ def reduction(width: int, height: int) -> int:
     return max(1, math.ceil(math.sqrt(width * height / LARGE_PIXELS)))
 
 
-def read_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def read_rgb(image: Image.Image, *, is_ours: bool = False) -> NDArray[np.uint8]:
     """The picture [H, W, 3], turned as EXIF says; what is transparent becomes white.
 
-    Levels of more than 8 bits are scaled. A large picture is reduced by `reduction`.
+    Levels of more than 8 bits are scaled. A large picture is reduced by `reduction`. Where the
+    image is nobody else's, a large JPEG is decoded at a part of its size, and stays so.
     """
     factor = reduction(*image.size)
-    if factor > 1:
-        # A JPEG is decoded at a part of its size; of any other this changes nothing.
+    if factor > 1 and is_ours:
         image.draft(None, (image.width // factor, image.height // factor))
     image.load()
     turned = _TURNED.get(image.getexif().get(_ORIENTATION, 1))
