@@ -19,7 +19,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="run this one, and show everything")
     parser.add_argument("--keep", type=Path, help="with --case: a new folder for its files")
+    parser.add_argument("--processes", type=int, default=1, help="cases at the same time")
     parser.add_argument("--out", type=Path, help="the JSON of the result")
     return parser.parse_args()
 
@@ -67,17 +70,23 @@ def main() -> int:
                 shutil.copytree(scratch / "case", args.keep, symlinks=True, ignore=_pipes)
             return show(outcome)
         outcomes = []
-        for number in range(args.first, args.first + args.cases):
-            outcome = run_case(args.seed, number, samples, scratch / "case")
-            outcomes.append(outcome)
-            if outcome.problem:
-                tell(outcome, args.seed)
+        with get_context("fork").Pool(args.processes) as pool:
+            numbers = range(args.first, args.first + args.cases)
+            for outcome in pool.imap(partial(run_next, args.seed, samples), numbers):
+                outcomes.append(outcome)
+                if outcome.problem:
+                    tell(outcome, args.seed)
         seconds = time.monotonic() - begun
     result = summary(outcomes, args, seconds=seconds)
     say(f"{made:.0f} s for the samples, then {json.dumps(result, indent=2)}")
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")
     return 1 if result["problems"] else 0
+
+
+def run_next(seed: int, samples: Path, number: int) -> Outcome:
+    """Run a case in the folder of this process."""
+    return run_case(seed, number, samples, samples.parent / f"case-{os.getpid()}")
 
 
 @contextmanager

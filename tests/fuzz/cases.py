@@ -214,7 +214,7 @@ def _damage(rng: Random, case: Case, root: Path, path: Path) -> None:
     elif path.suffix == ".json" and rng.random() < 0.85:
         try:
             value = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # damaged before
             value = {}
         what = "; ".join(change_json(rng, value) for _ in range(rng.choice((1, 1, 2))))
         path.write_bytes(to_json(value))
