@@ -4,7 +4,10 @@ import os
 import time
 
 from videonsa.data.journal import Probed
+from videonsa.data.media import Frames, name_of, read_media
 from videonsa.data.probe import probe_file
+from videonsa.data.records import Media
+from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import VideoPath
 
 
@@ -16,3 +19,10 @@ def hang_or_die(path: VideoPath) -> Probed:
     if name.startswith("die"):
         os.abort()
     return probe_file(path)
+
+
+def read_or_hang(media: Media, sampling: SamplingSpec) -> Frames:
+    """Hang on a video called hangs, read all others."""
+    if os.path.basename(name_of(media)) == "hangs":
+        time.sleep(60)
+    return read_media(media, sampling)
