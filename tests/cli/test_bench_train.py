@@ -89,6 +89,12 @@ def test_bad_options_are_one_line(option, value, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_as_the_file_is_refused_before_anything_runs(tmp_path, capsys):
+    assert main([*TINY, "--out", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err == f"videonsa: error: --out {tmp_path}: it is a folder: name a file\n"
+
+
 def test_a_result_of_something_else_is_not_compared_with(alone, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text(json.dumps(json.loads(alone.read_text()) | {"model": "3B"}))

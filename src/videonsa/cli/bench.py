@@ -170,8 +170,6 @@ def _paths(path: Path) -> dict["Pass", Path]:
     """A file for each pass: `path` for forward, with `_PASS` behind its stem for others."""
     from videonsa.bench.passes import PASSES
 
-    if path.is_dir():
-        raise UsageError(f"--out {path}: it is a folder: name a file")
     return {
         which: path if which == "forward" else path.with_name(f"{path.stem}_{which}{path.suffix}")
         for which in PASSES

@@ -62,12 +62,17 @@ def check_model(args: Namespace) -> None:
 
 
 def result_path(args: Namespace, name: str) -> Path:
-    """Where the result goes: `--out`, or the file of that name for this device."""
+    """Where the result goes: `--out`, or the file of that name for this device.
+
+    `UsageError` where `--out` is a folder.
+    """
     import torch
 
     from videonsa.bench.machine import device_name, slug
 
     if args.out is not None:
+        if args.out.is_dir():
+            raise UsageError(f"--out {args.out}: it is a folder: name a file")
         return Path(args.out)
     folder = RESULTS / slug(device_name(torch.device(args.device))) if RESULTS.is_dir() else Path()
     return folder / (f"{name}.json" if num_processes() == 1 else f"{name}_{num_processes()}.json")

@@ -1,6 +1,5 @@
 """Types of arguments for argparse: numbers within bounds, sizes, and names that name something."""
 
-import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 MOST = 2**63 - 1
 """Of a whole number without a bound of its own: what the libraries below can hold."""
 MOST_REPEATS, MOST_WORKERS = 10_000, 1024
+_LEAST = 1e-9
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -34,13 +34,13 @@ integer = whole_number()
 
 
 def positive_number(text: str) -> float:
-    """The type of finite numbers above 0."""
+    """The type of numbers above 0 that may be multiplied and divided by: no tiny or huge ones."""
     try:
         number = float(text)
     except ValueError as error:
         raise ArgumentTypeError(f"{text}: want a number") from error
-    if not 0 < number < math.inf:
-        raise ArgumentTypeError(f"{text}: want more than 0, and a finite number")
+    if not _LEAST <= number <= 1 / _LEAST:
+        raise ArgumentTypeError(f"{text}: want more than 0, from {_LEAST:g} to {1 / _LEAST:g}")
     return number
 
 
