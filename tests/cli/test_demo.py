@@ -31,3 +31,19 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_status_2(tmp_path, capsys)
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert "cannot write" in err and "name a folder that you may write to" in err
+
+
+def test_a_folder_whose_name_looks_like_a_protocol_is_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--out", "pipe:0", "--model", "absent"]) == 2
+    assert "model 'absent'" in capsys.readouterr().err
+    assert os.listdir("pipe:0") == ["clip.mp4"]
+
+
+def test_a_folder_in_the_place_of_the_clip_is_one_line(tmp_path, capsys):
+    (tmp_path / "clip.mp4").mkdir()
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "clip.mp4: not a regular file" in err
+    assert os.listdir(tmp_path) == ["clip.mp4"]

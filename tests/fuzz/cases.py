@@ -176,7 +176,7 @@ def _model_file(rng: Random, model: Path) -> Path:
         (20, 4, 5, 6, 3, 2, 2, 3, 2, 1, 1),
     )[0]
     path = model / name
-    if not path.exists():
+    if not os.path.lexists(path):
         path.write_bytes(to_json(_MADE.get(name, {})))
     if name.endswith("index.json") and (model / "model.safetensors").exists():
         (model / "model.safetensors").rename(model / "part.safetensors")

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 import torch
 
+from videonsa.disk import partial_file
 from videonsa.video.synthetic.scene import COLOURS, MAX_OBJECTS, SHAPES, SIZE, Scene, Sprite
 
 NOISE_LEVELS = 6.0
@@ -127,16 +128,15 @@ def encode_h264(images: Iterable[torch.Tensor], path: Path, *, size: int, fps: i
     """Encode stretches of uint8 [N, 3, size, size] as they come, atomically: no file on failure."""
     import av
 
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            for stretch in images:
-                for image in stretch.permute(0, 2, 3, 1).contiguous().numpy():
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-            container.mux(stream.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Without "file:" a name such as a:b/clip.mp4 would be that of a protocol.
+    with (
+        partial_file(path) as partial,
+        av.open(f"file:{partial}", "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for stretch in images:
+            for image in stretch.permute(0, 2, 3, 1).contiguous().numpy():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
