@@ -99,7 +99,7 @@ def _command(rng: Random, case: Case, samples: Path, folder: Path) -> None:
     for _ in range(rng.choices((0, 1, 2, 3), (1, 8, 4, 2))[0]):
         kind = rng.randrange(10)
         if kind < 6:
-            line += _option(rng, rng.choice(options))
+            line += _option(rng, rng.choice(options), line)
         elif kind < 8 and line:
             at = rng.randrange(len(line))
             line[at] = word(rng) if rng.random() < 0.5 else change_text(rng, line[at])
@@ -120,7 +120,7 @@ def _command(rng: Random, case: Case, samples: Path, folder: Path) -> None:
     case.argv = [text for text in (*head, *line) if "\x00" not in text]
 
 
-def _option(rng: Random, action: Action) -> list[str]:
+def _option(rng: Random, action: Action, line: list[str]) -> list[str]:
     """An option with a value that is hostile, or of those it takes."""
     name = rng.choice(action.option_strings)
     if action.nargs == 0:
@@ -131,8 +131,10 @@ def _option(rng: Random, action: Action) -> list[str]:
         return [name, rng.choice(NUMBERS)]
     if isinstance(action.default, Path) or action.metavar in ("FILE", "FOLDER", "DIR"):
         return [name, rng.choice(PATHS)]
-    if isinstance(action.default, str) and action.default and rng.random() < 0.6:
-        return [name, change_text(rng, action.default)]
+    # What is quick is changed rather than the default, such as 128k tokens, which may take long.
+    text = line[line.index(name) + 1] if name in line[:-1] else action.default
+    if isinstance(text, str) and text and rng.random() < 0.6:
+        return [name, change_text(rng, text)]
     return [f"{name}={word(rng)}"] if rng.random() < 0.3 else [name, word(rng)]
 
 

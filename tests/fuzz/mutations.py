@@ -16,7 +16,7 @@ TEXTS = (
     *("", " ", "x", "-", "--", "=", "none", "None", "null", "true", "a,b", ",", ",,", "a=b"),
     *("all", "auto", "frame", "a" * 300, "a" * 5000, "\u00e9\u4e2d", "\udcff", "a\nb", "\x1b[2J"),
     *("%s%d%n", "{0}", "$(id)", "<|im_end|>", "<|video_pad|>", "why " * 3000, "224x224", "28x"),
-    *("1k", "16m", "99999m", "0k", "24GB", "1e9GB", "cuda:7", "cpu", "meta", "mps", "tpu"),
+    *("1k", "17m", "99999m", "0k", "24GB", "1e9GB", "cuda:7", "cpu", "meta", "mps", "tpu"),
     *("(a+)+$", "*", "**/*", "a/../b", "synthetic:", "clips:count=1", "model.base=1", "a.b=c"),
 )
 PATHS = (
