@@ -50,8 +50,9 @@ build: $(DEV) ## build the wheel and try it outside the checkout
 	$(BIN)/python -m build --quiet --outdir dist
 	$(BIN)/python scripts/check_wheel.py dist
 
-results: $(RUNTIME) ## write docs/results.md from the committed JSON
+results: $(RUNTIME) ## write docs/results.md and README's table of speeds from the committed JSON
 	$(BIN)/python -m videonsa.evals.report benchmarks/results --out docs/results.md
+	$(BIN)/python benchmarks/headline.py
 
 clean: ## remove what was built; .venv stays
 	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

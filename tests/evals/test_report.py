@@ -1,10 +1,13 @@
 """The committed page of results and its plots."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from videonsa.errors import UsageError
 from videonsa.evals import report
 from videonsa.evals.report import SUITE_FILES, figures, main, pictures, render
 from videonsa.evals.report_study import FILES as STUDY_FILES
@@ -111,3 +114,17 @@ def test_a_result_that_is_none_is_one_line(tmp_path, capsys, content):
         assert told.endswith("measure it again\n")
         assert not (tmp_path / "results.md").exists()
         path.unlink()
+
+
+def test_results_with_uncommitted_changes_are_refused(tmp_path) -> None:
+    folder = folder_of(tmp_path, "gpu")
+    path = folder / "gpu/attention.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"machine": result["machine"] | {"dirty": True}}))
+    for make in (render, figures):
+        with pytest.raises(UsageError, match=r"attention\.json was measured with uncommitted"):
+            make(folder)
+
+
+def test_readme_states_the_speeds_of_the_committed_json() -> None:
+    subprocess.run([sys.executable, ROOT / "benchmarks/headline.py", "--check"], check=True)

@@ -34,6 +34,9 @@ Intervals are 95 % Wilson intervals.
 
 SUITE_FILES = ("suite", "suite_free")
 """Names of the files of results on the suite, without suffix."""
+MEASURED_AGAIN_LATER = STUDY_FILES
+"""Results with uncommitted changes that stay, and say so, until the study is made anew: what
+trained them differs from the commit named in how a manifest's rows are read."""
 _OF_THE_EMBEDDED = (
     "The embedded model was trained on clips of up to 24 seconds, 384 tokens, with other scenes: "
     "of this suite it has seen neither the lengths nor the text in the picture, the white boxes, "
@@ -146,7 +149,11 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def render(folder: Path) -> str:
-    """All of docs/results.md from the JSON files one folder down."""
+    """All of docs/results.md from the JSON files one folder down.
+
+    Raises:
+        UsageError: a result that is none, is of another version, or whose code no commit holds.
+    """
     parts = [HEADER]
     for name, section in SECTIONS.items():
         paths = sorted(folder.glob(f"*/{name}.json"))
@@ -161,16 +168,28 @@ def _made(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
     """What is made of a result.
 
     Raises:
-        UsageError: it is none, or one of another version.
+        UsageError: it is none, is of another version, or was measured with changes that no commit
+            holds.
     """
     result = read_json_object(path, remedy="measure it again")
     try:
+        if result.get("machine", {}).get("dirty") and path.stem not in MEASURED_AGAIN_LATER:
+            raise _unclean(path)
         return make(result)
+    except UsageError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UsageError(
             f"{path} is no result of this version ({type(error).__name__}: {one_line(error)}): "
             "measure it again"
         ) from error
+
+
+def _unclean(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} was measured with uncommitted changes (machine.dirty), which nobody can run "
+        "again: commit, then measure it again"
+    )
 
 
 def figures(folder: Path) -> dict[str, str]:

@@ -46,8 +46,15 @@ def render_study(result: Mapping[str, Any]) -> str:
         + "\n### What was trained\n\n"
         + _runs(result)
         + f"\nThe last mean gates of {trained[0]['name']}: {_gates(trained[0]['gates'])}.\n\n"
-        f"{provenance(result['machine'])}\n"
+        + _unclean(result)
+        + f"{provenance(result['machine'])}\n"
     )
+
+
+def _unclean(result: Mapping[str, Any]) -> str:
+    if not result["machine"].get("dirty"):
+        return ""
+    return "**The code had changes that the commit below does not hold.** "
 
 
 def figure_name(result: Mapping[str, Any]) -> str:

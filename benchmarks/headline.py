@@ -1,0 +1,135 @@
+"""README's table of speeds, written from the committed JSON: `python benchmarks/headline.py`.
+
+Each ratio is of two numbers of one file, hence of one run. `--check` changes nothing; the exit
+status is 1 where README says something else.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/nvidia-h200"
+BEGIN, END = "<!-- written by benchmarks/headline.py -->\n", "<!-- end -->\n"
+TOKENS = 131_072
+
+
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return content
+
+
+def _attention(name: str) -> list[str]:
+    """Coherent and random times of a layer's attention, dense attention, and the ratios."""
+    (shape,) = (x for x in _read(name)["shapes"] if x["shape"]["name"] == "7b-128k")
+    times = {(run["op"], run["regime"]): run["ms"] for run in shape["runs"]}
+    ours = [times["videonsa", regime] for regime in ("coherent", "random")]
+    dense = times["sdpa-cudnn", "any"]
+    return [
+        " / ".join(f"{ms:.0f}" for ms in ours) + " ms",
+        f"{dense:.0f} ms (cuDNN)",
+        " / ".join(f"{dense / ms:.1f}" for ms in ours) + " times as fast",
+    ]
+
+
+def _prefill() -> Iterator[list[str]]:
+    run = _read("prefill_peers")
+    length = next(x for x in run["lengths"] if x["tokens"] == TOKENS)
+    stages = {stage["name"]: stage for stage in length["stages"]}
+    seconds = {name: stage["ms"] / 1000 for name, stage in stages.items()}
+    ours = [seconds[f"prefill, nsa, {regime}"] for regime in ("coherent", "random")]
+    dense, theirs = seconds["prefill, dense"], seconds["transformers: prefill"]
+    yield [
+        "prefill of the model",
+        " / ".join(f"{s:.1f}" for s in ours) + " s",
+        f"{dense:.1f} s in this engine, {theirs:.1f} s in transformers",
+        " / ".join(f"{dense / s:.1f}" for s in ours) + " times",
+    ]
+    tower, their_tower = seconds["vision tower"], seconds["transformers: vision tower"]
+    yield [
+        "vision tower",
+        f"{tower:.1f} s",
+        f"{their_tower:.1f} s in transformers",
+        f"{their_tower / tower:.1f} times",
+    ]
+    peak = max(stage["peak_gb"] for name, stage in stages.items() if "nsa" in name)
+    yield [
+        "peak memory to the first token",
+        f"{peak:.1f} GB",
+        f"{stages['transformers: prefill']['peak_gb']:.1f} GB in transformers",
+        f"weights are {run['weights_gb']:.1f} GB; {_million()}",
+    ]
+
+
+def _million() -> str:
+    long = _read("prefill_long")
+    stages = next(x for x in long["lengths"] if x["tokens"] == 2**20)["stages"]
+    timed = [stage for stage in stages if not stage["name"].startswith("next token")]
+    seconds = sum(stage["ms"] for stage in timed) / 1000
+    return f"1M tokens take {max(s['peak_gb'] for s in stages):.0f} GB and {seconds:.0f} s"
+
+
+def _training() -> Iterator[list[str]]:
+    times = {
+        (run["part"], run["tokens"], run["attention"]): run["ms"] / 1000
+        for run in _read("train")["runs"]
+        if run["error"] is None
+    }
+
+    def ratio(part: str, tokens: int) -> float:
+        return times[part, tokens, "dense"] / times[part, tokens, "nsa"]
+
+    short, middle = 16_384, 36_864
+    nsa, dense = (times["layers", TOKENS, attention] for attention in ("nsa", "dense"))
+    yield [
+        "training, forward and backward of 13 layers",
+        f"{nsa:.1f} s",
+        f"{dense:.1f} s",
+        f"{ratio('layers', TOKENS):.1f} times; {ratio('layers', middle):.2f} at 36K tokens, "
+        f"{ratio('layers', short):.2f} at 16K",
+    ]
+    yield [
+        "training, a whole step of 36K tokens",
+        *(f"{times['step', middle, attention]:.1f} s" for attention in ("nsa", "dense")),
+        f"{ratio('step', middle):.2f} times; {ratio('step', short):.2f} at 16K",
+    ]
+    shared = {run["attention"]: run for run in _read("train_4_fsdp")["runs"]}
+    yield [
+        "the 13 layers, one sequence on 4 GPUs (FSDP2)",
+        *(f"{shared[attention]['ms'] / 1000:.1f} s" for attention in ("nsa", "dense")),
+        f"{100 * shared['nsa']['efficiency']:.0f} % of four times one GPU",
+    ]
+
+
+def table() -> str:
+    """The table in Markdown."""
+    rows = [
+        ["", "videonsa", "dense", ""],
+        ["---"] * 4,
+        ["attention of a layer, forward", *_attention("attention")],
+        ["its backward pass", *_attention("attention_backward")],
+        *_prefill(),
+        *_training(),
+    ]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args().check
+    page = (ROOT / "README.md").read_text("utf-8")
+    before, rest = page.split(BEGIN)
+    now = before + BEGIN + table() + END + rest.split(END, 1)[1]
+    if not check:
+        (ROOT / "README.md").write_text(now, "utf-8")
+    elif now != page:
+        sys.exit("README.md has other speeds than the JSON: run 'make results'")
+
+
+if __name__ == "__main__":
+    main()
