@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import load_rows, poison_of
+from videonsa.ops.triton.common import is_any, load_rows, poison_of
 from videonsa.ops.triton.forward import Branches, Options, num_multiprocessors
 from videonsa.ops.triton.grad_compressed import compressed_gradients
 from videonsa.ops.triton.grad_keys import block_gradients
@@ -35,6 +35,26 @@ class Gradients(NamedTuple):
 
 
 @triton.jit
+def _query_poison_kernel(
+    q,  # [R, HQ, D]
+    poison,  # [R, HQ]
+    num_lines,
+    HQ,
+    stride_qr,
+    stride_qh,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    o_line = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_d = tl.arange(0, BLOCK_D)
+    m_line = o_line < num_lines
+    p_q = q + o_line // HQ * stride_qr + o_line % HQ * stride_qh
+    b_q = load_rows(p_q[:, None] + o_d[None, :], m_line, o_d, D, BLOCK_D)
+    tl.store(poison + o_line, poison_of(b_q.to(tl.float32)), mask=m_line)
+
+
+@triton.jit
 def _store_terms(
     b_do,
     b_poison,
@@ -53,27 +73,31 @@ def _store_terms(
 ):
     """LSE in base 2, delta and gate of each line; delta is the gradient of the gate too.
 
-    The LSE is +inf where the line has no key, and NaN where it is poisoned.
+    The LSE is +inf where the line has no key, and NaN where it is poisoned: returns where.
     """
     if o is None:
         b_delta = tl.zeros(o_line.shape, tl.float32)
+        m_bad = b_delta != b_delta
     else:
         b_o = load_rows(o + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
         b_delta = tl.sum(b_do * b_o, 1)
         b_lse = tl.load(lse + o_line, mask=m_line, other=0.0) * 1.4426950408889634
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)
-        b_lse += b_poison
+        b_lse += b_poison + b_delta * 0.0  # what is not finite in b_do is so in b_delta
+        m_bad = b_lse != b_lse
         b_gate = tl.load(p_gate, mask=m_line, other=0.0).to(tl.float32)
         tl.store(p_terms + o_line, b_lse, mask=m_line)
         tl.store(p_terms + num_lines + o_line, b_delta, mask=m_line)
         tl.store(p_terms + 2 * num_lines + o_line, b_gate, mask=m_line)
     tl.store(p_grad, b_delta.to(p_grad.dtype.element_ty), mask=m_line)
+    return m_bad
 
 
 @triton.jit
 def _terms_kernel(
     grad,  # [R, HQ, D]
-    q,  # [R, HQ, D]
+    poison,  # [R, HQ]
+    poisoned,  # [1]
     o_cmp,  # [R, HQ, D] or None, as all that follow
     o_slc,
     o_win,
@@ -85,8 +109,6 @@ def _terms_kernel(
     terms,  # [3, 3, R, HQ]
     num_lines,
     HQ,
-    stride_qr,
-    stride_qh,
     stride_gr,
     stride_gh,
     stride_gb,
@@ -100,12 +122,9 @@ def _terms_kernel(
     o_x = o_line[:, None] * D + o_d[None, :]
     p_gate = gates + o_line // HQ * stride_gr + o_line % HQ * stride_gh
     p_grad = grad_gates + o_line * 3
-    p_q = q + o_line // HQ * stride_qr + o_line % HQ * stride_qh
-    b_q = load_rows(p_q[:, None] + o_d[None, :], m_line, o_d, D, BLOCK_D).to(tl.float32)
-    b_poison = poison_of(b_q)
+    b_poison = tl.load(poison + o_line, mask=m_line, other=0.0)
     b_do = load_rows(grad + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
-    b_poison += poison_of(b_do)
-    _store_terms(
+    m_bad = _store_terms(
         b_do,
         b_poison,
         o_cmp,
@@ -123,7 +142,7 @@ def _terms_kernel(
     )
     p_gate += stride_gb
     p_terms = terms + 3 * num_lines
-    _store_terms(
+    m_bad |= _store_terms(
         b_do,
         b_poison,
         o_slc,
@@ -141,7 +160,7 @@ def _terms_kernel(
     )
     p_gate += stride_gb
     p_terms += 3 * num_lines
-    _store_terms(
+    m_bad |= _store_terms(
         b_do,
         b_poison,
         o_win,
@@ -157,11 +176,12 @@ def _terms_kernel(
         D,
         BLOCK_D,
     )
+    tl.store(poisoned, 1, mask=is_any(m_bad))
 
 
 def branch_terms(
     grad: Tensor, q: Tensor, saved: Branches, gates: Tensor, *, branches: tuple[str, ...]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the other kernels need of every line, and the gradient of the gates.
 
     Args:
@@ -172,8 +192,9 @@ def branch_terms(
         branches: those that take part in the sum.
 
     Returns:
-        `[3, 3, R, HQ]` float32 (branch; LSE in base 2, delta, gate), and `[R, HQ, 3]`. The LSE is
-        NaN where q or the gradient of a line is not finite.
+        Terms `[3, 3, R, HQ]` float32 (branch; LSE in base 2, delta, gate); `[1]` int32, not 0
+        where an LSE is NaN, as it is where q, the gradient, or a key that the line sees is not
+        finite; and the gradient of the gates `[R, HQ, 3]`.
     """
     num_rows, num_heads, dim = grad.shape
     num_lines = num_rows * num_heads
@@ -182,10 +203,16 @@ def branch_terms(
     use = [name in branches for name in ("compressed", "selected", "window")]
     outputs = (saved.o_cmp, saved.o_slc, saved.o_win)
     lses = (saved.lse_cmp, saved.lse_slc, saved.lse_win)
+    poison = torch.empty((num_rows, num_heads), dtype=torch.float32, device=grad.device)
+    poisoned = torch.zeros(1, dtype=torch.int32, device=grad.device)
     lines = 64
-    _terms_kernel[(triton.cdiv(num_lines, lines),)](
+    grid = (triton.cdiv(num_lines, lines),)
+    tile = {"D": dim, "BLOCK_D": triton.next_power_of_2(dim), "BLOCK_M": lines, "num_warps": 4}
+    _query_poison_kernel[grid](q, poison, num_lines, num_heads, *q.stride()[:2], **tile)
+    _terms_kernel[grid](
         grad,
-        q,
+        poison,
+        poisoned,
         *(x if used else None for x, used in zip(outputs, use, strict=True)),
         *(x if used else None for x, used in zip(lses, use, strict=True)),
         gates,
@@ -193,14 +220,10 @@ def branch_terms(
         terms,
         num_lines,
         num_heads,
-        *q.stride()[:2],
         *gates.stride(),
-        D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=lines,
-        num_warps=4,
+        **tile,
     )
-    return terms, grad_gates
+    return terms, poisoned, grad_gates
 
 
 def nsa_backward(
@@ -232,7 +255,7 @@ def nsa_backward(
     window_size = options.window_size if "window" in options.branches else None
     selected = saved.selected if "selected" in options.branches else None
     grad = grad.contiguous()
-    terms, grad_gates = branch_terms(grad, q, saved, gates, branches=options.branches)
+    terms, poisoned, grad_gates = branch_terms(grad, q, saved, gates, branches=options.branches)
     grad_q = torch.empty_like(grad)
     block_s = tuning.selected.block_n
     tiles = row_tiles(index, rows_of_tile(group, tuning.selected.block_m), aligned=True)
@@ -261,6 +284,7 @@ def nsa_backward(
             pooled.v,
             grad,
             terms,
+            poisoned,
             index,
             splits=tuning.splits,
             config=tuning.compressed_gradient,
@@ -288,6 +312,7 @@ def nsa_backward(
         v,
         grad,
         terms,
+        poisoned,
         inverse,
         index,
         window_size=window_size,

@@ -88,6 +88,18 @@ def poison_of(b_x):
 
 
 @triton.jit
+def is_any(b_m):
+    """Whether one of the bits is set."""
+    return tl.max(b_m.to(tl.int32), 0) != 0
+
+
+@triton.jit
+def clean_steps(poisoned, num_steps):
+    """How many of the steps at a border may read all keys of their tile: all, or none."""
+    return tl.where(tl.load(poisoned) == 0, num_steps, 0)
+
+
+@triton.jit
 def load_finite(
     x,
     poison,
@@ -104,9 +116,9 @@ def load_finite(
 ):
     """Keys or values as `load_keys`, 0 where the key is not finite, and the poison of each, [N].
 
-    For tiles that not every row sees: 0 times NaN is NaN, so a weight of 0 would not keep a value
-    out of a sum. Rows that do see the key get its poison instead. Where poison is None, one row
-    sees all keys of m_n.
+    For tiles that not every row sees, where something is poisoned: 0 times NaN is NaN, so a weight
+    of 0 would not keep a value out of a sum. Rows that do see the key get its poison instead. Where
+    poison is None, one row sees all keys of m_n.
     """
     # Pointers of 64 bits are made anew for each tile: offsets would be kept through other loops.
     o_key = (start + o_n).to(tl.int64)

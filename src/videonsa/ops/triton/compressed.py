@@ -7,6 +7,7 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    clean_steps,
     fits_tma,
     key_source,
     load_finite,
@@ -28,7 +29,8 @@ def _compressed_kernel(
     k_cmp,  # [C, H, D]
     v_cmp,  # [C, H, D]
     values,  # v_cmp, as a pointer
-    poison,  # [C, H]
+    poison,  # [C, H] or None, as poisoned
+    poisoned,  # [1]
     o_cmp,  # [R, HQ, D]
     lse_cmp,  # [R, HQ]
     tiles,  # [tiles, 2] or None
@@ -80,10 +82,21 @@ def _compressed_kernel(
         b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
         b_s = scores(b_q, b_k)
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
-    for i_n in range(num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)):
-        start = tl.where(
-            i_n < num_front, begin + i_n * BLOCK_N, all_end + (i_n - num_front) * BLOCK_N
-        )
+    num_border = num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)
+    num_clean = 0
+    if poison is not None:
+        num_clean = clean_steps(poisoned, num_border)
+    for i_n in range(num_clean):
+        start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
+        m_n = o_n < num_blocks - start
+        b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_v = load_keys(v_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        o_c = start + o_n
+        m_s = (o_c[None, :] >= b_begin[:, None]) & (o_c[None, :] < b_end[:, None])
+        b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
+        b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
+    for i_n in tl.range(num_clean, num_border, num_stages=1):
+        start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
         m_n = o_n < num_blocks - start
         b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_n, o_d, D, BLOCK_D, TMA)
         o_c = start + o_n
@@ -104,6 +117,7 @@ def compressed(
     k_cmp: Tensor,
     v_cmp: Tensor,
     poison: Tensor | None,
+    poisoned: Tensor | None,
     row_begin: Tensor,
     row_end: Tensor,
     tiles: Tiles,
@@ -113,8 +127,9 @@ def compressed(
     """o_cmp `[R, HQ, D]` and its LSE `[R, HQ]`: row r sees the blocks [row_begin, row_end).
 
     `tiles` are of `config.block_m` rows; both bounds never fall along the rows of a tile. `poison`
-    `[C, H]` float32 is NaN for a key or value that is not finite, else 0; None where a tile has one
-    row, or where it may see what its other rows see.
+    `[C, H]` float32 is NaN for a key or value that is not finite, else 0, and `poisoned` `[1]` is
+    not 0 where some are NaN. Both are None where a tile has one row, or where a row may see what
+    the other rows of its tile see.
     """
     num_rows, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
@@ -127,6 +142,7 @@ def compressed(
         key_source(v_cmp, config.block_n, tma=tma),
         v_cmp,
         poison,
+        poisoned,
         o_cmp,
         lse_cmp,
         tiles.table,

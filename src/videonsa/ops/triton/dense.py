@@ -56,7 +56,7 @@ def dense_rows_in_parts(
             q.flatten(0, 1).repeat(num_parts, 1, 1),
             k,
             v,
-            poison_of_keys(k, v) if num_rows > 1 else None,
+            *(poison_of_keys(k, v) if num_rows > 1 else (None, None)),
             begin.flatten().int(),
             end.flatten().int(),
             Tiles(None, num_parts * tiles, tuning.compressed.block_m, num_rows),

@@ -9,7 +9,7 @@ from torch import Tensor
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.importance import importance, score_buffers, top_blocks
 from videonsa.ops.triton.index import StreamIndex, Tiles, row_tiles
-from videonsa.ops.triton.pool import pool
+from videonsa.ops.triton.pool import Pooled, pool
 from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
 from videonsa.ops.triton.tuning import Tuning, rows_of_tile
@@ -82,6 +82,7 @@ def nsa_forward(
             pooled.k,
             pooled.v,
             pooled.poison,
+            pooled.poisoned,
             index.row_begin,
             index.row_end,
             row_tiles(index, tuning.compressed.block_m),
@@ -92,13 +93,12 @@ def nsa_forward(
             selected = select(q, pooled.k, lse_cmp, index, options=options, tuning=tuning)
     if wants["selected"]:
         assert selected is not None, "chosen above"
-        poison = pooled.poison_of_keys
-        o_slc, lse_slc = _selected(q, k, v, poison, selected, index, tuning=tuning)
+        o_slc, lse_slc = _selected(q, k, v, pooled, selected, index, tuning=tuning)
     output, o_win, lse_win = window_and_sum(
         q,
         k,
         v,
-        pooled.poison_of_keys,
+        pooled,
         gates,
         o_cmp if "compressed" in options.branches else None,
         o_slc if "selected" in options.branches else None,
@@ -226,7 +226,7 @@ def _selected(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    poison: Tensor,
+    pooled: Pooled,
     selected: Tensor,
     index: StreamIndex,
     *,
@@ -241,7 +241,7 @@ def _selected(
         q,
         k,
         v,
-        poison,
+        pooled,
         tiles,
         plan,
         index,

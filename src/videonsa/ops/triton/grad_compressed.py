@@ -10,6 +10,7 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    clean_steps,
     fits_tma,
     key_source,
     load_keys,
@@ -30,6 +31,7 @@ def _compressed_gradient_kernel(
     grad,  # [R, HQ, D]
     queries,  # q, as a pointer
     grads,  # grad, likewise
+    poisoned,  # [1]
     terms,  # [3, 3, R, HQ]
     sums,  # [SPLITS, 2, C, H, D] float32
     borders,  # [C / BLOCK_N, 4] rows where a tile of blocks begins to be seen, by all, ends to be
@@ -77,10 +79,38 @@ def _compressed_gradient_kernel(
         o_line = (first.to(tl.int64) + o_m) * HQ + i_hq
         b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 0)
         b_dk, b_dv = key_step(
-            b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_c[None, :], scale_log2, False
+            b_k,
+            b_v,
+            b_dk,
+            b_dv,
+            b_q,
+            b_do,
+            b_lse,
+            b_delta,
+            b_gate,
+            m_c[None, :],
+            scale_log2,
+            False,
+            False,
         )
     num_front = tl.cdiv(row_1 - row_0, BLOCK_M)
-    for i in range((num_front + tl.cdiv(row_3 - row_2, BLOCK_M)) * G):
+    num_border = (num_front + tl.cdiv(row_3 - row_2, BLOCK_M)) * G
+    num_clean = clean_steps(poisoned, num_border)
+    for i in range(num_clean):
+        i_m, i_hq = i // G, i_h * G + i % G
+        first = tl.where(i_m < num_front, row_0, row_2 - num_front * BLOCK_M) + i_m * BLOCK_M
+        m_row = first + o_m < tl.where(i_m < num_front, row_1, row_3)
+        b_low = tl.load(row_begin + first + o_m, mask=m_row, other=0)
+        b_high = tl.load(row_end + first + o_m, mask=m_row, other=0)
+        m_s = (o_c[None, :] >= b_low[:, None]) & (o_c[None, :] < b_high[:, None])
+        b_q = load_keys(q, first, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        b_do = load_keys(grad, first, i_hq, HQ * D, D, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        o_line = (first.to(tl.int64) + o_m) * HQ + i_hq
+        b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 0)
+        b_dk, b_dv = key_step(
+            b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, True, False
+        )
+    for i in tl.range(num_clean, num_border, num_stages=1):
         i_m, i_hq = i // G, i_h * G + i % G
         first = tl.where(i_m < num_front, row_0, row_2 - num_front * BLOCK_M) + i_m * BLOCK_M
         m_row = first + o_m < tl.where(i_m < num_front, row_1, row_3)
@@ -95,7 +125,7 @@ def _compressed_gradient_kernel(
         b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
         b_do = load_rows(grads + o_line[:, None] * D + o_d[None, :], m_row, o_d, D, BLOCK_D)
         b_dk, b_dv = key_step(
-            b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, True
+            b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, True, True
         )
     p_sum = sums + i_split.to(tl.int64) * 2 * num_blocks * H * D + o_block
     store_rows(p_sum, tl.trans(b_dk), m_c, o_d, D, BLOCK_D)
@@ -108,6 +138,7 @@ def compressed_gradients(
     v_cmp: Tensor,
     grad: Tensor,
     terms: Tensor,
+    poisoned: Tensor,
     index: StreamIndex,
     *,
     splits: int,
@@ -137,6 +168,7 @@ def compressed_gradients(
         key_source(grad, config.block_m, tma=tma),
         q,
         grad,
+        poisoned,
         terms,
         sums,
         borders,

@@ -25,19 +25,33 @@ from videonsa.ops.triton.tuning import Config
 
 @triton.jit
 def key_step(
-    b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK: tl.constexpr
+    b_k,
+    b_v,
+    b_dk,
+    b_dv,
+    b_q,
+    b_do,
+    b_lse,
+    b_delta,
+    b_gate,
+    m_s,
+    scale_log2,
+    MASK: tl.constexpr,
+    POISONED: tl.constexpr,
 ):
     """b_dk and b_dv [D, N] float32 with one more tile of lines; m_s [M, N] where MASK.
 
-    Lines that are not finite are 0 there, and their LSE is NaN.
+    Where POISONED, lines that are not finite are 0 there, and the LSE of some is NaN.
     """
     b_s = scores(b_q, b_k)
+    if MASK and not POISONED:
+        b_s = tl.where(m_s, b_s, float("-inf"))
     b_dp = scores(b_do, b_v)
     # Terms of a line cost few registers where lines are rows.
     b_p, b_ds = gated_weights(
         b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
     )
-    if MASK:
+    if MASK and POISONED:
         b_p, b_ds = tl.where(m_s, b_p, 0.0), tl.where(m_s, b_ds, 0.0)
     b_dv = tl.dot(tl.trans(b_do), b_p.to(b_do.dtype), b_dv, input_precision="ieee")
     b_dk = tl.dot(tl.trans(b_q), b_ds.to(b_q.dtype), b_dk, input_precision="ieee")
@@ -67,6 +81,7 @@ def _gathered_step(
     WIDE: tl.constexpr,
     BRANCH: tl.constexpr,
     MASK: tl.constexpr,
+    POISONED: tl.constexpr,
 ):
     """`key_step` with lines from anywhere."""
     o_d = tl.arange(0, BLOCK_D)
@@ -75,11 +90,13 @@ def _gathered_step(
     o_line = b_row * HQ + i_head
     o_q = b_row * stride_qr + i_head * stride_qh
     b_lse, b_delta, b_gate = load_terms(terms, o_line, m_line, num_lines, BRANCH)
-    if MASK:
+    if POISONED:
         m_line = m_line & (b_lse == b_lse)
     b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_line, o_d, D, BLOCK_D)
     b_do = load_rows(grad + (o_line[:, None] * D + o_d[None, :]), m_line, o_d, D, BLOCK_D)
-    return key_step(b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK)
+    return key_step(
+        b_k, b_v, b_dk, b_dv, b_q, b_do, b_lse, b_delta, b_gate, m_s, scale_log2, MASK, POISONED
+    )
 
 
 @triton.jit
@@ -89,6 +106,7 @@ def _block_gradient_kernel(
     v,  # [S, H, D]
     grad,  # [R, HQ, D]
     terms,  # [3, 3, R, HQ]
+    poisoned,  # [1]
     sums,  # [items, 2, BLOCK_S, D] float32
     rows,  # lists of rows
     first_item,  # [lists + 1]
@@ -121,7 +139,10 @@ def _block_gradient_kernel(
     BLOCK_S: tl.constexpr,
     USE_WIN: tl.constexpr,
     WIDE: tl.constexpr,
+    POISONED: tl.constexpr,
 ):
+    if (tl.load(poisoned) != 0) != POISONED:
+        return
     i_item, part = tl.program_id(0), tl.program_id(1) * BLOCK_N
     i_list = tl.load(item_list + i_item)
     if i_list >= num_lists:
@@ -172,6 +193,7 @@ def _block_gradient_kernel(
             WIDE,
             BRANCH=1,
             MASK=True,
+            POISONED=POISONED,
         )
     for first in range(num_own, num, step):
         m_line = (o_t < step) & (first + o_t < num)
@@ -198,6 +220,7 @@ def _block_gradient_kernel(
             WIDE,
             BRANCH=1,
             MASK=False,
+            POISONED=False,
         )
     if USE_WIN:
         first_row, stop_row = tl.load(window_first + i_c), tl.load(window_stop + i_c)
@@ -230,6 +253,7 @@ def _block_gradient_kernel(
                 WIDE,
                 BRANCH=2,
                 MASK=True,
+                POISONED=POISONED,
             )
     p_sum = sums + i_item.to(tl.int64) * (2 * BLOCK_S * D)
     p_sum += (part + o_n)[:, None] * D + o_d[None, :]
@@ -243,6 +267,7 @@ def block_gradients(
     v: Tensor,
     grad: Tensor,
     terms: Tensor,
+    poisoned: Tensor,
     inverse: Inverse,
     index: StreamIndex,
     *,
@@ -258,6 +283,7 @@ def block_gradients(
         v: `[S, H, D]`.
         grad: `[R, HQ, D]` contiguous, of the output.
         terms: `[3, 3, R, HQ]` float32, as `branch_terms` makes them.
+        poisoned: `[1]`, likewise.
         inverse: of the selection.
         index: of these rows and keys.
         window_size: None without a window branch.
@@ -280,39 +306,42 @@ def block_gradients(
     is_own = index.row_begin[window_first.clamp(max=num_rows - 1)] <= block
     window_stop = torch.where(is_own, window_stop, 0)
     block_n = min(block_s, config.block_n)
-    _block_gradient_kernel[(num_items, block_s // block_n)](
-        q,
-        k,
-        v,
-        grad,
-        terms,
-        sums,
-        *inverse,
-        index.block_start,
-        index.block_size,
-        window_first,
-        window_stop,
-        index.row_key,
-        num_kv_heads * num_blocks,
-        num_blocks,
-        num_keys,
-        num_rows * num_heads,
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        window_size or 0,
-        dim**-0.5 * LOG2_E,
-        num_heads,
-        G=num_heads // num_kv_heads,
-        D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=config.block_m,
-        BLOCK_N=block_n,
-        BLOCK_S=block_s,
-        USE_WIN=window_size is not None,
-        WIDE=needs_wide_offsets(q) or needs_wide_offsets(grad),
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        maxnreg=config.maxnreg,
-    )
+    for is_poisoned in (False, True):  # one of the two returns at once
+        _block_gradient_kernel[(num_items, block_s // block_n)](
+            q,
+            k,
+            v,
+            grad,
+            terms,
+            poisoned,
+            sums,
+            *inverse,
+            index.block_start,
+            index.block_size,
+            window_first,
+            window_stop,
+            index.row_key,
+            num_kv_heads * num_blocks,
+            num_blocks,
+            num_keys,
+            num_rows * num_heads,
+            *q.stride()[:2],
+            *k.stride()[:2],
+            *v.stride()[:2],
+            window_size or 0,
+            dim**-0.5 * LOG2_E,
+            num_heads,
+            G=num_heads // num_kv_heads,
+            D=dim,
+            BLOCK_D=triton.next_power_of_2(dim),
+            BLOCK_M=config.block_m,
+            BLOCK_N=block_n,
+            BLOCK_S=block_s,
+            USE_WIN=window_size is not None,
+            WIDE=needs_wide_offsets(q) or needs_wide_offsets(grad),
+            POISONED=is_poisoned,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+            maxnreg=config.maxnreg,
+        )
     return sums

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    clean_steps,
     fits_tma,
     gated_weights,
     key_source,
@@ -63,6 +64,7 @@ def _interval_gradient(
     v,
     keys,  # k, as a pointer
     poison,
+    poisoned,
     num_keys,
     H,
     stride_ks,
@@ -87,8 +89,20 @@ def _interval_gradient(
             b_q, b_do, b_k, b_v, b_dq, b_lse, b_delta, b_gate, m_n, scale_log2, MASK=False
         )
     num_front = tl.cdiv(all_begin - begin, BLOCK_N)
-    for i_n in range(num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)):
+    num_border = num_front + tl.cdiv(tl.maximum(end - all_end, 0), BLOCK_N)
+    num_clean = clean_steps(poisoned, num_border)
+    for i_n in range(num_clean):
         # The front tiles end at all_begin: the first may begin before the sample, masked.
+        start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
+        o_key = start + o_n
+        m_n = (o_key < num_keys) & (o_key >= begin)
+        b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        m_s = (o_key[None, :] >= b_low[:, None]) & (o_key[None, :] < b_high[:, None])
+        b_dq = _query_step(
+            b_q, b_do, b_k, b_v, b_dq, b_lse, b_delta, b_gate, m_s, scale_log2, MASK=True
+        )
+    for i_n in tl.range(num_clean, num_border, num_stages=1):
         start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
         o_key = start + o_n
         m_n = (o_key < end) & (o_key >= begin)
@@ -122,6 +136,7 @@ def _shared_gradient(
     v,
     keys,  # k, as a pointer
     poison,
+    poisoned,
     H,
     stride_ks,
     stride_kh,
@@ -153,7 +168,19 @@ def _shared_gradient(
         b_dq = _query_step(
             b_q, b_do, b_k, b_v, b_dq, b_own, b_delta, b_gate, m_s, scale_log2, not FULL_BLOCKS
         )
-    for i in range(num_before * PARTS, num * PARTS):
+    num_border = (num - num_before) * PARTS
+    num_clean = num_before * PARTS + clean_steps(poisoned, num_border)
+    for i in range(num_before * PARTS, num_clean):
+        part = i % PARTS * BLOCK_N
+        start = tl.load(p_start + i // PARTS) + part
+        m_bit = ((tl.load(p_rows + i // PARTS) >> b_bit) & 1) != 0
+        m_n = (o_n < tl.load(p_size + i // PARTS) - part) & (o_n < end - start)
+        b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_own = tl.where(m_bit, b_lse, float("inf"))
+        m_s = m_n[None, :] & (o_n[None, :] <= (b_key - start)[:, None])
+        b_dq = _query_step(b_q, b_do, b_k, b_v, b_dq, b_own, b_delta, b_gate, m_s, scale_log2, True)
+    for i in tl.range(num_clean, num * PARTS, num_stages=1):
         part = i % PARTS * BLOCK_N
         start = tl.load(p_start + i // PARTS) + part
         m_bit = ((tl.load(p_rows + i // PARTS) >> b_bit) & 1) != 0
@@ -179,6 +206,7 @@ def _query_gradient_kernel(
     keys_cmp,  # k_cmp, likewise
     poison,  # [S, H]
     poison_cmp,  # [C, H]
+    poisoned,  # [1]
     grad,  # [R, HQ, D] of the output
     terms,  # [3, 3, R, HQ]
     grad_q,  # [R, HQ, D]
@@ -266,6 +294,7 @@ def _query_gradient_kernel(
             v_cmp,
             keys_cmp,
             poison_cmp,
+            poisoned,
             num_blocks,
             H,
             H * D,
@@ -301,6 +330,7 @@ def _query_gradient_kernel(
             v,
             keys,
             poison,
+            poisoned,
             num_keys,
             H,
             stride_ks,
@@ -335,6 +365,7 @@ def _query_gradient_kernel(
             v,
             keys,
             poison,
+            poisoned,
             H,
             stride_ks,
             stride_kh,
@@ -408,6 +439,7 @@ def query_gradient(
         pooled.k,
         pooled.poison_of_keys,
         pooled.poison,
+        pooled.poisoned,
         grad,
         terms,
         grad_q,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import load_rows, poison_of, store_rows
+from videonsa.ops.triton.common import is_any, load_rows, poison_of, store_rows
 from videonsa.ops.triton.index import StreamIndex
 
 
@@ -39,6 +39,7 @@ def _poison_kernel(
     k,  # [S * H, D]
     v,  # [S * H, D]
     poison,  # [S * H]
+    poisoned,  # [1]
     num_lines,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -50,7 +51,9 @@ def _poison_kernel(
     o_x = o_line[:, None] * D + o_d[None, :]
     b_k = load_rows(k + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
     b_v = load_rows(v + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
-    tl.store(poison + o_line, poison_of(b_k) + poison_of(b_v), mask=m_line)
+    b_poison = poison_of(b_k) + poison_of(b_v)
+    tl.store(poison + o_line, b_poison, mask=m_line)
+    tl.store(poisoned, 1, mask=is_any(b_poison != 0.0))
 
 
 @triton.jit
@@ -61,6 +64,7 @@ def _pool_kernel(
     v_cmp,  # [C, H, D]
     poison,  # [S, H]
     poison_cmp,  # [C, H]
+    poisoned,  # [1]
     block_start,  # [C]
     block_size,  # [C]
     num_keys,
@@ -91,8 +95,10 @@ def _pool_kernel(
     )
     b_v = load_rows(v + o_key * stride_vs + i_h * stride_vh + o_d[None, :], m_n, o_d, D, BLOCK_D)
     b_of_v, b_of_v_cmp = _store_mean(b_v, v_cmp + o_out, size, is_whole, o_d, D, BLOCK_D, BLOCK_N)
-    tl.store(poison + (start + o_n).to(tl.int64) * H + i_h, b_poison + b_of_v, mask=m_n)
-    tl.store(poison_cmp + i_c * H + i_h + tl.zeros([1], tl.int32), b_poison_cmp + b_of_v_cmp)
+    b_poison, b_poison_cmp = b_poison + b_of_v, b_poison_cmp + b_of_v_cmp
+    tl.store(poison + (start + o_n).to(tl.int64) * H + i_h, b_poison, mask=m_n)
+    tl.store(poison_cmp + i_c * H + i_h + tl.zeros([1], tl.int32), b_poison_cmp)
+    tl.store(poisoned, 1, mask=is_any(b_poison != 0.0) | is_any(b_poison_cmp != 0.0))
 
 
 class Pooled(NamedTuple):
@@ -102,6 +108,7 @@ class Pooled(NamedTuple):
     v: Tensor  # [C, H, D]
     poison_of_keys: Tensor  # [S, H] float32, where k or v is not
     poison: Tensor  # [C, H] float32, of the means
+    poisoned: Tensor  # [1] int32, not 0 where any of them is poisoned
 
 
 def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
@@ -112,6 +119,7 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
     v_cmp = torch.empty_like(k_cmp)
     poison = torch.empty((num_keys, num_kv_heads), dtype=torch.float32, device=k.device)
     poison_cmp = torch.empty((num_blocks, num_kv_heads), dtype=torch.float32, device=k.device)
+    poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)
     _pool_kernel[(num_blocks, num_kv_heads)](
         k,
         v,
@@ -119,6 +127,7 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
         v_cmp,
         poison,
         poison_cmp,
+        poisoned,
         index.block_start,
         index.block_size,
         num_keys,
@@ -131,22 +140,24 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
         BLOCK_N=triton.next_power_of_2(index.max_size),
         num_warps=4,
     )
-    return Pooled(k_cmp, v_cmp, poison, poison_cmp)
+    return Pooled(k_cmp, v_cmp, poison, poison_cmp, poisoned)
 
 
-def poison_of_keys(k: Tensor, v: Tensor) -> Tensor:
-    """As `Pooled.poison_of_keys`, without the means: k and v `[S, H, D]` contiguous."""
+def poison_of_keys(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`poison_of_keys` and `poisoned` of `Pooled`, without means: k, v `[S, H, D]` contiguous."""
     dim = k.shape[2]
     poison = torch.empty(k.shape[:2], dtype=torch.float32, device=k.device)
+    poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)
     lines = 64
     _poison_kernel[(triton.cdiv(poison.numel(), lines),)](
         k,
         v,
         poison,
+        poisoned,
         poison.numel(),
         D=dim,
         BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=lines,
         num_warps=4,
     )
-    return poison
+    return poison, poisoned

@@ -26,6 +26,7 @@ from videonsa.ops.triton.common import (
     tile_of,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
+from videonsa.ops.triton.pool import Pooled
 from videonsa.ops.triton.tuning import Config
 
 
@@ -127,6 +128,7 @@ def _selected_kernel(
     v,  # [S, H, D]
     values,  # v, as a pointer
     poison,  # [S, H]
+    poisoned,  # [1]
     o_slc,  # [R, HQ, D]
     lse_slc,  # [R, HQ]
     tiles,  # [tiles, 2] or None
@@ -154,7 +156,10 @@ def _selected_kernel(
     TILE: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
     TMA: tl.constexpr,
+    POISONED: tl.constexpr,
 ):
+    if (tl.load(poisoned) != 0) != POISONED:
+        return
     i_tile, i_h = tl.num_programs(0) // H - 1 - tl.program_id(0) // H, tl.program_id(0) % H
     first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
     if num_rows == 0:
@@ -192,11 +197,16 @@ def _selected_kernel(
         m_bit = ((tl.load(p_rows + i) >> o_t) & 1) != 0
         m_n = (o_n < tl.load(p_size + i)) & (o_n < end - start)
         b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_v, b_poison = load_finite(
-            values, poison, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, H, D, BLOCK_D
-        )
+        b_s = scores(b_q, b_k)
+        if POISONED:
+            b_v, b_poison = load_finite(
+                values, poison, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, H, D, BLOCK_D
+            )
+            b_s += b_poison[None, :]
+        else:
+            b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
         m_s = m_bit[:, None] & m_n[None, :] & (o_n[None, :] <= (b_key - start)[:, None])
-        b_s = tl.where(m_s, scores(b_q, b_k) + b_poison[None, :], float("-inf"))
+        b_s = tl.where(m_s, b_s, float("-inf"))
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     p_o = o_slc + (base * HQ + i_h * G) * D
@@ -262,7 +272,7 @@ def selected_shared(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    poison: Tensor,
+    pooled: Pooled,
     tiles: Tiles,
     plan: Plan,
     index: StreamIndex,
@@ -279,35 +289,38 @@ def selected_shared(
     o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
     tma = config.tma and fits_tma(k) and fits_tma(v)
-    _selected_kernel[(tiles.num * num_kv_heads,)](
-        q,
-        key_source(k, config.block_n, tma=tma),
-        key_source(v, config.block_n, tma=tma),
-        v,
-        poison,
-        o_slc,
-        lse_slc,
-        tiles.table,
-        tiles.rows_of_sample,
-        *plan[:4],
-        index.row_key,
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        dim**-0.5 * LOG2_E,
-        num_heads,
-        num_kv_heads,
-        G=num_heads // num_kv_heads,
-        D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=max(16, triton.next_power_of_2(tiles.size * num_heads // num_kv_heads)),
-        BLOCK_N=config.block_n,
-        BOUND=plan.start.shape[-1],
-        TILE=tiles.size,
-        FULL_BLOCKS=full_blocks,
-        TMA=tma,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        maxnreg=config.maxnreg,
-    )
+    for is_poisoned in (False, True):  # one of the two returns at once
+        _selected_kernel[(tiles.num * num_kv_heads,)](
+            q,
+            key_source(k, config.block_n, tma=tma),
+            key_source(v, config.block_n, tma=tma),
+            v,
+            pooled.poison_of_keys,
+            pooled.poisoned,
+            o_slc,
+            lse_slc,
+            tiles.table,
+            tiles.rows_of_sample,
+            *plan[:4],
+            index.row_key,
+            *q.stride()[:2],
+            *k.stride()[:2],
+            *v.stride()[:2],
+            dim**-0.5 * LOG2_E,
+            num_heads,
+            num_kv_heads,
+            G=num_heads // num_kv_heads,
+            D=dim,
+            BLOCK_D=triton.next_power_of_2(dim),
+            BLOCK_M=max(16, triton.next_power_of_2(tiles.size * num_heads // num_kv_heads)),
+            BLOCK_N=config.block_n,
+            BOUND=plan.start.shape[-1],
+            TILE=tiles.size,
+            FULL_BLOCKS=full_blocks,
+            TMA=tma,
+            POISONED=is_poisoned,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+            maxnreg=config.maxnreg,
+        )
     return o_slc, lse_slc

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    clean_steps,
     fits_tma,
     key_source,
     load_finite,
@@ -19,6 +20,7 @@ from videonsa.ops.triton.common import (
     tile_of,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
+from videonsa.ops.triton.pool import Pooled
 from videonsa.ops.triton.tuning import Config
 
 
@@ -29,6 +31,7 @@ def _window_kernel(
     v,  # [S, H, D]
     values,  # v, as a pointer
     poison,  # [S, H]
+    poisoned,  # [1]
     gates,  # [R, HQ, 3]
     o_cmp,  # [R, HQ, D]
     o_slc,  # [R, HQ, D]
@@ -98,25 +101,24 @@ def _window_kernel(
             b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
             b_s = scores(b_q, b_k)
             b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2)
-        for i_n in range(num_front + tl.cdiv(end - all_end, BLOCK_N)):
+        num_border = num_front + tl.cdiv(end - all_end, BLOCK_N)
+        num_clean = clean_steps(poisoned, num_border)
+        for i_n in range(num_clean):
             # The front tiles end at all_begin: the first may begin before the sample, masked.
-            start = all_begin + (i_n - num_front) * BLOCK_N
-            start = tl.where(i_n < num_front, start, start + num_all * BLOCK_N)
+            start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
             m_n = (o_n < num_keys - start) & (o_n >= begin - start)
             b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_behind = (key - start) + o_t[:, None] - o_n[None, :]
+            m_s = (b_behind >= 0) & (b_behind < window) & (o_n >= begin - start)[None, :]
+            b_s = tl.where(m_s, scores(b_q, b_k), float("-inf"))
+            b_sum, b_m, b_l = softmax_step(b_s, b_v, b_sum, b_m, b_l, scale_log2)
+        for i_n in tl.range(num_clean, num_border, num_stages=1):
+            start = tl.where(i_n < num_front, all_begin, all_end) + (i_n - num_front) * BLOCK_N
+            m_n = (o_n < end - start) & (o_n >= begin - start)
+            b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
             b_v, b_poison = load_finite(
-                values,
-                poison,
-                start,
-                i_h,
-                stride_vs,
-                stride_vh,
-                o_n,
-                (o_n < end - start) & (o_n >= begin - start),
-                o_d,
-                H,
-                D,
-                BLOCK_D,
+                values, poison, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, H, D, BLOCK_D
             )
             b_behind = (key - start) + o_t[:, None] - o_n[None, :]
             m_s = (b_behind >= 0) & (b_behind < window) & (o_n >= begin - start)[None, :]
@@ -147,7 +149,7 @@ def window_and_sum(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    poison: Tensor,
+    pooled: Pooled,
     gates: Tensor,
     o_cmp: Tensor | None,
     o_slc: Tensor | None,
@@ -175,7 +177,8 @@ def window_and_sum(
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
         v,
-        poison,
+        pooled.poison_of_keys,
+        pooled.poisoned,
         gates,
         o_cmp,
         o_slc,
