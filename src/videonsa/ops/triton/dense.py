@@ -52,11 +52,13 @@ def dense_rows_in_parts(
     end = torch.minimum(begin + size, sample + positions + 1).maximum(begin)
     k, v = k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous()
     with on_device(q):
+        poison, poisoned = poison_of_keys(k, v) if num_rows > 1 else (None, None)
         outputs, lses = compressed(
             q.flatten(0, 1).repeat(num_parts, 1, 1),
             k,
             v,
-            *(poison_of_keys(k, v) if num_rows > 1 else (None, None)),
+            poison,
+            poisoned,
             begin.flatten().int(),
             end.flatten().int(),
             Tiles(None, num_parts * tiles, tuning.compressed.block_m, num_rows),
