@@ -34,7 +34,8 @@ def _positive(section: str, most: float, **values: float | None) -> None:
 
 
 def _shown(value: float) -> str:
-    return f"{value:g}" if abs(value) < 2**63 else "a number of too many digits"
+    too_long = isinstance(value, int) and abs(value) >= 2**63  # no float holds some of them
+    return "a number of too many digits" if too_long else f"{value:g}"
 
 
 def _among(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
