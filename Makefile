@@ -51,7 +51,7 @@ build: $(DEV) ## build the wheel and try it outside the checkout
 	$(BIN)/python scripts/check_wheel.py dist
 
 results: $(RUNTIME) ## write docs/results.md and README's table of speeds from the committed JSON
-	$(BIN)/python -m videonsa.evals.report benchmarks/results --out docs/results.md
+	$(BIN)/python -m benchmarks.report benchmarks/results --out docs/results.md
 	$(BIN)/python benchmarks/headline.py
 
 clean: ## remove what was built; .venv stays

@@ -16,8 +16,8 @@ import torch
 
 from videonsa.bench.machine import machine
 from videonsa.data.scripts import draw
-from videonsa.video.suite import SuiteSpec, make_script, suite_seed
-from videonsa.video.synthetic import Clip
+from videonsa.rendered.clips import Clip
+from videonsa.rendered.suite import SuiteSpec, make_script, suite_seed
 
 SUITE_FRAMES = 512
 """Of 112 pixels: 4K tokens."""

@@ -54,4 +54,4 @@ for name in stills short long; do
     base=$run/model
 done
 videonsa convert "$base" "$out/model" --dtype bfloat16 --force
-python3 -m videonsa.evals.embedded --model "$out/model" --out "$out/embedded.json"
+python3 -m benchmarks.embedded --model "$out/model" --out "$out/embedded.json"

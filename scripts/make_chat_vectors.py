@@ -62,7 +62,7 @@ def repeat_pads(text: str, vision: list[list[Any]]) -> str:
 
 def main() -> None:
     """Run every case and write one JSON file."""
-    from videonsa.models.tokenizer import load_tokenizer
+    from videonsa.models.checkpoints.tokenizer import load_tokenizer
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tokenizer", type=Path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from videonsa.video.suite import (
+from videonsa.rendered.suite import (
     DIFFICULTIES,
     Script,
     SuiteQuestion,

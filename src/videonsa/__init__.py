@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     )
     from videonsa.inference.answer import Answer, AnswerStream
     from videonsa.inference.engine import VideoQA, load
-    from videonsa.inference.plan import VideoPlan, plan_video
     from videonsa.ops.nsa import hybrid_attention, nsa_attention
     from videonsa.ops.spec import NSASpec
+    from videonsa.planning.plan import VideoPlan, plan_video
     from videonsa.video.decode import VideoClip, read_video
     from videonsa.video.framelist import FrameList
     from videonsa.video.sampling import SamplingSpec
@@ -66,12 +66,12 @@ _HOMES = MappingProxyType(
         "VideoClip": "videonsa.video.decode",
         "VideoError": "videonsa.errors",
         "VideoNSAError": "videonsa.errors",
-        "VideoPlan": "videonsa.inference.plan",
+        "VideoPlan": "videonsa.planning.plan",
         "VideoQA": "videonsa.inference.engine",
         "hybrid_attention": "videonsa.ops.nsa",
         "load": "videonsa.inference.engine",
         "nsa_attention": "videonsa.ops.nsa",
-        "plan_video": "videonsa.inference.plan",
+        "plan_video": "videonsa.planning.plan",
         "read_video": "videonsa.video.decode",
     }
 )

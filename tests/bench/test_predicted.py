@@ -5,7 +5,7 @@ import torch
 
 from videonsa.bench.predicted import prediction
 from videonsa.bench.random_model import MODELS, random_model
-from videonsa.inference.memory import Workload, prefill_terms
+from videonsa.planning.memory import Workload, prefill_terms
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from videonsa.bench import sample_video
 from videonsa.bench.reading import ReadingRequest, in_turn
 from videonsa.errors import UsageError
-from videonsa.inference.shapes import VisionShape
+from videonsa.models.shape import VisionShape
 
 
 def test_calls_run_in_turn():

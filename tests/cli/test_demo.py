@@ -7,7 +7,7 @@ import av
 from PIL import Image
 
 from videonsa.cli.main import main
-from videonsa.video.synthetic import KINDS
+from videonsa.rendered.clips import KINDS
 
 
 def test_demo_answers_a_question_of_each_kind_and_leaves_clip_and_picture(tmp_path, capsys) -> None:

@@ -35,7 +35,7 @@ def test_plan_says_when_it_does_not_fit(tiny_folder, clip_path, capsys):
 
 
 def test_a_plan_for_a_cpu_is_held_against_the_memory_of_the_machine(clip_path, capsys, monkeypatch):
-    monkeypatch.setattr("videonsa.inference.devices._system_memory", lambda: 20 * 10**9)
+    monkeypatch.setattr("videonsa.planning.devices._system_memory", lambda: 20 * 10**9)
     arguments = ["plan", str(clip_path), "--model"]
     assert main([*arguments, "Qwen/Qwen2.5-VL-7B-Instruct"]) == 0
     out = capsys.readouterr().out

@@ -10,7 +10,7 @@ from videonsa.data.build import open_sources
 from videonsa.data.dataset import VideoDataset
 from videonsa.data.scripts import script_of
 from videonsa.errors import UsageError
-from videonsa.video.synthetic import Clip
+from videonsa.rendered.clips import Clip
 
 
 def records(text):

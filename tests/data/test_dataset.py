@@ -15,9 +15,9 @@ from videonsa.data.isolated import IsolatedCaller
 from videonsa.data.records import ImageRef, VideoRef
 from videonsa.data.scripts import script_text
 from videonsa.errors import ModelError
+from videonsa.rendered.suite import SuiteSpec, make_script, render_frames
 from videonsa.video.decode import read_video
 from videonsa.video.processing import build_prompt
-from videonsa.video.suite import SuiteSpec, make_script, render_frames
 
 
 @pytest.fixture(scope="module")

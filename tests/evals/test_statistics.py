@@ -3,7 +3,7 @@
 import pytest
 
 from videonsa.evals.statistics import Accuracy, best_constant, is_right
-from videonsa.video.synthetic import Question
+from videonsa.rendered.clips import Question
 
 
 def test_wilson_interval_equals_published_values() -> None:

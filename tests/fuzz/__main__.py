@@ -32,9 +32,9 @@ os.environ |= {
 }
 
 import torch
+
 from tests.fuzz.samples import make_samples, run_quietly
 from tests.fuzz.sandbox import MOST_MEGABYTES, MOST_SECONDS, Outcome, run_case
-
 from videonsa.bench.machine import machine
 
 

@@ -21,7 +21,6 @@ from tests.fuzz.mutations import (
     word,
 )
 from tests.fuzz.samples import BUILD, EVALUATION, HEIGHT, TRAIN, WIDTH, copy_samples
-
 from videonsa.cli.common import LineParser
 from videonsa.cli.main import build_parser
 

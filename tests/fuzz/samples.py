@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image, features
-from tests.conftest import write_clip, write_tiny_model
 
+from tests.conftest import write_clip, write_tiny_model
 from videonsa.cli.main import main
 
 WIDTH, HEIGHT = 132, 92

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.fuzz.cases import Case, make_case
-
 from videonsa.cli.main import EXIT_NO_OUTPUT, EXIT_USER, main
 
 MOST_SECONDS = 60.0

@@ -11,7 +11,7 @@ import videonsa
 from videonsa.errors import UsageError, VideoError
 from videonsa.inference import clips
 from videonsa.inference.clips import encode_clip
-from videonsa.inference.shapes import VisionShape
+from videonsa.models.shape import VisionShape
 from videonsa.video import decode
 from videonsa.video.sampling import SamplingSpec
 

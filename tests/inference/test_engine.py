@@ -12,9 +12,9 @@ from PIL import Image
 import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
 from videonsa.inference import engine
-from videonsa.inference.defaults import change_sampling
 from videonsa.inference.engine import VideoQA
 from videonsa.models.recorder import AttentionRecorder
+from videonsa.planning.defaults import change_sampling
 from videonsa.video.processing import build_prompt
 from videonsa.video.sampling import SamplingSpec
 

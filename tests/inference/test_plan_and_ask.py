@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 import videonsa
 from videonsa.errors import ModelError
-from videonsa.inference.shapes import load_shape
+from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.loading import load_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.shape import load_shape
 
 SETTINGS = {"fps": 1.0, "min_frames": 2, "max_frames": 512}
 SETTINGS |= {"size": {"shortest_edge": 2352, "longest_edge": 4704}}

@@ -9,7 +9,7 @@ from tiny_models import left_padded, prompt, tiny
 import videonsa
 from videonsa.errors import ModelError, UsageError
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.loading import load_model
 
 PARTS = (
     "model.visual",

@@ -13,12 +13,12 @@ from videonsa.data.agreement import sampling_values
 from videonsa.data.records import VideoRef
 from videonsa.data.scripts import script_text
 from videonsa.errors import UsageError
-from videonsa.inference.defaults import default_sampling
 from videonsa.inference.engine import load
-from videonsa.inference.shapes import load_shape
+from videonsa.models.shape import load_shape
+from videonsa.planning.defaults import default_sampling
+from videonsa.rendered.clips import Clip
 from videonsa.train.run import train
 from videonsa.video.sampling import SamplingSpec
-from videonsa.video.synthetic import Clip
 
 SETTINGS = {
     "fps": 3.0,

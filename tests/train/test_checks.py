@@ -6,7 +6,7 @@ from small_run import make_data
 
 from videonsa.data.manifest import read_manifest
 from videonsa.errors import UsageError
-from videonsa.inference.shapes import published_shape
+from videonsa.models.shape import published_shape
 from videonsa.train import checks
 from videonsa.train.checks import check_data, check_processes
 from videonsa.train.reading import read_recipe

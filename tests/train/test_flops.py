@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from videonsa.inference.shapes import published_shape
+from videonsa.models.shape import published_shape
 from videonsa.ops.spec import NSASpec
 from videonsa.train.flops import attended_pairs, step_flops
 

@@ -5,7 +5,7 @@ import torch
 from small_run import losses, make_data, recipe_for
 
 from videonsa.errors import UsageError
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.loading import load_model
 from videonsa.train.parameters import close_gates
 from videonsa.train.run import train
 

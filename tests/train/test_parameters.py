@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from videonsa.errors import UsageError
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.loading import load_model
 from videonsa.train.parameters import choose_parameters, parameter_groups
 from videonsa.train.settings import ModelSettings, OptimizerSettings
 

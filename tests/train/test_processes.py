@@ -19,7 +19,7 @@ from small_run import (
 
 from videonsa.disk import sole_writer
 from videonsa.inference.engine import load
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.loading import load_model
 from videonsa.train.run import train
 
 pytestmark = pytest.mark.slow

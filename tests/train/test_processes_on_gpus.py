@@ -13,7 +13,7 @@ from small_run import (
     run_processes,
 )
 
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.loading import load_model
 
 pytestmark = [
     pytest.mark.multi_gpu,

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from videonsa.errors import TrainingError, UsageError
 from videonsa.inference.engine import load
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.loading import load_model
 from videonsa.train.run import train
 
 

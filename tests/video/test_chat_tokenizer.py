@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 import videonsa
-from videonsa.video.synthetic import KINDS, ask_about, make_scene
+from videonsa.rendered.clips import KINDS, ask_about, make_scene
 
 EMBEDDED = Path(videonsa.__file__).parent / "assets/embedded"
 SCRIPT = Path(__file__).parents[2] / "scripts/train_tokenizer.py"

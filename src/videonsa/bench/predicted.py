@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from videonsa.inference.devices import find_machine, runs_by_kernels
-from videonsa.inference.memory import Workload, decoding_terms, prefill_terms, tower_terms
-from videonsa.inference.shapes import shape_of_config
 from videonsa.models.features import PATCHES_PER_CHUNK
 from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.shape import shape_of_config
+from videonsa.planning.devices import find_machine, runs_by_kernels
+from videonsa.planning.memory import Workload, decoding_terms, prefill_terms, tower_terms
 
 
 def prediction(

@@ -28,9 +28,9 @@ from videonsa.bench.probes import AttentionTime, UnionRecorder
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
 from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
 from videonsa.bench.stopwatch import timed_stage
-from videonsa.inference.shapes import VisionShape
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.shape import VisionShape
 
 FORMAT = "videonsa prefill benchmark 2"
 MOST_UNION_TOKENS = 2**18

@@ -24,9 +24,9 @@ from videonsa.bench.prefill import FORMAT as FORMAT_OF_ONE
 from videonsa.bench.prefill import PrefillRequest, prefill_calls
 from videonsa.bench.random_model import MODELS, random_model
 from videonsa.bench.stopwatch import wall_times
+from videonsa.models.distributed.sharded import share_encoding
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.models.sharded import share_encoding
-from videonsa.parallel.exchange import SequenceExchange
+from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.run import join_processes
 
 FORMAT = "videonsa shared prefill benchmark 1"
@@ -50,7 +50,7 @@ class _Measuring:
         self.one = one
         self.is_first: bool = processes.is_main_process
         self.device: torch.device = processes.device
-        self.exchange = SequenceExchange()
+        self.cp_group = ContextParallelGroup()
 
     def stage(self, clip: Clip, name: str, call: Callable[[], object]) -> dict[str, Any]:
         """A call timed in all processes; one that fails ends the run, since the others wait."""
@@ -58,7 +58,7 @@ class _Measuring:
             own = wall_times(
                 call, device=self.device, repeats=self.request.repeats, before=dist.barrier
             )
-        everyone: list[Any] = [None] * self.exchange.world_size
+        everyone: list[Any] = [None] * self.cp_group.world_size
         dist.all_gather_object(everyone, own)
         times = [max(run) for run in zip(*(times for times, _ in everyone), strict=True)]
         ms = statistics.median(times)
@@ -68,7 +68,7 @@ class _Measuring:
             "ms": ms,
             "times_ms": times,
             "peak_gb": [peak for _, peak in everyone if peak is not None],
-            "efficiency": None if alone is None else alone / (self.exchange.world_size * ms),
+            "efficiency": None if alone is None else alone / (self.cp_group.world_size * ms),
         }
 
 
@@ -97,7 +97,7 @@ def bench_shared_prefill(
         "format": FORMAT,
         "model": request.model,
         "dtype": str(dtype),
-        "processes": measuring.exchange.world_size,
+        "processes": measuring.cp_group.world_size,
         "machine": machine(measuring.device),
         "method": METHOD,
         "lengths": [],
@@ -133,7 +133,7 @@ def _tower(
 
     def encode() -> None:
         share_encoding(
-            model.encode_vision, pixels, [clip.grid], measuring.exchange, merge_size=merge_size
+            model.encode_vision, pixels, [clip.grid], measuring.cp_group, merge_size=merge_size
         )
 
     return measuring.stage(clip, "vision tower", encode)
@@ -150,8 +150,8 @@ def _prefill(
     """Prefill from embeddings, and the token after it."""
     width = model.config.text_config.hidden_size
     embeds = clip_embeddings(clip, width, regime, like=model.lm_head.weight)
-    exchange = measuring.exchange
-    prefill, step = prefill_calls(model, clip, attention, embeds, exchange=exchange)
+    cp_group = measuring.cp_group
+    prefill, step = prefill_calls(model, clip, attention, embeds, cp_group=cp_group)
     with dense_backend(attention, measuring.device):
         stage = measuring.stage(clip, name, prefill)
     yield stage

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from videonsa.inference.shapes import ModelShape, VisionShape, published_shape
 from videonsa.models._hf import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.shape import ModelShape, VisionShape, published_shape
 
 IDS = MappingProxyType({"vision_start_token_id": 12, "image_token_id": 10, "video_token_id": 11})
 """Small, so that any vocabulary has them."""

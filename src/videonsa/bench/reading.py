@@ -14,8 +14,8 @@ from torch import Tensor
 from videonsa.bench.stopwatch import timed_stage
 from videonsa.errors import UsageError, VideoError
 from videonsa.inference.clips import EncodedClip, encode_clip, part_size
-from videonsa.inference.shapes import VisionShape
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, read_video
 from videonsa.video.processing import patchify
 from videonsa.video.sampling import SamplingSpec

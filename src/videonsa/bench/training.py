@@ -28,13 +28,13 @@ from videonsa.bench.training_steps import (
     run_steps,
 )
 from videonsa.errors import UsageError
-from videonsa.inference.shapes import ModelShape
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.shape import ModelShape
 from videonsa.ops.spec import NSASpec
 from videonsa.train.checks import check_processes
 from videonsa.train.flops import step_flops
 from videonsa.train.reading import read_recipe
-from videonsa.train.run import join_processes, sequence_exchange
+from videonsa.train.run import context_parallel_group, join_processes
 from videonsa.train.settings import Recipe
 
 FORMAT = "videonsa training benchmark 1"
@@ -98,7 +98,7 @@ class _Measuring:
         self.device: torch.device = processes.device
         self.recipe = _recipe(request, self.num_processes)
         check_processes(self.recipe, world_size=self.num_processes, on_gpu=request.on_gpu)
-        self.exchange = sequence_exchange(self.recipe, processes)
+        self.cp_group = context_parallel_group(self.recipe, processes)
         self.progress = progress if self.is_first else lambda _: None
         self.spec = VideoNSAConfig(attention="nsa").nsa_spec
         self.runs: list[dict[str, Any]] = []
@@ -115,7 +115,7 @@ class _Measuring:
             recipe=self.recipe,
             device=self.device,
             num_processes=self.num_processes,
-            exchange=self.exchange,
+            cp_group=self.cp_group,
         )
 
     def layers_that_fit(self, part: Part, lengths: tuple[int, ...]) -> int:

@@ -20,9 +20,9 @@ from videonsa.bench.clips import TEXT_ROWS, Clip, clip_embeddings, clip_of_token
 from videonsa.bench.measure import one_line
 from videonsa.bench.random_model import random_model
 from videonsa.data.collate import PackedBatch
-from videonsa.inference.shapes import ModelShape
 from videonsa.models._hf import quiet_loading
-from videonsa.parallel.exchange import SequenceExchange
+from videonsa.models.shape import ModelShape
+from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.parameters import choose_parameters
 from videonsa.train.run import training_arguments
 from videonsa.train.settings import Recipe
@@ -74,7 +74,7 @@ class Plan:
     recipe: Recipe
     device: torch.device
     num_processes: int
-    exchange: SequenceExchange | None
+    cp_group: ContextParallelGroup | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -285,7 +285,7 @@ def run_steps(plan: Plan, *, measured: Callable[[Setting, Times], None]) -> int:
                 stream=schedule,
                 shape=plan.shape,
                 num_processes=plan.num_processes,
-                exchange=plan.exchange,
+                cp_group=plan.cp_group,
             ),
         )
         for own in (ProgressCallback, PrinterCallback):

@@ -91,9 +91,9 @@ def run(args: Namespace) -> int:
         video = video_argument(args)
         open_source(video, decoder=args.decoder)
 
-        from videonsa.inference.devices import parse_memory
         from videonsa.inference.engine import load
         from videonsa.inference.trace import Trace
+        from videonsa.planning.devices import parse_memory
 
         memory = None if args.memory is None else parse_memory(args.memory)
         trace = Trace(report) if args.trace else None

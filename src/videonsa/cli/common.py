@@ -24,8 +24,8 @@ from videonsa.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from videonsa.inference.budget import AttentionBudget
     from videonsa.ops.spec import NSASpec
+    from videonsa.planning.budget import AttentionBudget
     from videonsa.video.framelist import FrameList
 
 DEFAULT_MODEL = "embedded"

@@ -74,8 +74,8 @@ def run(args: Namespace) -> int:
     with quiet_libraries(debug=args.debug):
         import torch
 
-        from videonsa.inference.locate import locate_model
-        from videonsa.models.convert import convert
+        from videonsa.models.checkpoints.convert import convert
+        from videonsa.models.locate import locate_model
 
         done = convert(
             locate_model(args.source),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from videonsa.inference.answer import Answer
     from videonsa.inference.engine import VideoQA
     from videonsa.inference.timeline import TimelineRow
-    from videonsa.video.synthetic import Question
+    from videonsa.rendered.clips import Question
 
 CLIP_SECONDS = 24.0
 
@@ -60,8 +60,8 @@ def run(args: Namespace) -> int:
     prepare_folder(args.out)
     with quiet_libraries(debug=args.debug):
         from videonsa.inference.engine import load
+        from videonsa.rendered.clips import KINDS, ask_about, make_scene, scene_seed, write_video
         from videonsa.video.decode import read_video
-        from videonsa.video.synthetic import KINDS, ask_about, make_scene, scene_seed, write_video
 
         scene = make_scene(scene_seed("test", args.seed), duration=CLIP_SECONDS, num_objects=3)
         clip_path = args.out / "clip.mp4"

@@ -164,8 +164,8 @@ def _codecs() -> Check:
 
 def _embedded() -> Check:
     from videonsa.errors import ModelError
-    from videonsa.inference.locate import EMBEDDED, locate_model
-    from videonsa.inference.shapes import load_shape
+    from videonsa.models.locate import EMBEDDED, locate_model
+    from videonsa.models.shape import load_shape
 
     try:
         where, shape = locate_model(EMBEDDED), load_shape(EMBEDDED)

@@ -23,8 +23,8 @@ from videonsa.disk import sole_writer
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
-    from videonsa.evals.suite.answerers import Answerer
-    from videonsa.evals.suite.config import SuiteRun
+    from videonsa.evals.tasks.suite.answerers import Answerer
+    from videonsa.evals.tasks.suite.config import SuiteRun
     from videonsa.ops.spec import NSASpec
 
 ORACLE, CONSTANT = _NO_MODELS = ("oracle", "constant")
@@ -144,8 +144,8 @@ def _names(text: str) -> list[str]:
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
-        from videonsa.evals.suite.report import write_report
-        from videonsa.evals.suite.runner import run_suite
+        from videonsa.evals.tasks.suite.report import write_report
+        from videonsa.evals.tasks.suite.runner import run_suite
 
         request = _request(args)  # what cannot be asked is told before weights are loaded
         prepare_folder(args.out)
@@ -172,8 +172,8 @@ class _Asked(NamedTuple):
 
 def _request(args: Namespace) -> "SuiteRun":
     """The options as a run; attention, dtype and device are those of no model yet."""
-    from videonsa.evals.suite.config import SuiteRun
-    from videonsa.video.suite import KINDS
+    from videonsa.evals.tasks.suite.config import SuiteRun
+    from videonsa.rendered.suite import KINDS
 
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
     size = _SMALL_FRAME if embedded else _FRAME
@@ -223,7 +223,7 @@ def _without_model(request: "SuiteRun") -> _Asked | None:
     import torch
 
     from videonsa.evals.machine import machine_facts
-    from videonsa.evals.suite.answerers import ConstantAnswerer, OracleAnswerer
+    from videonsa.evals.tasks.suite.answerers import ConstantAnswerer, OracleAnswerer
 
     answerers: dict[str, Answerer] = {ORACLE: OracleAnswerer(), CONSTANT: ConstantAnswerer()}
     if request.model not in answerers:
@@ -234,7 +234,7 @@ def _without_model(request: "SuiteRun") -> _Asked | None:
 def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     """Load the model, and complete the run by what it says."""
     from videonsa.evals.machine import machine_facts
-    from videonsa.evals.suite.reader import ModelAnswerer
+    from videonsa.evals.tasks.suite.reader import ModelAnswerer
     from videonsa.inference.engine import load
 
     qa = load(
@@ -266,7 +266,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
 
 def _text(result: dict[str, Any]) -> str:
     """Accuracy by length, a line a condition."""
-    from videonsa.evals.suite.page import length_text, percent
+    from videonsa.evals.tasks.suite.page import length_text, percent
 
     lengths = [*map(str, result["lengths"]), "all"]
     head = ["", *(f"{length_text(length):<20}" for length in lengths)]

@@ -12,8 +12,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import videonsa
-from videonsa.cli import ask, bench, convert, data, demo, doctor, evaluate, plan, train
+from videonsa.cli import ask, convert, demo, doctor, evaluate, plan, train
+from videonsa.cli.bench import command as bench
 from videonsa.cli.common import LineParser, OutputError, open_closed_streams, report, silence
+from videonsa.cli.data import command as data
 from videonsa.errors import VideoNSAError
 from videonsa.parsing import one_line
 

@@ -24,7 +24,7 @@ from videonsa.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from videonsa.inference.plan import VideoPlan
+    from videonsa.planning.plan import VideoPlan
 
 _ADVICE = "lower --fps, --max-frames or --max-tokens, or pass --fit"
 
@@ -59,10 +59,10 @@ def add_parser(commands: Commands) -> None:
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
-        from videonsa.inference.defaults import change_sampling, default_sampling
-        from videonsa.inference.devices import parse_memory, resolve_device, resolve_dtype
-        from videonsa.inference.plan import plan_video
-        from videonsa.inference.shapes import load_shape
+        from videonsa.models.shape import load_shape
+        from videonsa.planning.defaults import change_sampling, default_sampling
+        from videonsa.planning.devices import parse_memory, resolve_device, resolve_dtype
+        from videonsa.planning.plan import plan_video
 
         where = {"base": args.base, "revision": args.revision}
         choice = {"attention": args.attention, "fresh_gates": args.fresh_gates}
@@ -122,7 +122,7 @@ def _text(plan: "VideoPlan") -> str:
 
 def _memory_lines(plan: "VideoPlan") -> Iterator[str]:
     """The peak against what is there, and every stage with its terms."""
-    from videonsa.inference.memory import size_text
+    from videonsa.planning.memory import size_text
 
     memory, machine = plan.memory, plan.machine
     verdict = ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from videonsa.cli.common import parse_tokens
 
 if TYPE_CHECKING:
-    from videonsa.evals.suite.journal import Line
+    from videonsa.evals.tasks.suite.journal import Line
     from videonsa.train.settings import Recipe
     from videonsa.train.trainer import Evaluation
 
@@ -25,7 +25,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
     settings = recipe.run
     if not settings.evaluate_every:
         return None
-    from videonsa.evals.suite.config import SuiteRun
+    from videonsa.evals.tasks.suite.config import SuiteRun
 
     request = SuiteRun(
         model=recipe.name,
@@ -42,8 +42,8 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         from accelerate import PartialState
 
         from videonsa.evals.machine import machine_facts
-        from videonsa.evals.suite.reader import ModelAnswerer
-        from videonsa.evals.suite.runner import run_suite
+        from videonsa.evals.tasks.suite.reader import ModelAnswerer
+        from videonsa.evals.tasks.suite.runner import run_suite
         from videonsa.inference.engine import VideoQA
 
         answerer = ModelAnswerer(VideoQA(model, tokenizer), request)

@@ -8,7 +8,7 @@ from typing import Self
 from videonsa.data.records import Record, Text, Turn, VideoRef
 from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
-from videonsa.video.synthetic import (
+from videonsa.rendered.clips import (
     KINDS,
     PLACE_KINDS,
     STILL_KINDS,
@@ -16,7 +16,7 @@ from videonsa.video.synthetic import (
     ask_about,
     scene_seed,
 )
-from videonsa.video.synthetic.scene import SAMPLE_PERIOD
+from videonsa.rendered.clips.scene import SAMPLE_PERIOD
 
 PREFIX = "clips:"
 SOURCE = "clips"

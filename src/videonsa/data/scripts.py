@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videonsa.errors import UsageError
+from videonsa.rendered.clips import Clip
+from videonsa.rendered.clips.scene import SPLIT_SIZE
+from videonsa.rendered.suite import Script, SuiteSpec, make_script, render_frames
 from videonsa.video.sampling import VideoInfo
-from videonsa.video.suite import Script, SuiteSpec, make_script, render_frames
-from videonsa.video.synthetic import Clip
-from videonsa.video.synthetic.scene import SPLIT_SIZE
 
 Drawn = Script | Clip
 """A video of the suite, or a clip of moving shapes."""

@@ -7,8 +7,8 @@ from typing import Self
 from videonsa.data.records import Record, Text, Turn, VideoRef
 from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
-from videonsa.video.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
-from videonsa.video.suite.plan import rng_of
+from videonsa.rendered.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
+from videonsa.rendered.suite.plan import rng_of
 
 PREFIX = "synthetic:"
 SOURCE = "synthetic"

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from videonsa.errors import UsageError
-from videonsa.inference.budget import AttentionBudget, budget_to_dict
 from videonsa.inference.generation import TextPieces
 from videonsa.ops.spec import NSASpec
+from videonsa.planning.budget import AttentionBudget, budget_to_dict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.inference.shapes import VisionShape
+from videonsa.models.features import PATCHES_PER_PART
+from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, probe, stream_video
 from videonsa.video.parts import Reading
 from videonsa.video.processing import check_times
@@ -16,9 +17,6 @@ from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_
 from videonsa.video.source import Decoder, VideoLike
 
 Video = VideoLike | VideoClip
-PATCHES_PER_PART = 2**13
-"""Patches of the frames that go to the tower together: enough for products that fill a GPU, few
-enough that little is left to encode when the last frame is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

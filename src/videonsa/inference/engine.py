@@ -10,37 +10,37 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream, Usage
-from videonsa.inference.budget import attention_budget, check_context
 from videonsa.inference.clips import EncodedClip, Video, clip_info, encode_clip, plan_clip
-from videonsa.inference.defaults import (
-    SETTINGS_FILE,
-    SamplingChanges,
-    change_sampling,
-    default_sampling,
-    sampling_of_shape,
-)
-from videonsa.inference.devices import (
-    Machine,
-    check_memory,
-    find_machine,
-    resolve_device,
-    resolve_dtype,
-)
 from videonsa.inference.generation import (
     GenerationOptions,
     TextPieces,
     generate_tokens,
     out_of_memory,
 )
-from videonsa.inference.locate import EMBEDDED, locate_model, notes_on_place
-from videonsa.inference.plan import NEW_TOKENS, Question
-from videonsa.inference.shapes import ModelShape, shape_of_config
 from videonsa.inference.trace import Trace
-from videonsa.models.loading import DeviceMap, check_device_map, load_model
+from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
+from videonsa.models.checkpoints.quantised import Weights
+from videonsa.models.checkpoints.tokenizer import load_tokenizer
+from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.models.quantised import Weights
 from videonsa.models.recorder import AttentionRecorder
-from videonsa.models.tokenizer import load_tokenizer
+from videonsa.models.shape import ModelShape, shape_of_config
+from videonsa.planning.budget import attention_budget, check_context
+from videonsa.planning.defaults import (
+    SETTINGS_FILE,
+    SamplingChanges,
+    change_sampling,
+    default_sampling,
+    sampling_of_shape,
+)
+from videonsa.planning.devices import (
+    Machine,
+    check_memory,
+    find_machine,
+    resolve_device,
+    resolve_dtype,
+)
+from videonsa.planning.plan import NEW_TOKENS, Question
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
 from videonsa.video.processing import VideoPrompt, prompt_of_grids

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models.cache import VideoNSACache
+from videonsa.planning.budget import check_new_tokens
 from videonsa.video.processing import VideoPrompt
 
 if TYPE_CHECKING:
@@ -62,12 +63,6 @@ class GenerationOptions:
         return lambda logits: _sample(
             logits, temperature=self.temperature, top_p=self.top_p, generator=generator
         )
-
-
-def check_new_tokens(max_new_tokens: int) -> None:
-    """Refuse a length of the answer that is none: UsageError."""
-    if not (type(max_new_tokens) is int and max_new_tokens >= 1):
-        raise UsageError(f"max_new_tokens={max_new_tokens!r}: want an int of at least 1")
 
 
 def _is_number(value: object) -> bool:

@@ -1,5 +1,5 @@
 """Qwen2.5-VL with Native Sparse Attention."""
 
-from videonsa.models.registration import register
+from videonsa.models.checkpoints.registration import register
 
 register()

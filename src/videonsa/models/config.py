@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from videonsa.errors import ModelError
 from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
-from videonsa.models.stored import INDEX, SINGLE, has_gates, stored_names
+from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_names
 from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
 

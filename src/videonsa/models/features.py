@@ -14,6 +14,9 @@ from videonsa.video.processing import patchify
 PATCHES_PER_CHUNK = 2**16
 """Patches that go through the tower together: about 3 GB of activations at the 7B model's widths,
 and products large enough for any GPU."""
+PATCHES_PER_PART = 2**13
+"""Patches of a video's frames that go to the tower together while it is decoded: enough for
+products that fill a GPU, few enough that little is left to encode when the last frame comes."""
 
 
 def encode_patches(tower: Any, config: Any, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videonsa.errors import UsageError
-from videonsa.parallel.exchange import SequenceExchange
+from videonsa.parallel.context import ContextParallelGroup
 from videonsa.video.chat import IGNORED_LABEL
 
 ROWS_AT_A_TIME = 1024
@@ -20,7 +20,7 @@ def loss_of_labels(
     *,
     num_items: Tensor | int | None,
     positions: Tensor | None = None,
-    exchange: SequenceExchange | None = None,
+    cp_group: ContextParallelGroup | None = None,
 ) -> Tensor:
     """The cross-entropy of the next tokens, equal to that of all logits.
 
@@ -33,7 +33,7 @@ def loss_of_labels(
         head: hidden states to logits.
         num_items: what the sum of losses is divided by; None is the number of labels.
         positions: int64 `[t]`, which of the T rows `hidden` are; None is all.
-        exchange: with the processes that have the other rows. The loss is then equal on all of
+        cp_group: with the processes that have the other rows. The loss is then equal on all of
             them, and its gradients are the share of this one, whose sum is the gradient.
 
     Raises:
@@ -57,7 +57,7 @@ def loss_of_labels(
             _sum_of_losses, rows, wanted, head, use_reentrant=False, preserve_rng_state=False
         )
     loss = total / count
-    return loss if exchange is None else exchange.sum(loss)
+    return loss if cp_group is None else cp_group.sum(loss)
 
 
 def _sum_of_losses(rows: Tensor, wanted: Tensor, head: nn.Module) -> Tensor:

@@ -13,15 +13,22 @@ from videonsa.models._hf import (
     CausalLMOutputWithPast,
     Qwen2_5_VLForConditionalGeneration,
 )
-from videonsa.models.adapters import refuse_applied
 from videonsa.models.attention import HybridAttention
 from videonsa.models.cache import VideoNSACache, as_before_if_it_fails
+from videonsa.models.checkpoints.adapters import refuse_applied
 from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows, even_chunk
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.distributed.packed import check_goes_whole, labels_within, sample_lengths
+from videonsa.models.distributed.prefill import check_prefill, rows_of_a_chunk, share_chunk
+from videonsa.models.distributed.sharded import (
+    ShardedRows,
+    shard_rows,
+    sharded_loss,
+    share_encoding,
+)
 from videonsa.models.features import encode_frames, encode_patches, place_features
 from videonsa.models.fused import fuse_layer
 from videonsa.models.loss import loss_of_labels
-from videonsa.models.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.recorder import AttentionRecorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
@@ -34,13 +41,11 @@ from videonsa.models.rows import (
     row_mask,
     vision_inputs,
 )
-from videonsa.models.sharded import ShardedRows, shard_rows, sharded_loss, share_encoding
-from videonsa.models.shared_prefill import check_prefill, rows_of_a_chunk, share_chunk
 from videonsa.models.step import attention_step
 from videonsa.models.vision import replace_slow_parts
 from videonsa.ops.nsa import Backend
 from videonsa.ops.spec import NSASpec
-from videonsa.parallel.exchange import SequenceExchange
+from videonsa.parallel.context import ContextParallelGroup
 
 _VISION_ARGUMENTS = (
     "pixel_values",
@@ -87,7 +92,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
       By default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
     * `attention`, `nsa_spec`: in place of the config's, for this call. `backend`: of the ops.
     * `recorder`: an `AttentionRecorder`, for a batch of one.
-    * `exchange`: a `SequenceExchange` between processes that share the one sequence (packed or not)
+    * `cp_group`: a `ContextParallelGroup` of processes that share the one sequence (packed or not)
       and pass equal arguments. Each encodes its frames and has its rows: the logits are of these,
       the loss of all, and the gradients are shares whose sum is the gradient. Not with what
       `cu_seqlens` excludes, nor `logits_to_keep`. With a cache they share a prefill instead: each
@@ -175,7 +180,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         nsa_spec: NSASpec | None = None,
         backend: Backend = "auto",
         recorder: AttentionRecorder | None = None,
-        exchange: SequenceExchange | None = None,
+        cp_group: ContextParallelGroup | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         mm_token_type_ids: Tensor | None = None,
@@ -185,9 +190,9 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         input_ids = _needed(input_ids)
         choice = choose_attention(self.config, attention, nsa_spec, backend, recorder)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
-        prefills = exchange is not None and (past_key_values is not None or bool(use_cache))
-        if lengths is not None or (exchange is not None and not prefills):
-            what = "cu_seqlens" if exchange is None or prefills else "exchange"
+        prefills = cp_group is not None and (past_key_values is not None or bool(use_cache))
+        if lengths is not None or (cp_group is not None and not prefills):
+            what = "cu_seqlens" if cp_group is None or prefills else "cp_group"
             given = (attention_mask, past_key_values, use_cache, rows_per_chunk, logits_to_keep)
             check_goes_whole(what, choice, *given)
             use_cache, rows_per_chunk = False, 0
@@ -200,26 +205,26 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         mask = row_mask(input_ids, attention_mask, past=past)
         types = self._token_types(input_ids) * mask
         rows = self._describe(types, mask, position_ids, vision, cache, choice.spec, lengths)
-        if exchange is not None and cache is not None:
+        if cp_group is not None and cache is not None:
             check_prefill(
                 rows, cache, choice, output_hidden_states, labels=labels, kept=logits_to_keep
             )
-            chunk = rows_of_a_chunk(rows_per_chunk, rows, exchange)
+            chunk = rows_of_a_chunk(rows_per_chunk, rows, cp_group)
         else:
             chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
             pixels = (pixel_values, pixel_values_videos)
-            inputs_embeds = self._embed(input_ids, types, *pixels, vision, exchange)
+            inputs_embeds = self._embed(input_ids, types, *pixels, vision, cp_group)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         with as_before_if_it_fails(cache):
             last, hidden_states, sharded = self._run(
-                inputs_embeds, rows, cache, choice, chunk, kept, exchange, output_hidden_states
+                inputs_embeds, rows, cache, choice, chunk, kept, cp_group, output_hidden_states
             )
         if labels is not None and lengths is not None:
             labels = labels_within(labels, lengths)
         logits = None if loss_only else self.lm_head(last)
         result = CausalLMOutputWithPast(
-            loss=self._loss(last, logits, labels, num_items_in_batch, exchange, sharded),
+            loss=self._loss(last, logits, labels, num_items_in_batch, cp_group, sharded),
             logits=logits,
             past_key_values=cache,
             hidden_states=hidden_states,
@@ -234,14 +239,14 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         choice: AttentionChoice,
         chunk: int,
         kept: slice | Tensor,
-        exchange: SequenceExchange | None,
+        cp_group: ContextParallelGroup | None,
         output_hidden_states: bool | None,
     ) -> tuple[Tensor, Any, ShardedRows | None]:
         """The kept rows of the last hidden states, those of all layers, and what rows are ours."""
-        if chunk and (exchange is not None or embeds.shape[1] > chunk):
-            last = self._run_chunks(embeds, rows, cache, choice, chunk, kept, exchange)
+        if chunk and (cp_group is not None or embeds.shape[1] > chunk):
+            last = self._run_chunks(embeds, rows, cache, choice, chunk, kept, cp_group)
             return last, None, None
-        sharded = None if exchange is None else shard_rows(rows, choice, exchange)
+        sharded = None if cp_group is None else shard_rows(rows, choice, cp_group)
         outputs = self._run_layers(embeds, rows, cache, choice, output_hidden_states, sharded)
         return outputs.last_hidden_state[:, kept], outputs.hidden_states, sharded
 
@@ -277,7 +282,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         choice: AttentionChoice,
         rows_per_chunk: int,
         kept: slice | Tensor,
-        exchange: SequenceExchange | None,
+        cp_group: ContextParallelGroup | None,
     ) -> Tensor:
         """The kept rows of the last hidden states; every chunk attends to those before it."""
         cache = VideoNSACache() if cache is None else cache
@@ -287,7 +292,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         for start in range(0, embeds.shape[1], rows_per_chunk):
             stop = start + rows_per_chunk
             chunk = cut_rows(rows, start, stop)
-            shared = None if exchange is None else share_chunk(chunk, cache, choice, exchange)
+            shared = None if cp_group is None else share_chunk(chunk, cache, choice, cp_group)
             sharded = None if shared is None else shared.sharded
             last = self._run_layers(
                 embeds[:, start:stop], chunk, cache, choice, sharded=sharded
@@ -406,13 +411,13 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         image_pixels: Tensor | None,
         video_pixels: Tensor | None,
         vision: VisionInputs,
-        exchange: SequenceExchange | None,
+        cp_group: ContextParallelGroup | None,
     ) -> Tensor:
         """Embedded ids, with the features of images and videos at their tokens."""
         encode: Callable[[Tensor, Sequence[Grid]], Tensor] = self.encode_vision
-        if exchange is not None:
+        if cp_group is not None:
             size = self.config.vision_config.spatial_merge_size
-            encode = partial(share_encoding, encode, exchange=exchange, merge_size=size)
+            encode = partial(share_encoding, encode, cp_group=cp_group, merge_size=size)
         embeds: Tensor = self.get_input_embeddings()(input_ids)
         for kind, pixels, grids in (
             (TokenType.IMAGE, image_pixels, vision.image_grids),
@@ -433,7 +438,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         logits: Tensor | None,
         labels: Tensor | None,
         num_items: Tensor | int | None,
-        exchange: SequenceExchange | None,
+        cp_group: ContextParallelGroup | None,
         sharded: ShardedRows | None,
     ) -> Tensor | None:
         if labels is None:
@@ -441,10 +446,10 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         if logits is None:
             own = None if sharded is None else sharded.positions
             return loss_of_labels(
-                hidden, labels, self.lm_head, num_items=num_items, positions=own, exchange=exchange
+                hidden, labels, self.lm_head, num_items=num_items, positions=own, cp_group=cp_group
             )
-        if exchange is not None and sharded is not None:
-            return sharded_loss(logits, labels, sharded, exchange, num_items)
+        if cp_group is not None and sharded is not None:
+            return sharded_loss(logits, labels, sharded, cp_group, num_items)
         vocab_size = self.config.text_config.vocab_size
         loss: Tensor = self.loss_function(
             logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items

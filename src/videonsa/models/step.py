@@ -6,7 +6,7 @@ from torch import Tensor
 from videonsa.models.attention import AttentionStep
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.choice import AttentionChoice
-from videonsa.models.packed import cumulative
+from videonsa.models.distributed.packed import cumulative
 from videonsa.models.rows import NewRows
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.spec import NSASpec

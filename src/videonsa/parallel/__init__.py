@@ -1,1 +1,1 @@
-"""One sequence over several processes: who has which rows, and what they exchange."""
+"""One sequence over several processes: who has which rows, and what they cp_group."""

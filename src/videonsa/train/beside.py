@@ -6,13 +6,13 @@ from pathlib import Path
 
 from videonsa.disk import write_whole
 from videonsa.errors import ModelError
-from videonsa.inference.defaults import (
+from videonsa.parsing import one_line, read_json_object, read_regular
+from videonsa.planning.defaults import (
     IMAGE_SETTINGS_FILE,
     SETTINGS_FILE,
     image_settings,
     settings_of_sampling,
 )
-from videonsa.parsing import one_line, read_json_object, read_regular
 from videonsa.video.sampling import SamplingSpec
 
 _KEPT = (

@@ -6,9 +6,9 @@ from pathlib import Path
 from videonsa.data.agreement import disagreements
 from videonsa.data.manifest import Manifest
 from videonsa.errors import UsageError
-from videonsa.inference.defaults import sampling_of_shape
-from videonsa.inference.shapes import ModelShape
+from videonsa.models.shape import ModelShape
 from videonsa.parsing import read_json_object
+from videonsa.planning.defaults import sampling_of_shape
 from videonsa.train.settings import Recipe
 
 SHARED_MEMORY = Path("/dev/shm")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from videonsa.inference.shapes import ModelShape, VisionShape
+from videonsa.models.shape import ModelShape, VisionShape
 from videonsa.ops.spec import NSASpec
 
 TRAINED = 3

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videonsa.errors import UsageError, missing_package
+from videonsa.models.checkpoints.stored import is_gate
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.models.stored import is_gate
 from videonsa.ops.spec import BRANCHES
 from videonsa.train.settings import ModelSettings, OptimizerSettings
 

@@ -26,16 +26,16 @@ from videonsa.data.manifest import Manifest, read_manifest
 from videonsa.data.tokens import hash_of_tokenizer
 from videonsa.env import num_processes, processes_here
 from videonsa.errors import UsageError, VideoNSAError, missing_package
-from videonsa.inference.defaults import default_sampling
-from videonsa.inference.locate import locate_model
-from videonsa.inference.shapes import load_shape, shape_of_config
 from videonsa.models._hf import quiet_loading
-from videonsa.models.checkpoint import read_checkpoint
-from videonsa.models.loading import load_model
+from videonsa.models.checkpoints.checkpoint import read_checkpoint
+from videonsa.models.checkpoints.loading import load_model
+from videonsa.models.checkpoints.tokenizer import load_tokenizer
+from videonsa.models.locate import locate_model
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.models.tokenizer import load_tokenizer
-from videonsa.parallel.exchange import SequenceExchange
+from videonsa.models.shape import load_shape, shape_of_config
+from videonsa.parallel.context import ContextParallelGroup
 from videonsa.parsing import one_line
+from videonsa.planning.defaults import default_sampling
 from videonsa.train.beside import files_beside
 from videonsa.train.checks import (
     check_data,
@@ -219,19 +219,19 @@ def _manifest(recipe: Recipe) -> Manifest:
     return read_manifest(recipe.data.manifest)
 
 
-def sequence_exchange(recipe: Recipe, processes: Any) -> SequenceExchange | None:
+def context_parallel_group(recipe: Recipe, processes: Any) -> ContextParallelGroup | None:
     """Between this process and those that share its sequences, as the recipe says."""
     sequence = recipe.parallel.sequence
     if sequence == 1:
         return None
-    exchange = None
+    cp_group = None
     for first in range(0, processes.num_processes, sequence):
-        # A group of its own even where it has all processes: what they exchange must not wait
-        # for what is summed over gradients.
+        # A group of its own even where it has all processes: what they send each other must not
+        # wait for what is summed over gradients.
         group = dist.new_group(list(range(first, first + sequence)))
         if first <= processes.process_index < first + sequence:
-            exchange = SequenceExchange(group)
-    return exchange
+            cp_group = ContextParallelGroup(group)
+    return cp_group
 
 
 def _trainer(
@@ -269,7 +269,7 @@ def _trainer(
                 shape=shape_of_config(model.config.to_dict()),
                 num_processes=processes.num_processes,
                 beside=files_beside(folder, sampling=start.sampling),
-                exchange=sequence_exchange(recipe, processes),
+                cp_group=context_parallel_group(recipe, processes),
                 evaluation=evaluation,
             ),
         )

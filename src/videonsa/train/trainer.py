@@ -18,8 +18,8 @@ from transformers import Trainer
 
 from videonsa.data.collate import PackedBatch
 from videonsa.errors import TrainingError
-from videonsa.inference.shapes import ModelShape
-from videonsa.parallel.exchange import SequenceExchange
+from videonsa.models.shape import ModelShape
+from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.beside import Files, write_beside
 from videonsa.train.flops import step_flops
 from videonsa.train.meters import GateMeter, RateMeter
@@ -48,7 +48,7 @@ class Extras:
     num_processes: int
     beside: Files = field(default_factory=dict)
     """What is saved with the weights."""
-    exchange: SequenceExchange | None = None
+    cp_group: ContextParallelGroup | None = None
     """Between the processes that share a sequence."""
     evaluation: Evaluation | None = None
     noted: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
@@ -123,15 +123,15 @@ class PackTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch: PackedBatch = inputs["batch"]
         prepared = batch.model_inputs(self.args.device) | {"loss_only": True}
-        if self.extras.exchange is not None:
-            prepared["exchange"] = self.extras.exchange
+        if self.extras.cp_group is not None:
+            prepared["cp_group"] = self.extras.cp_group
         self.gates.rows = self._vision_rows(batch)
         return prepared
 
     def _vision_rows(self, batch: PackedBatch) -> Tensor:
         is_vision = torch.isin(batch.input_ids[0], torch.tensor(self._vision_ids))
-        if self.extras.exchange is not None:
-            is_vision = is_vision[self.extras.exchange.shard(batch.cu_seqlens.tolist()).rows]
+        if self.extras.cp_group is not None:
+            is_vision = is_vision[self.extras.cp_group.shard(batch.cu_seqlens.tolist()).rows]
         return is_vision.nonzero()[:, 0]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Tensor:

@@ -1,0 +1,1 @@
+"""What only this repository's own pages need: not part of the package."""

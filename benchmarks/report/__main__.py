@@ -1,0 +1,245 @@
+"""Writes docs/results.md from committed JSON: `python -m benchmarks.report DIR --out FILE`.
+
+DIR holds one folder a machine; a file's name says what it measured (`embedded.json`, ...). Plots
+are written beside FILE.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.report.attention import FILES, attention_figure, render_attention
+from benchmarks.report.prefill import FILES as PREFILL_FILES
+from benchmarks.report.prefill import render_prefill
+from benchmarks.report.study import FILES as STUDY_FILES
+from benchmarks.report.study import draw_study, render_study
+from videonsa.disk import write_whole
+from videonsa.errors import UsageError, VideoNSAError
+from videonsa.evals.markdown import provenance, table
+from videonsa.evals.statistics import Accuracy
+from videonsa.evals.tasks.suite.page import render_suite
+from videonsa.evals.tasks.suite.plots import draw_lengths
+from videonsa.parsing import one_line, read_json_object
+
+Made = TypeVar("Made")
+
+HEADER = """# Results
+
+Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand.
+Intervals are 95 % Wilson intervals.
+"""
+
+SUITE_FILES = ("suite", "suite_free")
+"""Names of the files of results on the suite, without suffix."""
+MEASURED_AGAIN_LATER = STUDY_FILES
+"""Results with uncommitted changes that stay, and say so, until the study is made anew: what
+trained them differs from the commit named in how a manifest's rows are read."""
+_OF_THE_EMBEDDED = (
+    "The embedded model was trained on clips of up to 24 seconds, 384 tokens, with other scenes: "
+    "of this suite it has seen neither the lengths nor the text in the picture, the white boxes, "
+    "the crowd of distractors, nor most of the questions. The suite is not adapted to it. Times "
+    "are of one thread on a machine with other work."
+)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _cell(score: dict[str, int]) -> str:
+    accuracy = Accuracy(score["right"], score["total"])
+    low, high = accuracy.interval
+    return f"{_percent(accuracy.share)} ({_percent(low)}-{_percent(high)})"
+
+
+def render_embedded(result: dict[str, Any]) -> str:
+    """Accuracy of the embedded model by kind of question and by what was taken away."""
+    kinds = result["kinds"]
+    rows = [
+        [condition, *(_cell(scores[kind]) for kind in [*kinds, "all"])]
+        for condition, scores in result["conditions"].items()
+    ]
+    rows.append(["best constant answer", *(_cell(result["constant"][k]) for k in [*kinds, "all"])])
+    return (
+        "## The embedded model\n\n"
+        f"{result['clips_per_kind']} clips of seeds never trained on for each kind of question; "
+        f"{result['frames']} frames, {result['video_tokens']} video tokens a clip; "
+        f"n = {result['num_selected_blocks']}, s = {result['block_size']}, "
+        f"w = {result['window_size']}: a row attends to {result['attention_keys']} keys beside "
+        f"the compressed ones, {result['video_tokens'] / result['attention_keys']:.1f} times fewer "
+        "than there are. Right answers in percent.\n\n"
+        + table(["condition", *kinds, "all"], rows)
+        + f"\n{provenance(result['machine'])}\n"
+    )
+
+
+def render_decode(result: dict[str, Any]) -> str:
+    """Reading a video against a bare decoding loop."""
+    names = {"ours": "`read_video`", "bare": "bare PyAV loop, decode and downscale"}
+    rows = []
+    for key, name in names.items():
+        run = result[key]
+        spread = f"({run['seconds_min']:.1f}-{run['seconds_max']:.1f})"
+        seconds = f"{run['seconds_median']:.1f} {spread}"
+        rows.append([name, seconds, f"{run['cpu_seconds_median']:.1f}", _mb(run)])
+    ratio = result["time_ratio"]
+    return (
+        f"## Reading a video\n\n{result['what']}; {result['ours']['frames']} frames taken; "
+        f"{len(result['ours']['seconds'])} runs of each, in turn.\n\n"
+        + table(["", "seconds: median (range)", "CPU seconds", "peak resident, MB"], rows)
+        + f"\nTime, ours over bare, pair by pair: median {ratio['median']:.3f} "
+        f"({ratio['min']:.3f}-{ratio['max']:.3f}; at most {result['limits']['time_ratio']} "
+        f"wanted).\n\n{provenance(result['machine'])}\n"
+    )
+
+
+def _mb(run: dict[str, Any]) -> str:
+    return f"{run['resident_mb_max']:.0f}"
+
+
+def render_reference_memory(result: dict[str, Any]) -> str:
+    """Memory of the reference attention."""
+    rows = [
+        ["forward", f"{result['forward_extra_gb']:.2f}", f"{result['forward_seconds']:.0f}"],
+        [
+            "forward and backward",
+            f"{result['forward_backward_extra_gb']:.2f}",
+            f"{result['forward_backward_seconds']:.0f}",
+        ],
+    ]
+    shape = (
+        f"{result['tokens']} tokens, {result['query_heads']} query heads, {result['kv_heads']} KV "
+        f"heads of {result['head_dim']}, {result['dtype']}"
+    )
+    machine = {name: result[name] for name in ("device", "threads", "python", "torch")}
+    return (
+        f"## Memory of the reference attention\n\n{shape}; at most {result['limit_gb']:.0f} GB "
+        "beyond the inputs wanted.\n\n"
+        + table(["", "GB beyond the inputs", "seconds"], rows)
+        + f"\n{provenance(machine)}\n"
+    )
+
+
+def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
+    """A section of the suite whose plot is named after the file of results."""
+
+    def section(result: dict[str, Any]) -> str:
+        style = {"likeliest": "the likeliest option", "free": "free answers"}
+        return render_suite(
+            result,
+            title=f"## The suite: {style.get(result['style'], 'options by letter')}",
+            figures=(f"{stem}_accuracy.png",),
+            note=_OF_THE_EMBEDDED if result["model"] == "embedded" else "",
+        )
+
+    return section
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "embedded": render_embedded,
+    **{stem: _suite_section(stem) for stem in SUITE_FILES},
+    **dict.fromkeys(STUDY_FILES, render_study),
+    **dict.fromkeys(PREFILL_FILES, render_prefill),
+    "decode": render_decode,
+    "reference_memory": render_reference_memory,
+}
+
+
+def render(folder: Path) -> str:
+    """All of docs/results.md from the JSON files one folder down.
+
+    Raises:
+        UsageError: a result that is none, is of another version, or whose code no commit holds.
+    """
+    parts = [HEADER]
+    for name, section in SECTIONS.items():
+        paths = sorted(folder.glob(f"*/{name}.json"))
+        parts += [_made(path, section) for path in paths]
+    for name, path in _attention_results(folder).items():
+        figure = name if _made(path, attention_figure) is not None else None
+        parts.append(_made(path, partial(render_attention, figure=figure)))
+    return "\n".join(parts)
+
+
+def _made(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """What is made of a result.
+
+    Raises:
+        UsageError: it is none, is of another version, or was measured with changes that no commit
+            holds.
+    """
+    result = read_json_object(path, remedy="measure it again")
+    try:
+        if result.get("machine", {}).get("dirty") and path.stem not in MEASURED_AGAIN_LATER:
+            raise _unclean(path)
+        return make(result)
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UsageError(
+            f"{path} is no result of this version ({type(error).__name__}: {one_line(error)}): "
+            "measure it again"
+        ) from error
+
+
+def _unclean(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} was measured with uncommitted changes (machine.dirty), which nobody can run "
+        "again: commit, then measure it again"
+    )
+
+
+def figures(folder: Path) -> dict[str, str]:
+    """The plots that the page shows: file name and SVG text."""
+    found = _attention_results(folder)
+    drawn = {name: _made(path, attention_figure) for name, path in found.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """The plots of the suite and of the study: file name and PNG.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    drawers = {stem: (f"{stem}_accuracy.png", draw_lengths) for stem in SUITE_FILES}
+    drawers |= {stem: (f"{stem}_accuracy.png", draw_study) for stem in STUDY_FILES}
+    return {
+        name: _made(path, draw)
+        for stem, (name, draw) in drawers.items()
+        for path in sorted(folder.glob(f"*/{stem}.json"))[:1]
+    }
+
+
+def _attention_results(folder: Path) -> dict[str, Path]:
+    """Attention benchmarks by the name of their plot: the first machine's has the plain name."""
+    found = {}
+    for stem in FILES:
+        for index, path in enumerate(sorted(folder.glob(f"*/{stem}.json"))):
+            name = f"{stem}-{path.parent.name}" if index else stem
+            found[f"{name}.svg"] = path
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; gives the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(arguments)
+    try:
+        drawn = {name: figure.encode() for name, figure in figures(args.folder).items()}
+        for name, content in (drawn | pictures(args.folder)).items():
+            write_whole(args.out.with_name(name), content)
+        write_whole(args.out, render(args.folder))
+    except VideoNSAError as error:
+        sys.stderr.write(f"report: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

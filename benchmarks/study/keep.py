@@ -1,0 +1,77 @@
+"""One pair of twins as checkpoints of the repository, with what they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.study.design import TRAINING_TOKENS, Design
+from videonsa.disk import write_whole
+from videonsa.errors import UsageError
+from videonsa.evals.markdown import table
+from videonsa.evals.statistics import Accuracy
+from videonsa.models.checkpoints.convert import convert
+
+MOST_BYTES = 12 * 10**6
+"""Of a checkpoint of the repository."""
+
+
+def keep_pair(design: Design, out: Path, folder: Path, *, seed: int) -> list[Path]:
+    """Write `study-nsa` and `study-dense`, in bfloat16, each with its card.
+
+    Args:
+        design: of the study.
+        out: its folder, with `study.json`; models are those of `runs`, or unpacked `models`.
+        folder: where the two go.
+        seed: whose twins.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UsageError: no result, no such models, or one of more than `MOST_BYTES`.
+    """
+    path = out / f"{design.name}.json"
+    if not path.exists():
+        raise UsageError(f"{path} is not there: run 'report' first")
+    result = json.loads(path.read_text("utf-8"))
+    written: list[Path] = []
+    for run in design.twins():
+        if run.seed != seed:
+            continue
+        found = [place for place in (run.model(out), out / "models" / run.name) if place.is_dir()]
+        if not found:
+            raise UsageError(f"{run.name} has no model in {out}: train it, or unpack the models")
+        target = folder / f"study-{run.attention}"
+        convert(found[0], target, dtype=torch.bfloat16, force=True)
+        write_whole(target / "README.md", _card(result, run.attention, seed).encode())
+        files = sorted(target.iterdir())
+        size = sum(file.stat().st_size for file in files)
+        if size > MOST_BYTES:
+            raise UsageError(f"{target}: {size} bytes: want at most {MOST_BYTES}")
+        written += files
+    if not written:
+        raise UsageError(f"seed {seed}: want one of {', '.join(map(str, design.seeds))}")
+    return written
+
+
+def _card(result: dict[str, Any], attention: str, seed: int) -> str:
+    words = {"nsa": "native sparse attention", "dense": "dense attention"}
+    rows = []
+    for score in result["scores"]:
+        mine = (score["attention"], score["seed"], score["kind"]) == (attention, seed, "all")
+        if mine:
+            one = Accuracy(score["right"], score["total"])
+            low, high = (f"{100 * x:.1f}" for x in one.interval)
+            rows.append([f"{score['length']:,}", f"{100 * one.share:.1f} ({low}-{high})"])
+    return (
+        "---\nlicense: apache-2.0\nlibrary_name: videonsa\n---\n\n"
+        f"# Study model: {words[attention]}\n\n"
+        f"One of two twins, trained alike on rendered videos of {TRAINING_TOKENS:,} tokens but for "
+        f"the attention of vision rows; seed {seed}. It knows nothing of real videos. How it was "
+        "trained, what its twin is and what all seeds score: docs/study.md and docs/results.md.\n\n"
+        "    videonsa ask VIDEO QUESTION --model THIS_FOLDER\n\n"
+        "Right answers in percent on the suite's test split, easy, all kinds of question (95 % "
+        "Wilson intervals):\n\n" + table(["video tokens", "right"], rows)
+    )

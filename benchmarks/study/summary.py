@@ -1,0 +1,242 @@
+"""`study.json`: what was trained, how the losses went, and what the twins answered."""
+
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+from benchmarks.study.design import FRAME_SIZE, Design, Run
+from videonsa.errors import UsageError
+from videonsa.evals.statistics import Z_95, best_constant
+from videonsa.evals.tasks.suite.journal import SAMPLES, Line, read_lines
+from videonsa.ops.spec import NSASpec
+from videonsa.rendered.suite import KINDS
+from videonsa.train.folder import LOG, RECIPE, RUN
+from videonsa.train.reading import recipe_of
+
+FORMAT = 1
+ALL = "all"
+"""Stands for every kind of question together."""
+CURVE_POINTS = 60
+"""Most of a loss curve that are kept."""
+_GATES = "gates/"
+_PATCH = 28
+_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Student's two-sided 95 % quantile by degrees of freedom."""
+
+
+def summarise(design: Design, out: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """All of the study as JSON keeps it.
+
+    Args:
+        design: what was done.
+        out: folder of the study, everything in it trained and answered.
+        machine: what the numbers hold for.
+
+    Raises:
+        UsageError: something was not trained or not answered yet.
+    """
+    unfinished = [run.name for run in design.all_runs() if not design.is_done(run, out)]
+    if unfinished:
+        raise UsageError(f"not trained yet: {', '.join(unfinished)}: run 'train' again")
+    lines = {run: _answers(design, run, out) for run in design.twins()}
+    scores = [
+        {
+            "attention": run.attention,
+            "seed": run.seed,
+            "length": length,
+            "kind": kind,
+            "right": sum(line.right for line in cell),
+            "total": len(cell),
+        }
+        for run, answers in lines.items()
+        for length in design.lengths
+        for kind in (*KINDS, ALL)
+        if (cell := _cell(answers, length, kind))
+    ]
+    asked = next(iter(lines.values()))
+    return {
+        "format": FORMAT,
+        "design": json.loads(json.dumps(asdict(design))),
+        "runs": [_run(run, out) for run in design.all_runs()],
+        "attention": _attention(design, out),
+        "scores": scores,
+        "constant": _constants(design, asked),
+        "differences": _differences(design, lines),
+        "machine": dict(machine),
+    }
+
+
+def is_answered(design: Design, run: Run, out: Path, length: int) -> bool:
+    """Whether every question about videos of a length was answered."""
+    folder = design.answers(run, out, length)
+    return (folder / "report.json").exists() and len(read_lines(folder)) >= _questions(design)
+
+
+def _questions(design: Design) -> int:
+    return design.samples * len(KINDS)
+
+
+def _answers(design: Design, run: Run, out: Path) -> list[Line]:
+    for length in design.lengths:
+        if not is_answered(design, run, out, length):
+            raise UsageError(
+                f"{run.name} has not answered all about {length} tokens: run 'evaluate' again"
+            )
+    return [
+        line for length in design.lengths for line in read_lines(design.answers(run, out, length))
+    ]
+
+
+def all_answers(design: Design, out: Path) -> bytes:
+    """Every line that the twins answered, as gzip: what the numbers were counted from.
+
+    A line's model is the name of its run, not where it lay.
+    """
+    lines = [
+        json.dumps(json.loads(line) | {"model": run.name}, ensure_ascii=False) + "\n"
+        for run in design.twins()
+        for length in design.lengths
+        for line in (design.answers(run, out, length) / SAMPLES).read_text("utf-8").splitlines()
+    ]
+    return gzip.compress("".join(lines).encode(), mtime=0)
+
+
+def _cell(lines: Sequence[Line], length: int, kind: str) -> list[Line]:
+    return [x for x in lines if x.length == length and kind in (ALL, x.kind)]
+
+
+def _run(run: Run, out: Path) -> dict[str, Any]:
+    """What was trained, with its loss."""
+    folder = run.folder(out)
+    facts = json.loads((folder / RUN).read_text("utf-8"))
+    recipe = recipe_of(run.stage, yaml.safe_load((folder / RECIPE).read_text("utf-8")))
+    logged = [json.loads(line) for line in (folder / LOG).read_text("utf-8").splitlines()]
+    losses = [(line["step"], round(line["loss"], 4)) for line in logged if "loss" in line]
+    every = -(-len(losses) // CURVE_POINTS)
+    gates = [line for line in logged if any(name.startswith(_GATES) for name in line)]
+    return {
+        "name": run.name,
+        "stage": run.stage,
+        "seed": run.seed,
+        "attention": run.attention,
+        "steps": losses[-1][0],
+        "learning_rate": recipe.optimizer.learning_rate,
+        "context": recipe.data.context,
+        "sequences_a_step": recipe.optimizer.batch_size,
+        "tokens": max(line.get("tokens", 0) for line in logged),
+        "videos": facts["num_samples"],
+        "data_hash": facts["data_hash"],
+        "losses": [losses[i] for i in range(len(losses)) if i % every == 0 or i + 1 == len(losses)],
+        "gates": {k: v for k, v in gates[-1].items() if k.startswith(_GATES)} if gates else {},
+        "device": facts["device"],
+        "versions": facts["versions"],
+    }
+
+
+def _attention(design: Design, out: Path) -> dict[str, Any]:
+    """What a vision row of NSA attends to, and what share of dense causal attention that is."""
+    run = next(run for run in design.twins() if run.attention == "nsa")
+    recipe = recipe_of(
+        run.stage, yaml.safe_load((run.folder(out) / RECIPE).read_text("utf-8"))
+    ).attention
+    spec = recipe.spec()
+    assert spec is not None, "an NSA run has a spec"
+    return {
+        "block_size": recipe.block_size,
+        "num_selected_blocks": recipe.num_selected_blocks,
+        "window_size": recipe.window_size,
+        "keys": spec.attention_keys(_frame_tokens()),
+        "shares": {str(length): attended_shares(spec, length) for length in design.lengths},
+    }
+
+
+def _frame_tokens() -> int:
+    return (FRAME_SIZE // _PATCH) ** 2
+
+
+def attended_shares(spec: NSASpec, tokens: int) -> dict[str, float]:
+    """Pairs of row and key that the vision rows of a video have, over those of dense attention.
+
+    Args:
+        spec: with blocks of a frame, each of (FRAME_SIZE / 28)^2 tokens.
+        tokens: of the video.
+
+    Returns:
+        `selected_and_window`: the keys that the paper counts, at most K a row; a row that has
+            fewer before it has those. `all`: the means of the compressed branch, one a frame that
+            lies before the row's own, beside them.
+    """
+    frame = _frame_tokens()
+    selected = spec.attention_keys(frame) - spec.window_size
+    dense = tokens * (tokens + 1) // 2
+    pairs = sum(_up_to(tokens, most) for most in (selected, spec.window_size))
+    frames = tokens // frame
+    compressed = frame * frames * (frames - 1) // 2
+    return {"selected_and_window": pairs / dense, "all": (pairs + compressed) / dense}
+
+
+def _up_to(tokens: int, most: int) -> int:
+    """Keys that rows have together, each at most so many of those up to its own."""
+    rising = min(tokens, most)
+    return rising * (rising + 1) // 2 + max(tokens - most, 0) * most
+
+
+def _constants(design: Design, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """What the best constant answer of each kind reaches."""
+    found: list[dict[str, Any]] = []
+    for length in design.lengths:
+        by_kind = {kind: best_constant(_cell(lines, length, kind)) for kind in KINDS}
+        entries = [(kind, one.right, one.total) for kind, one in by_kind.items()]
+        entries.append((ALL, sum(x[1] for x in entries), sum(x[2] for x in entries)))
+        found += [
+            {"length": length, "kind": kind, "right": right, "total": total}
+            for kind, right, total in entries
+        ]
+    return found
+
+
+def _differences(design: Design, lines: Mapping[Run, Sequence[Line]]) -> list[dict[str, Any]]:
+    """NSA less dense, in points: of each seed, their mean, and two 95 % intervals of it."""
+    found: list[dict[str, Any]] = []
+    for length in design.lengths:
+        for kind in (*KINDS, ALL):
+            pairs = [_paired(lines, seed, length, kind) for seed in design.seeds]
+            of_seeds = [100 * mean(one) for one in pairs]
+            every = [100 * x for one in pairs for x in one]
+            half = Z_95 * stdev(every) / math.sqrt(len(every)) if len(every) > 1 else math.inf
+            found.append(
+                {
+                    "length": length,
+                    "kind": kind,
+                    "points": mean(of_seeds),
+                    "of_seeds": of_seeds,
+                    "over_seeds": _student(of_seeds),
+                    "over_questions": None if math.isinf(half) else half,
+                }
+            )
+    return found
+
+
+def _student(values: Sequence[float]) -> float | None:
+    """Half of the 95 % interval of a mean; None of a single value."""
+    if len(values) < 2:
+        return None
+    quantile = _T_95.get(len(values) - 1, Z_95)
+    return quantile * stdev(values) / math.sqrt(len(values))
+
+
+def _paired(lines: Mapping[Run, Sequence[Line]], seed: int, length: int, kind: str) -> list[int]:
+    """Of each question: 1 where only NSA is right, -1 where only dense is, else 0."""
+    right: dict[str, dict[tuple[int, str], bool]] = {}
+    for run, answers in lines.items():
+        if run.seed == seed:
+            cell = _cell(answers, length, kind)
+            right[run.attention] = {(line.seed, line.kind): line.right for line in cell}
+    return [int(right["nsa"][key]) - int(is_right) for key, is_right in right["dense"].items()]

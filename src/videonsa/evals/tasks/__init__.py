@@ -1,0 +1,1 @@
+"""What can be evaluated: one folder a task."""

@@ -1,0 +1,218 @@
+"""The report in Markdown, from the numbers of `summarise`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from videonsa.evals.markdown import provenance, table
+from videonsa.evals.statistics import Accuracy
+from videonsa.evals.tasks.suite.config import BLIND, WHOLE
+from videonsa.evals.tasks.suite.summary import ALL, POSITION_BINS
+
+_WORDS = {
+    WHOLE: "all branches",
+    "no-compressed": "without the compressed branch",
+    "no-selected": "without the selected branch",
+    "no-window": "without the window branch",
+    "none": "without all attention of vision rows",
+    "grey": "frames replaced by grey",
+    BLIND: "no video, the question alone",
+}
+_NOTHING = "-"
+
+
+def render_suite(
+    result: Mapping[str, Any], *, title: str, figures: Sequence[str], note: str = ""
+) -> str:
+    """The report as Markdown.
+
+    Args:
+        result: of `summarise`, with `run` (what `run.json` says) beside.
+        title: of the page or section, with its number signs.
+        figures: file names of the plots beside the page.
+        note: a paragraph of the reader's own, below the introduction.
+    """
+    level = title.split()[0] + "#"
+    kinds, lengths = [*result["kinds"], ALL], [*map(str, result["lengths"]), ALL]
+    parts = [
+        f"{title}\n",
+        _introduction(result),
+        *([f"{note}\n"] if note else []),
+        *(f"![{_alternative(name)}]({name})\n" for name in figures),
+        f"{level} Accuracy against length\n",
+        _by_length(result, lengths),
+        f"{level} Kinds of question\n",
+        _by_kind(result, kinds, lengths),
+        _against_chance(result),
+        f"{level} Position of the evidence\n",
+        _by_position(result),
+        f"{level} Attention computed, time and memory\n",
+        _by_cost(result),
+        provenance(result["run"]["machine"]) + f" {result['run']['seconds']:.0f} s in all.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _alternative(name: str) -> str:
+    """What is said in place of a plot: its name in words."""
+    return name.split(".")[0].replace("-", " ").replace("_", " ")
+
+
+def length_text(tokens: int | str) -> str:
+    """16384 -> 16K."""
+    if tokens == ALL:
+        return ALL
+    kilo = int(tokens) / 1024
+    return f"{kilo / 1024:g}M" if kilo >= 1024 else f"{kilo:g}K"
+
+
+def percent(right: int, total: int) -> str:
+    """Right answers in percent with their interval."""
+    accuracy = Accuracy(right, total)
+    low, high = accuracy.interval
+    return f"{100 * accuracy.share:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def _introduction(result: Mapping[str, Any]) -> str:
+    videos = ", ".join(
+        f"{number} of {length_text(length)}" for length, number in result["videos"].items()
+    )
+    spec = result["spec"]
+    attention = "dense attention"
+    if spec is not None:
+        attention = (
+            f"n = {spec['num_selected_blocks']}, s = {spec['block_size']}, "
+            f"w = {spec['window_size']}"
+        )
+    return (
+        f"Model {result['model']}, {attention}. Rendered videos of the {result['split']} split, "
+        f"difficulty {result['difficulty']}, frames of {result['frame_size']} pixels a side at "
+        f"2 a second; videos by tokens: {videos}. One question of each kind a video, in the style "
+        f"'{result['style']}'. Right answers in percent, with 95 % Wilson intervals.\n"
+    )
+
+
+def _by_length(result: Mapping[str, Any], lengths: Sequence[str]) -> str:
+    scores = _scores(result)
+    guessing = {(x["length"], x["kind"]): x for x in result["guessing"]}
+    rows = []
+    for name in result["conditions"]:
+        cells = [_cell(scores.get((name, length, ALL))) for length in lengths]
+        total = scores[name, ALL, ALL]
+        rows.append([_WORDS[name], *cells, f"{100 * total['unparsed'] / total['total']:.1f}"])
+    whole = [guessing.get((length, ALL)) for length in lengths]
+    rows.append(["best constant answer", *(_cell(x, "constant") for x in whole), ""])
+    rows.append(["an option at random", *(_chance(x) for x in whole), ""])
+    rows.append(["oracle, from the script", *(_cell(x, "oracle") for x in whole), ""])
+    return (
+        table(["", *map(length_text, lengths), "name no option"], rows)
+        + "\nall: every question counts once, whatever its length. The best constant answer is "
+        "chosen for each kind after the fact. Name no option: replies, in percent, that are none "
+        "of the options of their question; they are wrong.\n"
+    )
+
+
+def _scores(result: Mapping[str, Any]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
+    return {(x["condition"], x["length"], x["kind"]): x for x in result["scores"]}
+
+
+def _cell(entry: Mapping[str, Any] | None, name: str = "right") -> str:
+    return _NOTHING if entry is None else percent(entry[name], entry["total"])
+
+
+def _chance(entry: Mapping[str, Any] | None) -> str:
+    return _NOTHING if entry is None else f"{100 * entry['chance']:.1f}"
+
+
+def _by_kind(result: Mapping[str, Any], kinds: Sequence[str], lengths: Sequence[str]) -> str:
+    scores = _scores(result)
+    guessing = {x["kind"]: x for x in result["guessing"] if x["length"] == ALL}
+    main, others = result["main"], [x for x in result["conditions"] if x != result["main"]]
+    by_length = [
+        [
+            kind,
+            *(_cell(scores.get((main, length, kind))) for length in lengths),
+            _cell(guessing[kind], "constant"),
+            _chance(guessing[kind]),
+            _cell(guessing[kind], "oracle"),
+        ]
+        for kind in kinds
+    ]
+    parts = [
+        f"`{main}`; constant, random and oracle are of all lengths together.\n",
+        table(["", *map(length_text, lengths), "constant", "random", "oracle"], by_length),
+    ]
+    if others:
+        rows = [
+            [kind, *(_cell(scores.get((name, ALL, kind))) for name in others)] for kind in kinds
+        ]
+        parts += ["The other conditions, all lengths together:\n", table(["", *others], rows)]
+    return "\n".join(parts)
+
+
+def _against_chance(result: Mapping[str, Any]) -> str:
+    """Which kinds are beyond guessing at an option."""
+    chance = {x["kind"]: x["chance"] for x in result["guessing"] if x["length"] == ALL}
+    above, below = [], []
+    for entry in result["scores"]:
+        if (entry["condition"], entry["length"]) != (result["main"], ALL) or entry["kind"] == ALL:
+            continue
+        low, high = Accuracy(entry["right"], entry["total"]).interval
+        if low > chance[entry["kind"]]:
+            above.append(entry["kind"])
+        elif high < chance[entry["kind"]]:
+            below.append(entry["kind"])
+    order = result["kinds"].index
+    return (
+        f"Over all lengths, `{result['main']}` differs from an option at random (the interval "
+        f"leaves it out): above in {', '.join(sorted(above, key=order)) or 'no kind'}; below in "
+        f"{', '.join(sorted(below, key=order)) or 'no kind'}.\n"
+    )
+
+
+def _by_position(result: Mapping[str, Any]) -> str:
+    main = result["main"]
+    found = {(x["length"], x["bin"]): x for x in result["positions"] if x["condition"] == main}
+    rows = [
+        [length_text(length), *(_cell(found.get((length, part))) for part in range(POSITION_BINS))]
+        for length in result["lengths"]
+    ]
+    width = 100 // POSITION_BINS
+    head = [f"{width * part}-{width * (part + 1)} %" for part in range(POSITION_BINS)]
+    return (
+        f"`{main}`, by where the middle of the evidence lies along the video; questions whose "
+        "evidence spans more than half of it are left out.\n\n" + table(["", *head], rows)
+    )
+
+
+def _by_cost(result: Mapping[str, Any]) -> str:
+    scores = _scores(result)
+    rows = []
+    for entry in result["costs"]:
+        score = scores[entry["condition"], str(entry["length"]), ALL]
+        fraction, peak = entry["attention_fraction"], entry["peak_bytes"]
+        rows.append(
+            [
+                length_text(entry["length"]),
+                entry["condition"],
+                _number(entry["attended_keys"], 0),
+                _NOTHING if fraction is None else f"{100 * fraction:.2f}",
+                percent(score["right"], score["total"]),
+                *(
+                    _number(entry[f"{stage}_seconds"], 2)
+                    for stage in ("encode", "prefill", "answer")
+                ),
+                _NOTHING if peak is None else f"{peak / 1e9:.2f}",
+            ]
+        )
+    head = ["tokens", "condition", "K", "attention, %", "right, %"]
+    head += ["encode, s", "prefill, s", "answer, s", "peak, GB"]
+    return (
+        "K: keys of a vision row, of the selected blocks and the window that are on; compressed "
+        "keys are not counted. Attention: 2K / (L - 1), its share of dense causal attention. "
+        "Encode (drawing the frames and the tower) is once a video, prefill once a condition, "
+        "an answer once a question; medians.\n\n" + table(head, rows)
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _NOTHING if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,219 @@
+"""A model that watches videos of the suite: frames are drawn as they are needed, never all."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonsa.errors import UsageError
+from videonsa.evals.conditions import GREY, Condition
+from videonsa.evals.peak import forget_peak, peak_bytes
+from videonsa.evals.tasks.suite.answerers import Cost, Reply
+from videonsa.evals.tasks.suite.config import CONDITIONS, SuiteRun
+from videonsa.evals.tasks.suite.scoring import prompt_text
+from videonsa.evals.writing import likeliest_answer, split_at_video, write_answers
+from videonsa.inference.engine import VideoQA
+from videonsa.inference.generation import out_of_memory
+from videonsa.models.cache import VideoNSACache
+from videonsa.ops.spec import NSASpec
+from videonsa.planning.budget import attention_budget
+from videonsa.rendered.suite import Script, SuiteQuestion, iter_frames
+from videonsa.video.chat import VisionSlot, chat_tokens
+
+_FRAMES_PER_CHUNK = 64
+_LEAVE_OUT = "take shorter --lengths; the answers so far are kept"
+_SPARE_TOKENS = 4
+"""An answer may be so much longer than the longest option."""
+
+
+class _Video(NamedTuple):
+    """What the tower made of a video."""
+
+    features: Tensor  # [M, hidden]
+    grid: tuple[int, int, int]
+    seconds: float
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Seconds of the first frame of each temporal patch: frames come at 2 fps."""
+        return tuple(float(index) for index in range(self.grid[0]))
+
+
+class ModelAnswerer:
+    """A loaded model: one prefill a video and condition, every question after it."""
+
+    def __init__(self, qa: VideoQA, run: SuiteRun) -> None:
+        self._qa, self._model, self._run = qa, qa.model, run
+        try:
+            self.spec = self._model.config.nsa_spec.with_options(**dict(run.nsa))
+        except ValueError as error:
+            raise UsageError(f"the attention asked for cannot be: {error}") from error
+        self._last: tuple[Script, bool, _Video] | None = None
+
+    def answers(
+        self, script: Script, questions: Sequence[SuiteQuestion], condition: str
+    ) -> Iterator[Reply]:
+        """See `Answerer`.
+
+        Raises:
+            BudgetError: out of memory.
+        """
+        tokens = math.prod(self._grid(script)) // self._qa.shape.vision.merge_size**2
+        with out_of_memory(tokens, self._model.device, advice=lambda: _LEAVE_OUT):
+            yield from self._answers(script, questions, CONDITIONS[condition])
+
+    def _answers(
+        self, script: Script, questions: Sequence[SuiteQuestion], chosen: Condition
+    ) -> Iterator[Reply]:
+        if chosen.video == "absent":
+            for question in questions:
+                yield self._answer_blind(question)
+            return
+        forget_peak(self._model.device)
+        video = self._watch(script, chosen)
+        spec = self.spec.with_options(branches=chosen.branches)
+        # The released attention looks at later rows too: what follows the video changes it.
+        if self._run.attention == "nsa" and spec.stream == "sequence":
+            for question in questions:
+                yield self._answer_at_once(video, question, spec)
+            return
+        yield from self._answer_after_prefill(video, questions, spec)
+
+    def _answer_blind(self, question: SuiteQuestion) -> Reply:
+        ids = self._chat(question, video_tokens=None)
+        start = time.perf_counter()
+        text = self._reply(VideoNSACache(), {"input_ids": self._tensor(ids)}, question)
+        seconds = time.perf_counter() - start
+        return Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
+
+    def _answer_at_once(self, video: _Video, question: SuiteQuestion, spec: NSASpec) -> Reply:
+        ids = self._chat(question, video_tokens=len(video.features))
+        start = time.perf_counter()
+        text = self._reply(VideoNSACache(), self._inputs(ids, video, spec), question)
+        seconds = time.perf_counter() - start
+        cost = self._cost(video, spec, prompt_tokens=len(ids))
+        return Reply(text=text, cost=replace(cost, prefill_seconds=seconds))
+
+    def _answer_after_prefill(
+        self, video: _Video, questions: Sequence[SuiteQuestion], spec: NSASpec
+    ) -> Iterator[Reply]:
+        start = time.perf_counter()
+        ids = self._chat(questions[0], video_tokens=len(video.features))
+        head, _ = split_at_video(ids, self._model.config.vision_end_token_id)
+        cache = VideoNSACache()
+        with torch.inference_mode():
+            self._model(**self._inputs(head, video, spec), past_key_values=cache, logits_to_keep=1)
+        self._wait()
+        prefill = time.perf_counter() - start
+        for question in questions:
+            start = time.perf_counter()
+            ids = self._chat(question, video_tokens=1)
+            _, tail = split_at_video(ids, self._model.config.vision_end_token_id)
+            text = self._reply(cache, {"input_ids": self._tensor(tail)}, question)
+            # Not a fork: it would hold every key a second time as soon as it grows.
+            cache.crop(len(head) - cache.get_seq_length())
+            cost = self._cost(video, spec, prompt_tokens=len(head) + len(tail))
+            seconds = time.perf_counter() - start
+            yield Reply(
+                text=text, cost=replace(cost, prefill_seconds=prefill, answer_seconds=seconds)
+            )
+
+    def _watch(self, script: Script, condition: Condition) -> _Video:
+        """The features of a video; those of the last one are kept for its other conditions."""
+        grey = condition.video == "grey"
+        if self._last is not None and self._last[:2] == (script, grey):
+            return self._last[2]
+        self._last = None
+        start = time.perf_counter()
+        with torch.inference_mode():
+            features = self._model.encode_frames(self._frames(script, condition))
+        self._wait()
+        video = _Video(features, self._grid(script), time.perf_counter() - start)
+        self._last = (script, grey, video)
+        return video
+
+    def _grid(self, script: Script) -> tuple[int, int, int]:
+        vision, size = self._qa.shape.vision, script.spec.frame_size
+        patches = script.spec.num_frames // vision.temporal_patch_size
+        return patches, size // vision.patch_size, size // vision.patch_size
+
+    def _frames(self, script: Script, condition: Condition) -> Iterator[Tensor]:
+        for frames in _ahead(iter_frames(script, chunk=_FRAMES_PER_CHUNK)):
+            yield torch.full_like(frames, GREY) if condition.video == "grey" else frames
+
+    def _inputs(self, ids: list[int], video: _Video, spec: NSASpec) -> dict[str, Any]:
+        """Arguments of the forward for a prompt with the video in it."""
+        input_ids = self._tensor(ids)
+        with torch.inference_mode():
+            embeds = self._model.embed_prompt(input_ids, video_features=video.features)
+        return {
+            "input_ids": input_ids,
+            "inputs_embeds": embeds,
+            "video_grid_thw": torch.tensor([video.grid]),
+            "video_times": [[second * self._run.time_scale for second in video.times]],
+            "nsa_spec": spec,
+        }
+
+    def _reply(self, cache: VideoNSACache, first: dict[str, Any], question: SuiteQuestion) -> str:
+        tokenizer = self._qa.tokenizer
+        options = [list(tokenizer.encode(o, add_special_tokens=False)) for o in question.options]
+        if self._run.style == "likeliest":
+            end = [tokenizer.eos_token_id]
+            candidates = [option + end for option in options]
+            chosen = likeliest_answer(self._model, cache, first, candidates=candidates)
+            return question.options[chosen]
+        (ids,) = write_answers(
+            self._model,
+            cache,
+            first,
+            stop_ids=self._qa.stop_ids,
+            max_new_tokens=max(map(len, options)) + _SPARE_TOKENS,
+        )
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _chat(self, question: SuiteQuestion, *, video_tokens: int | None) -> list[int]:
+        slots = [] if video_tokens is None else [VisionSlot("video", video_tokens)]
+        text = prompt_text(question, self._run.style)
+        return chat_tokens(text, tokenizer=self._qa.tokenizer, vision=slots).ids
+
+    def _cost(self, video: _Video, spec: NSASpec, *, prompt_tokens: int) -> Cost:
+        frame_tokens = len(video.features) // video.grid[0]
+        keys = _attended_keys(spec, frame_tokens)
+        budget = attention_budget(spec, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens)
+        dense = self._run.attention == "dense"
+        return Cost(
+            video_tokens=len(video.features),
+            prompt_tokens=prompt_tokens,
+            attended_keys=None if dense else keys,
+            attention_fraction=1.0 if dense else min(1.0, budget.gamma * keys / budget.keys),
+            encode_seconds=video.seconds,
+            peak_bytes=peak_bytes(self._model.device),
+        )
+
+    def _tensor(self, ids: list[int]) -> Tensor:
+        return torch.tensor([ids], device=self._model.device)
+
+    def _wait(self) -> None:
+        """Until the GPU has done what it was given."""
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+
+
+def _attended_keys(spec: NSASpec, frame_tokens: int) -> int:
+    """K of the branches that are on, as the paper counts: compressed keys are not counted."""
+    selected = spec.attention_keys(frame_tokens) - spec.window_size
+    return selected * ("selected" in spec.branches) + spec.window_size * ("window" in spec.branches)
+
+
+def _ahead(chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same chunks, each drawn by a thread while the one before is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = pool.submit(next, chunks, None)
+            yield chunk

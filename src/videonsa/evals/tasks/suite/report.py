@@ -1,0 +1,38 @@
+"""Writes the report of a folder: `report.json`, `report.md` and the plots."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from videonsa.disk import write_whole
+from videonsa.errors import UsageError
+from videonsa.evals.tasks.suite.journal import RUN, read_lines, read_run
+from videonsa.evals.tasks.suite.page import render_suite
+from videonsa.evals.tasks.suite.plots import draw_plots
+from videonsa.evals.tasks.suite.summary import summarise
+
+JSON, PAGE = "report.json", "report.md"
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Report on all lines of `samples.jsonl`; what they hold for is in `run.json`.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        UsageError: a folder without results, or matplotlib is not installed: the JSON and the
+            page without plots are written all the same.
+    """
+    run = read_run(folder)
+    if run is None:
+        raise UsageError(f"{folder} has no {RUN}: name the folder of a run")
+    result = summarise(read_lines(folder)) | {"run": run}
+    write_whole(folder / JSON, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    title = "# The suite"
+    write_whole(folder / PAGE, render_suite(result, title=title, figures=()).encode())
+    plots = draw_plots(result)
+    for name, content in plots.items():
+        write_whole(folder / name, content)
+    write_whole(folder / PAGE, render_suite(result, title=title, figures=tuple(plots)).encode())
+    return result

@@ -1,0 +1,1 @@
+"""Weights and configs on disk: read, checked, converted, merged, quantised."""

@@ -1,0 +1,187 @@
+"""`load_model`: a checkpoint to a model, with every weight accounted for by name."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+
+from videonsa.errors import BudgetError, ModelError, UsageError
+from videonsa.models._hf import quiet_loading
+from videonsa.models.checkpoints.adapters import is_adapter, merge_adapter, read_adapter
+from videonsa.models.checkpoints.checkpoint import CONFIG_ERRORS, read_checkpoint
+from videonsa.models.checkpoints.generation_config import read_generation
+from videonsa.models.checkpoints.hub import FILES, WEIGHTS, model_folder
+from videonsa.models.checkpoints.quantised import NOTES, Weights, check_weights, quantise
+from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.ops.spec import NSASpec
+from videonsa.parsing import one_line
+
+DeviceMap = Literal["auto"] | dict[str, int | str]
+
+_SHOW_PROGRESS_FROM = 2**28
+"""Bytes of weights that take longer than a second to read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model in evaluation mode, and what its user should know about it."""
+
+    model: VideoNSAForConditionalGeneration
+    folder: Path
+    """Where config, weights and tokenizer are on disk."""
+    adapter: Path | None
+    """The folder of the LoRA adapter that is merged into the weights."""
+    notes: tuple[str, ...]
+    """One line each: choices that were made for these weights."""
+
+    def folder_with(self, file: str) -> Path:
+        """The adapter's folder if it has such a file, else that of the weights."""
+        if self.adapter is not None and (self.adapter / file).is_file():
+            return self.adapter
+        return self.folder
+
+
+def load_model(
+    model: str | Path,
+    *,
+    base: str | Path | None = None,
+    attention: Literal["nsa", "dense"] | None = None,
+    fresh_gates: bool = False,
+    nsa_spec: NSASpec | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    device_map: DeviceMap | None = None,
+    weights: Weights = "full",
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load a VideoNSA or Qwen2.5-VL checkpoint (safetensors, either layout of names).
+
+    Weights of Qwen2.5-VL have no gates: they run with dense attention, and `notes` says so.
+    Weights with gates under Qwen2.5-VL's config are the released VideoNSA's: they run with its
+    preset, and `notes` says so.
+
+    A LoRA adapter is merged into its base, and `notes` says so.
+
+    Args:
+        model: a folder, or an id of the Hugging Face hub; of a checkpoint, or of a LoRA adapter in
+            peft's format.
+        base: of an adapter, in place of the one that it states.
+        attention: "nsa" or "dense"; None is what the weights were trained with.
+        fresh_gates: allow "nsa" on weights without gates; they then start as `gate_init` says.
+        nsa_spec: in place of the one of the weights.
+        dtype: None is the one of the config, or of the weights.
+        device: None is the CPU.
+        device_map: in place of `device`: "auto" shares the layers out among the GPUs, a mapping
+            says where each part goes (by accelerate; hidden states and masks follow the layers).
+        weights: "int8" or "int4" quantises the projections and MLPs of the decoder layers (by
+            torchao), layer by layer on the device.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        UsageError: "int4" elsewhere than on a GPU, a device map with what excludes it, or a
+            revision of a folder.
+        ModelError: no such model, an unreachable hub, an unreadable file, a config of another
+            model, weights that are missing, unexpected or of another shape, gates that are missing,
+            an adapter beside whole weights, or the package for adapters, quantised weights or
+            device maps.
+        BudgetError: the weights do not fit the device.
+    """
+    place = torch.device(device or "cpu")
+    check_weights(weights, place)
+    placing: dict[str, Any] = {}
+    if device_map is not None:
+        check_device_map(device_map, device, weights)
+        placing = {"device_map": device_map}
+    found = model_folder(model, revision=revision)
+    if is_adapter(found):
+        found = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
+    adapter = read_adapter(found, base=base)
+    asked: dict[str, Any] = {
+        "attention": attention,
+        "fresh_gates": fresh_gates,
+        "nsa_spec": nsa_spec,
+    }
+    if adapter is not None:
+        if device_map is not None:
+            raise UsageError("device_map with a LoRA adapter: load it on one device")
+        model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
+    folder, config, tensors, notes = read_checkpoint(model, revision=revision, **asked)
+    fresh_gates = asked["fresh_gates"]
+    generation, not_applied = read_generation(folder)
+    placing["generation_config"] = generation
+    size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
+    with _out_of_memory(size, place):
+        with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
+            loaded = _read_weights(
+                folder, config=config, dtype=dtype or "auto", fresh_gates=fresh_gates, **placing
+            )
+            if adapter is not None:
+                spec = None if config.attention == "dense" else config.nsa_spec
+                merge_adapter(loaded, adapter, dense=spec is None)
+                notes = adapter.notes(notes, spec=spec, base=tensors)
+        quantise(loaded, weights, place)
+        placed = loaded.to(place) if device_map is None else loaded
+    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied)
+    return LoadedModel(
+        model=placed.eval(),
+        folder=folder,
+        adapter=None if adapter is None else adapter.folder,
+        notes=notes,
+    )
+
+
+def _read_weights(folder: Path, **options: Any) -> VideoNSAForConditionalGeneration:
+    try:
+        model: VideoNSAForConditionalGeneration = VideoNSAForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, **options
+        )
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
+    except (OSError, SafetensorError, *CONFIG_ERRORS) as error:
+        raise ModelError(
+            f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
+        ) from error
+    return model
+
+
+@contextmanager
+def _out_of_memory(size: int, place: torch.device) -> Iterator[None]:
+    """Turn running out of memory, with files of so many bytes, into advice."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        room = ""
+        if place.type == "cuda":
+            free, total = torch.cuda.mem_get_info(place)
+            room = f", which has {total / 1e9:.1f} GB, {free / 1e9:.1f} GB of it free,"
+        raise BudgetError(
+            f"the weights are {size / 1e9:.1f} GB on disk and do not fit {place}{room}: take "
+            "--weights int8 or int4, --device-map auto over several GPUs, or a smaller model"
+        ) from error
+
+
+def check_device_map(
+    device_map: DeviceMap, device: torch.device | str | None, weights: Weights
+) -> None:
+    """Refuse a device map that cannot be used.
+
+    Raises:
+        UsageError: a name other than "auto", or a device or quantised weights beside it.
+        ModelError: accelerate is not installed.
+    """
+    if device_map != "auto" and not isinstance(device_map, dict):
+        raise UsageError(f"device_map={device_map!r}: want 'auto' or a mapping of parts to devices")
+    if device is not None:
+        raise UsageError(f"device_map and device={str(device)!r}: pass one of them")
+    if weights != "full":
+        raise UsageError(f"device_map with weights={weights!r}: quantise on one device, or neither")
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            "a device map needs accelerate, which is not installed: "
+            "pip install 'videonsa[multi-gpu]'"
+        )

@@ -1,0 +1,1 @@
+"""One sequence packed from several samples, or shared by several processes."""

@@ -1,0 +1,295 @@
+"""What a question about a video costs, before weights are loaded: tokens, memory, time."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from videonsa.errors import BudgetError, UsageError
+from videonsa.models.checkpoints.quantised import WEIGHTS, Weights
+from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
+from videonsa.models.shape import (
+    BYTES_PER_VALUE,
+    ModelShape,
+    adapter_of,
+    load_shape,
+    planned_folder,
+)
+from videonsa.ops.spec import NSASpec
+from videonsa.planning.budget import (
+    AttentionBudget,
+    attention_budget,
+    budget_to_dict,
+    check_new_tokens,
+)
+from videonsa.planning.defaults import default_sampling
+from videonsa.planning.devices import Machine, find_machine, resolve_device, runs_by_kernels
+from videonsa.planning.fit import Fitted, fit_sampling
+from videonsa.planning.memory import (
+    HEADROOM,
+    MemoryEstimate,
+    Workload,
+    estimate_memory,
+    size_text,
+)
+from videonsa.planning.speed import TimeEstimate, estimate_time, rates_for
+from videonsa.video.decode import probe
+from videonsa.video.sampling import (
+    SamplingPlan,
+    SamplingSpec,
+    VideoInfo,
+    plan_sampling,
+    sampling_notes,
+)
+from videonsa.video.source import VideoLike
+
+TEXT_TOKENS = 64
+"""Tokens of chat format and a short question, where the question is not known."""
+NEW_TOKENS = 64
+"""Default length of an answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoPlan:
+    """Frames, tokens, memory and time of one question about one video."""
+
+    model: str
+    attention: Literal["nsa", "dense"]
+    dtype: str
+    weights: Weights
+    info: VideoInfo
+    sampling: SamplingPlan
+    prompt_tokens: int
+    """Video and text."""
+    max_new_tokens: int
+    context: int
+    """Tokens the model takes, prompt and answer together."""
+    parameters: int
+    machine: Machine
+    memory: MemoryEstimate
+    time: TimeEstimate | None
+    """None on a CPU, whose rates are not known."""
+    spec: NSASpec | None
+    """None with dense attention."""
+    budget: AttentionBudget | None
+    """None with dense attention."""
+    fit: str | None = None
+    """What was chosen to fit, in words; None where that was not asked for."""
+    notes: tuple[str, ...] = ()
+    """What the video is not taken as, or not as asked, one line each."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether prompt and answer fit the context."""
+        return self.prompt_tokens + self.max_new_tokens <= self.context
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the estimate, with `HEADROOM`, fits the machine's memory."""
+        return self.memory.fits(self.machine.memory)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON keeps it."""
+        return {
+            "model": self.model,
+            "attention": self.attention,
+            "dtype": self.dtype,
+            "weights": self.weights,
+            "video": asdict(self.info),
+            "frames": {
+                "count": self.sampling.num_frames,
+                "height": self.sampling.height,
+                "width": self.sampling.width,
+                "fps": self.sampling.sampled_fps,
+                "times": list(self.sampling.times),
+            },
+            "grid": list(self.sampling.grid),
+            "tokens": {
+                "video": self.sampling.num_tokens,
+                "prompt": self.prompt_tokens,
+                "max_new": self.max_new_tokens,
+                "context": self.context,
+                "fits": self.fits,
+            },
+            "parameters": self.parameters,
+            "machine": asdict(self.machine),
+            "memory_bytes_estimated": self.memory.to_dict() | {"fits": self.fits_memory},
+            "seconds_estimated": self.time.to_dict() if self.time else None,
+            "fit": self.fit,
+            "notes": list(self.notes),
+            "spec": asdict(self.spec) if self.spec else None,
+            "budget": budget_to_dict(self.budget),
+        }
+
+
+def plan_video(
+    video: VideoLike,
+    model: str | Path = EMBEDDED,
+    *,
+    sampling: SamplingSpec | None = None,
+    attention: Literal["nsa", "dense"] | None = None,
+    dtype: str | None = None,
+    text_tokens: int = TEXT_TOKENS,
+    max_new_tokens: int = NEW_TOKENS,
+    device: str | torch.device | None = None,
+    memory: int | None = None,
+    fit: bool = False,
+    weights: Weights = "full",
+    base: str | Path | None = None,
+    revision: str | None = None,
+    fresh_gates: bool = False,
+) -> VideoPlan:
+    """Plan a question about a video from its header and the model's config; no weights are read.
+
+    Args:
+        video: as for `read_video`.
+        model: folder, hub id or 'embedded'.
+        sampling: which frames; None is the model's default.
+        attention: None is what the model's config says.
+        dtype: of weights and cache, for example "bfloat16"; None is the config's.
+        text_tokens: tokens of the prompt beside the video's.
+        max_new_tokens: longest answer.
+        device: where the model would run; None is the first GPU, or the CPU where there is none.
+        memory: bytes of the GPU to plan for; None is what the GPU of `device` has to give.
+        fit: where the sampling fits neither context nor memory, plan with the one that does and
+            changes least (`fit_sampling`).
+        weights: "int8" or "int4" where the decoder layers are quantised.
+        base: of a LoRA adapter, in place of the one that it states.
+        revision: branch, tag or commit of a hub id.
+        fresh_gates: allow "nsa" on weights without gates.
+
+    Raises:
+        VideoError: a video that cannot be read.
+        ModelError: a model that is unknown or could not be loaded.
+        UsageError: an argument outside its domain.
+        BudgetError: `max_tokens` below one temporal patch, or nothing fits.
+
+    """
+    check_new_tokens(max_new_tokens)
+    shape = load_shape(
+        model, base=base, revision=revision, attention=attention, fresh_gates=fresh_gates
+    )
+    if dtype is not None:
+        if dtype not in BYTES_PER_VALUE:
+            raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
+        shape = replace(shape, dtype=dtype)
+    if weights not in WEIGHTS:
+        raise UsageError(f"weights={weights!r}: want one of {', '.join(WEIGHTS)}")
+    info = probe(video)
+    question = Question(
+        shape=replace(shape, weights=weights),
+        machine=find_machine(resolve_device(device), memory),
+        text_tokens=text_tokens,
+        max_new_tokens=max_new_tokens,
+    )
+    wished = sampling or default_sampling(model, shape, base=base, revision=revision)
+    fitted = question.fit(info, wished) if fit else None
+    frames = fitted.plan if fitted else plan_sampling(info, wished)
+    name = str(model) if revision is None else f"{model}@{revision}"
+    plan = question.plan(name, info, frames, fit=fitted.describe() if fitted else None)
+    place = locate_model(model)
+    adapter = adapter_of(
+        place, planned_folder(place, revision=revision), base=base, revision=revision
+    )
+    notes = (*notes_on_place(model, place), *(() if adapter is None else (adapter.describe(),)))
+    return replace(plan, notes=(*notes, *info.notes, *sampling_notes(info, wished)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A question to a model on a machine, whatever the frames."""
+
+    shape: ModelShape
+    machine: Machine
+    text_tokens: int
+    max_new_tokens: int
+
+    def workload(self, frames: SamplingPlan) -> Workload:
+        """The question about these frames."""
+        return Workload(
+            shape=self.shape,
+            grid=frames.grid,
+            prompt_tokens=frames.num_tokens + self.text_tokens,
+            max_new_tokens=self.max_new_tokens,
+            attention=self.shape.attention,
+            kernels=runs_by_kernels(self.shape, self.machine),
+        )
+
+    def fits(self, frames: SamplingPlan) -> bool:
+        """Whether these frames fit the context and the memory."""
+        tokens = frames.num_tokens + self.text_tokens + self.max_new_tokens
+        if tokens > self.shape.context:
+            return False
+        return estimate_memory(self.workload(frames)).fits(self.machine.memory)
+
+    def fit(self, info: VideoInfo, wished: SamplingSpec) -> Fitted:
+        """The sampling that fits, changed as little as can be.
+
+        Raises:
+            BudgetError: nothing fits; says what it would take.
+
+        """
+        try:
+            return fit_sampling(info, wished, self.fits)
+        except BudgetError as error:
+            weights, memory = self.shape.weight_bytes, self.machine.memory
+            there = "" if memory is None else f" of {size_text(memory)} with {HEADROOM:.0%} spare"
+            raise BudgetError(
+                f"{error}: the weights take {size_text(weights)}{there}, the context is "
+                f"{self.shape.context} tokens; use a smaller model, quantised weights "
+                "or a shorter question"
+            ) from error
+
+    def advice(self, info: VideoInfo, wished: SamplingSpec, frames: SamplingPlan) -> str:
+        """What to ask for instead of `frames`, which ran out of memory, in words.
+
+        The prediction was too low, or others took memory meanwhile: what is looked for takes less
+        than nine tenths of what was predicted, and of what is there.
+        """
+        predicted = estimate_memory(self.workload(frames)).total
+        there = self.machine.memory
+        limit = predicted if there is None else min(predicted, there)
+        narrow = replace(self.machine, memory=limit * 9 // 10)
+        try:
+            fitted = fit_sampling(info, wished, replace(self, machine=narrow).fits)
+        except BudgetError:
+            return "no sampling fits; use a smaller model or quantised weights"
+        plan = fitted.plan
+        takes = size_text(estimate_memory(self.workload(plan)).total)
+        options = f"--max-frames {plan.num_frames}"
+        if wished.max_tokens is not None or plan.tokens_per_frame < frames.tokens_per_frame:
+            options += f" --max-pixels {fitted.sampling.max_pixels}"
+        return (
+            f"{plan.num_frames} frames of {plan.width}x{plan.height}, {plan.num_tokens} video "
+            f"tokens, take about {takes} and would fit: pass {options}"
+        )
+
+    def plan(
+        self, model: str, info: VideoInfo, frames: SamplingPlan, *, fit: str | None = None
+    ) -> VideoPlan:
+        """The plan of the question about these frames."""
+        work, shape = self.workload(frames), self.shape
+        sparse = shape.attention == "nsa"
+        on_gpu = self.machine.kind == "cuda"
+        budget = attention_budget(
+            shape.spec, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
+        )
+        return VideoPlan(
+            model=model,
+            attention=shape.attention,
+            dtype=shape.dtype,
+            weights=shape.weights,
+            info=info,
+            sampling=frames,
+            prompt_tokens=work.prompt_tokens,
+            max_new_tokens=self.max_new_tokens,
+            context=shape.context,
+            parameters=shape.num_parameters,
+            machine=self.machine,
+            memory=estimate_memory(work),
+            time=estimate_time(work, rates_for(self.machine.name)) if on_gpu else None,
+            spec=shape.spec if sparse else None,
+            budget=budget if sparse else None,
+            fit=fit,
+        )

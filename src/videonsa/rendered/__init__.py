@@ -1,0 +1,1 @@
+"""Videos that are drawn, with questions whose answers are known."""

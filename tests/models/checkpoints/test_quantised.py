@@ -1,0 +1,92 @@
+"""Weights of 8 bits: near the full ones, where they should be, as large as predicted."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import prompt, tiny
+
+import videonsa
+from videonsa.errors import ModelError, UsageError
+from videonsa.models.checkpoints.loading import load_model
+from videonsa.models.checkpoints.quantised import QUANTISED, check_weights, quantise
+from videonsa.models.shape import published_shape, shape_of_config
+
+CPU = torch.device("cpu")
+
+
+def stored_bytes(model):
+    """Of all weights, a quantised one by the tensors it is made of."""
+    total = 0
+    for weight in model.parameters():
+        parts = [getattr(weight, name) for name in getattr(weight, "tensor_data_names", ())]
+        total += sum(part.nbytes for part in parts or [weight])
+    return total
+
+
+@pytest.mark.parametrize("attention", ["nsa", "dense"])
+def test_logits_of_8_bits_stay_near_those_of_full_weights(attention):
+    model, arguments = tiny(attention=attention), prompt(5)
+    with torch.inference_mode():
+        full = model(**arguments).logits
+        quantise(model, "int8", CPU)
+        quantised = model(**arguments).logits
+    assert not torch.equal(full, quantised)
+    # Of a row of 64 weights each is off by less than 1 / 254 of the largest.
+    assert (full - quantised).abs().max() < 0.03 * full.abs().max()
+
+
+def test_only_projections_and_mlps_of_the_layers_are_quantised():
+    model = tiny()
+    quantise(model, "int8", CPU)
+    changed = {
+        name
+        for name, weight in model.named_parameters()
+        if type(weight.data) is not torch.Tensor and type(weight) is not torch.nn.Parameter
+    }
+    wanted = {
+        f"{name}.weight"
+        for name, module in model.model.language_model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in QUANTISED
+    }
+    assert changed == {f"model.language_model.{name}" for name in wanted}
+    assert len(wanted) == 2 * 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_plan_knows_how_large_they_are(dtype):
+    model = tiny().to(dtype)
+    shape = shape_of_config(model.config.to_dict() | {"dtype": str(dtype)})
+    assert shape.weight_bytes == stored_bytes(model)
+    quantise(model, "int8", CPU)
+    assert replace(shape, weights="int8").weight_bytes == stored_bytes(model)
+
+
+def test_4_bits_take_less_than_8_in_the_plan():
+    shape = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
+    sizes = [replace(shape, weights=kind).weight_bytes for kind in ("full", "int8", "int4")]
+    # 28 layers of 233 M weights at 2, 1 and about 0.55 bytes; 1.77 G parameters beside them.
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[1] == pytest.approx(6.525e9, rel=0.005)
+    assert 0.5 * 6.525e9 < sizes[2] - (sizes[0] - 2 * 6.525e9) < 0.6 * 6.525e9
+
+
+def test_a_loaded_model_answers_and_says_so(tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, device="cpu", weights="int8")
+    answer = qa.ask(clip_path, "What moves?", max_new_tokens=2)
+    assert any("in 8 bits" in note for note in answer.usage.notes)
+    assert qa.shape.weight_bytes == stored_bytes(qa.model)
+
+
+def test_without_torchao_one_line_names_the_extra(tiny_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ModelError, match=r"pip install 'videonsa\[quant\]'"):
+        load_model(tiny_folder, weights="int8")
+
+
+def test_what_cannot_be_had_is_refused_before_loading(tmp_path):
+    with pytest.raises(UsageError, match="need an NVIDIA GPU"):
+        load_model(tmp_path, weights="int4")
+    with pytest.raises(UsageError, match="want one of full, int8, int4"):
+        check_weights("int2", CPU)

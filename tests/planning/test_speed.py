@@ -1,0 +1,91 @@
+"""Operations against the counts of the design, and times against what was measured."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from videonsa.models.shape import published_shape
+from videonsa.planning.memory import Workload
+from videonsa.planning.speed import (
+    MEASURED,
+    dense_operations,
+    estimate_time,
+    linear_operations,
+    nsa_operations,
+    rates_for,
+    tower_operations,
+)
+
+LAYERS = 28
+H200 = MEASURED["NVIDIA H200"]
+PREFILL = Path(__file__).parents[2] / "benchmarks/results/nvidia-h200/prefill.json"
+
+
+def work(tokens, attention="nsa", model="Qwen/Qwen2.5-VL-7B-Instruct", **changes):
+    shape = replace(published_shape(model), **changes)
+    return Workload(
+        shape=shape,
+        grid=(tokens // 64, 16, 16),
+        prompt_tokens=tokens,
+        max_new_tokens=64,
+        attention=attention,
+        kernels=True,
+    )
+
+
+def test_operations_of_the_7b_model_at_128k_tokens():
+    whole = work(131_072)
+    assert linear_operations(whole) == pytest.approx(1.71e15, rel=0.01)
+    assert linear_operations(work(131_072, gates=True)) == pytest.approx(1.81e15, rel=0.01)
+    assert dense_operations(whole) / LAYERS == pytest.approx(123e12, rel=0.01)
+    assert nsa_operations(whole) / LAYERS == pytest.approx(7.2e12, rel=0.01)
+    assert tower_operations(whole) == pytest.approx(0.68e15, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "milliseconds"), [(16_384, 3.59), (32_768, 8.55), (65_536, 18.4), (131_072, 41.0)]
+)
+def test_attention_takes_what_was_measured_of_a_layer(tokens, milliseconds):
+    """`videonsa bench attention` on an H200, rows that do not agree."""
+    seconds = nsa_operations(work(tokens)) / LAYERS / H200.nsa
+    assert 1e3 * seconds == pytest.approx(milliseconds, rel=0.15)
+
+
+def test_dense_attention_takes_what_was_measured_of_a_layer():
+    seconds = dense_operations(work(131_072)) / LAYERS / H200.dense
+    assert 1e3 * seconds == pytest.approx(368.7, rel=0.02)
+
+
+def test_the_whole_is_the_sum_of_its_stages():
+    time = estimate_time(work(65_536), H200)
+    assert time.total == pytest.approx(time.vision_tower + time.prefill + 63 * time.next_token)
+    dense = estimate_time(work(65_536, "dense"), H200)
+    assert dense.prefill > 2 * time.prefill
+    assert dense.vision_tower == time.vision_tower
+
+
+def test_a_gpu_that_was_not_measured_has_the_rates_of_one_that_is_named():
+    assert rates_for("NVIDIA H200").gpu == "NVIDIA H200"
+    assert rates_for("Some other GPU").gpu == "NVIDIA H200"
+
+
+def test_the_released_preset_takes_what_was_measured_of_a_layer():
+    long = work(131_072, model="Enxin/VideoNSA")
+    linear = linear_operations(long) / H200.linear
+    seconds = (estimate_time(long, H200).prefill - linear) / LAYERS
+    assert seconds == pytest.approx(0.137)
+
+
+def measured_seconds(stage):
+    (entry,) = (x for x in json.loads(PREFILL.read_text())["lengths"] if x["frame"] == [224, 224])
+    return {x["name"]: x["ms"] / 1e3 for x in entry["stages"]}[stage]
+
+
+def test_tower_and_prefill_take_what_was_measured_of_a_model():
+    """`videonsa bench prefill` on an H200, rows that do not agree and rows that do."""
+    time = estimate_time(work(131_072, gates=True), H200)
+    assert time.vision_tower == pytest.approx(measured_seconds("vision tower"), rel=0.1)
+    for regime in ("random", "coherent"):
+        assert time.prefill == pytest.approx(measured_seconds(f"prefill, nsa, {regime}"), rel=0.1)
