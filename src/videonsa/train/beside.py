@@ -1,4 +1,4 @@
-"""What answering depends on beside the weights: it goes with every model that a run saves."""
+"""The files beside the weights that answering needs; every model that a run saves has them."""
 
 import json
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ _KEPT = (
     *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
     *("preprocessor_config.json", "processor_config.json", "generation_config.json"),
 )
-"""As they are, where the model has them: tokenizer, chat format, pixels, generation."""
+"""Copied unchanged where the model has them: tokenizer, chat format, pixels, generation."""
 
 Files = Mapping[str, bytes]
-"""By name."""
+"""Contents by file name."""
 
 
 def files_beside(folder: Path, *, sampling: SamplingSpec) -> Files:
     """The files that go with the weights.
 
     Args:
-        folder: of the model that a run begins with, or of the checkpoint that it goes on from.
+        folder: of the model that a run begins with, or of the checkpoint that it resumes from.
         sampling: how the trained model samples a video unless told otherwise.
 
     Raises:
-        ModelError: one that cannot be read.
+        ModelError: a file cannot be read.
     """
     try:
         kept = {name: read_regular(folder / name) for name in _KEPT if (folder / name).is_file()}
@@ -51,7 +51,7 @@ def files_beside(folder: Path, *, sampling: SamplingSpec) -> Files:
 
 
 def write_beside(files: Files, folder: Path) -> None:
-    """Write them into the folder of a model, in the place of what the Trainer wrote.
+    """Write them into the folder of a model, over what the Trainer wrote there.
 
     Raises:
         OSError: the disk is full.

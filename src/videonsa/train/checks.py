@@ -1,4 +1,4 @@
-"""What cannot work is told before a weight is loaded, with the nearest that can."""
+"""Checks before a weight is loaded: what cannot work is refused, with the nearest that can."""
 
 import shutil
 from pathlib import Path
@@ -13,20 +13,20 @@ from videonsa.train.settings import Recipe
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2
-"""Batches that a worker of the loader has waiting."""
+"""Batches that each worker of the loader prepares ahead."""
 _BYTES_A_TOKEN = 2 * 3 * 28 * 28
-"""Of pixels as bytes."""
+"""Two frames of 28 x 28 pixels in RGB, a byte each."""
 
 
 def check_shared_memory(recipe: Recipe, *, runs: int) -> None:
-    """Refuse workers that find no room for the frames they hand over: they die of a signal.
+    """Refuse loader workers whose frames do not fit in shared memory: a signal would kill them.
 
     Args:
-        recipe: of every run, or process of a run.
-        runs: on this machine at the same time.
+        recipe: that every run, or every process of a run, follows.
+        runs: how many run on this machine at the same time.
 
     Raises:
-        UsageError: naming what is there and what is wanted.
+        UsageError: says how much is free and how much is needed.
     """
     workers = recipe.data.num_workers
     if not workers or not SHARED_MEMORY.is_dir():
@@ -43,10 +43,10 @@ def check_shared_memory(recipe: Recipe, *, runs: int) -> None:
 
 
 def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
-    """Refuse processes that cannot share the work.
+    """Refuse a number of processes over which the work cannot be divided.
 
     Raises:
-        UsageError: naming the nearest numbers that can.
+        UsageError: names the nearest numbers that work.
     """
     parallel, optimizer = recipe.parallel, recipe.optimizer
     if world_size % parallel.sequence:
@@ -79,13 +79,13 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
 
 
 def check_deepspeed(path: str) -> None:
-    """Refuse a DeepSpeed config that cannot be read, or that would leave no model that loads.
+    """Refuse a DeepSpeed config that cannot be read or would write no consolidated checkpoint.
 
     Args:
         path: of the JSON file.
 
     Raises:
-        UsageError: naming what it lacks.
+        UsageError: names what is missing.
     """
     config = read_json_object(
         Path(path), remedy="parallel.deepspeed wants DeepSpeed's config, an object in a JSON file"
@@ -110,7 +110,7 @@ def check_data(
     """Refuse a manifest that the recipe, or the model, cannot use.
 
     Raises:
-        UsageError: naming what can be used.
+        UsageError: names what can be used.
     """
     data, facts = recipe.data, manifest.facts
     for name in ("fps", "min_frames", "max_frames", "max_pixels"):

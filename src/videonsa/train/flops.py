@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, counted from shapes: what MFU is made of."""
+"""Floating-point operations of a training step, counted from shapes; MFU is computed from them."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from videonsa.models.shape import ModelShape, VisionShape
 from videonsa.ops.spec import NSASpec
 
 TRAINED = 3
-"""Forward once, backward twice that: for activations, and for weights."""
+"""The backward pass costs twice the forward pass: gradients of activations and of weights."""
 _TOWER_WINDOW = 64
 _TOWER_FULL_BLOCKS = 4
-"""Patches a window of the tower holds, and how many of its blocks look at a whole frame."""
+"""Patches in an attention window of the tower; tower blocks that attend to a whole frame."""
 
 
 def step_flops(
@@ -23,16 +23,18 @@ def step_flops(
     frame_patches: Sequence[int],
     num_labels: int,
 ) -> int:
-    """Of forward and backward over the sequences of a step; what is computed twice counts once.
+    """Operations of forward and backward over the sequences of a step.
+
+    What activation checkpointing computes twice counts once.
 
     A product of `[m, k]` and `[k, n]` counts 2 m k n; norms, activations and softmax count nothing.
 
     Args:
-        shape: of the model, all of whose weights are trained.
+        shape: of the model; all of its weights are trained.
         spec: None is dense attention.
-        vision_masks: of each sample, bool `[T]`, which of its rows are vision rows.
+        vision_masks: for each sample, bool `[T]`: which of its tokens are vision tokens.
         frame_patches: patches of each temporal patch of all videos and images.
-        num_labels: rows that have logits.
+        num_labels: tokens whose logits are computed.
     """
     rows = sum(len(mask) for mask in vision_masks)
     size, kv = shape.hidden_size, shape.num_kv_heads * shape.head_dim
@@ -48,9 +50,10 @@ def step_flops(
 def attended_pairs(
     vision_mask: NDArray[np.bool_], spec: NSASpec | None, *, tokens_per_frame: int
 ) -> int:
-    """Pairs of a row and a key that it sees, in one layer, of one sample; of NSA, in all branches.
+    """(query, key) pairs of one sample in one layer; for NSA, summed over its branches.
 
-    Blocks that end in a row's future are counted by whole blocks, as the attention masks them.
+    A selected block counts whole, also where it reaches beyond the query: it is computed, then
+    masked.
     """
     seen = np.arange(1, len(vision_mask) + 1)
     if spec is None:

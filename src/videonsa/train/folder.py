@@ -1,4 +1,4 @@
-"""The folder of a run: one run writes there at a time, and goes on with what is its own."""
+"""The folder of a run: one run writes there at a time, and only that run resumes from it."""
 
 import errno
 import json
@@ -24,16 +24,16 @@ MODEL = "model"
 RUN, RECIPE, LOG = "run.json", "recipe.yaml", "log.jsonl"
 _PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy")
 _MAY_CHANGE = ("parallel", "run")
-"""Sections that a run may be resumed with other values of; `run.seed` is not one of them."""
+"""Sections whose values may differ when a run resumes, `run.seed` and `run.precision` excepted."""
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
 def hold_folder(out: Path, processes: Any) -> Iterator[None]:
-    """Hold the folder of a run for its processes, by the first of them.
+    """Lock the folder of a run for its processes; the first process holds the lock.
 
     Raises:
-        UsageError: in all of them, another run holds it, or it cannot be written to.
+        UsageError: another run holds the folder, or it cannot be written; raised in every process.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -48,7 +48,7 @@ def hold_folder(out: Path, processes: Any) -> Iterator[None]:
             except OSError as error:
                 reason = one_line(error)
                 refusal = [f"{out} cannot be written ({reason}): make room, or name another"]
-        broadcast_object_list(refusal)  # else the others would wait for the first
+        broadcast_object_list(refusal)  # otherwise the others would wait for the first
         if refusal[0] is not None:
             raise UsageError(refusal[0])
         yield
@@ -56,7 +56,7 @@ def hold_folder(out: Path, processes: Any) -> Iterator[None]:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """While a run writes into its folder: what the disk refuses, in one line.
+    """Turn what the disk refuses into one line, while a run writes into its folder.
 
     Raises:
         TrainingError: a full disk, a folder where a file belongs, and the like.
@@ -77,18 +77,18 @@ def writing(out: Path) -> Iterator[None]:
 def open_folder(
     recipe: Recipe, out: Path, manifest: Manifest, processes: Any, *, asked: dict[str, Any]
 ) -> Path | None:
-    """Write what the run is, and find the checkpoint to go on from.
+    """Write the recipe and facts of the run, and find the checkpoint to resume from.
 
     Args:
         recipe: of the run.
         out: its folder.
-        manifest: what it reads.
+        manifest: of its data.
         processes: accelerate's state.
-        asked: how the trained model is asked, for who reads run.json.
+        asked: how the trained model has to be asked; recorded in run.json.
 
     Raises:
-        UsageError: the folder of another run.
-        TrainingError: a checkpoint that is not whole.
+        UsageError: the folder belongs to another run.
+        TrainingError: a file of the checkpoint is missing or damaged.
     """
     if (out / MODEL).exists() and not (out / MODEL).is_dir():
         raise UsageError(f"{out / MODEL} is a file, and the trained model goes there: remove it")
@@ -121,7 +121,7 @@ def _facts(recipe: Recipe, manifest: Manifest, num_processes: int) -> dict[str, 
 
 
 def _version(package: str) -> str | None:
-    """None of what runs from a folder without being installed."""
+    """The installed version; None where the package runs from a folder without installation."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -129,7 +129,7 @@ def _version(package: str) -> str | None:
 
 
 def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> None:
-    """Refuse to go on with another run's checkpoint."""
+    """Refuse to resume from the checkpoint of another run."""
     remedy = f"it says what the checkpoints in {out} are of; put it back, or name another folder"
     then = read_stated_recipe(out / RECIPE, remedy=remedy)
     stated = read_json_object(out / RUN, remedy=remedy)

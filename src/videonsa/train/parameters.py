@@ -1,4 +1,4 @@
-"""Which parameters train, in which groups, and whether they are finite; LoRA through peft."""
+"""Which parameters train, their groups, and whether they are finite; LoRA through peft."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from videonsa.ops.spec import BRANCHES
 from videonsa.train.settings import ModelSettings, OptimizerSettings
 
 CLOSED_LOGIT = -2.0
-"""Before the gate temperature of 0.3: a gate of 0.0013."""
+"""Logit before the division by the gate temperature of 0.3: a gate of 0.0013."""
 _PROJECTIONS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.\w+_proj)"
 
 
 def choose_parameters(model: VideoNSAForConditionalGeneration, settings: ModelSettings) -> Any:
-    """Freeze what the settings say, or put LoRA around the model; gates always train.
+    """Freeze the parts that the settings name, or wrap the model in LoRA; gates always train.
 
     Raises:
-        UsageError: LoRA without peft.
+        UsageError: LoRA is asked for and peft is not installed.
     """
     if settings.lora_rank:
         return _with_lora(model, settings)
@@ -54,11 +54,11 @@ def _with_lora(model: VideoNSAForConditionalGeneration, settings: ModelSettings)
 
 @torch.no_grad()
 def close_gates(model: VideoNSAForConditionalGeneration, closed_from: Mapping[str, int]) -> None:
-    """Set gates to 0.0013 for every input; they stay free to open.
+    """Set gates to 0.0013 for every input; training may open them again.
 
     Args:
         model: with gates.
-        closed_from: of a branch, the first layer that is closed.
+        closed_from: for each branch, the first layer whose gate is closed.
 
     Raises:
         UsageError: the model has fewer layers.
@@ -80,10 +80,10 @@ def close_gates(model: VideoNSAForConditionalGeneration, closed_from: Mapping[st
 def parameter_groups(
     model: nn.Module, settings: OptimizerSettings, *, decayed: set[str]
 ) -> list[dict[str, Any]]:
-    """Gates and the rest, each with its matrices, which decay, and its vectors, which do not.
+    """Up to four groups: gates and the rest, each split into parameters that decay and that do not.
 
     Args:
-        model: what trains of it is what wants gradients.
+        model: its parameters that require gradients are trained.
         settings: learning rates and decay.
         decayed: names of the parameters that decay.
     """
@@ -106,6 +106,6 @@ def parameter_groups(
 
 
 def all_finite(weights: Iterable[Tensor]) -> bool:
-    """Whether no value is NaN or infinite; of weights that are sharded, in the part held here."""
+    """Whether every value is finite; of a sharded weight only the local shard is looked at."""
     own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
     return all(bool(torch.isfinite(weight).all()) for weight in own)

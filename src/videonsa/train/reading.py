@@ -1,4 +1,4 @@
-"""Recipes from YAML: a name of ours or a file, `--set` on top, and every mistake in one line."""
+"""Recipes from YAML, packaged or a file of the user; `--set` on top; mistakes in one line."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -17,16 +17,16 @@ from videonsa.train.settings import SECTIONS, Recipe
 FOLDER = Path(__file__).parent / "recipes"
 _EXTENDS = "extends"
 _MOST_BYTES = 2**18
-"""Of a recipe; YAML is read slowly, and a thousandth of this is usual."""
+"""Of a recipe. YAML is slow to parse, and a usual recipe is a thousandth of this."""
 
 _SHOWN = 100
-"""Characters of a setting that is no YAML."""
+"""Characters shown of a setting that is not YAML."""
 
 Sections = dict[str, dict[str, Any]]
 
 
 def recipe_names() -> list[str]:
-    """The recipes of the package."""
+    """Names of the packaged recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -34,12 +34,12 @@ def read_recipe(name_or_path: str, *, settings: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        name_or_path: one of `recipe_names`, or a YAML file. A file may extend another recipe, which
-            then says what it leaves out.
-        settings: `section.key=value` each, in place of what the recipe says.
+        name_or_path: one of `recipe_names`, or a YAML file. A file may extend another recipe, whose
+            values then hold wherever the file states none.
+        settings: each `section.key=value`; they override the recipe.
 
     Raises:
-        UsageError: no such recipe, a key that no recipe has, or a value of another kind.
+        UsageError: no such recipe, an unknown key, or a value of another type.
     """
     name, sections = _read(name_or_path, seen=())
     for setting in settings:
@@ -52,18 +52,18 @@ def read_recipe(name_or_path: str, *, settings: Iterable[str] = ()) -> Recipe:
 
 
 class Stated(NamedTuple):
-    """A recipe that a run wrote down."""
+    """A recipe as a run recorded it."""
 
     recipe: Recipe
     sections: Sections
-    """What it states; a later version has more settings."""
+    """The settings that the file states; later versions of the package may have more."""
 
 
 def read_stated_recipe(path: Path, *, remedy: str) -> Stated:
-    """Read what a run wrote as its recipe.
+    """Read the recipe that a run recorded.
 
     Raises:
-        UsageError: it is not there or not readable as that; `remedy` is the end of the message.
+        UsageError: the file is missing or is not a recipe; `remedy` ends the message.
     """
     try:
         sections = _sections(path)
@@ -75,7 +75,7 @@ def read_stated_recipe(path: Path, *, remedy: str) -> Stated:
 
 
 def recipe_of(name: str, sections: Mapping[str, Any]) -> Recipe:
-    """The recipe that these sections say, the rest by default.
+    """The recipe of these sections; what they do not state has its default.
 
     Raises:
         UsageError: as for `read_recipe`.
@@ -143,7 +143,7 @@ def _yaml(text: str, *, what: str) -> Any:
     except RecursionError as error:
         raise UsageError(f"{what}: not YAML that can be read (nested too deeply)") from error
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # All but the first come of values: numbers of too many digits, days that do not exist.
+        # All but YAMLError come from values: numbers of too many digits, dates that do not exist.
         raise UsageError(f"{what}: not YAML ({one_line(error)})") from error
 
 
@@ -168,7 +168,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in few characters, however large it is."""
+    """A short text for a value of any size."""
     try:
         return short_repr(value)
     except ValueError:
@@ -176,7 +176,7 @@ def _shown(value: Any) -> str:
 
 
 def _checked(name: str, value: Any, wanted: Any) -> Any:
-    """The value as a setting keeps it."""
+    """The value, converted to the type of its setting."""
     kinds = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
     for kind in kinds:
         fits, converted = _converted(name, value, kind)
@@ -200,7 +200,7 @@ def _converted(name: str, value: Any, kind: Any) -> tuple[bool, Any]:
 
 
 def _as_float(value: Any) -> tuple[bool, Any]:
-    """YAML 1.1 reads 1e-6 as text: it wants 1.0e-6 of a number."""
+    """A float, from text too: YAML 1.1 reads 1e-6 as text, and only 1.0e-6 as a number."""
     if isinstance(value, bool):
         return False, value
     try:

@@ -1,4 +1,4 @@
-"""`train`: a recipe to a trained model, alone or as one of the processes of torchrun."""
+"""`train`: from a recipe to a trained model, alone or as one of the processes of torchrun."""
 
 import importlib.util
 import math
@@ -56,7 +56,7 @@ from videonsa.video.sampling import SamplingSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Start:
-    """What a run begins with, or goes on with; all of it is checked."""
+    """What a run starts or resumes with; all of it has been checked."""
 
     recipe: Recipe
     out: Path
@@ -76,27 +76,27 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     begun: float | None = None,
 ) -> Path | None:
-    """Train, or go on from the last checkpoint in `out`.
+    """Train, or resume from the last checkpoint in `out`.
 
     `out` gets recipe.yaml (every setting), run.json (versions, data, machine), log.jsonl,
     checkpoint-N folders, nonfinite.jsonl where steps were skipped, and at the end `model`.
 
     Args:
-        recipe: what to do.
+        recipe: every setting of the run.
         out: folder of the run.
         evaluation: called every `run.evaluate_every` steps.
-        callbacks: more for the Trainer.
-        begun: what `run.seconds` count from, by `time.monotonic`. Default: now.
+        callbacks: further callbacks of the Trainer.
+        begun: when `run.seconds` began to count, by `time.monotonic`. Default: now.
 
     Returns:
-        The folder of the trained model; None where `run.seconds` were over before the last step.
+        The folder of the trained model; None if `run.seconds` ran out before the last step.
 
     Raises:
-        UsageError: processes, data or settings that cannot work, or a folder of another run or one
-            that another process writes to.
-        TrainingError: a full disk, a checkpoint that is not whole, or gradients or weights that
-            are not finite.
-        DataError: more samples that cannot be read than the recipe allows.
+        UsageError: processes, data or settings that cannot work together, or a folder that belongs
+            to another run or is in use.
+        TrainingError: a full disk, a damaged checkpoint, or gradients or weights that are not
+            finite.
+        DataError: more unreadable samples than the recipe allows.
         ModelError: weights that cannot be used.
     """
     begun = time.monotonic() if begun is None else begun
@@ -120,7 +120,7 @@ def train(
 
 
 def _checked_start(recipe: Recipe, out: Path) -> _Start:
-    """Whether recipe, processes, data and model go together, before a weight is read."""
+    """Check that recipe, processes, data and model fit together, before a weight is read."""
     processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
@@ -146,7 +146,7 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
 
 
 def _report_asked(manifest: Manifest, change: str | None) -> None:
-    """Say how the trained model has to be asked, where that is not as its base."""
+    """Say how the trained model has to be asked, where that differs from its base."""
     if change is not None:
         report_line(f"the trained model samples as its data were sampled: {change}")
     if manifest.facts.system != DEFAULT_SYSTEM:
@@ -157,7 +157,7 @@ def _report_asked(manifest: Manifest, change: str | None) -> None:
 
 
 def _opened(start: _Start) -> _Start:
-    """The same with the checkpoint to go on from."""
+    """The same, with the checkpoint to resume from."""
     checkpoint = open_folder(
         start.recipe,
         start.out,
@@ -172,20 +172,20 @@ def _opened(start: _Start) -> _Start:
 
 
 def join_processes(*, on_gpu: bool) -> Any:
-    """Become one of the processes of torchrun, if there are some: accelerate's `PartialState`.
+    """Join the processes that torchrun started, if any: accelerate's `PartialState`.
 
     Args:
-        on_gpu: a GPU each, NCCL between them; else CPUs and gloo.
+        on_gpu: one GPU a process and NCCL; otherwise CPUs and gloo.
 
     Raises:
-        UsageError: accelerate is not installed, or what launched the processes set variables with
-            which they do not find each other.
+        UsageError: accelerate is not installed, or with the environment variables of the launcher
+            the processes do not find each other.
     """
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise missing_package("accelerate", extra="train") from error
-    num_processes()  # names a variable that is wrong
+    num_processes()  # raises, naming a variable that is wrong
     try:
         state = PartialState(cpu=not on_gpu)
     except (RuntimeError, ValueError) as error:
@@ -194,7 +194,7 @@ def join_processes(*, on_gpu: bool) -> Any:
             "accelerate launch, or unset RANK, LOCAL_RANK and WORLD_SIZE to run alone"
         ) from error
     if state.device.type == "cpu":
-        # "cpu:0" else, where there are several: an optimizer that was saved there does not load.
+        # With several processes it would be "cpu:0": an optimizer saved there does not load.
         state.device = torch.device("cpu")
     return state
 
@@ -220,14 +220,14 @@ def _manifest(recipe: Recipe) -> Manifest:
 
 
 def context_parallel_group(recipe: Recipe, processes: Any) -> ContextParallelGroup | None:
-    """Between this process and those that share its sequences, as the recipe says."""
+    """The context-parallel group of this process; None if the recipe asks for none."""
     sequence = recipe.parallel.sequence
     if sequence == 1:
         return None
     cp_group = None
     for first in range(0, processes.num_processes, sequence):
-        # A group of its own even where it has all processes: what they send each other must not
-        # wait for what is summed over gradients.
+        # A group of its own even if it has all processes: the all-gathers of K and V must not
+        # wait for the all-reduce of gradients.
         group = dist.new_group(list(range(first, first + sequence)))
         if first <= processes.process_index < first + sequence:
             cp_group = ContextParallelGroup(group)
@@ -247,9 +247,9 @@ def _trainer(
     if start.checkpoint is not None:
         with reading(start.checkpoint):
             resume_stream(loader, start.checkpoint, process=processes.process_index)
-    torch.manual_seed(recipe.run.seed)  # of fresh gates
+    torch.manual_seed(recipe.run.seed)  # for fresh gates
     model, folder = _model(start)
-    # Else the Trainer adds it to the generation config again, whenever a run starts.
+    # Otherwise the Trainer adds it to the generation config again at every start of a run.
     model.config.eos_token_id = tokenizer.eos_token_id
     with _refused_variables():
         trainer = PackTrainer(
@@ -280,7 +280,7 @@ def _trainer(
 
 @contextmanager
 def _refused_variables() -> Iterator[None]:
-    """While accelerate is set up: the settings are checked already, its variables are not."""
+    """Explain errors of accelerate's set-up: by now only its variables may be wrong."""
     try:
         yield
     except VideoNSAError:
@@ -293,7 +293,7 @@ def _refused_variables() -> Iterator[None]:
 
 
 def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) -> PackedLoader:
-    """The sequences of this process; those that share theirs read the same."""
+    """The sequences of this process; the ranks of one context-parallel group read the same ones."""
     sharing = recipe.parallel.sequence
     return PackedLoader(
         VideoDataset(
@@ -312,7 +312,7 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
 
 
 def _model(start: _Start) -> tuple[Any, Path]:
-    """What the run begins with, or goes on with, and the folder that it is from."""
+    """The model that the run starts or resumes with, and the folder that it came from."""
     recipe, base = start.recipe, locate_model(start.recipe.model.base)
     settings, attention = recipe.model, recipe.attention
     if attention.kind == "dense" and settings.closed_gates:
@@ -341,13 +341,13 @@ def _model(start: _Start) -> tuple[Any, Path]:
 def training_arguments(
     recipe: Recipe, out: Path, *, steps: int, accumulated: int, on_gpu: bool
 ) -> TrainingArguments:
-    """What a recipe says in the Trainer's words.
+    """A recipe as arguments of the Trainer.
 
     Args:
-        recipe: what to do.
+        recipe: every setting of the run.
         out: folder of the run.
         steps: of the optimizer.
-        accumulated: sequences of a step that a process has.
+        accumulated: sequences of a step that each process computes.
         on_gpu: as for `join_processes`.
     """
     optimizer, parallel, run = recipe.optimizer, recipe.parallel, recipe.run
@@ -370,24 +370,24 @@ def training_arguments(
         use_cpu=not on_gpu,
         # As `join_processes` set it up.
         accelerator_config={"use_configured_state": not on_gpu},
-        use_cache=True,  # of an evaluation; training makes no cache
+        use_cache=True,  # for evaluations; training uses no cache
         gradient_checkpointing=own_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if own_checkpointing else None,
-        # A pack without a video uses neither tower nor gates.
+        # A packed sequence without a video uses neither tower nor gates.
         ddp_find_unused_parameters=True,
         fsdp=True if parallel.fsdp else None,
         fsdp_config=_fsdp_config(parallel) if parallel.fsdp else None,
         deepspeed=parallel.deepspeed,
         logging_steps=run.log_every,
         save_steps=run.save_every,
-        ignore_data_skip=True,  # the stream knows where it stands
+        ignore_data_skip=True,  # the stream restores its own position
         report_to=list(run.report_to),
         project="videonsa",
         run_name=out.name,
         disable_tqdm=True,
     )
     if arguments.device.type == "cuda":
-        # One process has one GPU: with more in sight the Trainer would copy the model to all.
+        # One process has one GPU: if more were visible, the Trainer would copy the model to all.
         arguments._n_gpu = 1
     return arguments
 
@@ -397,6 +397,6 @@ def _fsdp_config(parallel: ParallelSettings) -> dict[str, Any]:
         "version": 2,
         "reshard_after_forward": True,
         "activation_checkpointing": parallel.activation_checkpointing,
-        # Not the blocks of the tower: how often they are called differs between processes.
+        # Not the blocks of the tower: ranks call them different numbers of times.
         "transformer_layer_cls_to_wrap": ["Qwen2_5_VLDecoderLayer"],
     }

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and what is recorded beside them."""
+"""Atomic checkpoints, their checksums, and the log beside them."""
 
 import json
 import pickle
@@ -21,39 +21,39 @@ from videonsa.parsing import one_line, read_json_object
 
 PARTIAL = ".saving"
 CONTENTS = "contents.json"
-"""In a checkpoint: size and checksum of each of its files."""
+"""File in a checkpoint with the size and checksum of each of its files."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 _SUMMED = 2**26
-"""Bytes; a larger file is known by its size alone, for reading it once more takes minutes."""
+"""Bytes. Larger files have no checksum: reading them once more would take minutes."""
 _UNREADABLE = (
     *(OSError, EOFError, SafetensorError, pickle.UnpicklingError, RuntimeError, AssertionError),
     *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
 )
-"""What libraries raise of a damaged file."""
+"""What libraries raise on a damaged file."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Those in the folder of a run, the latest last."""
+    """The checkpoints in the folder of a run, the latest last."""
     found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
     return sorted(filter(_step_of, found), key=_step_of)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest of them."""
+    """The latest checkpoint."""
     return next(reversed(checkpoints(folder)), None)
 
 
 def _step_of(path: Path) -> int:
-    """The step of a checkpoint; 0 of what is called otherwise."""
+    """The step in the name of a checkpoint; 0 for any other name."""
     named = _CHECKPOINT.fullmatch(path.name)
     return int(named[1]) if named else 0
 
 
 def check_whole(checkpoint: Path) -> None:
-    """Refuse a checkpoint that is not as it was saved.
+    """Refuse a checkpoint whose files are not as they were saved.
 
     Raises:
-        TrainingError: naming what is missing or damaged.
+        TrainingError: names what is missing or damaged.
     """
     path = checkpoint / CONTENTS
     stated = read_json_object(path, error=TrainingError, remedy=_remedy(checkpoint))
@@ -87,10 +87,10 @@ def _remedy(checkpoint: Path) -> str:
 
 @contextmanager
 def reading(checkpoint: Path) -> Iterator[None]:
-    """While libraries read a checkpoint: what they say of a damaged file, in one line.
+    """Turn what libraries raise on a damaged file into one line, while they read a checkpoint.
 
     Raises:
-        TrainingError: it cannot be read.
+        TrainingError: the checkpoint cannot be read.
     """
     try:
         yield
@@ -104,7 +104,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what a run that was killed while saving has left."""
+    """Remove the unfinished checkpoint of a run that was killed while saving."""
     partial = folder / PARTIAL
     if partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
@@ -114,10 +114,10 @@ def clear_partial(folder: Path) -> None:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """While a checkpoint is written: what goes wrong leaves the last good one.
+    """Clean up and explain if writing a checkpoint fails; the last good one stays.
 
     Raises:
-        TrainingError: a disk that is full, or another reason why it could not be written.
+        TrainingError: the disk is full, or the checkpoint could not be written for another reason.
     """
     try:
         yield
@@ -135,11 +135,11 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def publish(folder: Path, name: str, *, keep: int) -> None:
-    """Move a complete checkpoint from `PARTIAL` to its place, then remove the oldest."""
+    """Rename a complete folder from `PARTIAL` to its place, then remove the oldest checkpoints."""
     partial, final = folder / PARTIAL / name, folder / name
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     for path in files:
-        path.chmod(mode_of_new_files())  # safetensors lets its owner alone read
+        path.chmod(mode_of_new_files())  # safetensors makes files that only their owner can read
     contents = {str(path.relative_to(partial)): _facts(path) for path in files}
     if _CHECKPOINT.fullmatch(name):
         (partial / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
@@ -154,13 +154,13 @@ def publish(folder: Path, name: str, *, keep: int) -> None:
 
 
 class LogFile:
-    """log.jsonl: a line for each logged step, one history however often the run was resumed."""
+    """log.jsonl: one line for each logged step, also of a run that was resumed many times."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def begin(self, history: list[dict[str, Any]]) -> None:
-        """Begin with the history of a checkpoint: later lines are of steps that are done anew."""
+        """Start with the history of a checkpoint; lines of later steps go, as those run again."""
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in history))
 
     def add(self, line: dict[str, Any]) -> None:

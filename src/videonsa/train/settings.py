@@ -1,6 +1,6 @@
-"""What a training run is: its recipe, as frozen settings that are checked where they are made.
+"""The recipe of a training run, as frozen settings that are checked when they are made.
 
-Defaults are the paper's (section 3 and appendix), apart from what it leaves open.
+Defaults are the paper's (section 3 and appendix) wherever it states a value.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ PARTS = ("vit", "merger", "llm")
 
 
 _MOST = 10**9
-"""Of counts that nothing else bounds: more than any run does, and every library takes it."""
+"""Bound of counts that have no other: larger than any run needs, accepted by every library."""
 
 
 def _within(section: str, least: float, most: float, **values: float | None) -> None:
-    """Refuse numbers outside of a range, and what is no number; None is left alone."""
+    """Refuse numbers outside a range, and NaN; None is allowed."""
     for name, value in values.items():
         if value is not None and not least <= value <= most:
             raise UsageError(f"{section}.{name}={_shown(value)}: want {least:g} to {most:g}")
 
 
 def _positive(section: str, most: float, **values: float | None) -> None:
-    """The same, from 0 on, without 0 itself."""
+    """Refuse numbers that are not above 0 and at most `most`; None is allowed."""
     for name, value in values.items():
         if value is not None and not 0 < value <= most:
             raise UsageError(
@@ -34,7 +34,7 @@ def _positive(section: str, most: float, **values: float | None) -> None:
 
 
 def _shown(value: float) -> str:
-    too_long = isinstance(value, int) and abs(value) >= 2**63  # no float holds some of them
+    too_long = isinstance(value, int) and abs(value) >= 2**63  # a float cannot hold some of them
     return "a number of too many digits" if too_long else f"{value:g}"
 
 
@@ -46,19 +46,18 @@ def _among(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """Which weights a run starts from, and what of them it changes."""
+    """Which weights a run starts from, and which of them it trains."""
 
     base: str = "Qwen/Qwen2.5-VL-7B-Instruct"
-    """A folder, a Hugging Face id, or `embedded`. Gates that it lacks start at one half."""
+    """A folder, a Hugging Face id, or `embedded`. Missing gates start at one half."""
     fresh: bool = False
-    """Begin with random weights: of the base its shape and its tokenizer alone."""
+    """Start from random weights: only the shape and the tokenizer of the base are used."""
     closed_gates: tuple[str, ...] = ()
-    """`branch:N` each: the gates of that branch begin closed from layer N on, free to open."""
+    """`branch:N`: gates of the branch start closed from layer N on; training may open them."""
     freeze: tuple[str, ...] = ()
-    """Some of `PARTS`. Gates are never frozen."""
+    """Any of `PARTS`. Gates are never frozen."""
     lora_rank: int = 0
-    """Train matrices of this rank beside the projections of the language model, and the gates; 0:
-    all weights."""
+    """Rank of LoRA on the projections of the language model; gates train fully. 0: no LoRA."""
     lora_alpha: int = 32
     lora_dropout: float = 0.0
 
@@ -77,7 +76,7 @@ class ModelSettings:
 
     @property
     def closed_from(self) -> dict[str, int]:
-        """Of each branch in `closed_gates`, the first layer whose gate begins closed."""
+        """For each branch in `closed_gates`, the first layer whose gate starts closed."""
         pairs = [entry.partition(":") for entry in self.closed_gates]
         _among("model.closed_gates", tuple(branch for branch, _, _ in pairs), BRANCHES)
         for entry, (_, _, layer) in zip(self.closed_gates, pairs, strict=True):
@@ -91,14 +90,14 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionSettings:
-    """How vision rows attend."""
+    """How vision tokens attend."""
 
     kind: Literal["nsa", "dense"] = "nsa"
     block_size: int | Literal["frame"] = 64
     num_selected_blocks: int = 32
     window_size: int = 256
     branches: tuple[str, ...] = BRANCHES
-    """Fewer for the paper's Table 2."""
+    """The branches that are computed; the paper's Table 2 trains with one or two."""
 
     def __post_init__(self) -> None:
         """Refuse what no attention can use: UsageError."""
@@ -115,7 +114,7 @@ class AttentionSettings:
             raise UsageError(f"attention: {error}") from error
 
     def spec(self) -> NSASpec | None:
-        """The attention, where it is NSA."""
+        """The NSA settings; None for dense attention."""
         if self.kind == "dense":
             return None
         return NSASpec.paper(
@@ -128,28 +127,28 @@ class AttentionSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSettings:
-    """What is read."""
+    """What a run reads."""
 
     manifest: str = ""
-    """What `videonsa data build` wrote; a run needs one."""
+    """The folder that `videonsa data build` wrote; required."""
     context: int = 36_864
-    """Most tokens of a sequence, which several samples share."""
+    """Most tokens of a packed sequence of samples."""
     fps: float | None = None
-    """What the manifest has to be built with; None takes any."""
+    """The rate that the manifest has to be built with; None: any. The next three likewise."""
     max_pixels: int | None = None
-    """The same, of a frame."""
+    """Of a frame."""
     min_frames: int | None = None
-    """The same, of all videos of a row together."""
+    """Of all videos of a sample together, as `max_frames`."""
     max_frames: int | None = None
     loss: Literal["all", "last"] = "all"
-    """The answers that count."""
+    """Which answers of a dialogue have a loss."""
     num_workers: int = 2
-    """Processes that read, for each process that trains."""
+    """Loader workers of each training process."""
     max_failed_share: float = 0.02
-    """Of the samples; more that cannot be read end the run."""
+    """A run ends with an error if a larger share of the samples cannot be read."""
     most_time_scale: float = 1.0
-    """Each sample's seconds are multiplied by a factor of its own between 1 and this, so that
-    position ids of longer videos are learnt from shorter ones."""
+    """The times of each sample are multiplied by a random factor of its own, from 1 to this, so that
+    short videos train the position ids of longer ones."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read: UsageError."""
@@ -169,23 +168,23 @@ class OptimizerSettings:
     gate_learning_rate: float | None = None
     """None is `learning_rate`."""
     warmup: float = 0.1
-    """Share of the steps."""
+    """As a share of the steps."""
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.01
-    """Of matrices; norms and biases have none."""
+    """On matrices only; norms and biases do not decay."""
     max_grad_norm: float = 1.0
     batch_size: int = 32
-    """Sequences a step, over all processes."""
+    """Sequences in a step, over all processes."""
     epochs: int = 1
     steps: int | None = None
-    """In place of `epochs`."""
+    """Overrides `epochs`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot train: UsageError."""
         rates = {"learning_rate": self.learning_rate, "gate_learning_rate": self.gate_learning_rate}
         _positive("optimizer", 1, **rates, epsilon=self.epsilon)
-        # The norm of the gradients also tells whether they are finite.
+        # Not 0, which would turn clipping off: the norm also shows whether gradients are finite.
         _positive("optimizer", _MOST, max_grad_norm=self.max_grad_norm)
         _within("optimizer", 0, 1, weight_decay=self.weight_decay)
         _within("optimizer", 1, _MOST, batch_size=self.batch_size, epochs=self.epochs)
@@ -198,19 +197,19 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelSettings:
-    """How processes share the work; `torchrun` or `accelerate launch` starts them."""
+    """How the work is divided among processes; `torchrun` or `accelerate launch` starts them."""
 
     sequence: int = 1
-    """Processes that share each sequence."""
+    """Degree of context parallelism: K and V are all-gathered, queries sharded."""
     fsdp: bool = False
     """Shard weights, gradients and optimizer over all processes (FSDP2), layer by layer."""
     deepspeed: str | None = None
-    """A DeepSpeed config file, in place of `fsdp`."""
+    """A DeepSpeed config file; excludes `fsdp`."""
     activation_checkpointing: bool = True
-    """Compute the activations of a layer once more in backward instead of keeping them."""
+    """Recompute the activations of a layer in the backward pass instead of keeping them."""
 
     def __post_init__(self) -> None:
-        """Refuse two ways to shard: UsageError."""
+        """Refuse `fsdp` together with `deepspeed`: UsageError."""
         _within("parallel", 1, 65_536, sequence=self.sequence)
         if self.fsdp and self.deepspeed:
             raise UsageError("parallel.fsdp and parallel.deepspeed: want one of the two")
@@ -218,38 +217,38 @@ class ParallelSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
-    """What a run does beside training."""
+    """Seed, precision, logging, checkpoints, evaluation."""
 
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the computation; weights and optimizer are float32."""
     log_every: int = 1
-    """Steps, as `save_every` and `evaluate_every`."""
+    """In steps, as are `save_every` and `evaluate_every`."""
     save_every: int = 200
     keep: int = 2
-    """Checkpoints."""
+    """How many checkpoints stay."""
     seconds: float | None = None
-    """Stop so long after the start, with a checkpoint; the same command goes on. None: never."""
+    """Save a checkpoint and stop after this time; the same command resumes. None: never."""
     evaluate_every: int = 0
-    """On the suite's test split; 0: never."""
+    """Evaluate on the suite's test split; 0: never."""
     evaluate_lengths: tuple[str, ...] = ("1k",)
-    """Tokens of its videos, as `videonsa eval synthetic --lengths` takes them."""
+    """Tokens of the videos, in the format of `videonsa eval synthetic --lengths`."""
     evaluate_samples: int = 10
-    """Videos of each length."""
+    """Videos for each length."""
     evaluate_frame_size: int = 224
-    """Pixels a side."""
+    """Side of a frame in pixels."""
     evaluate_style: Literal["choice", "free"] = "choice"
-    """A letter of several answers, or the answer itself."""
+    """`choice`: the letter of an option; `free`: the answer itself."""
     max_skipped: int = 5
-    """Steps in a row without finite gradients, then the run stops."""
+    """The run stops after this many steps in a row without finite gradients."""
     peak_tflops: float | None = None
-    """Of one GPU in `precision`, from its data sheet: what MFU is a share of. None: no MFU."""
+    """Peak of one GPU in `precision`, from its data sheet; MFU is relative to it. None: no MFU."""
     report_to: tuple[str, ...] = ()
-    """`tensorboard`, `trackio`; log.jsonl is always written."""
+    """Any of `tensorboard`, `trackio`; log.jsonl is always written."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can do: UsageError."""
-        _within("run", 0, 2**32 - 1, seed=self.seed)  # as NumPy takes them
+        _within("run", 0, 2**32 - 1, seed=self.seed)  # what NumPy accepts
         _within("run", 1, _MOST, log_every=self.log_every, save_every=self.save_every)
         _within("run", 1, _MOST, keep=self.keep, max_skipped=self.max_skipped)
         _within("run", 0, _MOST, evaluate_every=self.evaluate_every)
@@ -261,7 +260,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """All of a training run."""
+    """All settings of a training run."""
 
     name: str
     model: ModelSettings

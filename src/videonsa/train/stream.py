@@ -1,4 +1,4 @@
-"""Packed batches as the Trainer takes them: one after the other, epochs without a border."""
+"""Packed batches as an endless stream for the Trainer; epochs follow each other without a break."""
 
 import json
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from videonsa.data.loader import PackedLoader
 
 
 class PackStream:
-    """The batches of one process that are still to come.
+    """The batches of one process, from the present position of its loader on.
 
-    An epoch goes over into the next within a step where the batch does not divide it, so that all
-    steps have equally many sequences. Where the loader stands is all that a checkpoint needs.
+    Every step has the same number of sequences: if the batch size does not divide an epoch, a step
+    takes the last sequences of one epoch and the first of the next. A checkpoint only has to keep
+    the position of the loader.
 
     Args:
         loader: of this process.
-        num_batches: that it takes part in, over the whole run.
+        num_batches: how many this process computes over the whole run.
     """
 
     def __init__(self, loader: PackedLoader, *, num_batches: int) -> None:
@@ -31,29 +32,29 @@ class PackStream:
         return self._num_batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Without end: the Trainer counts the steps."""
+        """Endless: the Trainer counts the steps."""
         while True:
             for batch in self.loader:
-                # Patches are made when the batch is used: those of a whole step take much more
-                # room than frames as bytes.
+                # Patches are made when the batch is used: those of a whole step would take much
+                # more memory than the frames as bytes.
                 yield {"input_ids": batch.input_ids, "labels": batch.labels, "batch": batch}
 
 
 def resume_stream(loader: PackedLoader, checkpoint: Path, *, process: int) -> None:
-    """Let a loader go on where a checkpoint was taken, by however many processes."""
+    """Resume a loader from a checkpoint, whatever the number of processes that wrote it."""
     path = checkpoint / f"loader_{process}.json"
     path = path if path.exists() else checkpoint / "loader_0.json"
     loader.load_state_dict(json.loads(path.read_text("utf-8")))
 
 
 def vision_masks(batch: PackedBatch, vision_ids: tuple[int, int]) -> list[Any]:
-    """Of each sample, bool `[T]`: which of its tokens stand for an image or a video."""
+    """For each sample, bool `[T]`: which of its tokens belong to an image or a video."""
     ids = batch.input_ids[0].numpy()
     return np.split(np.isin(ids, vision_ids), batch.cu_seqlens[1:-1].tolist())
 
 
 def frame_patches(batch: PackedBatch) -> list[int]:
-    """Patches of each temporal patch of all videos and images."""
+    """The number of patches in each temporal patch of all videos and images."""
     sampling = batch.sampling
     found = []
     for clip in (*batch.videos, *batch.images):

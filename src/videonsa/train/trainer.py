@@ -1,7 +1,7 @@
-"""`PackTrainer`: transformers' Trainer on packed sequences, several processes to one if so wished.
+"""`PackTrainer`: transformers' Trainer on packed sequences, context parallel if the recipe says so.
 
-What is ours: where batches come from, parameter groups, loss shares of processes that share a
-sequence, steps without finite gradients, checkpoints that are whole or absent, and what is logged.
+What is ours: the source of batches, parameter groups, the loss of context-parallel ranks, steps
+without finite gradients, atomic checkpoints, and what is logged.
 """
 
 import json
@@ -30,7 +30,7 @@ from videonsa.train.stream import PackStream, frame_patches, vision_masks
 from videonsa.train.watch import report_line
 
 Evaluation = Callable[[Any, Any, int], dict[str, float]]
-"""Model in evaluation mode, tokenizer and step to scores; every process calls it."""
+"""From model (in evaluation mode), tokenizer and step to scores; every process calls it."""
 SKIPPED = "nonfinite.jsonl"
 _NOT_FINITE = (
     "the weights are not finite after step {}: lower the learning rate, and begin anew or go on "
@@ -40,23 +40,23 @@ _NOT_FINITE = (
 
 @dataclass(kw_only=True)
 class Extras:
-    """What a `PackTrainer` needs beside a Trainer's own arguments."""
+    """What a `PackTrainer` needs beside the arguments of a Trainer."""
 
     recipe: Recipe
     stream: PackStream
     shape: ModelShape
     num_processes: int
     beside: Files = field(default_factory=dict)
-    """What is saved with the weights."""
+    """Files saved with the weights."""
     cp_group: ContextParallelGroup | None = None
-    """Between the processes that share a sequence."""
+    """None without context parallelism."""
     evaluation: Evaluation | None = None
     noted: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
-    """Loss and sample ids of each sequence of the present step."""
+    """Loss and sample ids of each sequence of the current step."""
 
 
 class PackTrainer(Trainer):
-    """Trains on the packed batches of a `PackStream`; see the module."""
+    """Trains on the packed batches of a `PackStream`; what differs is listed in the module."""
 
     model: Any
     optimizer: Any
@@ -82,31 +82,31 @@ class PackTrainer(Trainer):
         self.num_skipped = 0
         """Steps in a row without finite gradients."""
         self._lost_loss = False
-        """Whether one since the last line of the log was not finite; the Trainer leaves it out."""
+        """Whether a loss since the last log line was not finite; the Trainer ignores those."""
         self._entrances_are_open = False
         if recipe.parallel.fsdp and recipe.run.precision == "bf16":
-            # Accelerate's own policy also sums gradients and rounds the loss in bfloat16.
+            # Accelerate's default policy would also sum gradients and round the loss in bfloat16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
 
     @property
     def inner_model(self) -> Any:
-        """The model itself, whatever is wrapped around it."""
+        """The model without its wrappers."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
     def _sharing(self) -> int:
-        """Processes that share a sequence."""
+        """Degree of context parallelism."""
         return self.extras.recipe.parallel.sequence
 
     def get_train_dataloader(self) -> Any:
-        """The stream as it is: it knows its process, and a checkpoint keeps where it stands."""
+        """The stream itself: it already has the batches of this process, and resumes by itself."""
         return self.extras.stream
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Gates are groups of their own."""
+        """AdamW with separate parameter groups for the gates."""
         if self.optimizer is None:
             model = self.model if model is None else model
             decayed = set(self.get_decay_parameter_names(model))
@@ -116,7 +116,7 @@ class PackTrainer(Trainer):
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-        """Labels of the step; those of a sequence count once, however many processes share it."""
+        """Labels of the step; those of a sequence count once in its context-parallel group."""
         num_items = super()._get_num_items_in_batch(batch_samples, device)
         return None if num_items is None else num_items // self._sharing
 
@@ -135,18 +135,18 @@ class PackTrainer(Trainer):
         return is_vision.nonzero()[:, 0]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Tensor:
-        """Forward and backward of one sequence; the loss counts once, whoever shares it."""
+        """Forward and backward of one sequence; a context-parallel group counts its loss once."""
         loss: Tensor = super().training_step(model, inputs, *rest, **named)
         self.gates.rows = None
-        # Gradients of processes that share a sequence are shares and add up; its loss is whole.
+        # Context-parallel ranks each have a share of the gradients, which add up, and all the loss.
         loss = loss / self._sharing
         self.extras.noted.append((loss, inputs["batch"].ids))
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip; gradients that are not finite are dropped, so that the step changes nothing."""
+        """Clip; drop gradients that are not finite, so that the step changes no weight."""
         norm = super()._clip_grad_norm(model)
-        if norm is None:  # DeepSpeed looks after its own
+        if norm is None:  # DeepSpeed clips and checks by itself
             self.extras.noted.clear()
             return norm
         value = float(norm)
@@ -155,7 +155,7 @@ class PackTrainer(Trainer):
         else:
             self.num_skipped += 1
             for parameter in model.parameters():
-                parameter.grad = None  # AdamW leaves alone what has none
+                parameter.grad = None  # AdamW skips parameters without gradient
             self._report_skipped(value, model)
         self.extras.noted.clear()
         return norm
@@ -184,7 +184,7 @@ class PackTrainer(Trainer):
             )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one sequence, forward and backward; this process's part of it."""
+        """Operations of forward and backward of one sequence; the share of this process."""
         batch: PackedBatch = inputs["batch"]
         flops = step_flops(
             self.extras.shape,
@@ -198,7 +198,7 @@ class PackTrainer(Trainer):
         return own
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; to a loss belong throughput and gates."""
+        """Log; a line with a loss also gets throughput and gates."""
         sampler = self.extras.stream.loader.sampler
         self.state.epoch = sampler.epoch + sampler.packs_done / len(sampler.packing.packs)
         if "loss" in logs:
@@ -213,7 +213,7 @@ class PackTrainer(Trainer):
         super().log(logs)
 
     def _open_entrances(self) -> None:
-        """Let FSDP2 gather weights for what an evaluation calls beside `forward`; once."""
+        """Let FSDP2 gather weights for methods that evaluations call beside `forward`; once."""
         if self._entrances_are_open:
             return
         for name in ("encode_frames", "encode_vision", "embed_prompt"):
@@ -221,7 +221,7 @@ class PackTrainer(Trainer):
         self._entrances_are_open = True
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """What the evaluation that was passed in finds."""
+        """The scores of the evaluation that was passed in."""
         if self.extras.evaluation is None:
             return {}
         self.model.eval()
@@ -240,7 +240,7 @@ class PackTrainer(Trainer):
         return str(self._saves_to)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write it beside, then move it to its place: whole or absent."""
+        """Write the checkpoint aside, then rename it: it is atomic."""
         self._saves_to = self.folder / PARTIAL
         with saving(self.folder):
             super()._save_checkpoint(model, trial)
@@ -249,7 +249,7 @@ class PackTrainer(Trainer):
         self._saves_to = self.folder
 
     def save_trained(self, name: str) -> None:
-        """Save the model, LoRA merged, where `videonsa ask --model` takes it."""
+        """Save the model, LoRA merged, for `videonsa ask --model`."""
         if self.extras.recipe.model.lora_rank:
             self.model = self.accelerator.unwrap_model(self.model).merge_and_unload()
         with saving(self.folder):
@@ -258,24 +258,24 @@ class PackTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _publish(self, name: str) -> None:
-        """Once all processes have written their part of a folder, move it to its place."""
+        """Once every process has written its part of a folder, move the folder to its place."""
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             write_beside(self.extras.beside, self.folder / PARTIAL / name)
             if self.extras.recipe.model.lora_rank:
-                # An adapter does not say by itself how its gates attend.
+                # An adapter alone does not state the attention settings of its gates.
                 self.inner_model.config.save_pretrained(self.folder / PARTIAL / name)
             publish(self.folder, name, keep=self.extras.recipe.run.keep)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save weights, unless one is not finite: nothing could be asked of them."""
+        """Save weights; refuse weights that are not finite, as such a model answers nothing."""
         weights = self.model.state_dict() if state_dict is None else state_dict
         if not all_finite(weights.values()):
             raise TrainingError(_NOT_FINITE.format(self.state.global_step))
         super()._save(output_dir, state_dict=state_dict)
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
-        """Nothing where `load_model` read the weights: on disk they have other names."""
+        """Skipped where `load_model` has read the weights: on disk they have other names."""
         if not holds_weights(self.extras.recipe):
             with reading(Path(checkpoint)):
                 super()._load_from_checkpoint(checkpoint, model)
@@ -289,13 +289,13 @@ class PackTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """With the random numbers goes the order of the data."""
+        """Save the position in the data with the random state."""
         super()._save_rng_state(output_dir)
         state = json.dumps(self.extras.stream.loader.state_dict())
         Path(output_dir, f"loader_{self.args.process_index}.json").write_text(state, "utf-8")
 
 
 def holds_weights(recipe: Recipe) -> bool:
-    """Whether a checkpoint is a model that `load_model` takes; if not, the Trainer loads it."""
+    """Whether `load_model` can read a checkpoint; if not, the Trainer loads it."""
     parallel = recipe.parallel
     return not (recipe.model.lora_rank or parallel.fsdp or parallel.deepspeed)

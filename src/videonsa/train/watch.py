@@ -1,4 +1,4 @@
-"""How a run is watched: progress on stderr, log.jsonl, when it evaluates and when it stops."""
+"""Progress on stderr, log.jsonl, when a run evaluates and when it stops."""
 
 import math
 import sys
@@ -14,14 +14,14 @@ from videonsa.train.saving import LogFile
 
 
 class Watch(TrainerCallback):
-    """Progress with what is left on stderr, log.jsonl, when to evaluate and when to stop.
+    """Shows progress and remaining time on stderr, writes log.jsonl, times evaluations and the end.
 
-    As a context it ends the line of the progress, however the run ends.
+    As a context manager it closes the progress bar, however the run ends.
 
     Args:
-        log: where lines go.
-        evaluate_every: steps; 0: never.
-        end: when the run stops with a checkpoint, by `time.monotonic`.
+        log: log.jsonl.
+        evaluate_every: in steps; 0: never.
+        end: when the run saves a checkpoint and stops, by `time.monotonic`.
     """
 
     def __init__(self, *, log: LogFile, evaluate_every: int, end: float = math.inf) -> None:
@@ -38,7 +38,7 @@ class Watch(TrainerCallback):
             self._bar.close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin at the step of the checkpoint."""
+        """Start progress and log at the step of the checkpoint."""
         if state.is_world_process_zero:
             self._log.begin([_finite(line) for line in state.log_history])
             self._bar = tqdm(
@@ -50,7 +50,7 @@ class Watch(TrainerCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """One more step."""
+        """Advance progress; decide on evaluation and stop."""
         if self._every and state.global_step % self._every == 0:
             control.should_evaluate = True
         if self._end < math.inf and self._is_over(args.device):
@@ -59,7 +59,7 @@ class Watch(TrainerCallback):
             self._bar.update()
 
     def _is_over(self, device: torch.device) -> bool:
-        """Whether time is up for one of the processes: then it is for all."""
+        """Whether time is up for any process: then all of them stop."""
         over = time.monotonic() >= self._end
         if not dist.is_initialized():
             return over
@@ -68,7 +68,7 @@ class Watch(TrainerCallback):
         return bool(found)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """A line for what was logged."""
+        """Write what was logged as a line."""
         if self._bar is not None:
             self._log.add(_finite(state.log_history[-1]))
             shown = ("loss", "tokens_per_second", "mfu")
@@ -76,12 +76,12 @@ class Watch(TrainerCallback):
 
 
 def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """The line with NaN and infinities as text, which JSON lacks."""
     return {
         k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
     }
 
 
 def report_line(line: str) -> None:
-    """A line on stderr, above the progress."""
+    """Print a line on stderr, above the progress bar."""
     tqdm.write(line, file=sys.stderr)
