@@ -147,8 +147,8 @@ class DataSettings:
     max_failed_share: float = 0.02
     """A run ends with an error if a larger share of the samples cannot be read."""
     most_time_scale: float = 1.0
-    """The times of each sample are multiplied by a random factor of its own, from 1 to this, so that
-    short videos train the position ids of longer ones."""
+    """The times of each sample are multiplied by a random factor of its own, from 1 to this: short
+    videos then train the position ids of longer ones."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read: UsageError."""
