@@ -32,8 +32,8 @@ def add_parser(commands: Commands) -> None:
         commands,
         "ask",
         run=run,
-        summary="Ask a video a question. The answer goes to stdout as it is written, "
-        "what was used to stderr.",
+        summary="Ask a question about a video. The answer is streamed to stdout; frames, tokens, "
+        "attention and times are told on stderr.",
         examples=(
             'videonsa ask clip.mp4 "What colour is the square?"',
             'videonsa ask talk.mkv "Who speaks first?" --model Enxin/VideoNSA --fps 1',
@@ -52,7 +52,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--device-map",
         choices=("auto",),
-        help="share the layers out among the GPUs, for a model larger than one",
+        help="spread the layers over the GPUs, for a model larger than one GPU",
     )
     add_sampling_options(parser)
     add_fit_options(parser)
@@ -63,23 +63,26 @@ def add_parser(commands: Commands) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="0 takes the likeliest token, above 0 tokens are drawn (%(default)s)",
+        help="0 takes the likeliest token; above 0 tokens are sampled (default: %(default)s)",
     )
     parser.add_argument(
         "--top-p",
         type=float,
         default=1.0,
         metavar="X",
-        help="draw from the likeliest tokens that hold this much of the probability (%(default)s)",
+        help="sample from the likeliest tokens that hold this much of the probability "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
+    parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
     parser.add_argument(
         "--decoder",
         choices=("cpu", "gpu"),
         default="cpu",
-        help="gpu: an NVIDIA GPU decodes, through torchcodec; untested so far (default: cpu)",
+        help="gpu: decode on an NVIDIA GPU with torchcodec; not tested yet (default: cpu)",
     )
-    parser.add_argument("--trace", action="store_true", help="print the shapes at each stage")
+    parser.add_argument(
+        "--trace", action="store_true", help="print shapes at each stage (docs/tracing.md)"
+    )
 
 
 def run(args: Namespace) -> int:

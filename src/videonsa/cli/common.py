@@ -1,4 +1,4 @@
-"""What the commands share: options, output, and files that are whole or absent.
+"""What the commands share: options, output, and writing of files.
 
 A command module has `add_parser(commands)`, which sets `run`, and `run(args) -> exit status`.
 Only light imports stand at its top; torch and transformers are imported inside `run`.
@@ -85,18 +85,18 @@ def add_model_options(parser: LineParser) -> None:
     parser.add_argument(
         "--base",
         metavar="ID_OR_PATH",
-        help="of a LoRA adapter, in place of the base that it states",
+        help="base model of a LoRA adapter, instead of the one that it names",
     )
     add_revision_option(parser)
     parser.add_argument(
         "--attention",
         choices=("nsa", "dense"),
-        help="attention of the vision tokens (default: what the weights were trained with)",
+        help="how vision tokens attend (default: as the weights were trained)",
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of weights and KV cache (default: float32 on a CPU, the weights' own elsewhere)",
+        help="dtype of weights and KV cache (default: float32 on a CPU, else that of the weights)",
     )
 
 
@@ -114,7 +114,7 @@ def add_fresh_gates_option(parser: LineParser) -> None:
     parser.add_argument(
         "--fresh-gates",
         action="store_true",
-        help="allow --attention nsa on weights without gates: all are 0.5, untrained",
+        help="allow --attention nsa on weights without gates; all gates are 0.5 then, untrained",
     )
 
 
@@ -124,8 +124,7 @@ def add_weights_option(parser: LineParser) -> None:
         "--weights",
         choices=("full", "int8", "int4"),
         default="full",
-        help="bits of the decoder layers' weights, by torchao; int4 on a GPU only "
-        "(default: %(default)s)",
+        help="quantise the decoder layers with torchao; int4 on a GPU only (default: %(default)s)",
     )
 
 
@@ -134,42 +133,45 @@ def add_sampling_options(parser: LineParser) -> None:
     parser.add_argument(
         "--sampling",
         choices=("exact", "keyframes"),
-        help="keyframes: the keyframe nearest to each wanted time, which is quick to read "
-        "(default: exact, the frame on screen then)",
+        help="exact: the frame on screen at each sampled time; keyframes: the keyframe nearest to "
+        "it, which is faster to read (default: exact)",
     )
-    parser.add_argument("--fps", type=float, metavar="N", help="frames sampled a second")
+    parser.add_argument("--fps", type=float, metavar="N", help="frames to sample per second")
     parser.add_argument(
         "--num-frames",
         type=values.integer,
         metavar="N",
-        help="so many frames, evenly spread, in place of --fps",
+        help="sample this many frames, evenly spread, instead of --fps",
     )
     parser.add_argument(
-        "--start", type=float, metavar="S", help="seconds at which to begin (default: 0)"
+        "--start", type=float, metavar="S", help="begin at this second (default: 0)"
     )
     parser.add_argument(
-        "--end", type=float, metavar="S", help="seconds before which to end (default: the end)"
+        "--end",
+        type=float,
+        metavar="S",
+        help="end before this second (default: the end of the video)",
     )
     parser.add_argument(
         "--frame-rate",
         type=values.positive_number,
         metavar="N",
-        help="of a folder of images: how many make a second (default: 2)",
+        help="images per second in a folder of images (default: 2)",
     )
     parser.add_argument(
-        "--max-frames", type=values.integer, metavar="N", help="at most so many frames"
+        "--max-frames", type=values.integer, metavar="N", help="sample at most this many frames"
     )
     parser.add_argument(
         "--max-pixels",
         type=values.integer,
         metavar="N",
-        help="at most so many pixels a frame",
+        help="at most this many pixels per frame",
     )
     parser.add_argument(
         "--max-tokens",
         type=values.integer,
         metavar="N",
-        help="at most so many video tokens; frames get smaller, then fewer",
+        help="at most this many video tokens: frames are made smaller, then fewer",
     )
 
 
@@ -178,13 +180,13 @@ def add_fit_options(parser: LineParser) -> None:
     parser.add_argument(
         "--fit",
         action="store_true",
-        help="where the frames do not fit context and memory, take fewer, then smaller ones that "
-        "do, and say which",
+        help="if the frames do not fit into context and memory, take fewer, then smaller ones, and "
+        "say which",
     )
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="memory of the GPU to plan for, such as 24GB (default: what its GPU has to give)",
+        help="GPU memory to plan for, such as 24GB (default: what is free on the GPU)",
     )
 
 
@@ -195,7 +197,7 @@ def add_length_option(parser: LineParser) -> None:
         type=values.integer,
         default=64,
         metavar="N",
-        help="longest answer (%(default)s)",
+        help="most tokens of an answer (default: %(default)s)",
     )
 
 
@@ -222,8 +224,8 @@ def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> 
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
     return (
         f"nsa, compressed mask {spec.compressed_mask}: K = {budget.keys} keys a row (of each video "
-        f"token, in its selected blocks and window), budget 2K/(L-1) = {budget.gamma:.3g} (their "
-        f"share of what dense attention to the prompt's L tokens reads){verdict}"
+        f"token, in its selected blocks and window), budget 2K/(L-1) = {budget.gamma:.3g} of what "
+        f"dense attention to the prompt's L tokens reads{verdict}"
     )
 
 
@@ -263,7 +265,7 @@ class OutputError(Exception):
 
 
 def report(line: str) -> None:
-    """One line for the reader, on stderr. Where nobody can read it, the work goes on."""
+    """One line for the reader, on stderr. If nobody can read it, the work continues."""
     try:
         sys.stderr.write(_escaped(line + "\n", sys.stderr))
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`videonsa convert`: write a checkpoint as one of ours."""
+"""`videonsa convert`: write a checkpoint in this package's format."""
 
 from argparse import Namespace
 
@@ -20,9 +20,9 @@ def add_parser(commands: Commands) -> None:
         commands,
         "convert",
         run=run,
-        summary="Write a checkpoint of Qwen2.5-VL or VideoNSA as one of ours: the config states "
-        "its attention, the values of the weights stay as they are. TARGET appears whole or not "
-        "at all.",
+        summary="Write a checkpoint of Qwen2.5-VL or VideoNSA in this package's format: the "
+        "config states its attention, the values of the weights do not change. The write is "
+        "atomic: TARGET appears complete or not at all.",
         examples=(
             "videonsa convert Enxin/VideoNSA ./videonsa-7b",
             "videonsa convert Qwen/Qwen2.5-VL-3B-Instruct ./fresh-3b --fresh-gates half",
@@ -36,13 +36,13 @@ def add_parser(commands: Commands) -> None:
         "--layout",
         choices=("hub", "transformers"),
         default="hub",
-        help="names of the weights: model.layers.* and visual.* as published, or "
-        "model.language_model.* and model.visual.* (default: %(default)s)",
+        help="names of the weights: hub is model.layers.* and visual.* as published, transformers "
+        "is model.language_model.* and model.visual.* (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights (default: as they are)",
+        help="dtype of the weights (default: unchanged)",
     )
     parser.add_argument(
         "--max-shard-size",
@@ -54,15 +54,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--fresh-gates",
         choices=("half", "released"),
-        help="give weights without gates untrained ones: every gate 0.5, or drawn as in the "
-        "released code",
+        help="add untrained gates to weights without gates: half makes every gate 0.5, released "
+        "draws them as the released code does",
     )
     parser.add_argument(
         "--seed",
         type=values.seed,
         default=0,
         metavar="N",
-        help="of the fresh gates (default: %(default)s)",
+        help="seed of the fresh gates (default: %(default)s)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace TARGET if it is a checkpoint or empty"

@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
         "demo",
         run=run,
         summary="Render a clip of moving shapes, ask a question of each kind about it, and save "
-        "a picture of the frames that the model looked at.",
+        "a picture of the frames that the model attended to.",
         examples=(
             "videonsa demo",
             "videonsa demo --seed 7 --out /path/to/folder",
@@ -50,7 +50,11 @@ def add_parser(commands: Commands) -> None:
         help="where clip.mp4 and demo.png go (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=values.seed, default=3, metavar="N", help="which clip (default: %(default)s)"
+        "--seed",
+        type=values.seed,
+        default=3,
+        metavar="N",
+        help="seed of the clip (default: %(default)s)",
     )
     add_model_options(parser)
 

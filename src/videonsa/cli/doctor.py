@@ -33,8 +33,8 @@ def add_parser(commands: Commands) -> None:
         commands,
         "doctor",
         run=run,
-        summary="Show versions, devices, backends and codecs, what works and what is missing. "
-        "Exit status 2 if something needed is missing.",
+        summary="Show versions, devices, backends and codecs: what works, what is missing and how "
+        "to install it. Exit status 2 if something required is missing.",
         examples=("videonsa doctor", "videonsa doctor --json"),
     )
 

@@ -35,7 +35,7 @@ _SPEC_OPTIONS = ("block_size", "num_selected_blocks", "window_size")
 
 def add_parser(commands: Commands) -> None:
     """Register the command and what it can evaluate on."""
-    summary = "Score a model on videos and questions."
+    summary = "Score a model on questions about videos."
     parser = commands.add_parser("eval", help=summary, description=summary)
     what: Commands = parser.add_subparsers(title="what to score on", metavar="WHAT", required=True)
     synthetic = add_command(
@@ -43,9 +43,9 @@ def add_parser(commands: Commands) -> None:
         "synthetic",
         run=run,
         summary="Score a model on rendered long videos whose every fact is known: accuracy "
-        "against length, position of the evidence and attention computed, beside guessing and "
-        "beside the same model without a video. Every answer is kept in OUT/samples.jsonl; the "
-        "same command goes on where it stopped, also with more lengths, samples or conditions.",
+        "against length, position of the evidence and attention computed, compared with guessing "
+        "and with the same model without a video. Every answer is kept in OUT/samples.jsonl; the "
+        "same command resumes a run, also with more lengths, samples or conditions.",
         examples=(
             "videonsa eval synthetic --lengths 1k,4k --samples 5 --out results",
             "videonsa eval synthetic --lengths 4k,16k,64k,128k --model Enxin/VideoNSA --out out",
@@ -71,61 +71,78 @@ def _add_options(parser: LineParser) -> None:
         type=values.integer,
         default=20,
         metavar="N",
-        help="videos a length (%(default)s)",
+        help="videos of each length (default: %(default)s)",
     )
     parser.add_argument(
         "--conditions",
         type=_names,
         default=["whole", "blind"],
         metavar="A,B",
-        help="whole; no-compressed, no-selected, no-window: without that branch; none: without all "
-        "attention of vision rows; grey: every frame grey; blind: the question without a video "
-        "(default: whole,blind)",
+        help="no-compressed, no-selected, no-window: that branch ablated; none: all branches "
+        "ablated; grey: every frame grey; blind: the question without a video; whole: nothing is "
+        "changed (default: whole,blind)",
     )
-    parser.add_argument("--kinds", type=_names, metavar="A,B", help="of question (default: all)")
-    parser.add_argument("--difficulty", default="easy", help="easy, medium, hard (%(default)s)")
+    parser.add_argument(
+        "--kinds", type=_names, metavar="A,B", help="kinds of question (default: all)"
+    )
+    parser.add_argument(
+        "--difficulty", default="easy", help="easy, medium, hard (default: %(default)s)"
+    )
     parser.add_argument(
         "--positions",
         default="even",
         metavar="A,B",
-        help="where the evidence lies, 0 to 1, taken in turn by the videos (default: even, drawn)",
+        help="where the evidence lies, from 0 to 1; videos take these in turn (default: even, "
+        "which draws uniformly)",
     )
     parser.add_argument(
         "--frame-size",
         type=values.integer,
         metavar="N",
-        help=f"pixels a side ({_SMALL_FRAME} for the embedded model, else {_FRAME})",
+        help=f"pixels a side (default: {_SMALL_FRAME} for the embedded model, else {_FRAME})",
     )
     parser.add_argument(
         "--style",
         choices=("free", "choice", "likeliest"),
-        help="free: the reply has to be the answer; choice: the options stand below the question; "
-        "likeliest: the option that the model is likeliest to write counts, not what it writes "
-        "(default: free for the embedded model, which was trained so, else choice)",
+        help="free: the reply has to be the answer; choice: the options are listed below the "
+        "question; likeliest: the option with the highest probability counts, and no reply is "
+        "written (default: free for the embedded model, which was trained that way, else choice)",
     )
-    parser.add_argument("--block-size", metavar="N", help="tokens, or frame")
+    parser.add_argument(
+        "--block-size", metavar="N", help="tokens of a block, or frame (default: the model's)"
+    )
     parser.add_argument(
         "--num-selected-blocks",
         type=values.integer,
         metavar="N",
-        help="blocks a row selects",
+        help="blocks that a row selects (default: the model's)",
     )
-    parser.add_argument("--window-size", type=values.integer, metavar="N", help="tokens")
+    parser.add_argument(
+        "--window-size",
+        type=values.integer,
+        metavar="N",
+        help="tokens of the window (default: the model's)",
+    )
     parser.add_argument(
         "--time-scale",
         type=float,
         default=1.0,
         metavar="X",
-        help="seconds as the model is told them, over those of the video: 0.25 gives a video of "
-        "four times the training length the position ids of training (default: 1)",
+        help="multiplies the seconds that the model is told: 0.25 gives a video of four times the "
+        "training length the position ids of training (default: 1)",
     )
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="(%(default)s)")
+    parser.add_argument(
+        "--split",
+        choices=("test", "train"),
+        default="test",
+        help="of the suite (default: %(default)s)",
+    )
     parser.add_argument(
         "--seed",
         type=values.integer,
         default=0,
         metavar="N",
-        help="number of the first video (%(default)s)",
+        help="number of the first video (default: %(default)s)",
     )
     parser.add_argument(
         "--out",

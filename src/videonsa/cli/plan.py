@@ -35,8 +35,8 @@ def add_parser(commands: Commands) -> None:
         commands,
         "plan",
         run=run,
-        summary="Show the frames, tokens and estimated memory and time of a question, without "
-        "loading weights.",
+        summary="Show which frames and how many tokens a question would take, and estimate its "
+        "memory and time, without loading weights.",
         examples=(
             "videonsa plan clip.mp4",
             "videonsa plan film.mkv --model Enxin/VideoNSA --fps 4 --max-frames 4096",

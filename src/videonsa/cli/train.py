@@ -22,8 +22,8 @@ def add_parser(commands: Commands) -> None:
         commands,
         "train",
         run=run,
-        summary="Train a model by a recipe, alone or as the processes of torchrun. The same "
-        "command goes on from the last checkpoint in OUT.",
+        summary="Train a model by a recipe, on one GPU or on several under torchrun. The same "
+        "command resumes from the last checkpoint in OUT.",
         examples=(
             "videonsa train tiny --set data.manifest=data --out runs/tiny",
             "videonsa train videonsa-7b --show",
@@ -33,20 +33,20 @@ def add_parser(commands: Commands) -> None:
         ),
     )
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="a name, or a YAML file (docs/training.md)"
+        "recipe", metavar="RECIPE", help="name of a recipe, or a YAML file (docs/training.md)"
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="in place of what the recipe says; may be given often",
+        help="override a setting of the recipe; may be repeated",
     )
     parser.add_argument(
-        "--out", type=values.path, metavar="FOLDER", help="of the run (runs/RECIPE)"
+        "--out", type=values.path, metavar="FOLDER", help="folder of the run (default: runs/RECIPE)"
     )
     parser.add_argument(
-        "--show", action="store_true", help="print the recipe with every setting, and train nothing"
+        "--show", action="store_true", help="print the recipe with every setting, and do not train"
     )
 
 
@@ -67,7 +67,7 @@ def run(args: Namespace) -> int:
         prepare_folder(out)
         model = train(recipe, out, evaluation=suite_evaluation(recipe, out), begun=begun)
     if model is None:
-        report(f"stopped after {recipe.run.seconds:g} s: the same command goes on from {out}")
+        report(f"stopped after {recipe.run.seconds:g} s: the same command resumes from {out}")
         if args.json:
             emit_json({"model": None, "recipe": recipe.name})
         return 0

@@ -36,16 +36,16 @@ def add_parser(commands: Commands) -> None:
     """Register the command and what it can measure."""
     parser = commands.add_parser(
         "bench",
-        help="Measure the attention ops, a whole model, or its training, on this machine.",
-        description="Measure the attention ops, a whole model, or its training, on this machine.",
+        help="Measure attention ops, a whole model or training steps on this machine.",
+        description="Measure attention ops, a whole model or training steps on this machine.",
     )
     what: Commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
     attention = add_command(
         what,
         "attention",
         run=run,
-        summary="Time and memory of sparse and dense attention side by side. "
-        "Correctness is verified first; if that fails nothing is measured (exit status 2).",
+        summary="Measure time and memory of sparse and dense attention side by side. Correctness "
+        "is verified first; if that fails, nothing is measured and the exit status is 2.",
         examples=(
             "videonsa bench attention --list",
             "videonsa bench attention --shapes 7b-64k,7b-128k --out attention.json",
@@ -67,17 +67,21 @@ def _add_options(parser: LineParser) -> None:
         type=_names,
         default=["forward"],
         metavar="A,B",
-        help="forward, backward (alone), both (timed together) (default: forward)",
+        help="forward; backward: alone; both: timed together (default: forward)",
     )
     parser.add_argument(
-        "--regimes", type=_names, metavar="A,B", help="random, coherent (default: both)"
+        "--regimes",
+        type=_names,
+        metavar="A,B",
+        help="random: neighbouring tokens have nothing in common; coherent: they select mostly the "
+        "same blocks (default: both)",
     )
     parser.add_argument(
         "--repeats",
         type=values.whole_number(1, values.MOST_REPEATS),
         default=20,
         metavar="N",
-        help="runs of each op; slow ones stop after 10 s, but not before 3 (default: %(default)s)",
+        help="runs of each op; slow ops stop after 10 s, but not before 3 (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -93,10 +97,12 @@ def _add_options(parser: LineParser) -> None:
     parser.add_argument(
         "--verify-again",
         action="store_true",
-        help="run the kernels' tests though they passed before on the same code and machine, as "
-        "the files of this or another pass say",
+        help="run the kernels' tests even if the files of this or another pass say that they "
+        "passed with the same code and machine",
     )
-    parser.add_argument("--list", action="store_true", help="show the shapes and ops, and leave")
+    parser.add_argument(
+        "--list", action="store_true", help="list the shapes and ops, and measure nothing"
+    )
 
 
 def _names(text: str) -> list[str]:

@@ -31,14 +31,14 @@ def add_model_options(parser: LineParser, name: str) -> None:
         "--one",
         type=values.path,
         metavar="FILE",
-        help="the JSON of one process: with several, their efficiency against it",
+        help="the JSON of one process, to give the efficiency of several against it",
     )
     parser.add_argument(
         "--out",
         type=values.path,
         metavar="FILE",
-        help=f"the JSON (default: {RESULTS}/GPU/{name}.json where that folder exists, else "
-        f"{name}.json; of N processes {name}_N.json)",
+        help=f"the JSON to write (default: {RESULTS}/GPU/{name}.json where that folder exists, "
+        f"else {name}.json; for N processes {name}_N.json)",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"

@@ -39,9 +39,10 @@ def add_parser(what: Commands) -> None:
         what,
         "prefill",
         run=run,
-        summary="Time and peak memory of a model of published shape with random weights: tower, "
-        "prefill and next token of given lengths, NSA and dense, and a video file read, encoded, "
-        "prefilled and answered. Under torchrun the processes share the sequences.",
+        summary="Measure time and peak memory to the first token of a model of published shape "
+        "with random weights, stage by stage: vision tower, prefill and next token for given "
+        "lengths, NSA and dense; and a video file from reading to the answer. Under torchrun the "
+        "processes prefill each sequence together.",
         examples=(
             "videonsa bench prefill --model 7B --tokens 32k,128k",
             "videonsa bench prefill --model 7B --tokens 32k --video talk.mp4 --fps 2 --workers 8",
@@ -62,8 +63,8 @@ def add_parser(what: Commands) -> None:
         "--frame",
         default="224x224",
         metavar="HxW[,HxW]",
-        help="size of a frame in pixels, multiples of 28; of further sizes the tower alone is "
-        "measured, at the longest length (default: %(default)s)",
+        help="size of a frame in pixels, multiples of 28; for further sizes only the vision tower "
+        "is measured, at the longest length (default: %(default)s)",
     )
     parser.add_argument(
         "--repeats",
@@ -77,16 +78,17 @@ def add_parser(what: Commands) -> None:
         "--regimes",
         default="random,coherent",
         metavar="A,B",
-        help="of the rows of given lengths (default: %(default)s)",
+        help="random: neighbouring tokens have nothing in common; coherent: they select mostly the "
+        "same blocks (default: %(default)s)",
     )
     parser.add_argument(
         "--rows-per-chunk",
         type=values.whole_number(0),
         metavar="N",
-        help="rows that go through the layers at a time, with NSA; 0 is all (default: the "
-        "model's choice)",
+        help="tokens that go through the layers at a time, with NSA; 0 is all (default: the model "
+        "chooses)",
     )
-    parser.add_argument("--peers", action="store_true", help="also transformers' own model")
+    parser.add_argument("--peers", action="store_true", help="also measure transformers' own model")
     add_model_options(parser, NAME)
 
 
@@ -94,17 +96,21 @@ def _add_reading(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--video",
         metavar="FILE",
-        help="the file that is read; 'none' leaves reading out (default: 10 minutes of 720p, "
-        "rendered once into the temporary folder)",
+        help="the file to read; 'none' skips reading (default: 10 minutes of 720p, rendered once "
+        "into the temporary folder)",
     )
     parser.add_argument(
-        "--fps", type=float, default=1.0, metavar="N", help="of its frames (default: %(default)s)"
+        "--fps",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="frames to sample per second (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=values.integer,
         metavar="N",
-        help="threads that read it, compared with one (default: one a core, at most 8)",
+        help="threads that read it, compared with one (default: one per core, at most 8)",
     )
 
 

@@ -38,9 +38,10 @@ def add_parser(what: Commands) -> None:
         what,
         "train",
         run=run,
-        summary="Time and peak memory of training steps of a published shape with random weights: "
-        "forward and backward of decoder layers, and whole steps with vision tower and optimizer; "
-        "NSA and dense. Under torchrun the processes share the sequence.",
+        summary="Measure time and peak memory of training steps of a published shape with random "
+        "weights, NSA and dense: forward and backward of decoder layers, and whole steps with "
+        "vision tower and optimizer. Under torchrun the processes share the sequence (context "
+        "parallelism).",
         examples=(
             "videonsa bench train --model 7B --tokens 16k,36k,128k",
             "videonsa bench train --model 7B --tokens 36k --layers 8 --parts step",
@@ -61,14 +62,17 @@ def _add_options(parser: LineParser) -> None:
         "up to 36k",
     )
     parser.add_argument(
-        "--parts", default="layers,step", metavar="A,B", help="of them (default: %(default)s)"
+        "--parts",
+        default="layers,step",
+        metavar="A,B",
+        help="layers: decoder layers; step: the whole step (default: %(default)s)",
     )
     parser.add_argument(
         "--layers",
         type=values.whole_number(1),
         metavar="N",
         help="decoder layers (default: those of --one, else as many as fit with optimizer state, "
-        "which one layer shows)",
+        "by a measurement of one layer)",
     )
     parser.add_argument(
         "--frame",
@@ -86,14 +90,13 @@ def _add_options(parser: LineParser) -> None:
     parser.add_argument(
         "--fsdp",
         action="store_true",
-        help="several processes shard weights, gradients and optimizer too (default: each has all)",
+        help="also shard weights, gradients and optimizer state (default: every process has all)",
     )
     parser.add_argument(
         "--peak-tflops",
         type=values.positive_number,
         metavar="N",
-        help="of one device in bf16, what MFU is a share of (default: 989 on H100 and H200, else "
-        "no MFU)",
+        help="bf16 peak of one device, for MFU (default: 989 on H100 and H200, else no MFU)",
     )
     add_model_options(parser, NAME)
 

@@ -19,9 +19,9 @@ def add_parser(commands: Commands) -> None:
         commands,
         "check",
         run=run,
-        summary="Check a manifest: its rows, that their files are there and unchanged, and, for "
-        "1000 rows, that sampling and counting tokens gives what it says. One line a problem; exit "
-        "status 2 if there is any.",
+        summary="Check a manifest: its rows, whether their files are there and unchanged, and, for "
+        "1000 rows, whether sampling and token counts still agree with it. One line per problem; "
+        "exit status 2 if there is any.",
         examples=("videonsa data check ./data", "videonsa data check ./data --all"),
     )
     parser.add_argument("folder", type=values.path, metavar="DIR", help="the folder of a build")
@@ -29,7 +29,9 @@ def add_parser(commands: Commands) -> None:
         "--all", action="store_true", help="probe and count all rows, not 1000 of them"
     )
     parser.add_argument(
-        "--model", metavar="ID_OR_PATH", help="where its tokenizer is (default: as it was built)"
+        "--model",
+        metavar="ID_OR_PATH",
+        help="model with its tokenizer (default: the one of the build)",
     )
 
 

@@ -29,8 +29,8 @@ def add_parser(commands: Commands) -> None:
     """Register the command and what it can do."""
     parser = commands.add_parser(
         "data",
-        help="Make, check and look at training data.",
-        description="Make, check and look at training data.",
+        help="Build, check and show training data.",
+        description="Build, check and show training data.",
     )
     what: Commands = parser.add_subparsers(title="what to do", metavar="WHAT", required=True)
     build = add_command(
@@ -38,8 +38,8 @@ def add_parser(commands: Commands) -> None:
         "build",
         run=run,
         summary="Read conversations about videos, keep those that the paper's rule keeps, and "
-        "write a manifest of them and a report. What is killed goes on when it is run again, and "
-        "comes to the same result.",
+        "write a manifest of them and a report. A build that was killed resumes when it is run "
+        "again, with the same result.",
         examples=(
             "videonsa data build ./LLaVA-Video-178K --model Qwen/Qwen2.5-VL-7B-Instruct --out data",
             "videonsa data build a.jsonl b.json --media-root /videos --model embedded --out data",
@@ -52,8 +52,8 @@ def add_parser(commands: Commands) -> None:
         nargs="+",
         type=values.name,
         metavar="SOURCE",
-        help="a folder or file of LLaVA-Video-178K, ms-swift JSONL or Hugging Face messages (told "
-        "apart by themselves), or rendered videos of the suite's training split: "
+        help="a folder or file of LLaVA-Video-178K, ms-swift JSONL or Hugging Face messages (the "
+        "format is detected); or rendered videos of the suite's training split: "
         "synthetic:count=N,frames=N[,size=N][,difficulty=WORD][,kinds=A+B][,first=N]; or clips "
         "like those of the embedded model: clips:count=N,patches=N[,first=N]",
     )
@@ -68,7 +68,7 @@ def _add_options(parser: LineParser) -> None:
         type=values.path,
         required=True,
         metavar="DIR",
-        help="the folder for what is written",
+        help="the folder to write to",
     )
     parser.add_argument(
         "--model",
@@ -82,14 +82,16 @@ def _add_options(parser: LineParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="where relative paths of videos are looked for first; may be given again (then: the "
-        "folder of the annotations, then the one above)",
+        help="where relative paths are looked up first; may be repeated (then: the folder of the "
+        "annotations, then its parent)",
     )
     rule = parser.add_argument_group("which rows are kept (the defaults are the paper's)")
-    rule.add_argument("--fps", type=float, metavar="N", help="frames sampled a second (default: 4)")
+    rule.add_argument(
+        "--fps", type=float, metavar="N", help="frames sampled per second (default: 4)"
+    )
     for option, text in (
-        ("min-frames", "fewest sampled frames of a row (default: 350)"),
-        ("max-frames", "most sampled frames of a row (default: 550)"),
+        ("min-frames", "least number of sampled frames of a row (default: 350)"),
+        ("max-frames", "largest number of sampled frames of a row (default: 550)"),
         ("min-pixels", "pixels that smaller frames are enlarged to (default: 3136)"),
         ("max-pixels", "most pixels of a frame (default: 50176)"),
     ):
@@ -103,7 +105,7 @@ def _add_options(parser: LineParser) -> None:
     rule.add_argument(
         "--long",
         choices=("cut", "drop"),
-        help="longer rows: cut at turns where the first exchange fits, or dropped (default: cut)",
+        help="cut longer rows at turns, if the first exchange fits, or drop them (default: cut)",
     )
     rule.add_argument("--system", metavar="TEXT", help="the system message of rows that have none")
     probing = parser.add_argument_group("how files are probed")
@@ -111,7 +113,7 @@ def _add_options(parser: LineParser) -> None:
         "--workers",
         type=values.whole_number(1, values.MOST_WORKERS),
         metavar="N",
-        help="processes (default: one for each core)",
+        help="processes (default: one per core)",
     )
     probing.add_argument(
         "--timeout",

@@ -28,8 +28,8 @@ def add_parser(commands: Commands) -> None:
         commands,
         "show",
         run=run,
-        summary="Show a row of a manifest: its frames on a sheet, and its tokens as they are "
-        "trained on, those that carry loss in green (in [[ ]] where there is no colour).",
+        summary="Show a row of a manifest: its frames on one sheet, and its tokens as they are "
+        "trained on. Tokens with loss are green, or in [[ ]] where there is no colour.",
         examples=("videonsa data show ./data 0", "videonsa data show ./data 17 --out sheet.png"),
     )
     parser.add_argument("folder", type=values.path, metavar="DIR", help="the folder of a build")
@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
         type=values.whole_number(1),
         default=48,
         metavar="N",
-        help="frames of a video on the sheet, at most (default: %(default)s)",
+        help="most frames of a video on the sheet (default: %(default)s)",
     )
     parser.add_argument(
         "--loss",
@@ -51,7 +51,9 @@ def add_parser(commands: Commands) -> None:
         help="which turns of the assistant carry loss (default: %(default)s)",
     )
     parser.add_argument(
-        "--model", metavar="ID_OR_PATH", help="where its tokenizer is (default: as it was built)"
+        "--model",
+        metavar="ID_OR_PATH",
+        help="model with its tokenizer (default: the one of the build)",
     )
 
 
