@@ -1,14 +1,14 @@
 """Whether this checkout gives the same bits as an older commit, setting by setting.
 
-    python benchmarks/same_outputs.py --out benchmarks/results/cpu/same_outputs.json
-    python benchmarks/same_outputs.py --old HEAD~3 --cases packed,decode/frame
-    python benchmarks/same_outputs.py --device cuda --dtype bfloat16 --trees build/old
+    python -m benchmarks.same_outputs --out benchmarks/results/cpu/same_outputs.json
+    python -m benchmarks.same_outputs --old HEAD~3 --cases packed,decode/frame
+    python -m benchmarks.same_outputs --device cuda --dtype bfloat16 --trees build/old
 
-The code of the old commit and this checkout's run the same cases (`same_outputs_cases.py`) in
-processes of their own: small models whose weights depend on nothing but the names of the
-parameters. Compared bit by bit are logits, hidden states, losses, the gradients of all parameters,
-keys and values of the cache, generated ids and what a recorder saw. Where something differs, the
-old code runs once more: the table says so if it does not even agree with itself.
+The code of the old commit and this checkout's run the same cases (`cases.py`) in processes of
+their own: small models whose weights depend on nothing but the names of the parameters. Compared
+bit by bit are logits, hidden states, losses, the gradients of all parameters, keys and values of
+the cache, generated ids and what a recorder saw. Where something differs, the old code runs once
+more: the table says so if it does not even agree with itself.
 
 The case `control` must differ: in the new process one weight is moved to the next number of its
 dtype. With --self-test that is done in all cases, and all must differ. The exit status is 0 if
@@ -17,7 +17,9 @@ fewer than two GPUs).
 
 Old commits come from git. Without a repository put their sources beforehand where --trees says:
 
-    mkdir -p build/old/929e4d1 && git archive 929e4d1 src | tar -x -C build/old/929e4d1
+    for commit in 929e4d1 0648b5d; do
+        mkdir -p build/old/$commit && git archive $commit src | tar -x -C build/old/$commit
+    done
 
 Between 929e4d1 and 0648b5d some outputs were changed on purpose. Cases that meet such a change say
 so (`since`, `reason`) and are compared with 0648b5d, unless --old is later:
@@ -32,7 +34,6 @@ import argparse
 import hashlib
 import io
 import json
-import math
 import os
 import platform
 import subprocess
@@ -42,97 +43,28 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from same_outputs_cases import CASES, DTYPES, file_name
 from torch import Tensor
 
+from benchmarks.same_outputs.cases import CASES
+from benchmarks.same_outputs.comparing import FAILED, Row, compare, digest, table
+from benchmarks.same_outputs.worker import DTYPES, file_name
 from videonsa.disk import write_whole
 
-ROOT = Path(__file__).parents[1]
-WORKER = ROOT / "benchmarks/same_outputs_cases.py"
+ROOT = Path(__file__).parents[2]
 OLD = "929e4d1"
+WORKER = "benchmarks.same_outputs.worker"
 MINUTES = 10
 """That the processes of one version may take."""
 _PACKAGES = ("torch", "transformers", "triton", "liger-kernel", "accelerate", "peft")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    case: str
-    dtype: str
-    against: str
-    """The old commit."""
-    tensors: int = 0
-    equal: bool | None = None
-    """None where the case did not run."""
-    max_difference: float | None = None
-    where: str = ""
-    """The tensor that differs most."""
-    sha256: str = ""
-    """Of all tensors of the new code."""
-    must_differ: bool = False
-    note: str = ""
-
-    @property
-    def as_expected(self) -> bool:
-        """Equal, or not where it must differ; a case that failed never is."""
-        if self.equal is None:
-            return not self.note.startswith("failed")
-        return self.equal != self.must_differ
-
-    def as_json(self) -> dict[str, object]:
-        """As JSON knows it, which has no NaN and no infinity."""
-        difference, found = self.max_difference, asdict(self)
-        if difference is not None and not math.isfinite(difference):
-            found["max_difference"] = str(difference)
-        return found
-
-
-# --- Comparing ---------------------------------------------------------------------------------
-
-
-def _bytes(x: Tensor) -> bytes:
-    return x.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and values."""
-    found = hashlib.sha256()
-    for name, x in sorted(tensors.items()):
-        found.update(f"{name} {x.dtype} {list(x.shape)}\n".encode())
-        found.update(_bytes(x))
-    return found.hexdigest()
-
-
-def difference(old: Tensor, new: Tensor) -> float | None:
-    """None for the same bits, else the largest absolute difference; inf for shapes and dtypes."""
-    if old.shape != new.shape or old.dtype != new.dtype:
-        return float("inf")
-    if _bytes(old) == _bytes(new):
-        return None
-    return float((old.double() - new.double()).abs().max())
-
-
-def compare(old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[float | None, str]:
-    """The largest difference of all tensors, as `difference` gives it, and where it is."""
-    if old.keys() != new.keys():
-        return float("inf"), f"only one has {', '.join(sorted(old.keys() ^ new.keys())[:3])}"
-    found = {name: difference(old[name], new[name]) for name in old}
-    differing = {name: value for name, value in found.items() if value is not None}
-    if not differing:
-        return None, ""
-    # A NaN beside a number is the largest of all.
-    worst = max(differing, key=lambda name: (differing[name] != differing[name], differing[name]))
-    return differing[worst], worst
 
 
 def _load(folder: Path, name: str) -> tuple[dict[str, Tensor], str]:
@@ -144,23 +76,24 @@ def _load(folder: Path, name: str) -> tuple[dict[str, Tensor], str]:
             return {}, json.loads(told.read_text(encoding="utf-8"))["note"]
         found = folder / file_name(name, rank, "safetensors")
         if not found.exists():
-            return {}, "failed: its process ended early"
+            return {}, f"{FAILED}its process ended early"
         prefix = f"process {rank}: " if CASES[name].processes > 1 else ""
         tensors |= {prefix + key: x for key, x in load_file(found).items()}
     return tensors, ""
 
 
-def row_of(name: str, old: Path, new: Path, *, dtype: str, against: str, must_differ: bool) -> Row:
-    """The line of a case from what both versions left in their folders."""
-    row = {"case": name, "dtype": dtype, "against": against, "must_differ": must_differ}
+def row_of(name: str, old: Path, new: Path, *, dtype: str, against: str) -> Row:
+    """The line of a case from what two versions left in their folders."""
+    row = Row(case=name, dtype=dtype, against=against)
     (theirs, old_note), (ours, new_note) = _load(old, name), _load(new, name)
+    if old_note == new_note != "":
+        return replace(row, note=f"{old_note} (both)")
     if old_note or new_note:
-        both = f"{old_note} (both)" if old_note == new_note else f"old {old_note}, new {new_note}"
-        failed = [note for note in (old_note, new_note) if note.startswith("failed")]
-        return Row(**row, note=f"failed: {both}" if failed else old_note or new_note)
+        told = [note.removeprefix(FAILED) or "it ran" for note in (old_note, new_note)]
+        return replace(row, note=f"{FAILED}old code: {told[0]}; new code: {told[1]}")
     worst, where = compare(theirs, ours)
-    return Row(
-        **row,
+    return replace(
+        row,
         tensors=len(ours),
         equal=worst is None,
         max_difference=worst,
@@ -168,9 +101,6 @@ def row_of(name: str, old: Path, new: Path, *, dtype: str, against: str, must_di
         sha256=digest(ours),
         note=CASES[name].reason if CASES[name].since == against else "",
     )
-
-
-# --- Running -----------------------------------------------------------------------------------
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -211,12 +141,12 @@ def run_version(
     environment = dict(os.environ, PYTHONPATH=str(source), CUBLAS_WORKSPACE_CONFIG=":4096:8")
     for processes in sorted({CASES[name].processes for name in names}):
         chosen = [name for name in names if CASES[name].processes == processes]
-        command = [sys.executable, "-W", "ignore::FutureWarning", WORKER]
-        command += ["--source", source, "--out", out, "--device", device, "--dtype", dtype]
+        command = [sys.executable, "-W", "ignore::FutureWarning", "-m", WORKER]
+        command += ["--source", str(source), "--out", str(out)]
+        command += ["--device", device, "--dtype", dtype, "--processes", str(processes)]
         command += ["--cases", json.dumps(chosen), "--nudged", json.dumps(nudged)]
-        command += ["--processes", processes]
         running = [
-            subprocess.Popen([*map(str, command), "--rank", str(rank)], env=environment)
+            subprocess.Popen([*command, "--rank", str(rank)], env=environment, cwd=ROOT)
             for rank in range(processes)
         ]
         try:
@@ -233,33 +163,31 @@ def rows_of(
     names: Sequence[str], *, old: str, trees: Path, device: str, dtype: str, self_test: bool
 ) -> list[Row]:
     """The lines of a dtype."""
-    options = {"device": device, "dtype": dtype}
     differ = [name for name in names if self_test or CASES[name].must_differ]
     by_commit: dict[str, list[str]] = {}
     for name in names:
         by_commit.setdefault(commit_of(name, old), []).append(name)
+    sources = {commit: extract(commit, trees) for commit in by_commit}
+    run = partial(run_version, device=device, dtype=dtype)
     rows: dict[str, Row] = {}
-    with tempfile.TemporaryDirectory() as folder, _pool(device) as pool:
-        new, running = Path(folder, "new"), []
-        for commit, chosen in by_commit.items():
-            source = extract(commit, trees)
-            found = Path(folder, commit)
-            running.append(pool.submit(run_version, source, chosen, found, **options))
-        running.append(pool.submit(run_version, ROOT / "src", names, new, **options, nudged=differ))
+    with tempfile.TemporaryDirectory() as folder:
+        new = Path(folder, "new")
+        with _pool(device) as pool:
+            running = [pool.submit(run, ROOT / "src", names, new, nudged=differ)]
+            for commit, chosen in by_commit.items():
+                running.append(pool.submit(run, sources[commit], chosen, Path(folder, commit)))
         for one in running:
             one.result()
         for commit, chosen in by_commit.items():
             found, again = Path(folder, commit), Path(folder, f"{commit} again")
-            told = {"dtype": dtype, "against": commit}
             for name in chosen:
-                rows[name] = row_of(name, found, new, **told, must_differ=name in differ)
-            unlike = [
-                name for name in chosen if rows[name].equal is rows[name].must_differ is False
-            ]
+                row = row_of(name, found, new, dtype=dtype, against=commit)
+                rows[name] = replace(row, must_differ=name in differ)
+            unlike = [name for name in chosen if rows[name].equal is False and name not in differ]
             if unlike:
-                run_version(extract(commit, trees), unlike, again, **options)
+                run(sources[commit], unlike, again)
             for name in unlike:
-                if compare(_load(found, name)[0], _load(again, name)[0])[0] is not None:
+                if not row_of(name, found, again, dtype=dtype, against=commit).equal:
                     rows[name] = replace(rows[name], note="the old code does not repeat itself")
     return [rows[name] for name in names]
 
@@ -267,9 +195,6 @@ def rows_of(
 def _pool(device: str) -> ThreadPoolExecutor:
     """A GPU has room for all versions at once; a CPU takes one after the other."""
     return ThreadPoolExecutor(1 if device == "cpu" else 4)
-
-
-# --- Telling -----------------------------------------------------------------------------------
 
 
 def _version(package: str) -> str | None:
@@ -307,25 +232,6 @@ def facts(rows: Sequence[Row], *, trees: Path, device: str) -> dict[str, object]
         **{package: _version(package) for package in _PACKAGES},
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def _told(row: Row) -> str:
-    if row.equal is None:
-        return row.note if row.note.startswith("failed") else f"not run: {row.note}"
-    if row.equal:
-        return "EQUAL, must differ" if row.must_differ else "equal"
-    wanted = " (must)" if row.must_differ else ""
-    return f"{'differs' if wanted else 'DIFFERS'}{wanted}: {row.max_difference:.3g} in {row.where}"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = ["| case | dtype | against | tensors | result | note |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        note = "" if row.equal is None else row.note
-        cells = (row.case, row.dtype, row.against, str(row.tensors), _told(row), note)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def chosen_cases(patterns: str) -> list[str]:
@@ -376,7 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(rows))
     print("as expected" if as_expected else "NOT AS EXPECTED")
     if options.out is not None:
-        result = {"as_expected": as_expected, **about, "cases": [row.as_json() for row in rows]}
+        result = {"as_expected": as_expected, "self_test": options.self_test, **about}
+        result["cases"] = [row.as_json() for row in rows]
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out, json.dumps(result, indent=1) + "\n")
     return 0 if as_expected else 1

@@ -1,28 +1,16 @@
-"""The cases of `same_outputs.py`, and the process that runs them with the code of one version.
+"""The cases of the comparison: settings of a call, and what of it is compared."""
 
-    python benchmarks/same_outputs_cases.py --source SRC --out FOLDER --cases NAME,NAME
-
-It is started by `same_outputs.py`, with SRC in PYTHONPATH. What a case gives is written to
-FOLDER/NAME.RANK.safetensors; why it was not run, or what it raised, to FOLDER/NAME.RANK.json.
-"""
-
-import argparse
-import importlib.util
-import json
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
-from same_outputs_models import (
+from torch import Tensor
+
+from benchmarks.same_outputs.models import (
     LAYERS,
     PAD,
     SHARED_BY,
@@ -43,12 +31,17 @@ from same_outputs_models import (
     video,
     with_lora,
 )
-from torch import Tensor
 
 Found = dict[str, Tensor]
 """What is compared, by name."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TIMEOUT = timedelta(minutes=2)
+Prompt = Callable[[], dict[str, Any]]
+"""Makes the arguments of `forward`."""
+_GENERATIONS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "greedy without a cache": {"do_sample": False, "use_cache": False},
+    "3 beams": {"do_sample": False, "num_beams": 3, "num_return_sequences": 2},
+    "sampled": {"do_sample": True, "temperature": 2.0},
+}
 _GENERATED = {"max_new_tokens": 8, "pad_token_id": PAD, "eos_token_id": None}
 
 
@@ -135,7 +128,7 @@ def _continued(model: Any, prompt: dict[str, Any], *, turn: bool = True, **optio
     return found | _rows(cache, "at the end")
 
 
-def _plain(place: Place, preset: str, make: Callable[[], dict[str, Any]], **options: Any) -> Found:
+def _plain(place: Place, preset: str, make: Prompt, **options: Any) -> Found:
     prompt = on(place.device, labelled(make()))
     return _trained(place.model(preset), prompt, output_hidden_states=True, **options)
 
@@ -144,17 +137,14 @@ def _packed(place: Place, preset: str, **options: Any) -> Found:
     return _trained(place.model(preset), on(place.device, labelled(packed())), **options)
 
 
-def _decoded(
-    place: Place, preset: str, make: Callable[[], dict[str, Any]], **options: Any
-) -> Found:
+def _decoded(place: Place, preset: str, make: Prompt, **options: Any) -> Found:
     return _continued(place.model(preset), on(place.device, make()), **options)
 
 
-def _given_positions(place: Place) -> Found:
-    prompt = video()
-    ids = torch.arange(prompt["input_ids"].shape[1]).expand(3, 1, -1)
+def _positions_given() -> dict[str, Any]:
+    ids = torch.arange(video()["input_ids"].shape[1]).expand(3, 1, -1)
     steps = torch.tensor([1, 2, 3])[:, None, None]
-    return _plain(place, "frame", lambda: prompt | {"position_ids": ids // steps})
+    return video() | {"position_ids": ids // steps}
 
 
 def _times_off_zero() -> dict[str, Any]:
@@ -186,7 +176,7 @@ def _frames(place: Place) -> Found:
     return {"features": features, "logits": out.logits}
 
 
-def _checkpointed(place: Place, preset: str, make: Callable[[], dict[str, Any]]) -> Found:
+def _checkpointed(place: Place, preset: str, make: Prompt) -> Found:
     model = place.model(preset).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     return _trained(model, on(place.device, labelled(make())))
@@ -203,9 +193,9 @@ def _device_map(place: Place, preset: str) -> Found:
     """Two GPUs; of one, a layer waits on the CPU; on a CPU, a layer waits on the disk."""
     from accelerate import dispatch_model
 
-    first, second = ("cpu", "disk")
+    first, second = "cpu", "disk"
     if place.device.type == "cuda":
-        first, second = 0, (1 if torch.cuda.device_count() > 1 else "cpu")
+        first, second = "cuda:0", "cuda:1" if torch.cuda.device_count() > 1 else "cpu"
     text_model = "model.language_model"
     parts = ["model.visual", "lm_head"]
     parts += [f"{text_model}.{part}" for part in ("embed_tokens", "norm", "rotary_emb")]
@@ -228,7 +218,7 @@ def _recorded(place: Place, preset: str) -> Found:
     return recorded(lambda recorder: model.generate(**prompt, recorder=recorder, **options))
 
 
-def _generated(place: Place, make: Callable[[], dict[str, Any]], **options: Any) -> Found:
+def _generated(place: Place, make: Prompt, **options: Any) -> Found:
     model = place.model("frame")
     torch.manual_seed(3)
     told = {"return_dict_in_generate": True, "output_logits": True}
@@ -239,15 +229,13 @@ def _generated(place: Place, make: Callable[[], dict[str, Any]], **options: Any)
 # --- Cases of two processes --------------------------------------------------------------------
 
 
-def _shared(place: Place, preset: str, make: Callable[[], dict[str, Any]]) -> Found:
+def _shared(place: Place, preset: str, make: Prompt) -> Found:
     """Of the rows of this process: logits, the loss of all, and its shares of the gradients."""
     prompt = on(place.device, labelled(make()))
     return _trained(place.model(preset), prompt, **{SHARED_BY: context_parallel()})
 
 
-def _prefilled(
-    place: Place, preset: str, make: Callable[[], dict[str, Any]], **options: Any
-) -> Found:
+def _prefilled(place: Place, preset: str, make: Prompt, **options: Any) -> Found:
     shared = {SHARED_BY: context_parallel(), "logits_to_keep": 2}
     return _continued(place.model(preset), on(place.device, make()), **shared, **options)
 
@@ -274,11 +262,15 @@ def _sharded(place: Place, preset: str, *, checkpoint: bool = False, shared: boo
     return _trained(model, prompt, loss_only=True, **sharing)
 
 
-def _cases() -> Iterator[tuple[str, Case]]:
-    """All of them, by name."""
-    prompts = {"text": text, "video": video, "image and video": image_and_video, "padded": padded}
-    presets = ("paper", "frame", "dense")
-    for preset in presets:
+def _of_presets() -> Iterator[tuple[str, Case]]:
+    """What every way to attend has."""
+    prompts: dict[str, Prompt] = {
+        "text": text,
+        "video": video,
+        "image and video": image_and_video,
+        "padded": padded,
+    }
+    for preset in ("paper", "frame", "dense"):
         for name, make in prompts.items():
             yield f"plain/{preset}/{name}", Case(run=partial(_plain, preset=preset, make=make))
         for name in ("video", "padded"):
@@ -288,176 +280,70 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"chunked/{preset}", Case(run=run)
         yield f"packed/{preset}", Case(run=partial(_packed, preset=preset))
         yield f"recorder/{preset}", Case(run=partial(_recorded, preset=preset))
+    run = partial(_decoded, preset="released", make=image_and_video, turn=False)
     yield "plain/released", Case(run=partial(_plain, preset="released", make=video))
-    yield (
-        "decode/released",
-        Case(run=partial(_decoded, preset="released", make=image_and_video, turn=False)),
-    )
+    yield "decode/released", Case(run=run)
     yield "recorder/released", Case(run=partial(_recorded, preset="released"))
-    yield (
-        "plain/block scope",
-        Case(run=partial(_plain, preset="block scope", make=video)),
-    )
-    yield (
-        "plain/frame/dense by call",
-        Case(run=partial(_plain, preset="frame", make=video, attention="dense")),
-    )
+    yield "plain/block scope", Case(run=partial(_plain, preset="block scope", make=video))
+
+
+def _of_calls() -> Iterator[tuple[str, Case]]:
+    """What a single call may ask for."""
+    plain = partial(_plain, preset="frame")
+    no_branch = SPECS["paper"].with_options(branches=())
+    yield "plain/frame/dense by call", Case(run=partial(plain, make=video, attention="dense"))
     yield (
         "decode/frame/spec by call without branches",
-        Case(
-            run=partial(
-                _decoded,
-                preset="frame",
-                make=video,
-                nsa_spec=SPECS["paper"].with_options(branches=()),
-            )
-        ),
+        Case(run=partial(_decoded, preset="frame", make=video, nsa_spec=no_branch)),
     )
-    yield "plain/frame/positions given", Case(run=_given_positions)
-    yield (
-        "plain/frame/seconds of a grid",
-        Case(run=partial(_plain, preset="frame", make=_seconds_per_grid)),
-    )
+    yield "plain/frame/positions given", Case(run=partial(plain, make=_positions_given))
+    yield "plain/frame/seconds of a grid", Case(run=partial(plain, make=_seconds_per_grid))
     yield (
         "plain/frame/times off zero",
         Case(
-            run=partial(_plain, preset="frame", make=_times_off_zero),
+            run=partial(plain, make=_times_off_zero),
             since="0648b5d",
             reason="frame times are rounded before they become whole position ids",
         ),
     )
-    yield "frames and features", Case(run=_frames)
     yield "packed/frame/loss alone", Case(run=partial(_packed, preset="frame", loss_only=True))
-    for preset in ("frame", "dense"):
-        yield (
-            f"gradient checkpointing/{preset}",
-            Case(run=partial(_checkpointed, preset=preset, make=packed)),
-        )
-        yield f"LoRA/{preset}", Case(run=partial(_lora, preset=preset), packages=("peft",))
-        yield (
-            f"device map/{preset}",
-            Case(run=partial(_device_map, preset=preset), packages=("accelerate",)),
-        )
-    for name, options in {
-        "greedy": {"do_sample": False},
-        "greedy without a cache": {"do_sample": False, "use_cache": False},
-        "3 beams": {"do_sample": False, "num_beams": 3, "num_return_sequences": 2},
-        "sampled": {"do_sample": True, "temperature": 2.0},
-    }.items():
+    yield "frames and features", Case(run=_frames)
+    for name, options in _GENERATIONS.items():
         yield f"generate/{name}", Case(run=partial(_generated, make=padded, **options))
-    yield from _cases_of_two()
-    yield (
-        "control/one weight nudged",
-        Case(run=partial(_plain, preset="frame", make=video), must_differ=True),
-    )
 
 
-def _cases_of_two() -> Iterator[tuple[str, Case]]:
-    """Those of two processes."""
+def _of_wrapped_models() -> Iterator[tuple[str, Case]]:
+    """Models in which other packages have a hand."""
+    for preset in ("frame", "dense"):
+        run = partial(_checkpointed, preset=preset, make=packed)
+        yield f"gradient checkpointing/{preset}", Case(run=run)
+        run = partial(_lora, preset=preset)
+        yield f"LoRA/{preset}", Case(run=run, packages=("peft",))
+        run = partial(_device_map, preset=preset)
+        yield f"device map/{preset}", Case(run=run, packages=("accelerate",))
+
+
+def _of_two_processes() -> Iterator[tuple[str, Case]]:
     for preset in ("paper", "frame", "dense"):
         for name, make in (("one sample", video), ("packed", packed)):
             run = partial(_shared, preset=preset, make=make)
             yield f"context parallel/{preset}/{name}", Case(run=run, processes=2)
-        for name, options in (("whole", {}), ("in chunks", {"rows_per_chunk": 24})):
-            run = partial(_prefilled, preset=preset, make=image_and_video, **options)
+        for name, chunk in (("whole", 0), ("in chunks", 24)):
+            run = partial(_prefilled, preset=preset, make=image_and_video, rows_per_chunk=chunk)
             yield f"shared prefill/{preset}/{name}", Case(run=run, processes=2)
     yield "FSDP2/frame", Case(run=partial(_sharded, preset="frame"), processes=2)
     yield "FSDP2/dense", Case(run=partial(_sharded, preset="dense"), processes=2)
-    yield (
-        "FSDP2/frame/activation checkpointing",
-        Case(run=partial(_sharded, preset="frame", checkpoint=True), processes=2),
-    )
-    yield (
-        "FSDP2/frame/context parallel",
-        Case(run=partial(_sharded, preset="frame", shared=True), processes=2),
-    )
+    run = partial(_sharded, preset="frame", checkpoint=True)
+    yield "FSDP2/frame/activation checkpointing", Case(run=run, processes=2)
+    run = partial(_sharded, preset="frame", shared=True)
+    yield "FSDP2/frame/context parallel", Case(run=run, processes=2)
 
 
-CASES = dict(_cases())
-
-
-# --- The process -------------------------------------------------------------------------------
-
-
-def file_name(case: str, rank: int, suffix: str) -> str:
-    """Of what a process found."""
-    return f"{case.replace('/', '.').replace(' ', '_')}.{rank}.{suffix}"
-
-
-def _why_not(case: Case, device: torch.device) -> str | None:
-    """Why a case cannot run here."""
-    for package in case.packages:
-        if importlib.util.find_spec(package) is None:
-            return f"{package} is not installed"
-    if device.type == "cuda" and torch.cuda.device_count() < case.processes:
-        return f"needs {case.processes} GPUs"
-    return None
-
-
-def run_case(name: str, place: Place, out: Path) -> None:
-    """Run a case, and write what it gives or why it gives nothing to a folder."""
-    case = CASES[name]
-    note = _why_not(case, place.device)
-    if note is None:
-        try:
-            found = case.run(place)
-        except Exception:  # told in the table; the other cases go on
-            traceback.print_exc()
-            error = traceback.format_exc().strip().splitlines()[-1]
-            note = f"failed: {error[:300]}"
-    if note is not None:
-        text_of_note = json.dumps({"note": note})
-        (out / file_name(name, place.rank, "json")).write_text(text_of_note, encoding="utf-8")
-        return
-    tensors = {key: x.detach().cpu().contiguous().clone() for key, x in found.items()}
-    save_file(tensors, out / file_name(name, place.rank, "safetensors"))
-
-
-@contextmanager
-def _group(device: torch.device, rank: int, processes: int, out: Path) -> Iterator[None]:
-    """One of the processes of a group."""
-    if processes == 1 or (device.type == "cuda" and torch.cuda.device_count() < processes):
-        yield
-        return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    store = dist.FileStore(str(out / f"store_{processes}"), processes)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def main() -> None:
-    """Run the cases that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cases", type=json.loads, required=True, help="names, a JSON list")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--rank", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--nudged", type=json.loads, default=[], help="of the names, a JSON list")
-    options = parser.parse_args()
-    package = importlib.util.find_spec("videonsa")
-    if package is None or not Path(package.origin or "").is_relative_to(options.source):
-        raise SystemExit(f"videonsa is not that of {options.source}")
-    torch.set_num_threads(1)
-    device = torch.device(options.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", min(options.rank, torch.cuda.device_count() - 1))
-        torch.cuda.set_device(device)
-        torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    place = Place(
-        device=device,
-        dtype=DTYPES[options.dtype],
-        rank=options.rank,
-    )
-    with _group(device, options.rank, options.processes, options.out):
-        for name in options.cases:
-            run_case(name, replace(place, nudged=name in options.nudged), options.out)
-
-
-if __name__ == "__main__":
-    main()
+_CONTROL = Case(run=partial(_plain, preset="frame", make=video), must_differ=True)
+CASES = {
+    **dict(_of_presets()),
+    **dict(_of_calls()),
+    **dict(_of_wrapped_models()),
+    **dict(_of_two_processes()),
+    "control/one weight nudged": _CONTROL,
+}

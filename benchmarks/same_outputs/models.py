@@ -1,4 +1,4 @@
-"""Models, prompts and names for `same_outputs.py`: all that differs between two versions is here.
+"""Models and prompts of the cases, and the names that differ between two versions.
 
 The cases run on this file with the code of either version, so it may only use what both have. What
 was moved or renamed between them stands in the first section, new names first.
@@ -33,22 +33,18 @@ def first_of(*places: str) -> Any:
 
 
 Config = first_of("videonsa.models.config:VideoNSAConfig")
-Model = first_of(
-    "videonsa.models.modeling:VideoNSAForConditionalGeneration",
-    "videonsa.models.families.qwen2_5_vl:VideoNSAForConditionalGeneration",
-)
+Model = first_of("videonsa.models.modeling:VideoNSAForConditionalGeneration")
 Cache = first_of("videonsa.models.cache:VideoNSACache")
 Spec = first_of("videonsa.ops.spec:NSASpec")
 _PARAMETERS = inspect.signature(Model.forward).parameters
-SHARED_BY = next(name for name in ("context_parallel", "exchange") if name in _PARAMETERS)
+SHARED_BY = next(name for name in ("cp_group", "exchange") if name in _PARAMETERS)
 """The keyword of `forward` for the processes that one sequence is sharded over."""
 
 
 def context_parallel() -> Any:
     """The object for that keyword, over all processes."""
     kind = first_of(
-        "videonsa.parallel.context:ContextParallel",
-        "videonsa.parallel.context_parallel:ContextParallel",
+        "videonsa.parallel.context:ContextParallelGroup",
         "videonsa.parallel.exchange:SequenceExchange",
     )
     return kind()
