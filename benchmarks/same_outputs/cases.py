@@ -104,9 +104,8 @@ def _trained(model: Any, prompt: dict[str, Any], **options: Any) -> Found:
     out = model(**prompt, use_cache=False, **options)
     out.loss.backward()
     logits = {} if out.logits is None else {"logits": out.logits}
-    hidden = dict(enumerate(out.hidden_states or ()))
-    named = {f"hidden states {i}": states for i, states in hidden.items()}
-    return {"loss": out.loss} | logits | named | _gradients(model)
+    hidden = {f"hidden states {i}": rows for i, rows in enumerate(out.hidden_states or ())}
+    return {"loss": out.loss} | logits | hidden | _gradients(model)
 
 
 @torch.inference_mode()
