@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Remakes the embedded model from random weights (docs/embedded.md) and scores it. The same command
-# goes on where it was stopped; it stops by itself before SECONDS are over, with exit status 75.
+# resumes; it stops by itself before SECONDS are over, with exit status 75.
 #
 #   benchmarks/embedded.sh OUT [SECONDS [[STAGE:]SECTION.KEY=VALUE ...]]
 #

@@ -41,7 +41,7 @@ def _stages(name: str) -> dict[str, dict[str, Any]]:
 
 
 def _prefill() -> Iterator[list[str]]:
-    """Beside dense attention; beside transformers, which another run had beside it."""
+    """Compared with dense attention, and with transformers, each in one run."""
     regimes = ("coherent", "random")
     seconds = {name: stage["ms"] / 1000 for name, stage in _stages("prefill").items()}
     ours, dense = [seconds[f"prefill, nsa, {x}"] for x in regimes], seconds["prefill, dense"]
@@ -57,7 +57,7 @@ def _prefill() -> Iterator[list[str]]:
     both = [tower + seconds[f"prefill, nsa, {x}"] for x in regimes]
     theirs = their_tower + seconds["transformers: prefill"]
     yield [
-        "vision tower and prefill, beside transformers",
+        "vision tower and prefill, compared with transformers",
         " / ".join(f"{s:.1f}" for s in both) + " s",
         f"{theirs:.1f} s in transformers",
         " / ".join(f"{theirs / s:.1f}" for s in both)
@@ -79,7 +79,7 @@ def _million() -> str:
     seconds = sum(stage["ms"] for stage in timed) / 1000
     peak = max(stage["peak_gb"] for stage in stages)
     # Eight processes decoded a video on the same CPUs.
-    return f"1M tokens take {peak:.0f} GB and at most {seconds:.0f} s (beside other work)"
+    return f"1M tokens take {peak:.0f} GB and at most {seconds:.0f} s (with other work on the machine)"
 
 
 def _training() -> Iterator[list[str]]:
@@ -108,7 +108,7 @@ def _training() -> Iterator[list[str]]:
     ]
     shared = {run["attention"]: run for run in _read("train_4_fsdp")["runs"]}
     yield [
-        "the 13 layers, one sequence on 4 GPUs (FSDP2)",
+        "the 13 layers, one sequence over 4 GPUs (FSDP2)",
         *(f"{shared[attention]['ms'] / 1000:.1f} s" for attention in ("nsa", "dense")),
         f"{100 * shared['nsa']['efficiency']:.0f} % of four times one GPU",
     ]
