@@ -79,7 +79,8 @@ def _million() -> str:
     seconds = sum(stage["ms"] for stage in timed) / 1000
     peak = max(stage["peak_gb"] for stage in stages)
     # Eight processes decoded a video on the same CPUs.
-    return f"1M tokens take {peak:.0f} GB and at most {seconds:.0f} s (with other work on the machine)"
+    most = f"{peak:.0f} GB and at most {seconds:.0f} s"
+    return f"1M tokens take {most} (with other work on the machine)"
 
 
 def _training() -> Iterator[list[str]]:
