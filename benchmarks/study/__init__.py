@@ -1,1 +1,1 @@
-"""The study: NSA and dense twins of the embedded model's size, trained alike (docs/study.md)."""
+"""The study: NSA and dense twins of the embedded model's size (docs/study.md)."""

@@ -1,4 +1,4 @@
-"""The study in parts: `python -m benchmarks.study PART --out FOLDER` (docs/study.md)."""
+"""The study, part by part: `python -m benchmarks.study PART --out FOLDER` (docs/study.md)."""
 
 import argparse
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.study.archives import unpack
 from benchmarks.study.design import Design
 from benchmarks.study.jobs import Call, Clock, call_apart
 from benchmarks.study.keep import keep_pair
-from benchmarks.study.parcels import unpack
 from benchmarks.study.parts import (
     check_settings,
     evaluate,
@@ -30,7 +30,7 @@ from videonsa.errors import VideoNSAError
 
 ALL_PARTS = ("prepare", "train", "evaluate", "report")
 AGAIN = 75
-"""Exit status where time was over first: the same command goes on."""
+"""Exit status if time ran out: the same command resumes."""
 
 
 def main(
@@ -39,12 +39,12 @@ def main(
     """Command line.
 
     Args:
-        arguments: in place of those of the process.
-        design: in place of the study's own.
+        arguments: instead of those of the process.
+        design: instead of the default design.
         call: runs a command of `videonsa`.
 
     Returns:
-        The exit status: 0, 2 for what cannot work, `AGAIN`.
+        The exit status: 0, 2 after an error, or `AGAIN`.
     """
     args = _parser().parse_args(arguments)
     design = _changed(design or Design(), args)
@@ -62,27 +62,35 @@ def _parser() -> argparse.ArgumentParser:
         "part", choices=(*ALL_PARTS, "all", "pack-models", "pack-state", "unpack", "keep")
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
-    parser.add_argument("--seconds", type=float, help="stop in time, so that the same goes on")
-    parser.add_argument("--at-once", type=int, default=12, help="processes at the same time (12)")
-    parser.add_argument("--seeds", help="such as 0,1,2")
+    parser.add_argument(
+        "--seconds", type=float, help="save and stop within this time; the same command resumes"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=12, help="processes that run at the same time (12)"
+    )
+    parser.add_argument("--seeds", help="for example 0,1,2")
     parser.add_argument("--samples", type=int, help="videos of each length")
     parser.add_argument(
         "--scale-time",
         action="store_true",
-        help="ask about longer videos with the position ids of training: study_scaled.json",
+        help="ask about longer videos with the position ids of training, into study_scaled.json",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="[STAGE:]SECTION.KEY=VALUE",
-        help="in place of what the recipes say, such as long:optimizer.steps=900",
+        help="change a setting of the recipes, for example long:optimizer.steps=900",
     )
-    parser.add_argument("--dtype", default="bfloat16", help="of the models that are asked")
-    parser.add_argument("--runs", default="", help="for pack-state: names, such as long-0-nsa")
-    parser.add_argument("--to", type=Path, help="for pack-* and keep: a folder")
-    parser.add_argument("--from", dest="source", type=Path, help="for unpack: folder of parts")
-    parser.add_argument("--seed", type=int, default=0, help="for keep: whose pair")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of the models that are asked")
+    parser.add_argument(
+        "--runs", default="", help="for pack-state: names of runs, for example long-0-nsa"
+    )
+    parser.add_argument("--to", type=Path, help="for pack-* and keep: the folder to write")
+    parser.add_argument(
+        "--from", dest="source", type=Path, help="for unpack: the folder of the archives"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for keep: the seed of the pair")
     return parser
 
 
@@ -102,7 +110,7 @@ def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
         sys.stdout.write(f"unpacked: {', '.join(unpack(args.source, base=out))}\n")
         return 0
     if args.part in ("pack-models", "pack-state", "keep"):
-        folder = args.to or out / "parcels"
+        folder = args.to or out / "archives"
         if args.part == "keep":
             written = keep_pair(design, out, folder, seed=args.seed)
         elif args.part == "pack-models":
@@ -118,13 +126,13 @@ def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
     with sole_writer(out, work=f"study {args.part}"):
         for part in ALL_PARTS if args.part == "all" else (args.part,):
             if not _do(part, args, design, clock, call):
-                sys.stderr.write(f"{part}: time is over; the same command goes on\n")
+                sys.stderr.write(f"{part}: time is over; the same command resumes\n")
                 return AGAIN
     return 0
 
 
 def _do(part: str, args: argparse.Namespace, design: Design, clock: Clock, call: Call) -> bool:
-    """One part; False where time was over first."""
+    """Do one part; False if time ran out."""
     out: Path = args.out
     begun = time.monotonic()
     if part == "report":

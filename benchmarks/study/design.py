@@ -1,4 +1,4 @@
-"""What the study trains and asks: stages, seeds, twins; and where everything of it lies."""
+"""What the study trains and asks: stages, seeds, twins; and where its files are."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from videonsa.train.folder import MODEL
 Attention = Literal["nsa", "dense"]
 FRAME_SIZE = 112
 TRAINING_TOKENS = 4096
-"""Of the videos of the last stage."""
+"""Tokens of the videos of the last stage."""
 _SHORT_KINDS = (
-    # What fits into 16 seconds, the shortest video, together; more of what is learnt last.
+    # Kinds that fit together into 16 seconds, the shortest video; more videos of kinds learnt late.
     (6000, "needle+number+direction+relation+distance"),
     (3000, "order+compare"),
     (2000, "needles+direction"),
     (1000, "count"),
 )
 _APART = 1_000_000
-"""Numbers of the suite's training split between two sources: no video is in both."""
+"""Distance in the suite's training split between two sources, so that they share no video."""
 
 
 def _source(place: int, *, count: int, frames: int, kinds: str = "+".join(KINDS)) -> str:
@@ -30,15 +30,15 @@ def _source(place: int, *, count: int, frames: int, kinds: str = "+".join(KINDS)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A part of training on videos of one length."""
+    """A stage of training, on videos of one length."""
 
     name: str
     recipe: str
-    """Of `videonsa train`; `study` and the recipes that extend it are in one place."""
+    """A recipe of `videonsa train`; all stages extend `study`."""
     sources: tuple[str, ...]
-    """Of `videonsa data build`."""
+    """Sources of `videonsa data build`."""
     attentions: tuple[Attention, ...] = ("dense",)
-    """One run of each seed: what comes before the twins is trained once."""
+    """One run for each of them and each seed; stages before the twins are trained once a seed."""
 
 
 STAGES = (
@@ -68,33 +68,33 @@ STAGES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
-    """All that is the same wherever and however fast the study runs."""
+    """The design of the study, which does not depend on where it runs."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     stages: tuple[Stage, ...] = STAGES
     base: str = "embedded"
-    """The weights that all begin with, its gates left out."""
+    """The model whose weights, without gates, all runs start from."""
     settings: tuple[str, ...] = ()
-    """`section.key=value` for every run, or `STAGE:section.key=value` for those of a stage."""
+    """`section.key=value` for every run, `STAGE:section.key=value` for the runs of a stage."""
     lengths: tuple[int, ...] = (TRAINING_TOKENS, 2 * TRAINING_TOKENS, 4 * TRAINING_TOKENS)
-    """Tokens of the videos that are asked about."""
+    """Tokens of the test videos."""
     samples: int = 100
-    """Videos of each length, all kinds of question about each."""
+    """Test videos of each length, each with all kinds of question."""
     scale_time: bool = False
-    """Tell the twins of longer videos the seconds that one of the shortest has, so that no position
-    id is one that training had not."""
+    """Tell the twins that longer videos take the seconds of the shortest, so that no position id is
+    new to them."""
 
     @property
     def name(self) -> str:
-        """Of the files with its result."""
+        """Name of the files with the result."""
         return "study_scaled" if self.scale_time else "study"
 
     def time_scale(self, length: int) -> float:
-        """Seconds as the twins are told them, over those of a video of a length."""
+        """The factor on the seconds of a video of this length, as the twins are told them."""
         return min(self.lengths) / length if self.scale_time else 1.0
 
     def answers(self, run: "Run", out: Path, length: int) -> Path:
-        """Where what a twin is asked about videos of a length is kept."""
+        """Folder of the answers of a twin about videos of a length."""
         name = "answers" if self.time_scale(length) == 1 else "answers-scaled"
         return out / name / run.name / str(length)
 
@@ -105,33 +105,33 @@ class Design:
                 yield Run(stage=stage.name, seed=seed, attention=attention)
 
     def all_runs(self) -> list["Run"]:
-        """In the order in which they have to be done."""
+        """All runs, in an order in which they can be trained."""
         return [run for stage in self.stages for run in self.runs(stage)]
 
     def twins(self) -> list["Run"]:
-        """The runs whose models are asked."""
+        """The runs whose models answer the questions."""
         return list(self.runs(self.stages[-1]))
 
     def before(self, run: "Run") -> list["Run"]:
-        """The dense runs of its seed that lead to a run, in order."""
+        """The dense runs of the earlier stages that lead to a run, in order."""
         names = [stage.name for stage in self.stages]
         earlier = names[: names.index(run.stage)]
         return [Run(stage=name, seed=run.seed, attention="dense") for name in earlier]
 
     def base_of(self, run: "Run", out: Path) -> str:
-        """What a run starts from: the dense model of its seed of the stage before."""
+        """What a run starts from: the dense model of its seed in the stage before."""
         before = self.before(run)
         return str(before[-1].model(out)) if before else self.base
 
     def is_done(self, run: "Run", out: Path) -> bool:
-        """Whether a run has its model, or all that begin with it are done without."""
+        """Whether a run has its model, or all runs that start from that model are done."""
         if run.model(out).is_dir():
             return True
         after = [one for one in self.all_runs() if self.before(one)[-1:] == [run]]
         return bool(after) and all(self.is_done(one, out) for one in after)
 
     def settings_of(self, run: "Run", out: Path) -> list[str]:
-        """`--set` of a run."""
+        """The values of `--set` for a run."""
         chosen = [
             f"model.base={self.base_of(run, out)}",
             f"data.manifest={data_folder(out, run.stage)}",
@@ -145,9 +145,9 @@ class Design:
         return chosen
 
     def _stage_of(self, setting: str) -> tuple[str | None, str]:
-        """The stage that a setting is for, None for all, and the setting itself."""
+        """The stage that a setting is for (None: all stages), and the setting itself."""
         stage, colon, own = setting.partition(":")
-        if not colon or "=" in stage:  # the colon is of the value
+        if not colon or "=" in stage:  # the colon belongs to the value
             return None, setting
         names = [one.name for one in self.stages]
         if stage not in names:
@@ -165,18 +165,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """In file names."""
+        """Name of the run, also in file names."""
         return f"{self.stage}-{self.seed}-{self.attention}"
 
     def folder(self, out: Path) -> Path:
-        """Where it is trained."""
+        """Its folder."""
         return out / "runs" / self.name
 
     def model(self, out: Path) -> Path:
-        """Its trained model, when there is one."""
+        """Folder of its trained model, if it is finished."""
         return self.folder(out) / MODEL
 
 
 def data_folder(out: Path, stage: str) -> Path:
-    """The manifest of a stage."""
+    """Folder of the manifest of a stage."""
     return out / "data" / stage

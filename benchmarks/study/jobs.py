@@ -1,4 +1,4 @@
-"""Commands of `videonsa` that run at the same time, each on a GPU, up to a common deadline."""
+"""Commands of `videonsa` that run in parallel, each on one GPU, up to a common deadline."""
 
 import math
 import subprocess
@@ -18,46 +18,46 @@ from videonsa.env import variables
 
 Ended = Literal["done", "left", "failed"]
 LEAST_SECONDS = 100.0
-"""With less than this left no job starts: importing and loading alone take a good part of it."""
+"""No job starts with less time left: imports and loading take much of it."""
 TOLD_EVERY = 60.0
-"""Seconds from one word about the jobs that run to the next."""
+"""Seconds between two reports on the running jobs."""
 TOLD_OF_A_FAILURE = 40
-"""Last lines of its log."""
+"""Lines at the end of the log of a failed job that are shown."""
 
 
 class Clock(NamedTuple):
-    """When everything has to be over, by `time.monotonic`."""
+    """When everything has to be finished, by `time.monotonic`."""
 
     deadline: float = math.inf
 
     @classmethod
     def of(cls, seconds: float | None) -> "Clock":
-        """So many seconds from now; None: never."""
+        """A deadline in so many seconds; None: no deadline."""
         return cls(math.inf if seconds is None else time.monotonic() + seconds)
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A command; it is done when `is_done` says so, however it ended."""
+    """A command. It is done when `is_done` says so, whatever its exit status."""
 
     name: str
     command: Callable[[float], list[str]]
-    """Arguments of `videonsa` for so many seconds at most, `inf` without an end."""
+    """From the seconds that are left (`inf`: no deadline) to the arguments of `videonsa`."""
     log: Path
     is_done: Callable[[], bool]
 
 
 Call = Callable[[list[str], Path, float, int], int]
-"""Arguments, log, seconds at most and number of the slot to an exit status."""
+"""From arguments, log, seconds at most and number of the slot to an exit status."""
 
 
 def call_apart(arguments: list[str], log: Path, seconds: float, slot: int) -> int:
-    """Run `videonsa` in a process of its own, on GPU `slot` modulo their number; killed when late.
+    """Run `videonsa` in its own process, on GPU `slot` modulo their number; kill it when late.
 
     Raises:
         OSError: the log cannot be written, or the process does not start.
@@ -77,7 +77,7 @@ def call_apart(arguments: list[str], log: Path, seconds: float, slot: int) -> in
 
 
 def _gpus() -> list[str]:
-    """The GPUs that may be used; counted without a context on them."""
+    """The visible GPUs, counted without creating a CUDA context."""
     stated = variables().get("CUDA_VISIBLE_DEVICES")
     if stated is not None:
         return [name for name in stated.split(",") if name]
@@ -85,7 +85,7 @@ def _gpus() -> list[str]:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """Of what a job has said so far; of a progress bar its last state."""
+    """The last lines of a log; of a progress bar its last state."""
     text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
     lines = [line.rstrip().rpartition("\r")[2].strip() for line in text.split("\n")]
     return [line for line in lines if line][-count:]
@@ -99,18 +99,19 @@ def run_jobs(
     call: Call = call_apart,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Ended]:
-    """Run those that are not done, so many at the same time; one that fails leaves the others.
+    """Run the jobs that are not done, `at_once` in parallel; a failure does not stop the others.
 
     Args:
-        jobs: in the order in which they start.
-        at_once: how many run at the same time.
-        clock: when they have to be over. What does not end by itself is killed then: all that the
-            commands write can be gone on with.
-        call: runs one.
-        tell: told what each that runs said last, now and then, and the end of what failed.
+        jobs: they start in this order.
+        at_once: how many run in parallel.
+        clock: the deadline. A job still running then is killed; all commands can resume from what
+            they wrote.
+        call: runs one command.
+        tell: gets, now and then, the last log line of each running job, and the end of the log of
+            a failed one.
 
     Returns:
-        How each ended, by its name: `left` is what there was no time for.
+        How each job ended, by name; `left`: there was no time to finish it.
     """
     slots: SimpleQueue[int] = SimpleQueue()
     for slot in range(at_once):

@@ -1,4 +1,4 @@
-"""One pair of twins as checkpoints of the repository, with what they are."""
+"""One pair of twins as checkpoints of the repository, each with a model card."""
 
 import json
 from pathlib import Path
@@ -14,23 +14,23 @@ from videonsa.evals.statistics import Accuracy
 from videonsa.models.checkpoints.convert import convert
 
 MOST_BYTES = 12 * 10**6
-"""Of a checkpoint of the repository."""
+"""Most bytes of a checkpoint in the repository."""
 
 
 def keep_pair(design: Design, out: Path, folder: Path, *, seed: int) -> list[Path]:
-    """Write `study-nsa` and `study-dense`, in bfloat16, each with its card.
+    """Write `study-nsa` and `study-dense` in bfloat16, each with a model card.
 
     Args:
         design: of the study.
-        out: its folder, with `study.json`; models are those of `runs`, or unpacked `models`.
-        folder: where the two go.
-        seed: whose twins.
+        out: its folder, with `study.json` and the models, in `runs` or unpacked in `models`.
+        folder: for the two checkpoints.
+        seed: of the pair.
 
     Returns:
         The files that were written.
 
     Raises:
-        UsageError: no result, no such models, or one of more than `MOST_BYTES`.
+        UsageError: result or models are missing, or a checkpoint is larger than `MOST_BYTES`.
     """
     path = out / f"{design.name}.json"
     if not path.exists():
@@ -68,10 +68,11 @@ def _card(result: dict[str, Any], attention: str, seed: int) -> str:
     return (
         "---\nlicense: apache-2.0\nlibrary_name: videonsa\n---\n\n"
         f"# Study model: {words[attention]}\n\n"
-        f"One of two twins, trained alike on rendered videos of {TRAINING_TOKENS:,} tokens but for "
-        f"the attention of vision rows; seed {seed}. It knows nothing of real videos. How it was "
-        "trained, what its twin is and what all seeds score: docs/study.md and docs/results.md.\n\n"
+        f"One of two twins that were trained alike on rendered videos of {TRAINING_TOKENS:,} "
+        f"tokens and differ only in how vision tokens attend; seed {seed}. It knows nothing of "
+        "real videos. docs/study.md says how both were trained, docs/results.md what all seeds "
+        "score.\n\n"
         "    videonsa ask VIDEO QUESTION --model THIS_FOLDER\n\n"
-        "Right answers in percent on the suite's test split, easy, all kinds of question (95 % "
-        "Wilson intervals):\n\n" + table(["video tokens", "right"], rows)
+        "Right answers in percent on the suite's test split, difficulty easy, all kinds of "
+        "question (95 % Wilson intervals):\n\n" + table(["video tokens", "right"], rows)
     )

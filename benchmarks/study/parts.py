@@ -1,4 +1,4 @@
-"""The parts of the study, each gone on with when it is called again: prepare, train, evaluate."""
+"""The parts of the study: prepare, train, evaluate. Each resumes when it is called again."""
 
 import json
 import sys
@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.study.archives import STATE_BYTES, pack
 from benchmarks.study.design import FRAME_SIZE, Design, Run, Stage, data_folder
 from benchmarks.study.jobs import Call, Clock, Ended, Job, run_jobs
-from benchmarks.study.parcels import STATE_BYTES, pack
 from benchmarks.study.summary import is_answered
 from videonsa.data.files import json_lines
 from videonsa.data.manifest import MANIFEST
@@ -23,14 +23,14 @@ from videonsa.train.saving import last_checkpoint
 
 TIMES = "times.jsonl"
 STOPPING_SECONDS = 45.0
-"""Before the end of a part a run stops: it needs them to start, for its last step and to save."""
+"""A run stops this long before the deadline: it has to start, finish a step and save."""
 
 
 def check_settings(design: Design, out: Path) -> None:
-    """Read the recipes as every run will.
+    """Read the recipe of every run, with its settings.
 
     Raises:
-        UsageError: a setting for no stage, or one that a recipe has not.
+        UsageError: a setting names an unknown stage, or is not in the recipe.
     """
     for run in design.all_runs():
         read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
@@ -57,7 +57,7 @@ def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) 
     """Train stage by stage; True when every run has its model.
 
     Raises:
-        UsageError: runs that failed, or too little shared memory for the frames on their way.
+        UsageError: runs failed, or there is too little shared memory for frames in transit.
     """
     for stage in design.stages:
         runs = list(design.runs(stage))
@@ -70,7 +70,7 @@ def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) 
 
 
 def _check_shared_memory(design: Design, run: Run, out: Path, *, at_once: int) -> None:
-    """Of all runs at once; each looks for itself alone."""
+    """For all runs together; each run checks only for itself."""
     recipe = read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
     check_shared_memory(recipe, runs=at_once)
 
@@ -99,7 +99,7 @@ def evaluate(
     design: Design, out: Path, *, at_once: int, clock: Clock, call: Call, dtype: str = "bfloat16"
 ) -> bool:
     """Ask every twin about the suite's test split; True when all is answered."""
-    # The longest first: they take longest.
+    # The longest videos first: they take longest.
     pairs = [(run, length) for length in sorted(design.lengths)[::-1] for run in design.twins()]
     jobs = [_asking(design, run, length, out, dtype=dtype) for run, length in pairs]
     return _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call, tell=_tell), out)
@@ -133,10 +133,10 @@ def _log(out: Path, name: str) -> Path:
 
 
 def _all(ended: dict[str, Ended], out: Path) -> bool:
-    """Whether all were done.
+    """Whether all are done.
 
     Raises:
-        UsageError: some failed; the others were ended first.
+        UsageError: some failed; raised when all others have ended.
     """
     failed = [name for name, how in ended.items() if how == "failed"]
     if failed:
@@ -148,7 +148,7 @@ def _all(ended: dict[str, Ended], out: Path) -> bool:
 
 
 def note_time(out: Path, part: str, seconds: float, *, is_done: bool) -> None:
-    """A line in `times.jsonl`: how long a part took this time."""
+    """Append to `times.jsonl` how long a part took this time."""
     line = {"part": part, "seconds": round(seconds, 1), "done": is_done, "ended": time.time()}
     with (out / TIMES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -164,10 +164,10 @@ def read_times(out: Path) -> list[dict[str, Any]]:
 
 
 def state_of(design: Design, run: Run, out: Path) -> list[Path]:
-    """What a run needs to go on elsewhere, or its model where it is done, and its log.
+    """What a run needs to resume elsewhere, or its model if it is done; and its log.
 
     Raises:
-        UsageError: a run without a checkpoint, or more than `STATE_BYTES`.
+        UsageError: the run has no checkpoint, or needs more than `STATE_BYTES`.
     """
     folders = [one.folder(out) for one in (*design.before(run), run)]
     paths = [path for one in folders for path in one.glob("*") if path.is_file()]
@@ -176,7 +176,7 @@ def state_of(design: Design, run: Run, out: Path) -> list[Path]:
     checkpoint = last_checkpoint(run.folder(out))
     if checkpoint is None:
         raise UsageError(f"{run.name} has no checkpoint yet: it would begin anew anywhere")
-    # What it began with has the tokenizer.
+    # The model that it started from has the tokenizer.
     paths += [checkpoint, *(one.model(out) for one in design.before(run)[-1:])]
     size = sum(x.stat().st_size for path in paths for x in (path, *path.rglob("*")) if x.is_file())
     if size > STATE_BYTES:
@@ -185,10 +185,10 @@ def state_of(design: Design, run: Run, out: Path) -> list[Path]:
 
 
 def pack_states(design: Design, names: Sequence[str], out: Path, folder: Path) -> list[Path]:
-    """The states of runs, a parcel each.
+    """Pack the states of runs, one archive each.
 
     Raises:
-        UsageError: a run that the study has not, or as `state_of`.
+        UsageError: the study has no such run, or as for `state_of`.
     """
     runs = {run.name: run for run in design.all_runs()}
     unknown = [name for name in names if name not in runs]
@@ -204,13 +204,13 @@ def pack_states(design: Design, names: Sequence[str], out: Path, folder: Path) -
 
 
 def pack_models(design: Design, out: Path, folder: Path) -> tuple[list[Path], list[str]]:
-    """The twins' models in bfloat16, in one parcel; it unpacks to `models/RUN`.
+    """Pack the twins' models in bfloat16 into one archive; it unpacks to `models/RUN`.
 
     Returns:
         The files, and the names of twins that have no model yet.
 
     Raises:
-        UsageError: none has.
+        UsageError: no twin has a model yet.
     """
     twins = design.twins()
     done = [run for run in twins if run.model(out).is_dir()]

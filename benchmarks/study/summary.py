@@ -1,4 +1,4 @@
-"""`study.json`: what was trained, how the losses went, and what the twins answered."""
+"""`study.json`: what was trained, loss curves, and what the twins answered."""
 
 import gzip
 import json
@@ -22,9 +22,9 @@ from videonsa.train.reading import recipe_of
 
 FORMAT = 1
 ALL = "all"
-"""Stands for every kind of question together."""
+"""All kinds of question together."""
 CURVE_POINTS = 60
-"""Most of a loss curve that are kept."""
+"""Most points that are kept of a loss curve."""
 _GATES = "gates/"
 _PATCH = 28
 _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -32,15 +32,15 @@ _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 
 
 
 def summarise(design: Design, out: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """All of the study as JSON keeps it.
+    """The whole study as a JSON object.
 
     Args:
-        design: what was done.
-        out: folder of the study, everything in it trained and answered.
-        machine: what the numbers hold for.
+        design: of the study.
+        out: folder of the study, with all runs trained and all questions answered.
+        machine: facts of the machine that the numbers were measured on.
 
     Raises:
-        UsageError: something was not trained or not answered yet.
+        UsageError: a run is not trained, or a question not answered yet.
     """
     unfinished = [run.name for run in design.all_runs() if not design.is_done(run, out)]
     if unfinished:
@@ -74,7 +74,7 @@ def summarise(design: Design, out: Path, *, machine: Mapping[str, Any]) -> dict[
 
 
 def is_answered(design: Design, run: Run, out: Path, length: int) -> bool:
-    """Whether every question about videos of a length was answered."""
+    """Whether a twin has answered every question about videos of a length."""
     folder = design.answers(run, out, length)
     return (folder / "report.json").exists() and len(read_lines(folder)) >= _questions(design)
 
@@ -95,9 +95,9 @@ def _answers(design: Design, run: Run, out: Path) -> list[Line]:
 
 
 def all_answers(design: Design, out: Path) -> bytes:
-    """Every line that the twins answered, as gzip: what the numbers were counted from.
+    """All answers of the twins as gzipped lines, from which the numbers are counted.
 
-    A line's model is the name of its run, not where it lay.
+    The model of a line is the name of its run instead of a path.
     """
     lines = [
         json.dumps(json.loads(line) | {"model": run.name}, ensure_ascii=False) + "\n"
@@ -113,7 +113,7 @@ def _cell(lines: Sequence[Line], length: int, kind: str) -> list[Line]:
 
 
 def _run(run: Run, out: Path) -> dict[str, Any]:
-    """What was trained, with its loss."""
+    """Facts of a run, with its loss curve."""
     folder = run.folder(out)
     facts = json.loads((folder / RUN).read_text("utf-8"))
     recipe = recipe_of(run.stage, yaml.safe_load((folder / RECIPE).read_text("utf-8")))
@@ -141,7 +141,7 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
 
 
 def _attention(design: Design, out: Path) -> dict[str, Any]:
-    """What a vision row of NSA attends to, and what share of dense causal attention that is."""
+    """What a vision token attends to under NSA, and its share of dense causal attention."""
     run = next(run for run in design.twins() if run.attention == "nsa")
     recipe = recipe_of(
         run.stage, yaml.safe_load((run.folder(out) / RECIPE).read_text("utf-8"))
@@ -162,16 +162,16 @@ def _frame_tokens() -> int:
 
 
 def attended_shares(spec: NSASpec, tokens: int) -> dict[str, float]:
-    """Pairs of row and key that the vision rows of a video have, over those of dense attention.
+    """(query, key) pairs of the vision tokens of a video, over those of dense causal attention.
 
     Args:
         spec: with blocks of a frame, each of (FRAME_SIZE / 28)^2 tokens.
         tokens: of the video.
 
     Returns:
-        `selected_and_window`: the keys that the paper counts, at most K a row; a row that has
-            fewer before it has those. `all`: the means of the compressed branch, one a frame that
-            lies before the row's own, beside them.
+        `selected_and_window`: the keys that the paper counts, at most K a query, or all up to the
+            query if those are fewer. `all`: also the compressed keys, one for each frame before
+            the query's own.
     """
     frame = _frame_tokens()
     selected = spec.attention_keys(frame) - spec.window_size
@@ -183,13 +183,13 @@ def attended_shares(spec: NSASpec, tokens: int) -> dict[str, float]:
 
 
 def _up_to(tokens: int, most: int) -> int:
-    """Keys that rows have together, each at most so many of those up to its own."""
+    """Keys of all queries together, where each has at most `most` of those up to its own."""
     rising = min(tokens, most)
     return rising * (rising + 1) // 2 + max(tokens - most, 0) * most
 
 
 def _constants(design: Design, lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """What the best constant answer of each kind reaches."""
+    """Right answers of the best constant answer to each kind."""
     found: list[dict[str, Any]] = []
     for length in design.lengths:
         by_kind = {kind: best_constant(_cell(lines, length, kind)) for kind in KINDS}
@@ -203,7 +203,7 @@ def _constants(design: Design, lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def _differences(design: Design, lines: Mapping[Run, Sequence[Line]]) -> list[dict[str, Any]]:
-    """NSA less dense, in points: of each seed, their mean, and two 95 % intervals of it."""
+    """NSA minus dense in points: of each seed, their mean, and two 95 % intervals of the mean."""
     found: list[dict[str, Any]] = []
     for length in design.lengths:
         for kind in (*KINDS, ALL):
@@ -225,7 +225,7 @@ def _differences(design: Design, lines: Mapping[Run, Sequence[Line]]) -> list[di
 
 
 def _student(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of a mean; None of a single value."""
+    """Half of the 95 % interval of a mean; None for a single value."""
     if len(values) < 2:
         return None
     quantile = _T_95.get(len(values) - 1, Z_95)
@@ -233,7 +233,7 @@ def _student(values: Sequence[float]) -> float | None:
 
 
 def _paired(lines: Mapping[Run, Sequence[Line]], seed: int, length: int, kind: str) -> list[int]:
-    """Of each question: 1 where only NSA is right, -1 where only dense is, else 0."""
+    """For each question: 1 if only NSA is right, -1 if only dense is, else 0."""
     right: dict[str, dict[tuple[int, str], bool]] = {}
     for run, answers in lines.items():
         if run.seed == seed:

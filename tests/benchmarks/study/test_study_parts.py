@@ -7,8 +7,8 @@ import math
 import pytest
 
 from benchmarks.study.__main__ import AGAIN, main
+from benchmarks.study.archives import STATE_BYTES
 from benchmarks.study.design import Design, Run, Stage
-from benchmarks.study.parcels import STATE_BYTES
 from videonsa.cli.main import main as videonsa
 from videonsa.models.checkpoints.loading import load_model
 
@@ -109,7 +109,7 @@ def test_twins_see_the_same_data_from_the_same_weights(whole):
 @pytest.mark.slow
 def test_a_run_that_is_cut_goes_on_elsewhere_from_its_state(whole, tmp_path):
     run = Run(stage="long", seed=1, attention="nsa")
-    out, parcels = tmp_path / "study", tmp_path / "parcels"
+    out, archives = tmp_path / "study", tmp_path / "archives"
     (out / "runs").mkdir(parents=True)
     # The same weights to begin with.
     before = Run(stage="short", seed=1, attention="dense").folder(whole)
@@ -117,11 +117,11 @@ def test_a_run_that_is_cut_goes_on_elsewhere_from_its_state(whole, tmp_path):
     assert study(out, "prepare", "--seeds", "1") == 0
     assert study(out, "train", "--seeds", "1", "--set", "long:run.seconds=0.001") == AGAIN
     assert len(losses(out, run)) == 1
-    pack = ["pack-state", "--seeds", "1", "--runs", run.name, "--to", str(parcels)]
+    pack = ["pack-state", "--seeds", "1", "--runs", run.name, "--to", str(archives)]
     assert study(out, *pack) == 0
-    assert sum(part.stat().st_size for part in parcels.iterdir()) <= STATE_BYTES
+    assert sum(part.stat().st_size for part in archives.iterdir()) <= STATE_BYTES
     out.rename(tmp_path / "lost")
-    assert study(out, "unpack", "--from", str(parcels)) == 0
+    assert study(out, "unpack", "--from", str(archives)) == 0
     assert study(out, "prepare", "--seeds", "1") == 0
     base = Run(stage="short", seed=1, attention="dense")
     assert base.model(out).is_dir() and losses(out, base) == losses(whole, base)  # they travelled

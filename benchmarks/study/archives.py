@@ -1,4 +1,4 @@
-"""Folders as parts small enough to travel: a tar, cut, and put together again elsewhere."""
+"""Folders as archives: a tar in parts of limited size, put together again elsewhere."""
 
 import io
 import tarfile
@@ -9,19 +9,19 @@ from videonsa.disk import write_whole
 from videonsa.errors import UsageError
 
 PART_BYTES = 15 * 2**20
-"""Of a file that travels."""
+"""Most bytes of a part of an archive."""
 STATE_BYTES = 48 * 2**20
-"""Most that a run may need to go on elsewhere."""
+"""Most bytes that a run may need to resume elsewhere."""
 
 
 def pack(paths: Iterable[Path], *, base: Path, out: Path, name: str) -> list[Path]:
     """Write files and folders as `NAME.tar.00`, `NAME.tar.01`, ... and remove older parts.
 
     Args:
-        paths: what is packed, below `base`.
-        base: what their names in the tar count from.
+        paths: files and folders to pack, below `base`.
+        base: names in the tar are relative to it.
         out: folder of the parts.
-        name: of the parcel.
+        name: of the archive.
 
     Returns:
         The parts, in order.
@@ -40,18 +40,18 @@ def pack(paths: Iterable[Path], *, base: Path, out: Path, name: str) -> list[Pat
 
 
 def parts_of(folder: Path, name: str) -> list[Path]:
-    """The parts of a parcel, in order."""
+    """The parts of an archive, in order."""
     return sorted(folder.glob(f"{name}.tar.[0-9][0-9]"))
 
 
 def unpack(folder: Path, *, base: Path) -> list[str]:
-    """Put every parcel of a folder back under `base`.
+    """Unpack every archive of a folder under `base`.
 
     Returns:
-        The names of the parcels.
+        The names of the archives.
 
     Raises:
-        UsageError: no parcel there, or one that lacks a part.
+        UsageError: there is no archive, or one lacks a part.
     """
     names = sorted({path.name.split(".tar.")[0] for path in folder.glob("*.tar.[0-9][0-9]")})
     if not names:

@@ -1,11 +1,11 @@
 import pytest
 
-from benchmarks.study import parcels
-from benchmarks.study.parcels import PART_BYTES, pack, parts_of, unpack
+from benchmarks.study import archives
+from benchmarks.study.archives import PART_BYTES, pack, parts_of, unpack
 from videonsa.errors import UsageError
 
 
-def test_a_parcel_is_cut_and_put_together_again(tmp_path):
+def test_an_archive_is_cut_and_put_together_again(tmp_path):
     base = tmp_path / "base"
     (base / "runs/a").mkdir(parents=True)
     content = bytes(range(256)) * (PART_BYTES // 256 + 1)
@@ -19,7 +19,7 @@ def test_a_parcel_is_cut_and_put_together_again(tmp_path):
     assert (tmp_path / "there/runs/small").read_text() == "x"
 
 
-def test_a_smaller_parcel_leaves_no_part_of_the_larger_one(tmp_path):
+def test_a_smaller_archive_leaves_no_part_of_the_larger_one(tmp_path):
     out = tmp_path / "out"
     (tmp_path / "x").write_bytes(bytes(PART_BYTES))
     assert len(pack([tmp_path / "x"], base=tmp_path, out=out, name="p")) == 2
@@ -28,7 +28,7 @@ def test_a_smaller_parcel_leaves_no_part_of_the_larger_one(tmp_path):
     assert len(parts_of(out, "p")) == 1
 
 
-def test_a_parcel_that_lacks_a_part_is_refused(tmp_path):
+def test_an_archive_that_lacks_a_part_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(bytes(PART_BYTES))
     pack([tmp_path / "x"], base=tmp_path, out=tmp_path / "out", name="p")
     (tmp_path / "out/p.tar.01").unlink()
@@ -36,7 +36,7 @@ def test_a_parcel_that_lacks_a_part_is_refused(tmp_path):
         unpack(tmp_path / "out", base=tmp_path / "there")
 
 
-def test_a_folder_without_parcels_is_refused(tmp_path):
+def test_a_folder_without_archives_is_refused(tmp_path):
     with pytest.raises(UsageError, match="has no parts"):
         unpack(tmp_path, base=tmp_path)
-    assert parcels.STATE_BYTES == 48 * 1024 * 1024
+    assert archives.STATE_BYTES == 48 * 1024 * 1024
