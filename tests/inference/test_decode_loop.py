@@ -1,5 +1,7 @@
 """Tokens one by one, and text that never cuts a character."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from videonsa.inference.generation import (
     NOT_FINITE,
     GenerationOptions,
     TextPieces,
+    decode,
     generate_tokens,
 )
+from videonsa.models.cache import VideoNSACache
 from videonsa.video.processing import build_prompt
 
 TEXTS = [
@@ -84,6 +88,45 @@ def test_a_stop_id_ends_the_answer_and_is_the_last_token(qa, prompt):
     assert stopped == free[:1]
 
 
+def test_samples_of_a_batch_are_decoded_as_alone_until_the_last_one_ends(qa):
+    prompts = torch.tensor([[40, 41, 42, 43], [70, 60, 50, 40]])
+    options = GenerationOptions(max_new_tokens=6)
+
+    def decoded(ids, stop_ids=frozenset()):
+        steps = decode(
+            qa.model, {"input_ids": ids}, VideoNSACache(), options=options, stop_ids=stop_ids
+        )
+        return list(map(list, zip(*steps, strict=True)))
+
+    together = decoded(prompts)
+    assert together == [*decoded(prompts[:1]), *decoded(prompts[1:])]
+    assert together[0] != together[1]
+    both = {together[0][1], together[1][3]}
+    ends = [next(i for i, token in enumerate(row) if token in both) for row in together]
+    assert decoded(prompts, both) == [row[: max(ends) + 1] for row in together]
+
+
+def test_no_sample_of_a_batch_hides_that_the_logits_of_another_are_not_finite():
+    logits = torch.tensor([[0.0, 1.0], [float("nan"), 0.0], [3.0, 2.0]])
+    for temperature in (0.0, 1e-6):
+        options = GenerationOptions(temperature=temperature, seed=0)
+        assert options.chooser(torch.device("cpu"))(logits).tolist() == [1, NOT_FINITE, 0]
+
+
+def test_the_embeds_of_a_prompt_are_let_go_of_after_the_prefill(qa, prompt):
+    ids, videos = prompt.input_ids, prompt.pixel_values_videos
+    with torch.inference_mode():
+        features = qa.model.encode_vision(videos, [tuple(prompt.video_grid_thw[0].tolist())])
+        embeds = qa.model.embed_prompt(ids, video_features=features)
+    held = weakref.ref(embeds)
+    tokens = generate_tokens(
+        qa.model, prompt, options=GenerationOptions(), stop_ids=frozenset(), embeds=embeds
+    )
+    del embeds
+    next(tokens)
+    assert held() is None
+
+
 def test_drawing_is_repeatable_with_a_seed_and_varies_without(qa, prompt):
     def draw(seed):
         options = GenerationOptions(max_new_tokens=8, temperature=2.0, seed=seed)
@@ -93,18 +136,24 @@ def test_drawing_is_repeatable_with_a_seed_and_varies_without(qa, prompt):
     assert len({tuple(draw(seed)) for seed in range(4)}) > 1
 
 
+def one_by_one(options):
+    """The chooser of `options` for logits `[V]` of one sample."""
+    choose = options.chooser(torch.device("cpu"))
+    return lambda logits: choose(logits[None]).item()
+
+
 def test_drawing_follows_temperature_and_top_p():
     logits = torch.tensor([2.0, 1.0, 0.0, -30.0])
     options = GenerationOptions(temperature=1.0, seed=0)
-    choose = options.chooser(torch.device("cpu"))
+    choose = one_by_one(options)
     counts = torch.bincount(torch.tensor([choose(logits) for _ in range(4000)]), minlength=4)
     expected = torch.softmax(logits, 0)
     assert torch.allclose(counts / 4000, expected, atol=0.03)
 
     # The two likeliest hold 0.91, the likeliest alone 0.67.
-    narrow = GenerationOptions(temperature=1.0, top_p=0.8, seed=0).chooser(torch.device("cpu"))
+    narrow = one_by_one(GenerationOptions(temperature=1.0, top_p=0.8, seed=0))
     assert {narrow(logits) for _ in range(300)} == {0, 1}
-    single = GenerationOptions(temperature=1.0, top_p=0.1, seed=0).chooser(torch.device("cpu"))
+    single = one_by_one(GenerationOptions(temperature=1.0, top_p=0.1, seed=0))
     assert {single(logits) for _ in range(50)} == {0}
 
 
@@ -173,7 +222,7 @@ def test_other_errors_of_the_model_come_through(prompt):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_no_token_is_chosen_from_logits_that_are_not_finite(value, temperature):
-    choose = GenerationOptions(temperature=temperature, seed=0).chooser(torch.device("cpu"))
+    choose = one_by_one(GenerationOptions(temperature=temperature, seed=0))
     assert choose(torch.tensor([1.0, value, 0.5])) == NOT_FINITE
     assert choose(torch.tensor([1.0, 30.0, 0.5])) == 1
 
@@ -181,7 +230,7 @@ def test_no_token_is_chosen_from_logits_that_are_not_finite(value, temperature):
 @pytest.mark.parametrize("temperature", [1e-6, 1e6])
 def test_the_lowest_and_the_highest_temperature_draw(temperature):
     options = GenerationOptions(temperature=temperature, seed=0)
-    assert options.chooser(torch.device("cpu"))(torch.tensor([1.0, 3.0, 2.0])) in range(3)
+    assert one_by_one(options)(torch.tensor([1.0, 3.0, 2.0])) in range(3)
 
 
 @pytest.mark.parametrize("step", [1, 3])

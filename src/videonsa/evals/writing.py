@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from videonsa.inference.generation import NOT_FINITE, likeliest, not_finite
+from videonsa.inference.generation import GenerationOptions, decode, not_finite
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
@@ -22,7 +22,6 @@ def split_at_video(ids: list[int], vision_end: int) -> tuple[list[int], list[int
     return ids[:end], ids[end:]
 
 
-@torch.inference_mode()
 def write_answers(
     model: VideoNSAForConditionalGeneration,
     cache: VideoNSACache,
@@ -47,20 +46,9 @@ def write_answers(
     Raises:
         ModelError: logits that are not finite.
     """
-    inputs, written = first, []
-    ended: set[int] = set()
-    for step in range(1, max_new_tokens + 1):
-        logits = model(**inputs, past_key_values=cache, logits_to_keep=1).logits
-        ids = likeliest(logits)  # [B, 1]
-        column = ids[:, 0].tolist()
-        if NOT_FINITE in column:
-            raise not_finite(f"token {step} of an answer")
-        written.append(column)
-        ended |= {row for row, token in enumerate(column) if token in stop_ids}
-        if len(ended) == len(column):
-            break
-        inputs = {"input_ids": ids}
-    return [_until_stop(row, stop_ids) for row in map(list, zip(*written, strict=True))]
+    options = GenerationOptions(max_new_tokens=max_new_tokens)
+    steps = decode(model, first, cache, options=options, stop_ids=stop_ids)
+    return [_until_stop(list(row), stop_ids) for row in zip(*steps, strict=True)]
 
 
 def _until_stop(row: list[int], stop_ids: Set[int]) -> list[int]:

@@ -51,10 +51,10 @@ class GenerationOptions:
         if seed is not None and not (type(seed) is int and 0 <= seed < _SEEDS):
             raise UsageError(f"seed={seed!r}: want an int of at least 0 and below 2**63")
 
-    def chooser(self, device: torch.device) -> Callable[[Tensor], int]:
-        """A function from float32 logits `[V]` to a token id, or `NOT_FINITE`."""
+    def chooser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """A function from float32 logits `[B, V]` to token ids `[B]`, some of them `NOT_FINITE`."""
         if self.temperature == 0:
-            return lambda logits: int(likeliest(logits))
+            return likeliest
         generator = torch.Generator(device)
         if self.seed is None:
             generator.seed()
@@ -69,16 +69,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator) -> int:
+def _sample(
+    logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator
+) -> Tensor:
     """Draw from the fewest likeliest tokens that hold `top_p` of the probability."""
-    finite = logits.isfinite().all()
+    finite = logits.isfinite().all(-1)
     # Drawing from what is not finite fails, on a GPU for good.
-    logits = torch.where(finite, logits, 0.0)
+    logits = torch.where(finite[:, None], logits, 0.0)
     probabilities, ids = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(0) - probabilities
+    before = probabilities.cumsum(-1) - probabilities
     kept = torch.where(before < top_p, probabilities, 0)
-    drawn = ids[torch.multinomial(kept, 1, generator=generator)]
-    return int(torch.where(finite, drawn, NOT_FINITE))
+    drawn = ids.gather(-1, torch.multinomial(kept, 1, generator=generator))[:, 0]
+    return torch.where(finite, drawn, NOT_FINITE)
 
 
 def likeliest(logits: Tensor) -> Tensor:
@@ -124,9 +126,8 @@ def generate_tokens(
 
     """
     device = model.device
-    choose = options.chooser(device)
     # Pixels stay where they are: the tower takes them in parts.
-    inputs: dict[str, Any] = {
+    first = {
         "input_ids": prompt.input_ids.to(device),
         "attention_mask": prompt.attention_mask.to(device),
         "pixel_values": prompt.pixel_values,
@@ -136,11 +137,47 @@ def generate_tokens(
         "video_times": prompt.video_times,
         "inputs_embeds": embeds,
     }
-    del embeds  # let go with `inputs`, after the prefill
-    cache = VideoNSACache()
+    steps = decode(
+        model, first, VideoNSACache(), options=options, stop_ids=stop_ids, recorder=recorder
+    )
+    del first, embeds  # held by `steps` alone, which lets go of them after the prefill
+    with out_of_memory(prompt.input_ids.shape[1], device, advice):
+        for (token,) in steps:
+            yield token
+
+
+def decode(
+    model: "VideoNSAForConditionalGeneration",
+    inputs: dict[str, Any],
+    cache: VideoNSACache,
+    *,
+    options: GenerationOptions,
+    stop_ids: Set[int],
+    recorder: "AttentionRecorder | None" = None,
+) -> Iterator[list[int]]:
+    """Prefill a batch, then decode a token of every sample at a time.
+
+    Args:
+        model: in evaluation mode.
+        inputs: arguments of the model's forward for what the cache lacks of the prompts, all
+            ending at the same place.
+        cache: what was read before, which may be nothing; it grows.
+        options: how tokens are chosen, and how many at most.
+        stop_ids: tokens that end the answer of a sample. It is decoded on, to no purpose, until
+            all have ended.
+        recorder: collects where the answers looked.
+
+    Yields:
+        The next token id of each sample, B in all.
+
+    Raises:
+        ModelError: logits that are not finite.
+    """
+    choose = options.chooser(model.device)
+    ended: set[int] = set()
     for step in range(1, options.max_new_tokens + 1):
         # Not around the loop: the mode would leak into whoever consumes this generator.
-        with torch.inference_mode(), out_of_memory(prompt.input_ids.shape[1], device, advice):
+        with torch.inference_mode():
             output = model(
                 **inputs,
                 past_key_values=cache,
@@ -148,13 +185,15 @@ def generate_tokens(
                 logits_to_keep=1,
                 recorder=recorder,
             )
-            token = choose(output.logits[0, -1].float())
-        if token == NOT_FINITE:
+            ids = choose(output.logits[:, -1].float())
+            tokens: list[int] = ids.tolist()
+            inputs = {"input_ids": ids[:, None].to(model.device)}
+        if NOT_FINITE in tokens:
             raise not_finite(f"token {step} of the answer")
-        yield token
-        if token in stop_ids:
+        yield tokens
+        ended |= {sample for sample, token in enumerate(tokens) if token in stop_ids}
+        if len(ended) == len(tokens):
             return
-        inputs = {"input_ids": torch.tensor([[token]], device=device)}
 
 
 @contextmanager
