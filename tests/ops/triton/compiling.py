@@ -161,26 +161,39 @@ def _index(shape: Shape, q: torch.Tensor, k: torch.Tensor) -> StreamIndex:
 
 def source_of(launch: Launch) -> ASTSource:
     """What the launcher would compile: types, constants and what it knows of the values."""
-    signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
-        specialized = not parameter.do_not_specialize
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+
+    def type_of(value: Any, path: tuple[int, ...], *, is_constant: bool, specialized: bool) -> Any:
         one = specialized and type(value) is int and value == 1
-        if parameter.is_constexpr or value is None or one:
-            signature[parameter.name] = "constexpr"
-            constants[(i,)] = value
-        elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = POINTERS[value.dtype]
-            attributes[(i,)] = [["tt.divisibility", 16]]
-        elif isinstance(value, TensorDescriptor):
-            dtype = POINTERS[value.base.dtype][1:]
-            signature[parameter.name] = f"tensordesc<{dtype}{list(value.block_shape)}>"
-        elif isinstance(value, float):
-            signature[parameter.name] = "fp32"
-        else:
-            signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
-            if specialized and value % 16 == 0:
-                attributes[(i,)] = [["tt.divisibility", 16]]
+        if is_constant or value is None or one:
+            constants[path] = value
+            return "constexpr"
+        if isinstance(value, tuple):
+            how = {"is_constant": False, "specialized": specialized}
+            parts = [type_of(part, (*path, i), **how) for i, part in enumerate(value)]
+            return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+        if isinstance(value, torch.Tensor):
+            attributes[path] = [["tt.divisibility", 16]]
+            return POINTERS[value.dtype]
+        if isinstance(value, TensorDescriptor):
+            assert len(path) == 1, "the launcher expands descriptors outside tuples only"
+            return f"tensordesc<{POINTERS[value.base.dtype][1:]}{list(value.block_shape)}>"
+        if isinstance(value, float):
+            return "fp32"
+        if specialized and value % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
+        return "i32" if abs(value) < 2**31 else "i64"
+
+    signature = {
+        parameter.name: type_of(
+            launch.arguments[parameter.name],
+            (i,),
+            is_constant=parameter.is_constexpr,
+            specialized=not parameter.do_not_specialize,
+        )
+        for i, parameter in enumerate(launch.kernel.params)
+    }
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 

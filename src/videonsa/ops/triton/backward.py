@@ -276,12 +276,12 @@ def nsa_backward(
             num_multiprocessors=num_multiprocessors(q.device),
             config=tuning.pair_gradient,
         )
-    pooled, sums_cmp = pool(k, v, index), None
+    (keys, means), sums_cmp = pool(k, v, index), None
     if "compressed" in options.branches:
         sums_cmp = compressed_gradients(
             q,
-            pooled.k,
-            pooled.v,
+            means.k.x,
+            means.v.x,
             grad,
             terms,
             poisoned,
@@ -291,9 +291,8 @@ def nsa_backward(
         )
     query_gradient(
         q,
-        k,
-        v,
-        pooled,
+        keys,
+        means,
         grad,
         terms,
         grad_q,

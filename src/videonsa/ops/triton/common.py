@@ -1,7 +1,7 @@
 """Pieces that the kernels share: tiles loaded with padding, one step of the online softmax."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 import triton
@@ -10,6 +10,43 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = 1.4426950408889634
+
+
+class Heads(NamedTuple):
+    """`[N, H, D]` as one argument of a kernel, its last dimension contiguous; D is a constant.
+
+    Triton specialises the integers of a tuple as it does others: 1 becomes a constant, and so does
+    being a multiple of 16. What changes from launch to launch stays outside, `do_not_specialize`,
+    and so do tensor descriptors, which the launcher does not find in a tuple. No tuple lies in
+    another: Triton 3.6 forgets the constants of the inner one behind a `return`.
+    """
+
+    x: Tensor
+    stride_n: int
+    stride_h: int
+    num: int
+    """H."""
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """With the strides of x `[N, H, D]`."""
+        return cls(x, x.stride(0), x.stride(1), x.shape[1])
+
+
+class Poison(NamedTuple):
+    """Which keys are not finite, as one argument of a kernel."""
+
+    x: Tensor  # [S, H] float32: NaN where k or v is not finite, else 0
+    found: Tensor  # [1] int32: not 0 where any key is poisoned
+
+
+class Keys(NamedTuple):
+    """Keys and values of a stream, or the means of its blocks: three arguments of a kernel."""
+
+    k: Heads  # [S, H, D]
+    v: Heads  # [S, H, D]
+    poison: Poison | None
+    """None where all rows of a tile may see the same."""
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:
@@ -32,17 +69,23 @@ def tile_of(tiles, i_tile, rows_of_sample, SIZE: tl.constexpr):
 
 
 @triton.jit
-def load_rows(p_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """`[rows, BLOCK_D]` from pointers; zeros in masked rows and beyond D."""
-    if D == BLOCK_D:
+def tile_rows(tiles, i_tile, SIZE: tl.constexpr):
+    """First row and number of rows of a tile: `tile_of` for `Tiles.runs`."""
+    return tile_of(tiles.table, i_tile, tiles.rows_of_sample, SIZE)
+
+
+@triton.jit
+def load_rows(p_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr = None):
+    """`[rows, len(o_d)]` from pointers; zeros in masked rows and beyond D."""
+    if o_d.shape[0] == D:
         return tl.load(p_x, mask=m_row[:, None], other=0.0)
     return tl.load(p_x, mask=m_row[:, None] & (o_d[None, :] < D), other=0.0)
 
 
 @triton.jit
-def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr = None):
     """The counterpart of `load_rows`; rounds to the dtype of the memory."""
-    if D == BLOCK_D:
+    if o_d.shape[0] == D:
         tl.store(p_x, b_x.to(p_x.dtype.element_ty), mask=m_row[:, None])
     else:
         m_x = m_row[:, None] & (o_d[None, :] < D)
@@ -72,6 +115,20 @@ def load_keys(
     else:
         p_x = x + start.to(tl.int64) * stride_s + i_h * stride_h
         b_x = load_rows(p_x + (o_n[:, None] * stride_s + o_d[None, :]), m_n, o_d, D, BLOCK_D)
+    return b_x
+
+
+@triton.jit
+def load_head(heads, tma, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
+    """[N, D] of one head of `Heads` from `start` on; `tma` is a descriptor of such tiles, or None.
+
+    A descriptor reads the whole tile, also what the mask leaves out, and 0 beyond the end.
+    """
+    if tma is None:
+        p_x = heads.x + start.to(tl.int64) * heads.stride_n + i_h * heads.stride_h
+        b_x = load_rows(p_x + (o_n[:, None] * heads.stride_n + o_d[None, :]), m_n, o_d, D)
+    else:
+        b_x = tma.load([start, i_h * D])
     return b_x
 
 
@@ -129,6 +186,25 @@ def load_finite(
         m_n = m_n & (b_poison == 0.0)
     p_x = x + o_key[:, None] * stride_s + i_h * stride_h + o_d[None, :]
     return load_rows(p_x, m_n, o_d, D, BLOCK_D), b_poison
+
+
+@triton.jit
+def load_finite_head(heads, poison, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
+    """As `load_head`, 0 where a key is not finite, and the poison [N] of each key.
+
+    For tiles that not every row sees, where something is poisoned: 0 times NaN is NaN, so a weight
+    of 0 would not keep a value out of a sum. Rows that do see the key get its poison instead. Where
+    poison is None, one row sees all keys of m_n.
+    """
+    # Pointers of 64 bits are made anew for each tile: offsets would be kept through other loops.
+    o_key = (start + o_n).to(tl.int64)
+    if poison is None:
+        b_poison = tl.zeros(o_n.shape, tl.float32)
+    else:
+        b_poison = tl.load(poison.x + o_key * heads.num + i_h, mask=m_n, other=0.0)
+        m_n = m_n & (b_poison == 0.0)
+    p_x = heads.x + o_key[:, None] * heads.stride_n + i_h * heads.stride_h + o_d[None, :]
+    return load_rows(p_x, m_n, o_d, D), b_poison
 
 
 @triton.jit
@@ -195,6 +271,16 @@ def key_source(x: Tensor, block_n: int, *, tma: bool) -> Any:
         return x
     num_keys, num_heads, dim = x.shape
     return TensorDescriptor(x, [num_keys, num_heads * dim], [x.stride(0), 1], [block_n, dim])
+
+
+def descriptors(*sources: tuple[Tensor, int], tma: bool) -> list[TensorDescriptor | None]:
+    """For `load_head`: of `[block_n, D]` tiles of each (`[S, H, D]`, block_n), or None for all.
+
+    None where `tma` is off, or where one of the tensors cannot be read that way.
+    """
+    if not tma or not all(fits_tma(x) for x, _ in sources):
+        return [None] * len(sources)
+    return [key_source(x, block_n, tma=True) for x, block_n in sources]
 
 
 def fits_tma(x: Tensor) -> bool:

@@ -6,10 +6,11 @@ import torch
 import triton
 from torch import Tensor
 
+from videonsa.ops.triton.common import Keys
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.importance import importance, score_buffers, top_blocks
 from videonsa.ops.triton.index import StreamIndex, Tiles, row_tiles
-from videonsa.ops.triton.pool import Pooled, pool
+from videonsa.ops.triton.pool import pool
 from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
 from videonsa.ops.triton.tuning import Tuning, rows_of_tile
@@ -75,14 +76,14 @@ def nsa_forward(
     }
     group = q.shape[1] // k.shape[1]
     o_cmp = lse_cmp = o_slc = lse_slc = None
-    pooled = pool(k, v, index)
+    keys, means = pool(k, v, index)
+    assert means.poison is not None, "as pool gives it"
     if wants["compressed"] or (wants["selected"] and selected is None):
         o_cmp, lse_cmp = compressed(
             q,
-            pooled.k,
-            pooled.v,
-            pooled.poison,
-            pooled.poisoned,
+            means.k.x,
+            means.v.x,
+            *means.poison,
             index.row_begin,
             index.row_end,
             row_tiles(index, tuning.compressed.block_m),
@@ -90,15 +91,13 @@ def nsa_forward(
         )
         if wants["selected"] and selected is None:
             select = _select_per_block if options.per_block else _select_per_row
-            selected = select(q, pooled.k, lse_cmp, index, options=options, tuning=tuning)
+            selected = select(q, means.k.x, lse_cmp, index, options=options, tuning=tuning)
     if wants["selected"]:
         assert selected is not None, "chosen above"
-        o_slc, lse_slc = _selected(q, k, v, pooled, selected, index, tuning=tuning)
+        o_slc, lse_slc = _selected(q, keys, selected, index, tuning=tuning)
     output, o_win, lse_win = window_and_sum(
         q,
-        k,
-        v,
-        pooled,
+        keys,
         gates,
         o_cmp if "compressed" in options.branches else None,
         o_slc if "selected" in options.branches else None,
@@ -223,25 +222,16 @@ def _select_per_block(
 
 
 def _selected(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled: Pooled,
-    selected: Tensor,
-    index: StreamIndex,
-    *,
-    tuning: Tuning,
+    q: Tensor, keys: Keys, selected: Tensor, index: StreamIndex, *, tuning: Tuning
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
-    tile = rows_of_tile(q.shape[1] // k.shape[1], tuning.selected.block_m)
+    tile = rows_of_tile(q.shape[1] // keys.k.num, tuning.selected.block_m)
     tiles = row_tiles(index, tile, aligned=True)
     config = tuning.selected
     plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared, block_n=config.block_n)
     o_slc, lse_slc = selected_shared(
         q,
-        k,
-        v,
-        pooled,
+        keys,
         tiles,
         plan,
         index,
@@ -250,8 +240,8 @@ def _selected(
     )
     add_scattered(
         q,
-        k,
-        v,
+        keys.k.x,
+        keys.v.x,
         o_slc,
         lse_slc,
         tiles,

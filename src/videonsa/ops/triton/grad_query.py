@@ -10,6 +10,7 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    Keys,
     clean_steps,
     fits_tma,
     gated_weights,
@@ -23,7 +24,6 @@ from videonsa.ops.triton.common import (
     tile_of,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
-from videonsa.ops.triton.pool import Pooled
 from videonsa.ops.triton.selected import Plan
 from videonsa.ops.triton.tuning import Config, rows_of_tile
 
@@ -389,9 +389,8 @@ def _query_gradient_kernel(
 
 def query_gradient(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled: Pooled,
+    keys: Keys,
+    means: Keys,
     grad: Tensor,
     terms: Tensor,
     grad_q: Tensor,
@@ -408,9 +407,8 @@ def query_gradient(
 
     Args:
         q: `[R, HQ, D]`.
-        k: `[S, H, D]`.
-        v: `[S, H, D]`.
-        pooled: of k and v.
+        keys: of the stream.
+        means: of its blocks.
         grad: `[R, HQ, D]` contiguous, of the output.
         terms: `[3, 3, R, HQ]` float32, as `branch_terms` makes them.
         grad_q: holds what the scattered pairs of the plan gave; updated.
@@ -423,23 +421,25 @@ def query_gradient(
         block_s: tokens of the largest block, as a power of two.
     """
     num_rows, num_heads, dim = q.shape
+    k, v = keys.k.x, keys.v.x
+    assert keys.poison and means.poison, "rows of a tile see different keys"
     num_keys, num_kv_heads, _ = k.shape
     group = num_heads // num_kv_heads
     rows = rows_of_tile(group, config.block_m, most=tiles.size)
     tma = config.tma and fits_tma(k) and fits_tma(v) and block_s >= config.block_n
-    tma_cmp = config.tma and fits_tma(pooled.k)
-    shared = (None,) * 5 if plan is None else (*plan[:4], plan.num_scattered)
+    tma_cmp = config.tma and fits_tma(means.k.x)
+    shared = (None,) * 5 if plan is None else (*plan.shared, plan.scattered.num)
     _query_gradient_kernel[(tiles.num * num_kv_heads * (tiles.size // rows),)](
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
-        key_source(pooled.k, config.block_n, tma=tma_cmp),
-        key_source(pooled.v, config.block_n, tma=tma_cmp),
+        key_source(means.k.x, config.block_n, tma=tma_cmp),
+        key_source(means.v.x, config.block_n, tma=tma_cmp),
         k,
-        pooled.k,
-        pooled.poison_of_keys,
-        pooled.poison,
-        pooled.poisoned,
+        means.k.x,
+        keys.poison.x,
+        means.poison.x,
+        keys.poison.found,
         grad,
         terms,
         grad_q,
@@ -468,7 +468,7 @@ def query_gradient(
         BLOCK_N=config.block_n,
         BLOCK_S=min(block_s, config.block_n),
         PARTS=max(1, block_s // config.block_n),
-        BOUND=1 if plan is None else plan.start.shape[-1],
+        BOUND=1 if plan is None else plan.shared.start.shape[-1],
         TILE=tiles.size,
         ROWS=rows,
         FULL_BLOCKS=index.uniform and index.max_size == block_s,

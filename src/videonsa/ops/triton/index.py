@@ -27,6 +27,31 @@ FAR = 2**31 - 1
 """The start of a block that does not exist: no key is there."""
 
 
+class Rows(NamedTuple):
+    """Where each of R rows stands: one argument of a kernel; None what the kernel does not read."""
+
+    key: Tensor | None
+    block: Tensor | None
+    begin: Tensor | None
+    end: Tensor | None
+
+
+class Blocks(NamedTuple):
+    """Where C blocks stand: one argument of a kernel."""
+
+    start: Tensor
+    size: Tensor
+    num: int
+    """C."""
+
+
+class Runs(NamedTuple):
+    """Where the tiles of `Tiles` stand: one argument of a kernel."""
+
+    table: Tensor | None
+    rows_of_sample: int
+
+
 class StreamIndex(NamedTuple):
     """R rows, S keys and C blocks of N samples; tensors int32."""
 
@@ -46,6 +71,16 @@ class StreamIndex(NamedTuple):
     rows_of_sample: int
     """Rows of every sample, or 0 where they differ."""
 
+    @property
+    def rows(self) -> Rows:
+        """For kernels: `row_key`, `row_block`, `row_begin` and `row_end`."""
+        return Rows(self.row_key, self.row_block, self.row_begin, self.row_end)
+
+    @property
+    def blocks(self) -> Blocks:
+        """For kernels: `block_start`, `block_size` and C."""
+        return Blocks(self.block_start, self.block_size, len(self.block_start))
+
     def to(self, device: torch.device) -> Self:
         """The same index on another device."""
         return type(self)._make(x.to(device) if isinstance(x, Tensor) else x for x in self)
@@ -59,6 +94,11 @@ class Tiles(NamedTuple):
     num: int
     size: int
     rows_of_sample: int
+
+    @property
+    def runs(self) -> Runs:
+        """For kernels: where the tiles stand."""
+        return Runs(self.table, self.rows_of_sample)
 
 
 class Samples(NamedTuple):

@@ -1,13 +1,11 @@
 """Means of the complete blocks: k_c and v_c of the compressed branch (NSA eq. 7 with a mean)."""
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import is_any, load_rows, poison_of, store_rows
+from videonsa.ops.triton.common import Heads, Keys, Poison, is_any, load_rows, poison_of, store_rows
 from videonsa.ops.triton.index import StreamIndex
 
 
@@ -101,18 +99,8 @@ def _pool_kernel(
     tl.store(poisoned, 1, mask=is_any(b_poison != 0.0) | is_any(b_poison_cmp != 0.0))
 
 
-class Pooled(NamedTuple):
-    """The means of the blocks, and which keys are not finite: poison is NaN there, else 0."""
-
-    k: Tensor  # [C, H, D]
-    v: Tensor  # [C, H, D]
-    poison_of_keys: Tensor  # [S, H] float32, where k or v is not
-    poison: Tensor  # [C, H] float32, of the means
-    poisoned: Tensor  # [1] int32, not 0 where any of them is poisoned
-
-
-def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
-    """Keys and values `[S, H, D]` -> means of the blocks, summed in float32."""
+def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Keys, Keys]:
+    """Keys and values `[S, H, D]`, and the means of the blocks `[C, H, D]`, summed in float32."""
     num_keys, num_kv_heads, dim = k.shape
     num_blocks = index.block_start.shape[0]
     k_cmp = torch.empty((num_blocks, num_kv_heads, dim), dtype=k.dtype, device=k.device)
@@ -140,11 +128,12 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> Pooled:
         BLOCK_N=triton.next_power_of_2(index.max_size),
         num_warps=4,
     )
-    return Pooled(k_cmp, v_cmp, poison, poison_cmp, poisoned)
+    keys = Keys(Heads.of(k), Heads.of(v), Poison(poison, poisoned))
+    return keys, Keys(Heads.of(k_cmp), Heads.of(v_cmp), Poison(poison_cmp, poisoned))
 
 
 def poison_of_keys(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`poison_of_keys` and `poisoned` of `Pooled`, without means: k, v `[S, H, D]` contiguous."""
+    """`poison` and `poisoned` of `Keys`, without means: k, v `[S, H, D]` contiguous."""
     dim = k.shape[2]
     poison = torch.empty(k.shape[:2], dtype=torch.float32, device=k.device)
     poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)

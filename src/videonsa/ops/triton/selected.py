@@ -13,54 +13,56 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
-    fits_tma,
-    key_source,
-    load_finite,
-    load_keys,
+    Heads,
+    Keys,
+    descriptors,
+    load_finite_head,
+    load_head,
     load_rows,
     scores,
     softmax_end,
     softmax_step,
     softmax_step_of_rows,
     store_rows,
-    tile_of,
+    tile_rows,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
-from videonsa.ops.triton.pool import Pooled
 from videonsa.ops.triton.tuning import Config
 
 
-class Plan(NamedTuple):
-    """Which blocks a tile of rows walks together, and which pairs are scattered; all int32."""
+class Shared(NamedTuple):
+    """The blocks that the rows of a tile walk together: one argument of a kernel; all int32."""
 
-    start: Tensor  # [tiles, H, bound] first key of each shared block
+    start: Tensor  # [tiles, H, bound] first key of each
     size: Tensor  # [tiles, H, bound] its tokens
     rows: Tensor  # [tiles, H, bound] one bit for each row that chose it
-    num_shared: Tensor  # [tiles, H, 2] shared blocks, and those of which every row may see all
-    scattered: Tensor  # [R, H, n] blocks of each row that are not shared
-    num_scattered: Tensor  # [R, H]
-    pair: Tensor  # [R, H] number of the row's first scattered pair among those of its tile
-    tile_pairs: Tensor  # [tiles, H] scattered pairs of a tile
+    num: Tensor  # [tiles, H, 2] how many, and those of which every row may see all
+
+
+class Scattered(NamedTuple):
+    """The (row, block) pairs that are not shared: one argument of a kernel; all int32."""
+
+    blocks: Tensor  # [R, H, n] of each row
+    num: Tensor  # [R, H]
+    pair: Tensor  # [R, H] number of the row's first pair among those of its tile
+    tile_pairs: Tensor  # [tiles, H] pairs of a tile
+
+
+class Plan(NamedTuple):
+    """Which blocks a tile of rows walks together, and which pairs are scattered."""
+
+    shared: Shared
+    scattered: Scattered
 
 
 @triton.jit
 def _plan_kernel(
     selected,  # [R, H, n] flat blocks, ascending, then -1
-    plan_start,  # [tiles, H, BOUND]
-    plan_size,  # [tiles, H, BOUND]
-    plan_rows,  # [tiles, H, BOUND]
-    num_shared,  # [tiles, H, 2]
-    scattered,  # [R, H, n]
-    num_scattered,  # [R, H]
-    first_pair,  # [R, H]
-    tile_pairs,  # [tiles, H]
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
-    row_key,  # [R]
-    row_block,  # [R]
-    row_end,  # [R]
-    block_start,  # [C]
-    block_size,  # [C]
+    shared,  # Shared, written
+    scattered,  # Scattered, written
+    tiles,  # Runs
+    rows,  # Rows
+    blocks,  # Blocks
     H,
     num_units,
     NUM_SELECTED: tl.constexpr,
@@ -74,7 +76,7 @@ def _plan_kernel(
     o_u = tl.program_id(0) * UNITS + tl.arange(0, UNITS)  # a unit is a (tile, KV head)
     m_u = o_u < num_units
     i_tile, i_h = tl.minimum(o_u, num_units - 1) // H, o_u % H
-    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
+    first_row, num_rows = tile_rows(tiles, i_tile, TILE)
     o_tile = o_u.to(tl.int64)
     o_t = tl.arange(0, TILE)[None, :]
     m_t = m_u[:, None] & (o_t < num_rows[:, None])  # [UNITS, TILE]
@@ -85,12 +87,12 @@ def _plan_kernel(
     b_next = tl.load(p_row, mask=m_t, other=-1)
     b_next = tl.where(b_next < 0, none, b_next)
     m_some = m_u & (num_rows > 0)
-    current = tl.load(row_block + first_row, mask=m_some, other=0)
-    key = tl.load(row_key + first_row, mask=m_some, other=0)
+    current = tl.load(rows.block + first_row, mask=m_some, other=0)
+    key = tl.load(rows.key + first_row, mask=m_some, other=0)
     # How a block is read decides how a row is rounded. So a row whose choice depends on a block
     # that the first row of the tile does not see has no vote.
-    first_end = tl.load(row_end + first_row, mask=m_some, other=0)
-    b_end = tl.load(row_end + first_row[:, None] + o_t, mask=m_t, other=0)
+    first_end = tl.load(rows.end + first_row, mask=m_some, other=0)
+    b_end = tl.load(rows.end + first_row[:, None] + o_t, mask=m_t, other=0)
     m_vote = b_end <= first_end[:, None]
     b_num, b_before = tl.zeros([UNITS], tl.int32), tl.zeros([UNITS], tl.int32)
     block = tl.min(b_next, 1)
@@ -98,83 +100,72 @@ def _plan_kernel(
         m_hit = (b_next == block[:, None]) & (b_next != none)
         num_hits = tl.sum((m_hit & m_vote).to(tl.int32), 1)
         # Blocks that need the causal mask are always walked together.
-        shared = (block != none) & ((num_hits >= MIN_SHARED) | (block >= current))
+        m_shared = (block != none) & ((num_hits >= MIN_SHARED) | (block >= current))
         o_out = o_tile * BOUND + b_num
-        start = tl.load(block_start + block, mask=shared, other=0)
-        tl.store(plan_start + o_out, start, mask=shared)
-        tl.store(plan_size + o_out, tl.load(block_size + block, mask=shared), mask=shared)
-        tl.store(plan_rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 1), mask=shared)
-        m_left = m_hit & (shared == 0)[:, None]
-        tl.store(scattered + o_row * NUM_SELECTED + b_left, block[:, None] + o_t * 0, mask=m_left)
+        start = tl.load(blocks.start + block, mask=m_shared, other=0)
+        tl.store(shared.start + o_out, start, mask=m_shared)
+        tl.store(shared.size + o_out, tl.load(blocks.size + block, mask=m_shared), mask=m_shared)
+        tl.store(shared.rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 1), mask=m_shared)
+        m_left = m_hit & (m_shared == 0)[:, None]
+        p_left = scattered.blocks + o_row * NUM_SELECTED + b_left
+        tl.store(p_left, block[:, None] + o_t * 0, mask=m_left)
         b_left += m_left.to(tl.int32)
-        b_num += shared.to(tl.int32)
+        b_num += m_shared.to(tl.int32)
         # A tile of keys may reach beyond its block, to keys behind the first row.
-        b_before += (shared & (start + BLOCK_N <= key + 1)).to(tl.int32)
+        b_before += (m_shared & (start + BLOCK_N <= key + 1)).to(tl.int32)
         b_slot += m_hit.to(tl.int32)
         b_new = tl.load(p_row + b_slot, mask=m_hit & (b_slot < NUM_SELECTED), other=-1)
         b_next = tl.where(m_hit, tl.where(b_new < 0, none, b_new), b_next)
         block = tl.min(b_next, 1)
-    tl.store(num_shared + o_tile * 2, b_num, mask=m_u)
-    tl.store(num_shared + o_tile * 2 + 1, b_before, mask=m_u)
-    tl.store(num_scattered + o_row, b_left, mask=m_t)
-    tl.store(first_pair + o_row, tl.cumsum(b_left, 1) - b_left, mask=m_t)
-    tl.store(tile_pairs + o_tile, tl.sum(b_left, 1), mask=m_u)
+    tl.store(shared.num + o_tile * 2, b_num, mask=m_u)
+    tl.store(shared.num + o_tile * 2 + 1, b_before, mask=m_u)
+    tl.store(scattered.num + o_row, b_left, mask=m_t)
+    tl.store(scattered.pair + o_row, tl.cumsum(b_left, 1) - b_left, mask=m_t)
+    tl.store(scattered.tile_pairs + o_tile, tl.sum(b_left, 1), mask=m_u)
 
 
 @triton.jit
 def _selected_kernel(
-    q,  # [R, HQ, D]
-    k,  # [S, H, D]
-    v,  # [S, H, D]
-    values,  # v, as a pointer
-    poison,  # [S, H]
-    poisoned,  # [1]
+    q,  # Heads [R, HQ, D]
+    k,  # Heads [S, H, D]
+    v,  # Heads [S, H, D]
+    poison,  # Poison
+    k_tma,  # descriptor of k, or None
+    v_tma,
     o_slc,  # [R, HQ, D]
     lse_slc,  # [R, HQ]
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
-    plan_start,  # [tiles, H, BOUND]
-    plan_size,  # [tiles, H, BOUND]
-    plan_rows,  # [tiles, H, BOUND]
-    num_shared,  # [tiles, H, 2]
+    tiles,  # Runs
+    shared,  # Shared
     row_key,  # [R]
-    stride_qr,
-    stride_qh,
-    stride_ks,
-    stride_kh,
-    stride_vs,
-    stride_vh,
     scale_log2,
-    HQ,
-    H,
     G: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BOUND: tl.constexpr,
     TILE: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
-    TMA: tl.constexpr,
     POISONED: tl.constexpr,
 ):
-    if (tl.load(poisoned) != 0) != POISONED:
+    if (tl.load(poison.found) != 0) != POISONED:
         return
+    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
+    HQ, H = q.num, k.num
     i_tile, i_h = tl.num_programs(0) // H - 1 - tl.program_id(0) // H, tl.program_id(0) % H
-    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
+    first_row, num_rows = tile_rows(tiles, i_tile, TILE)
     if num_rows == 0:
         return
     o_tile = i_tile.to(tl.int64) * H + i_h
-    num, num_before = tl.load(num_shared + 2 * o_tile), tl.load(num_shared + 2 * o_tile + 1)
-    p_start, p_size = plan_start + o_tile * BOUND, plan_size + o_tile * BOUND
-    p_rows = plan_rows + o_tile * BOUND
+    num, num_before = tl.load(shared.num + 2 * o_tile), tl.load(shared.num + 2 * o_tile + 1)
+    p_start, p_size = shared.start + o_tile * BOUND, shared.size + o_tile * BOUND
+    p_rows = shared.rows + o_tile * BOUND
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    o_t, o_g = o_m // G, o_m % G  # row and head of each line of the tile
+    o_t, o_g = o_m // G, o_m % G  # token and head of each row of the tile
     m_row = o_t < num_rows
     base = first_row.to(tl.int64)
-    p_q = q + base * stride_qr + i_h * G * stride_qh
-    o_q = o_t * stride_qr + o_g * stride_qh
-    b_q = load_rows(p_q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
+    p_q = q.x + base * q.stride_n + i_h * G * q.stride_h
+    o_q = o_t * q.stride_n + o_g * q.stride_h
+    b_q = load_rows(p_q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D)
     b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_l = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -184,8 +175,8 @@ def _selected_kernel(
         m_n = o_n < BLOCK_N
         if not FULL_BLOCKS:
             m_n = o_n < tl.load(p_size + i)
-        b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
-        b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_k = load_head(k, k_tma, start, i_h, o_n, m_n, o_d, D)
+        b_v = load_head(v, v_tma, start, i_h, o_n, m_n, o_d, D)
         b_s = scores(b_q, b_k)
         if not FULL_BLOCKS:
             b_s = tl.where(m_n[None, :], b_s, float("-inf"))
@@ -196,22 +187,20 @@ def _selected_kernel(
         start = tl.load(p_start + i)
         m_bit = ((tl.load(p_rows + i) >> o_t) & 1) != 0
         m_n = (o_n < tl.load(p_size + i)) & (o_n < end - start)
-        b_k = load_keys(k, start, i_h, stride_ks, stride_kh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+        b_k = load_head(k, k_tma, start, i_h, o_n, m_n, o_d, D)
         b_s = scores(b_q, b_k)
         if POISONED:
-            b_v, b_poison = load_finite(
-                values, poison, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, H, D, BLOCK_D
-            )
+            b_v, b_poison = load_finite_head(v, poison, start, i_h, o_n, m_n, o_d, D)
             b_s += b_poison[None, :]
         else:
-            b_v = load_keys(v, start, i_h, stride_vs, stride_vh, o_n, m_n, o_d, D, BLOCK_D, TMA)
+            b_v = load_head(v, v_tma, start, i_h, o_n, m_n, o_d, D)
         m_s = m_bit[:, None] & m_n[None, :] & (o_n[None, :] <= (b_key - start)[:, None])
         b_s = tl.where(m_s, b_s, float("-inf"))
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, scale_log2)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
     p_o = o_slc + (base * HQ + i_h * G) * D
     o_out = o_t * HQ + o_g
-    store_rows(p_o + (o_out[:, None] * D + o_d[None, :]), b_o, m_row, o_d, D, BLOCK_D)
+    store_rows(p_o + (o_out[:, None] * D + o_d[None, :]), b_o, m_row, o_d, D)
     tl.store(lse_slc + base * HQ + i_h * G + o_out, b_lse, mask=m_row)
 
 
@@ -233,14 +222,18 @@ def plan_tiles(
 
     units = (tiles.num, num_kv_heads)
     plan = Plan(
-        start=ints(*units, bound),
-        size=ints(*units, bound),
-        rows=ints(*units, bound),
-        num_shared=ints(*units, 2),
-        scattered=ints(num_rows, num_kv_heads, num_selected),
-        num_scattered=ints(num_rows, num_kv_heads),
-        pair=ints(num_rows, num_kv_heads),
-        tile_pairs=ints(*units),
+        Shared(
+            start=ints(*units, bound),
+            size=ints(*units, bound),
+            rows=ints(*units, bound),
+            num=ints(*units, 2),
+        ),
+        Scattered(
+            blocks=ints(num_rows, num_kv_heads, num_selected),
+            num=ints(num_rows, num_kv_heads),
+            pair=ints(num_rows, num_kv_heads),
+            tile_pairs=ints(*units),
+        ),
     )
     # One list of a row for each lane of the one warp.
     per_program = max(1, 32 // tiles.size)
@@ -248,13 +241,9 @@ def plan_tiles(
     _plan_kernel[(triton.cdiv(num_units, per_program),)](
         selected,
         *plan,
-        tiles.table,
-        tiles.rows_of_sample,
-        index.row_key,
-        index.row_block,
-        index.row_end,
-        index.block_start,
-        index.block_size,
+        tiles.runs,
+        index.rows,
+        index.blocks,
         num_kv_heads,
         num_units,
         NUM_SELECTED=num_selected,
@@ -270,9 +259,7 @@ def plan_tiles(
 
 def selected_shared(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled: Pooled,
+    keys: Keys,
     tiles: Tiles,
     plan: Plan,
     index: StreamIndex,
@@ -285,42 +272,29 @@ def selected_shared(
     `full_blocks`: every block has `config.block_n` tokens.
     """
     num_rows, num_heads, dim = q.shape
-    num_kv_heads = k.shape[1]
+    num_kv_heads = keys.k.num
     o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
-    tma = config.tma and fits_tma(k) and fits_tma(v)
+    sources = (keys.k.x, config.block_n), (keys.v.x, config.block_n)
     for is_poisoned in (False, True):  # one of the two returns at once
         _selected_kernel[(tiles.num * num_kv_heads,)](
-            q,
-            key_source(k, config.block_n, tma=tma),
-            key_source(v, config.block_n, tma=tma),
-            v,
-            pooled.poison_of_keys,
-            pooled.poisoned,
+            Heads.of(q),
+            *keys,
+            *descriptors(*sources, tma=config.tma),
             o_slc,
             lse_slc,
-            tiles.table,
-            tiles.rows_of_sample,
-            *plan[:4],
+            tiles.runs,
+            plan.shared,
             index.row_key,
-            *q.stride()[:2],
-            *k.stride()[:2],
-            *v.stride()[:2],
             dim**-0.5 * LOG2_E,
-            num_heads,
-            num_kv_heads,
             G=num_heads // num_kv_heads,
             D=dim,
-            BLOCK_D=triton.next_power_of_2(dim),
             BLOCK_M=max(16, triton.next_power_of_2(tiles.size * num_heads // num_kv_heads)),
             BLOCK_N=config.block_n,
-            BOUND=plan.start.shape[-1],
+            BOUND=plan.shared.start.shape[-1],
             TILE=tiles.size,
             FULL_BLOCKS=full_blocks,
-            TMA=tma,
             POISONED=is_poisoned,
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-            maxnreg=config.maxnreg,
+            **config.launch,
         )
     return o_slc, lse_slc

@@ -20,6 +20,15 @@ class Config(NamedTuple):
     programs: int = 0
     """Programs on each multiprocessor, for kernels that loop over their work."""
 
+    @property
+    def launch(self) -> dict[str, int | None]:
+        """What of it Triton's launcher takes."""
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "maxnreg": self.maxnreg,
+        }
+
 
 class Tuning(NamedTuple):
     """All that decides how, and not what, the kernels compute."""

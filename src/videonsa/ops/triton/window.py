@@ -7,6 +7,7 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    Keys,
     clean_steps,
     fits_tma,
     key_source,
@@ -20,7 +21,6 @@ from videonsa.ops.triton.common import (
     tile_of,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
-from videonsa.ops.triton.pool import Pooled
 from videonsa.ops.triton.tuning import Config
 
 
@@ -147,9 +147,7 @@ def _window_kernel(
 
 def window_and_sum(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled: Pooled,
+    keys: Keys,
     gates: Tensor,
     o_cmp: Tensor | None,
     o_slc: Tensor | None,
@@ -167,6 +165,8 @@ def window_and_sum(
     of the rows of a tile fill at most `config.block_m` lines.
     """
     num_rows, num_heads, dim = q.shape
+    k, v = keys.k.x, keys.v.x
+    assert keys.poison is not None, "rows of a tile see different keys"
     num_kv_heads = k.shape[1]
     output = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     o_win = torch.empty_like(output) if return_branch else None
@@ -177,8 +177,7 @@ def window_and_sum(
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
         v,
-        pooled.poison_of_keys,
-        pooled.poisoned,
+        *keys.poison,
         gates,
         o_cmp,
         o_slc,
