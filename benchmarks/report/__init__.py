@@ -1,1 +1,1 @@
-"""The pages that are written from committed results."""
+"""The report docs/results.md, written from committed results."""

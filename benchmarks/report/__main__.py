@@ -1,7 +1,7 @@
 """Writes docs/results.md from committed JSON: `python -m benchmarks.report DIR --out FILE`.
 
-DIR holds one folder a machine; a file's name says what it measured (`embedded.json`, ...). Plots
-are written beside FILE.
+DIR holds one folder for each machine; the name of a file says what it measured (`embedded.json`,
+...). Plots are written beside FILE.
 """
 
 import argparse
@@ -22,27 +22,44 @@ from videonsa.evals.markdown import provenance, table
 from videonsa.evals.statistics import Accuracy
 from videonsa.evals.tasks.suite.page import render_suite
 from videonsa.evals.tasks.suite.plots import draw_lengths
+from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line, read_json_object
 
 Made = TypeVar("Made")
 
 HEADER = """# Results
 
-Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand.
-Intervals are 95 % Wilson intervals.
+All numbers of this project, in this order: accuracy of the embedded model, on its own clips and on
+the suite of long rendered videos; accuracy of NSA and dense twins; time of a whole model to its
+first token; time to read a video; memory of the reference attention; time and memory of attention
+alone.
+
+Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
+section ends with the machine and versions that it holds for.
+
+- n is the number of selected blocks, s the tokens of a block, w those of the window
+  ([semantics.md](semantics.md)).
+- An ablated branch adds nothing to the output, as if its gate were 0. With all branches ablated,
+  vision tokens attend to nothing. Text tokens attend densely in every condition.
+- Brackets behind a share of right answers are its 95 % Wilson interval.
 """
 
 SUITE_FILES = ("suite", "suite_free")
 """Names of the files of results on the suite, without suffix."""
 MEASURED_AGAIN_LATER = STUDY_FILES
-"""Results with uncommitted changes that stay, and say so, until the study is made anew: what
-trained them differs from the commit named in how a manifest's rows are read."""
+"""Results that may name uncommitted changes, and say so, until the study is run again: the code
+that trained them differs from the commit that they name in how it reads a manifest."""
 _OF_THE_EMBEDDED = (
-    "The embedded model was trained on clips of up to 24 seconds, 384 tokens, with other scenes: "
-    "of this suite it has seen neither the lengths nor the text in the picture, the white boxes, "
-    "the crowd of distractors, nor most of the questions. The suite is not adapted to it. Times "
-    "are of one thread on a machine with other work."
+    "The embedded model was trained on clips of other scenes, of up to 24 seconds (384 tokens). "
+    "It has never seen videos of these lengths, text in the picture, white boxes, so many "
+    "distractors, or most of these questions, and the suite is not adapted to it. Times are of "
+    "one thread on a machine that also did other work."
 )
+ABLATIONS = {
+    **{f"without the {branch} branch": f"{branch} branch ablated" for branch in BRANCHES},
+    "without all attention of vision rows": "all branches ablated",
+}
+"""What the report calls the conditions in `embedded.json`."""
 
 
 def _percent(value: float) -> str:
@@ -56,28 +73,29 @@ def _cell(score: dict[str, int]) -> str:
 
 
 def render_embedded(result: dict[str, Any]) -> str:
-    """Accuracy of the embedded model by kind of question and by what was taken away."""
+    """Accuracy of the embedded model by kind of question, whole and ablated."""
     kinds = result["kinds"]
     rows = [
-        [condition, *(_cell(scores[kind]) for kind in [*kinds, "all"])]
+        [ABLATIONS.get(condition, condition), *(_cell(scores[kind]) for kind in [*kinds, "all"])]
         for condition, scores in result["conditions"].items()
     ]
     rows.append(["best constant answer", *(_cell(result["constant"][k]) for k in [*kinds, "all"])])
     return (
         "## The embedded model\n\n"
-        f"{result['clips_per_kind']} clips of seeds never trained on for each kind of question; "
-        f"{result['frames']} frames, {result['video_tokens']} video tokens a clip; "
+        f"{result['clips_per_kind']} clips for each kind of question, of seeds that were never "
+        f"trained on; {result['frames']} frames, {result['video_tokens']} video tokens a clip; "
         f"n = {result['num_selected_blocks']}, s = {result['block_size']}, "
-        f"w = {result['window_size']}: a row attends to {result['attention_keys']} keys beside "
-        f"the compressed ones, {result['video_tokens'] / result['attention_keys']:.1f} times fewer "
-        "than there are. Right answers in percent.\n\n"
+        f"w = {result['window_size']}. A vision token attends to {result['attention_keys']} keys "
+        "and the compressed ones, "
+        f"{result['video_tokens'] / result['attention_keys']:.1f} times fewer than the clip has. "
+        "Right answers in percent.\n\n"
         + table(["condition", *kinds, "all"], rows)
         + f"\n{provenance(result['machine'])}\n"
     )
 
 
 def render_decode(result: dict[str, Any]) -> str:
-    """Reading a video against a bare decoding loop."""
+    """Time to read a video, against a bare decoding loop."""
     names = {"ours": "`read_video`", "bare": "bare PyAV loop, decode and downscale"}
     rows = []
     for key, name in names.items():
@@ -90,9 +108,9 @@ def render_decode(result: dict[str, Any]) -> str:
         f"## Reading a video\n\n{result['what']}; {result['ours']['frames']} frames taken; "
         f"{len(result['ours']['seconds'])} runs of each, in turn.\n\n"
         + table(["", "seconds: median (range)", "CPU seconds", "peak resident, MB"], rows)
-        + f"\nTime, ours over bare, pair by pair: median {ratio['median']:.3f} "
-        f"({ratio['min']:.3f}-{ratio['max']:.3f}; at most {result['limits']['time_ratio']} "
-        f"wanted).\n\n{provenance(result['machine'])}\n"
+        + "\nTime of `read_video` over that of the bare loop, each pair of runs compared: median "
+        f"{ratio['median']:.3f} ({ratio['min']:.3f}-{ratio['max']:.3f}); the target is at most "
+        f"{result['limits']['time_ratio']}.\n\n{provenance(result['machine'])}\n"
     )
 
 
@@ -116,15 +134,15 @@ def render_reference_memory(result: dict[str, Any]) -> str:
     )
     machine = {name: result[name] for name in ("device", "threads", "python", "torch")}
     return (
-        f"## Memory of the reference attention\n\n{shape}; at most {result['limit_gb']:.0f} GB "
-        "beyond the inputs wanted.\n\n"
+        f"## Memory of the reference attention\n\n{shape}. The target is at most "
+        f"{result['limit_gb']:.0f} GB beyond the inputs.\n\n"
         + table(["", "GB beyond the inputs", "seconds"], rows)
         + f"\n{provenance(machine)}\n"
     )
 
 
 def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
-    """A section of the suite whose plot is named after the file of results."""
+    """A section on the suite; its plot is named after the file of results."""
 
     def section(result: dict[str, Any]) -> str:
         style = {"likeliest": "the likeliest option", "free": "free answers"}
@@ -142,17 +160,18 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
     **{stem: _suite_section(stem) for stem in SUITE_FILES},
     **dict.fromkeys(STUDY_FILES, render_study),
-    **dict.fromkeys(PREFILL_FILES, render_prefill),
+    **{stem: partial(render_prefill, what=what) for stem, what in PREFILL_FILES.items()},
     "decode": render_decode,
     "reference_memory": render_reference_memory,
 }
 
 
 def render(folder: Path) -> str:
-    """All of docs/results.md from the JSON files one folder down.
+    """The whole of docs/results.md, from the JSON files one folder down.
 
     Raises:
-        UsageError: a result that is none, is of another version, or whose code no commit holds.
+        UsageError: a file is no result, is of another version, or was measured with uncommitted
+            changes.
     """
     parts = [HEADER]
     for name, section in SECTIONS.items():
@@ -165,11 +184,10 @@ def render(folder: Path) -> str:
 
 
 def _made(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
-    """What is made of a result.
+    """What `make` returns for the result in a file.
 
     Raises:
-        UsageError: it is none, is of another version, or was measured with changes that no commit
-            holds.
+        UsageError: as for `render`.
     """
     result = read_json_object(path, remedy="measure it again")
     try:
@@ -193,7 +211,7 @@ def _unclean(path: Path) -> UsageError:
 
 
 def figures(folder: Path) -> dict[str, str]:
-    """The plots that the page shows: file name and SVG text."""
+    """The plots of the attention benchmarks: file name and SVG text."""
     found = _attention_results(folder)
     drawn = {name: _made(path, attention_figure) for name, path in found.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
@@ -215,7 +233,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def _attention_results(folder: Path) -> dict[str, Path]:
-    """Attention benchmarks by the name of their plot: the first machine's has the plain name."""
+    """Attention benchmarks by the name of their plot; only the first machine has the plain name."""
     found = {}
     for stem in FILES:
         for index, path in enumerate(sorted(folder.glob(f"*/{stem}.json"))):
@@ -225,7 +243,7 @@ def _attention_results(folder: Path) -> dict[str, Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; gives the exit status."""
+    """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)

@@ -8,9 +8,9 @@ from benchmarks.report.svg import Line, log_log_chart
 from videonsa.evals.markdown import provenance, table
 
 FILES = ("attention", "attention_backward", "attention_both")
-"""Names of the files of results, without suffix: a file for each pass."""
+"""Names of the files of results, without suffix; one file for each pass."""
 _FAMILY = "7b"
-"""Shapes whose names begin so are in the plot."""
+"""The plot shows shapes whose names begin with this."""
 
 
 class _Curve(NamedTuple):
@@ -30,29 +30,39 @@ _CURVES = (
 )
 
 _INTRO = """\
-{name} of one attention layer, batch 1, from pooling to the gated sum; the selection is
-never given. `random`: q, k, v iid normal. `coherent`: one normal q a frame and head, plus 0.1
-normal noise a token. Union: mean number of distinct blocks that 16 neighbouring rows select.
-Extra GB: peak memory less inputs and output. Dense is SDPA's cuDNN backend in the same process.
+{name} of one attention layer, batch 1, from pooling to the gated sum; the selection is always
+computed, never given.
+
+- Ops: `videonsa` is NSA as the paper has it; in `videonsa-block` all queries of a block share one
+  selection; `sdpa-cudnn` and `sdpa-flash` are dense causal attention in PyTorch; `fla-nsa` is the
+  NSA of flash-linear-attention. "Dense" in a ratio is `sdpa-cudnn` in the same process.
+- Inputs: in `random` ones q, k and v are independent and normal. In `coherent` ones all tokens of a
+  frame have one normal q a head, plus 0.1 normal noise a token, so that neighbouring tokens select
+  mostly the same blocks, as in a video. Dense attention depends on neither (`any`).
+- Union: the mean number of distinct blocks that 16 neighbouring queries select together.
+- Extra GB: peak memory, less inputs and output{less}.
 """
 
 
 class _Pass(NamedTuple):
     name: str
+    less: str
+    """What else extra memory leaves out."""
     more: str
-    """What is to be said beside the introduction."""
+    """What has to be said after the introduction."""
 
 
 _PASSES = {
-    "forward": _Pass("Forward pass", ""),
+    "forward": _Pass("Forward pass", "", ""),
     "backward": _Pass(
         "Backward pass",
-        "Timed is the backward pass alone: gradients of q, k, v and gates. Extra GB: the peak of\n"
-        "both passes, less the gradients too.\n",
+        " and gradients; the peak is that of both passes",
+        "- Timed is the backward pass alone: gradients of q, k, v and gates.\n",
     ),
     "both": _Pass(
         "Forward and backward pass",
-        "Gradients are of q, k, v and gates. Extra GB: less the gradients too.\n",
+        " and gradients",
+        "- Gradients are those of q, k, v and gates.\n",
     ),
 }
 
@@ -62,13 +72,13 @@ def render_attention(result: dict[str, Any], *, figure: str | None) -> str:
 
     Args:
         result: of `videonsa bench attention`.
-        figure: file name of the plot beside the page, if there is one.
+        figure: file name of the plot beside the report, if there is one.
     """
     which = _PASSES[result["pass"]]
     head = f"## Attention on {result['machine']['device']}"
     if result["pass"] != "forward":
         head += f": {which.name.lower()}"
-    parts = [f"{head}\n\n{_INTRO.format(name=which.name)}{which.more}"]
+    parts = [f"{head}\n\n{_INTRO.format(name=which.name, less=which.less)}{which.more}"]
     if figure is not None:
         parts.append(f"![Time against length]({figure})\n")
     parts += [_shape_section(entry) for entry in result["shapes"]]
@@ -129,7 +139,7 @@ def _shape_section(entry: dict[str, Any]) -> str:
     )
     columns = [
         "op",
-        "regime",
+        "inputs",
         "ms: median (range)",
         "time / dense",
         "dense / time",
@@ -158,12 +168,12 @@ def _row(run: dict[str, Any]) -> list[str]:
 
 
 def _digits(value: float) -> str:
-    """Four significant digits, and all before the point."""
+    """Four significant digits, or all digits before the point."""
     return f"{value:.{max(0, 3 - math.floor(math.log10(value)))}f}"
 
 
 def _notes(runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """Of each op: its notes, and why it has no number, each once."""
+    """For each op its notes and the reasons why a number is missing, each once."""
     notes: dict[str, list[str]] = {}
     for run in runs:
         said = [*run["notes"], *([run["error"]] if run["error"] is not None else [])]
@@ -173,10 +183,10 @@ def _notes(runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _verified(entries: Sequence[dict[str, Any]]) -> str:
-    """What was checked before these numbers, the worst of all."""
+    """What was checked before the measurement, at its worst."""
     checked = [x["verification"] for x in entries if x["verification"]["checks"]]
     if not checked:
-        return "No op of this package is among them, so nothing was verified.\n"
+        return "No op of this package was measured, so nothing was verified.\n"
     worst = max(checked, key=lambda verified: verified["worst_error"])
     of_gradients = [
         x for verified in checked if (x := verified.get("worst_gradient_error")) is not None
@@ -184,8 +194,8 @@ def _verified(entries: Sequence[dict[str, Any]]) -> str:
     gradients = f" (of gradients {max(of_gradients):.2f})" if of_gradients else ""
     tests = sorted({verified["tests"] or "no kernel tests run" for verified in checked})
     return (
-        f"Verified before: {worst['checks']} checks against the float64 reference, errors at most "
-        f"{worst['worst_error']:.2f}{gradients} of what is allowed; {worst['differing']} of "
+        f"Checked {worst['checks']} times against the float64 reference before timing: errors at "
+        f"most {worst['worst_error']:.2f}{gradients} of what is allowed; {worst['differing']} of "
         f"{worst['selections']} selections differ from the reference's, "
         f"{worst['beyond_near_ties']} of them beyond near ties (a gap of 1e-5), the widest "
         f"{worst['widest_gap']:.1g}. {'; '.join(tests)}.\n"

@@ -1,25 +1,37 @@
-"""Whole models, stage by stage, in docs/results.md: what `videonsa bench prefill` wrote."""
+"""Time to the first token, stage by stage, in docs/results.md: from `videonsa bench prefill`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videonsa.evals.markdown import provenance, table
 
-FILES = ("prefill", "prefill_peers", "prefill_reading", "prefill_long")
-"""Names of the files of results, without suffix."""
+FILES = {
+    "prefill": "",
+    "prefill_peers": ", beside transformers",
+    "prefill_reading": ", from a video file",
+    "prefill_long": ", 512K and 1M tokens",
+}
+"""Names of the files of results, without suffix, and what distinguishes them."""
+_COLUMNS = (
+    "Inputs are `random` (tokens independent and normal) or `coherent` (one normal vector a frame, "
+    "plus 0.1 normal noise a token, so that neighbouring tokens select mostly the same blocks). "
+    "Attention, gates and rest are the parts of a prefill, in ms and percent. Blocks of 16 "
+    "queries: the mean number of distinct blocks that 16 neighbouring queries select, of all "
+    "layers (of the lowest and the highest layer). Predicted GB is what `videonsa plan` says.\n"
+)
 
 _HEAD = (
-    *("stage", "ms: median (range)", "attention", "gates", "rest", "blocks of 16 rows"),
+    *("stage", "ms: median (range)", "attention", "gates", "rest", "blocks of 16 queries"),
     *("peak GB", "predicted GB"),
 )
 
 
-def render_prefill(result: Mapping[str, Any]) -> str:
-    """All lengths of one run, and the video that was read, if one was."""
+def render_prefill(result: Mapping[str, Any], *, what: str = "") -> str:
+    """All lengths of one run, and the video file, if one was read; `what` ends the heading."""
     parts = [
-        f"## Time to the first token: {result['model']} on {result['machine']['device']}\n\n"
+        f"## Time to the first token: {result['model']} on {result['machine']['device']}{what}\n\n"
         f"Random weights of the published shape, {result['dtype'].removeprefix('torch.')}, "
-        f"{result['weights_gb']:.1f} GB.\n"
+        f"{result['weights_gb']:.1f} GB. {_COLUMNS}"
     ]
     if remark := result.get("remark"):  # written by hand: what else the machine did
         parts.append(f"{remark}\n")
@@ -57,7 +69,7 @@ def _numbers(stage: Mapping[str, Any]) -> list[str]:
 
 
 def _parts(stage: Mapping[str, Any]) -> list[str]:
-    """Attention, gates and the rest of the last run, and their shares of it."""
+    """Attention, gates and the rest, in the last run, with their shares."""
     if stage.get("attention_ms") is None:
         return [""] * 3
     whole, attention, gates = stage["times_ms"][-1], stage["attention_ms"], stage["gates_ms"]

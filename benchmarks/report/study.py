@@ -1,4 +1,4 @@
-"""The study of NSA and dense twins in docs/results.md: what `benchmarks.study` wrote."""
+"""The study of NSA and dense twins in docs/results.md: from `benchmarks.study`."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,18 @@ from videonsa.evals.markdown import provenance, table
 from videonsa.evals.statistics import Accuracy
 
 FILES = ("study", "study_scaled")
-"""Names of the files of results, without suffix: time as filmed, and scaled."""
+"""Names of the files of results, without suffix: without and with `--scale-time`."""
 _ALL = "all"
 _NAMES = {"nsa": "NSA", "dense": "dense"}
 _SCALED = (
-    "Longer videos are told to the models as if they took the time of the shortest: no position id "
-    "is one that training had not.\n\n"
+    "The models are told that longer videos take the time of the shortest, so that no position id "
+    "is new to them.\n\n"
 )
 _COLOURS = {"nsa": "#0072b2", "dense": "#d55e00"}
 
 
 def render_study(result: Mapping[str, Any]) -> str:
-    """Accuracy of the twins at each length, by kind, and what each run was."""
+    """Accuracy of the twins by length and kind of question, and how each run was trained."""
     seeds = result["design"]["seeds"]
     scaled = _is_scaled(result)
     attention = result["attention"]
@@ -28,24 +28,26 @@ def render_study(result: Mapping[str, Any]) -> str:
     trained = [run for run in result["runs"] if run["attention"] == "nsa"]
     return (
         f"## NSA and dense twins{': time scaled' if scaled else ''}\n\n"
-        f"{len(seeds)} pairs of models, trained alike from the same weights but for the attention "
-        "of vision rows ([study.md](study.md)); "
+        f"{len(seeds)} pairs of models, trained alike from the same weights, that differ only in "
+        "how vision tokens attend ([study.md](study.md)); "
         f"{videos} videos of each length, {len(_kinds(result))} questions about each, free "
-        "answers. A vision row of NSA attends to at most "
+        "answers. Under NSA a vision token attends to at most "
         f"{attention['keys']} keys (n = {attention['num_selected_blocks']} frames, "
-        f"w = {attention['window_size']}) beside the compressed ones. The twins were trained on "
+        f"w = {attention['window_size']}) and to the compressed ones. The twins were trained on "
         f"videos of {result['design']['lengths'][0]:,} tokens.\n\n"
         + (_SCALED if scaled else "")
         + f"![{_alternative()}]({figure_name(result)})\n\n"
         + _lengths(result)
-        + "\nShares are of the pairs of dense causal attention of the video; in brackets with the "
-        "keys of the compressed branch. Differences are in points, questions paired; behind ± half "
-        "of the 95 % interval, over seeds (Student) and over questions (normal).\n\n"
+        + "\nShare attended: (query, key) pairs that NSA computes, as a share of those of dense "
+        "causal attention over the video; in brackets with the compressed keys. Constant: the best "
+        "single answer to all questions of a kind. Differences are in points, paired "
+        "question by question; ± is half of the 95 % interval, over seeds (Student) and over "
+        "questions (normal).\n\n"
         "### Twins by kind of question\n\n"
         + _by_kind(result)
         + "\n### What was trained\n\n"
         + _runs(result)
-        + f"\nThe last mean gates of {trained[0]['name']}: {_gates(trained[0]['gates'])}.\n\n"
+        + f"\nMean gates at the end of {trained[0]['name']}: {_gates(trained[0]['gates'])}.\n\n"
         + _unclean(result)
         + f"{provenance(result['machine'])}\n"
     )
@@ -54,7 +56,7 @@ def render_study(result: Mapping[str, Any]) -> str:
 def _unclean(result: Mapping[str, Any]) -> str:
     if not result["machine"].get("dirty"):
         return ""
-    return "**The code had changes that the commit below does not hold.** "
+    return "**Measured with uncommitted changes on top of the commit named here.** "
 
 
 def figure_name(result: Mapping[str, Any]) -> str:
@@ -75,7 +77,7 @@ def _kinds(result: Mapping[str, Any]) -> list[str]:
 
 
 def _pooled(result: Mapping[str, Any], attention: str, length: int, kind: str) -> Accuracy:
-    """Of all seeds together."""
+    """Accuracy over all seeds."""
     found = [
         x
         for x in result["scores"]
@@ -157,12 +159,12 @@ def _runs(result: Mapping[str, Any]) -> str:
 
 
 def _gates(gates: Mapping[str, float]) -> str:
-    """Layer by layer, the branches in turn."""
+    """Layer by layer, each branch in turn."""
     return ", ".join(f"{name.removeprefix('gates/')} {value:.2f}" for name, value in gates.items())
 
 
 def draw_study(result: Mapping[str, Any]) -> bytes:
-    """Accuracy against length as PNG: a mark a model, a line through the means.
+    """Accuracy against length as PNG: a mark for each model, a line through the means.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -194,7 +196,7 @@ def draw_study(result: Mapping[str, Any]) -> bytes:
     axes.grid(axis="y", color="#e3e3e3")
     axes.legend(frameon=False)
     content = io.BytesIO()
-    # Without the version of matplotlib in it.
+    # Without the version of matplotlib, so that equal pictures are equal files.
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
 

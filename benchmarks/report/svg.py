@@ -1,4 +1,4 @@
-"""A log-log line chart as an SVG file, nothing else needed."""
+"""A log-log line chart as SVG, without any library."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT = 860, 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 210, 64, 64
-"""Margins; the labels of the lines stand in the right one."""
+"""Margins; the right one holds the labels of the lines."""
 _LABEL_HEIGHT = 17
 _MARGIN = 0.04
-"""Share of the axis left free at both ends."""
+"""Share of an axis that stays free at each end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """Points joined in order; both coordinates are positive."""
+    """Points, joined in order; both coordinates are positive."""
 
     label: str
     colour: str
@@ -50,12 +50,12 @@ def log_log_chart(
     """The chart as the text of an SVG file.
 
     Args:
-        lines: at least one with at least one point; each is labelled at its right end.
-        title: in one line.
-        subtitle: in one line, smaller.
+        lines: at least one, with at least one point; each is labelled at its right end.
+        title: one line.
+        subtitle: one line, in smaller type.
         x_label: what the horizontal axis shows, with its unit.
-        y_label: likewise; its ticks are 1, 2 and 5 times powers of 10.
-        x_ticks: values with their texts.
+        y_label: likewise. The ticks of this axis are 1, 2 and 5 times powers of 10.
+        x_ticks: values with their labels.
     """
     x_values = [x for line in lines for x, _ in line.points]
     y_values = [y for line in lines for _, y in line.points]
@@ -82,7 +82,7 @@ def log_log_chart(
 
 
 def _grid(x: _Axis, y: _Axis, x_ticks: Sequence[tuple[float, str]]) -> list[str]:
-    """Lines and numbers of the ticks."""
+    """Grid lines and labels of the ticks."""
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = []
     for value, text in x_ticks:
@@ -97,7 +97,7 @@ def _grid(x: _Axis, y: _Axis, x_ticks: Sequence[tuple[float, str]]) -> list[str]
 
 
 def _y_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of 10 between the ends."""
+    """1, 2 and 5 times powers of 10 between both ends."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = [step * 10.0**power for power in powers for step in (1, 2, 5)]
     return [value for value in values if low <= value <= high]
@@ -115,7 +115,7 @@ def _drawn(line: Line, x: _Axis, y: _Axis) -> str:
 
 
 def _labels(lines: Sequence[Line], x: _Axis, y: _Axis) -> list[str]:
-    """Each beside its line's last point, moved down where one would cover another."""
+    """A label beside the last point of each line, moved down where it would cover another."""
     ends = sorted((y(line.points[-1][1]), line.label, line) for line in lines)
     parts, free = [], -math.inf
     for height, label, line in ends:

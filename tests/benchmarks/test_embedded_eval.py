@@ -14,7 +14,7 @@ from benchmarks.embedded import (
     result_facts,
     score,
 )
-from benchmarks.report.__main__ import render
+from benchmarks.report.__main__ import ABLATIONS, render
 from videonsa.evals.statistics import is_right
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.locate import locate_model
@@ -86,4 +86,5 @@ def test_results_become_a_page_with_every_condition_and_the_guesser(embedded, tm
     (folder / "embedded.json").write_text(json.dumps(result))
     page = render(tmp_path / "results")
     for name in (*CONDITIONS, "best constant answer"):
-        assert f"| {name} |" in page
+        assert f"| {ABLATIONS.get(name, name)} |" in page
+    assert set(ABLATIONS) < set(CONDITIONS)

@@ -80,7 +80,7 @@ def test_scaled_time_is_said_and_has_a_plot_of_its_own(result):
     result["design"]["scale_time"] = True
     page = render_study(result)
     assert page.startswith("## NSA and dense twins: time scaled\n")
-    assert "no position id is one that training had not" in page
+    assert "no position id is new to them" in page
     assert "study_scaled_accuracy.png" in page
 
 

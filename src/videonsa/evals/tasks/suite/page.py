@@ -10,10 +10,10 @@ from videonsa.evals.tasks.suite.summary import ALL, POSITION_BINS
 
 _WORDS = {
     WHOLE: "all branches",
-    "no-compressed": "without the compressed branch",
-    "no-selected": "without the selected branch",
-    "no-window": "without the window branch",
-    "none": "without all attention of vision rows",
+    "no-compressed": "compressed branch ablated",
+    "no-selected": "selected branch ablated",
+    "no-window": "window branch ablated",
+    "none": "all branches ablated",
     "grey": "frames replaced by grey",
     BLIND: "no video, the question alone",
 }
@@ -105,9 +105,9 @@ def _by_length(result: Mapping[str, Any], lengths: Sequence[str]) -> str:
     rows.append(["oracle, from the script", *(_cell(x, "oracle") for x in whole), ""])
     return (
         table(["", *map(length_text, lengths), "name no option"], rows)
-        + "\nall: every question counts once, whatever its length. The best constant answer is "
-        "chosen for each kind after the fact. Name no option: replies, in percent, that are none "
-        "of the options of their question; they are wrong.\n"
+        + "\nall: every question counts once, whatever its length. The best constant answer to "
+        "each kind is chosen after the fact. Name no option: replies, in percent, that are none "
+        "of the options of their question; they count as wrong.\n"
     )
 
 
@@ -138,14 +138,14 @@ def _by_kind(result: Mapping[str, Any], kinds: Sequence[str], lengths: Sequence[
         for kind in kinds
     ]
     parts = [
-        f"`{main}`; constant, random and oracle are of all lengths together.\n",
+        f"Condition `{main}`; constant, random and oracle are over all lengths.\n",
         table(["", *map(length_text, lengths), "constant", "random", "oracle"], by_length),
     ]
     if others:
         rows = [
             [kind, *(_cell(scores.get((name, ALL, kind))) for name in others)] for kind in kinds
         ]
-        parts += ["The other conditions, all lengths together:\n", table(["", *others], rows)]
+        parts += ["The other conditions, over all lengths:\n", table(["", *others], rows)]
     return "\n".join(parts)
 
 
@@ -163,9 +163,9 @@ def _against_chance(result: Mapping[str, Any]) -> str:
             below.append(entry["kind"])
     order = result["kinds"].index
     return (
-        f"Over all lengths, `{result['main']}` differs from an option at random (the interval "
-        f"leaves it out): above in {', '.join(sorted(above, key=order)) or 'no kind'}; below in "
-        f"{', '.join(sorted(below, key=order)) or 'no kind'}.\n"
+        f"Over all lengths, `{result['main']}` differs from an option at random (which lies "
+        f"outside the interval): above in {', '.join(sorted(above, key=order)) or 'no kind'}; "
+        f"below in {', '.join(sorted(below, key=order)) or 'no kind'}.\n"
     )
 
 
@@ -179,8 +179,9 @@ def _by_position(result: Mapping[str, Any]) -> str:
     width = 100 // POSITION_BINS
     head = [f"{width * part}-{width * (part + 1)} %" for part in range(POSITION_BINS)]
     return (
-        f"`{main}`, by where the middle of the evidence lies along the video; questions whose "
-        "evidence spans more than half of it are left out.\n\n" + table(["", *head], rows)
+        f"Condition `{main}`, by where in the video the middle of the evidence lies. Questions "
+        "whose evidence spans more than half of the video are left out.\n\n"
+        + table(["", *head], rows)
     )
 
 
@@ -207,10 +208,11 @@ def _by_cost(result: Mapping[str, Any]) -> str:
     head = ["tokens", "condition", "K", "attention, %", "right, %"]
     head += ["encode, s", "prefill, s", "answer, s", "peak, GB"]
     return (
-        "K: keys of a vision row, of the selected blocks and the window that are on; compressed "
-        "keys are not counted. Attention: 2K / (L - 1), its share of dense causal attention. "
-        "Encode (drawing the frames and the tower) is once a video, prefill once a condition, "
-        "an answer once a question; medians.\n\n" + table(head, rows)
+        "K: keys that a vision token attends to in the selected blocks and the window, as far as "
+        "these are not ablated; compressed keys are not counted. Attention: 2K / (L - 1), the "
+        "share of dense causal attention. Times are medians: encode (drawing the frames and the "
+        "tower) for each video, prefill for each condition, answer for each question.\n\n"
+        + table(head, rows)
     )
 
 
