@@ -138,7 +138,7 @@ class PackTrainer(Trainer):
         """Forward and backward of one sequence; a context-parallel group counts its loss once."""
         loss: Tensor = super().training_step(model, inputs, *rest, **named)
         self.gates.rows = None
-        # Context-parallel ranks each have a share of the gradients, which add up, and all the loss.
+        # A context-parallel rank has a share of the gradients, which add up, and the full loss.
         loss = loss / self._sharing
         self.extras.noted.append((loss, inputs["batch"].ids))
         return loss
