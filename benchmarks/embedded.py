@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from videonsa.disk import write_whole
 from videonsa.evals.conditions import GREY, Condition, without
 from videonsa.evals.machine import machine_facts
-from videonsa.evals.statistics import Accuracy, best_constant, is_right
+from videonsa.evals.scoring import Accuracy, best_constant, is_right
 from videonsa.evals.writing import split_at_video, write_answers
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.checkpoints.loading import load_model

@@ -19,9 +19,9 @@ from benchmarks.report.study import draw_study, render_study
 from videonsa.disk import write_whole
 from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.markdown import provenance, table
-from videonsa.evals.statistics import Accuracy
-from videonsa.evals.tasks.suite.page import render_suite
-from videonsa.evals.tasks.suite.plots import draw_lengths
+from videonsa.evals.scoring import Accuracy
+from videonsa.evals.tasks.suite.report_markdown import render_suite
+from videonsa.evals.tasks.suite.report_plots import draw_lengths
 from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line, read_json_object
 

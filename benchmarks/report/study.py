@@ -6,7 +6,7 @@ from typing import Any
 
 from videonsa.errors import UsageError
 from videonsa.evals.markdown import provenance, table
-from videonsa.evals.statistics import Accuracy
+from videonsa.evals.scoring import Accuracy
 
 FILES = ("study", "study_scaled")
 """Names of the files of results, without suffix: without and with `--scale-time`."""

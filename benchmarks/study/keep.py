@@ -10,7 +10,7 @@ from benchmarks.study.design import TRAINING_TOKENS, Design
 from videonsa.disk import write_whole
 from videonsa.errors import UsageError
 from videonsa.evals.markdown import table
-from videonsa.evals.statistics import Accuracy
+from videonsa.evals.scoring import Accuracy
 from videonsa.models.checkpoints.convert import convert
 
 MOST_BYTES = 12 * 10**6

@@ -13,8 +13,9 @@ import yaml
 
 from benchmarks.study.design import FRAME_SIZE, Design, Run
 from videonsa.errors import UsageError
-from videonsa.evals.statistics import Z_95, best_constant
-from videonsa.evals.tasks.suite.journal import SAMPLES, Line, read_lines
+from videonsa.evals.journal import SAMPLES
+from videonsa.evals.scoring import Z_95, best_constant
+from videonsa.evals.tasks.suite.suite_line import SuiteLine, read_suite_lines
 from videonsa.ops.spec import NSASpec
 from videonsa.rendered.suite import KINDS
 from videonsa.train.folder import LOG, RECIPE, RUN
@@ -76,21 +77,23 @@ def summarise(design: Design, out: Path, *, machine: Mapping[str, Any]) -> dict[
 def is_answered(design: Design, run: Run, out: Path, length: int) -> bool:
     """Whether a twin has answered every question about videos of a length."""
     folder = design.answers(run, out, length)
-    return (folder / "report.json").exists() and len(read_lines(folder)) >= _questions(design)
+    return (folder / "report.json").exists() and len(read_suite_lines(folder)) >= _questions(design)
 
 
 def _questions(design: Design) -> int:
     return design.samples * len(KINDS)
 
 
-def _answers(design: Design, run: Run, out: Path) -> list[Line]:
+def _answers(design: Design, run: Run, out: Path) -> list[SuiteLine]:
     for length in design.lengths:
         if not is_answered(design, run, out, length):
             raise UsageError(
                 f"{run.name} has not answered all about {length} tokens: run 'evaluate' again"
             )
     return [
-        line for length in design.lengths for line in read_lines(design.answers(run, out, length))
+        line
+        for length in design.lengths
+        for line in read_suite_lines(design.answers(run, out, length))
     ]
 
 
@@ -108,7 +111,7 @@ def all_answers(design: Design, out: Path) -> bytes:
     return gzip.compress("".join(lines).encode(), mtime=0)
 
 
-def _cell(lines: Sequence[Line], length: int, kind: str) -> list[Line]:
+def _cell(lines: Sequence[SuiteLine], length: int, kind: str) -> list[SuiteLine]:
     return [x for x in lines if x.length == length and kind in (ALL, x.kind)]
 
 
@@ -188,7 +191,7 @@ def _up_to(tokens: int, most: int) -> int:
     return rising * (rising + 1) // 2 + max(tokens - most, 0) * most
 
 
-def _constants(design: Design, lines: Sequence[Line]) -> list[dict[str, Any]]:
+def _constants(design: Design, lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:
     """Right answers of the best constant answer to each kind."""
     found: list[dict[str, Any]] = []
     for length in design.lengths:
@@ -202,7 +205,7 @@ def _constants(design: Design, lines: Sequence[Line]) -> list[dict[str, Any]]:
     return found
 
 
-def _differences(design: Design, lines: Mapping[Run, Sequence[Line]]) -> list[dict[str, Any]]:
+def _differences(design: Design, lines: Mapping[Run, Sequence[SuiteLine]]) -> list[dict[str, Any]]:
     """NSA minus dense in points: of each seed, their mean, and two 95 % intervals of the mean."""
     found: list[dict[str, Any]] = []
     for length in design.lengths:
@@ -232,7 +235,9 @@ def _student(values: Sequence[float]) -> float | None:
     return quantile * stdev(values) / math.sqrt(len(values))
 
 
-def _paired(lines: Mapping[Run, Sequence[Line]], seed: int, length: int, kind: str) -> list[int]:
+def _paired(
+    lines: Mapping[Run, Sequence[SuiteLine]], seed: int, length: int, kind: str
+) -> list[int]:
     """For each question: 1 if only NSA is right, -1 if only dense is, else 0."""
     right: dict[str, dict[tuple[int, str], bool]] = {}
     for run, answers in lines.items():

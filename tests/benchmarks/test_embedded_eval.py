@@ -15,7 +15,7 @@ from benchmarks.embedded import (
     score,
 )
 from benchmarks.report.__main__ import ABLATIONS, render
-from videonsa.evals.statistics import is_right
+from videonsa.evals.scoring import is_right
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.locate import locate_model
 from videonsa.rendered.clips import KINDS, SceneBatch, scene_seed, video_inputs

@@ -115,7 +115,7 @@ def _ask(model: "VideoQA", clip: Any, question: "Question", rows: list["Timeline
 
 
 def _result(question: "Question", answer: "Answer") -> dict[str, Any]:
-    from videonsa.evals.statistics import is_right
+    from videonsa.evals.scoring import is_right
 
     words = {"kind": question.kind, "question": question.text, "answer": answer.text}
     return words | {"truth": question.answer, "right": is_right(answer.text, question)}

@@ -24,7 +24,7 @@ from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.evals.tasks.suite.answerers import Answerer
-    from videonsa.evals.tasks.suite.config import SuiteRun
+    from videonsa.evals.tasks.suite.suite_run import SuiteRun
     from videonsa.ops.spec import NSASpec
 
 ORACLE, CONSTANT = _NO_MODELS = ("oracle", "constant")
@@ -161,16 +161,16 @@ def _names(text: str) -> list[str]:
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
-        from videonsa.evals.tasks.suite.report import write_report
-        from videonsa.evals.tasks.suite.runner import run_suite
+        from videonsa.evals.runner import run_task
+        from videonsa.evals.tasks.suite.suite_report import write_report
+        from videonsa.evals.tasks.suite.suite_task import SuiteTask
 
         request = _request(args)  # what cannot be asked is told before weights are loaded
         prepare_folder(args.out)
         with sole_writer(args.out, work="eval synthetic"):
             asked = _without_model(request) or _with_model(args, request)
-            run_suite(
-                asked.request, asked.answerer, args.out, spec=asked.spec, machine=asked.machine
-            )
+            task = SuiteTask(asked.request, asked.answerer, asked.spec)
+            run_task(task, args.out, machine=asked.machine)
             result = write_report(args.out)
     report(f"written to {args.out}: report.md, report.json, plots, samples.jsonl")
     if args.json:
@@ -189,7 +189,7 @@ class _Asked(NamedTuple):
 
 def _request(args: Namespace) -> "SuiteRun":
     """The options as a run; attention, dtype and device are those of no model yet."""
-    from videonsa.evals.tasks.suite.config import SuiteRun
+    from videonsa.evals.tasks.suite.suite_run import SuiteRun
     from videonsa.rendered.suite import KINDS
 
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
@@ -251,7 +251,7 @@ def _without_model(request: "SuiteRun") -> _Asked | None:
 def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     """Load the model, and complete the run by what it says."""
     from videonsa.evals.machine import machine_facts
-    from videonsa.evals.tasks.suite.reader import ModelAnswerer
+    from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
     from videonsa.inference.engine import load
 
     qa = load(
@@ -283,7 +283,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
 
 def _text(result: dict[str, Any]) -> str:
     """Accuracy by length, a line a condition."""
-    from videonsa.evals.tasks.suite.page import length_text, percent
+    from videonsa.evals.tasks.suite.report_markdown import length_text, percent
 
     lengths = [*map(str, result["lengths"]), "all"]
     head = ["", *(f"{length_text(length):<20}" for length in lengths)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from videonsa.cli.common import parse_tokens
 
 if TYPE_CHECKING:
-    from videonsa.evals.tasks.suite.journal import Line
+    from videonsa.evals.tasks.suite.suite_line import SuiteLine
     from videonsa.train.settings import Recipe
     from videonsa.train.trainer import Evaluation
 
@@ -25,7 +25,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
     settings = recipe.run
     if not settings.evaluate_every:
         return None
-    from videonsa.evals.tasks.suite.config import SuiteRun
+    from videonsa.evals.tasks.suite.suite_run import SuiteRun
 
     request = SuiteRun(
         model=recipe.name,
@@ -42,8 +42,9 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         from accelerate import PartialState
 
         from videonsa.evals.machine import machine_facts
-        from videonsa.evals.tasks.suite.reader import ModelAnswerer
-        from videonsa.evals.tasks.suite.runner import run_suite
+        from videonsa.evals.runner import run_task
+        from videonsa.evals.tasks.suite.suite_task import SuiteTask
+        from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
         from videonsa.inference.engine import VideoQA
 
         answerer = ModelAnswerer(VideoQA(model, tokenizer), request)
@@ -55,13 +56,14 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
             folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             machine = machine_facts(model.device)
-            lines = run_suite(asked, answerer, folder, spec=spec, machine=machine, progress=False)
+            task = SuiteTask(asked, answerer, spec)
+            lines = run_task(task, folder, machine=machine, progress=False)
         return _shares(lines)
 
     return evaluate
 
 
-def _shares(lines: "list[Line]") -> dict[str, float]:
+def _shares(lines: "list[SuiteLine]") -> dict[str, float]:
     """Right answers of each length, and of all."""
     right: dict[str, list[bool]] = {"all": []}
     for line in lines:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from videonsa.evals.runner import run_task
 from videonsa.evals.tasks.suite.answerers import ConstantAnswerer, OracleAnswerer
-from videonsa.evals.tasks.suite.config import SuiteRun
-from videonsa.evals.tasks.suite.journal import Line
-from videonsa.evals.tasks.suite.runner import run_suite
+from videonsa.evals.tasks.suite.suite_line import SuiteLine
+from videonsa.evals.tasks.suite.suite_run import SuiteRun
+from videonsa.evals.tasks.suite.suite_task import SuiteTask
 
 FEW = ("needle", "order", "direction")
 """Kinds whose evidence fits 32 frames: 256 tokens."""
@@ -18,7 +19,7 @@ def small_run(**options: Any) -> SuiteRun:
     return SuiteRun(**(values | options))
 
 
-def ask(run: SuiteRun, folder: Path, answerer: Any = None, spec: Any = None) -> list[Line]:
+def ask(run: SuiteRun, folder: Path, answerer: Any = None, spec: Any = None) -> list[SuiteLine]:
     folder.mkdir(parents=True, exist_ok=True)
     chosen = answerer or {"oracle": OracleAnswerer, "constant": ConstantAnswerer}[run.model]()
-    return run_suite(run, chosen, folder, spec=spec, machine=MACHINE, progress=False)
+    return run_task(SuiteTask(run, chosen, spec), folder, machine=MACHINE, progress=False)

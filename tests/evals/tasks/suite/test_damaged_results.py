@@ -9,10 +9,11 @@ from damage import DAMAGES, damage, to_line, wrong_values
 from suite_runs import ask, small_run
 
 from videonsa.errors import UsageError
-from videonsa.evals.tasks.suite.journal import RUN, SAMPLES, read_lines
-from videonsa.evals.tasks.suite.page import render_suite
-from videonsa.evals.tasks.suite.report import write_report
-from videonsa.evals.tasks.suite.summary import summarise
+from videonsa.evals.journal import RUN, SAMPLES
+from videonsa.evals.tasks.suite.report_markdown import render_suite
+from videonsa.evals.tasks.suite.suite_line import read_suite_lines
+from videonsa.evals.tasks.suite.suite_report import write_report
+from videonsa.evals.tasks.suite.suite_summary import summarise
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_lines_with_wrong_values_are_refused_or_reported_on(results: Path, tmp_p
     for wrong in wrong_values(line):
         (tmp_path / SAMPLES).write_text(to_line(wrong))
         try:
-            lines = read_lines(tmp_path)
+            lines = read_suite_lines(tmp_path)
         except UsageError as error:
             refused += 1
             assert str(error).startswith(f"{tmp_path / SAMPLES}, line 1: ")

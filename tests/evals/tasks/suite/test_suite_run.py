@@ -6,6 +6,7 @@ import pytest
 from suite_runs import small_run
 
 from videonsa.errors import UsageError
+from videonsa.evals.journal import digest
 from videonsa.rendered.suite import suite_seed
 
 
@@ -42,21 +43,21 @@ def test_what_cannot_be_asked_is_refused_in_one_line(options, message) -> None:
 def test_more_lengths_samples_and_conditions_are_the_same_run_and_all_else_is_not() -> None:
     run = small_run()
     wider = replace(run, lengths=(256, 512), samples=9, conditions=("whole", "grey"))
-    assert wider.digest == run.digest
+    assert digest(wider.identity()) == digest(run.identity())
     changes = {"model": "m", "difficulty": "hard", "positions": (0.5,), "frame_size": 140}
     changes |= {"kinds": ("needle",), "style": "choice", "attention": "dense", "seed": 1}
     changes |= {"nsa": (("window_size", 8),), "dtype": "bfloat16", "device": "cuda"}
     changes |= {"split": "train", "time_scale": 0.5}
     for name, value in changes.items():
         options = {name: value} | ({"lengths": (800,)} if name == "frame_size" else {})
-        assert replace(run, **options).digest != run.digest, name
+        assert digest(replace(run, **options).identity()) != digest(run.identity()), name
 
 
 def test_videos_take_the_positions_in_turn_and_no_two_share_a_seed() -> None:
     run = small_run(lengths=(512, 256), samples=4, positions=(0.1, 0.5, 0.9))
-    tasks = run.tasks()
-    assert [(task.sample, task.length) for task in tasks[:3]] == [(0, 256), (0, 512), (1, 256)]
-    assert [task.spec.position for task in tasks[::2]] == [0.1, 0.5, 0.9, 0.1]
-    assert {task.spec.num_frames for task in tasks} == {32, 64}
-    assert len({task.seed for task in tasks}) == 8
-    assert min(task.seed for task in tasks) >= suite_seed("test", 0)
+    videos = run.videos()
+    assert [(video.sample, video.length) for video in videos[:3]] == [(0, 256), (0, 512), (1, 256)]
+    assert [video.spec.position for video in videos[::2]] == [0.1, 0.5, 0.9, 0.1]
+    assert {video.spec.num_frames for video in videos} == {32, 64}
+    assert len({video.seed for video in videos}) == 8
+    assert min(video.seed for video in videos) >= suite_seed("test", 0)

@@ -13,9 +13,9 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.evals.conditions import GREY, Condition
 from videonsa.evals.peak import forget_peak, peak_bytes
-from videonsa.evals.tasks.suite.answerers import Cost, Reply
-from videonsa.evals.tasks.suite.config import CONDITIONS, SuiteRun
-from videonsa.evals.tasks.suite.scoring import prompt_text
+from videonsa.evals.replies import Cost, Reply
+from videonsa.evals.tasks.suite.answer_styles import prompt_text
+from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun
 from videonsa.evals.writing import likeliest_answer, split_at_video, write_answers
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.generation import out_of_memory

@@ -6,9 +6,9 @@ from statistics import median
 from typing import Any, TypeVar
 
 from videonsa.errors import UsageError
-from videonsa.evals.statistics import best_constant
-from videonsa.evals.tasks.suite.config import CONDITIONS
-from videonsa.evals.tasks.suite.journal import Line
+from videonsa.evals.scoring import best_constant
+from videonsa.evals.tasks.suite.suite_line import SuiteLine
+from videonsa.evals.tasks.suite.suite_run import CONDITIONS
 from videonsa.rendered.suite import KINDS
 
 FORMAT = 1
@@ -29,7 +29,7 @@ _COSTS = (
 _Key = TypeVar("_Key")
 
 
-def summarise(lines: Sequence[Line]) -> dict[str, Any]:
+def summarise(lines: Sequence[SuiteLine]) -> dict[str, Any]:
     """What the report shows, as JSON keeps it.
 
     Raises:
@@ -64,21 +64,23 @@ def summarise(lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-def _grouped(lines: Iterable[Line], key: Callable[[Line], _Key]) -> dict[_Key, list[Line]]:
-    groups: dict[_Key, list[Line]] = defaultdict(list)
+def _grouped(
+    lines: Iterable[SuiteLine], key: Callable[[SuiteLine], _Key]
+) -> dict[_Key, list[SuiteLine]]:
+    groups: dict[_Key, list[SuiteLine]] = defaultdict(list)
     for line in lines:
         groups[key(line)].append(line)
     return dict(groups)
 
 
-def _cells(lines: Sequence[Line]) -> Iterator[tuple[str, str, list[Line]]]:
+def _cells(lines: Sequence[SuiteLine]) -> Iterator[tuple[str, str, list[SuiteLine]]]:
     """(length, kind, their lines), each also for all lengths and for all kinds."""
     for length, of_length in [*_grouped(lines, lambda x: str(x.length)).items(), (ALL, lines)]:
         for kind, of_kind in [*_grouped(of_length, lambda x: x.kind).items(), (ALL, of_length)]:
             yield length, kind, list(of_kind)
 
 
-def _scores(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def _scores(lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:
     return [
         {
             "condition": condition,
@@ -93,7 +95,7 @@ def _scores(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def _guessing(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def _guessing(lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:
     """Of one condition's questions: what guessers reach, and the oracle."""
     return [
         {
@@ -108,7 +110,7 @@ def _guessing(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def _constant(lines: Sequence[Line]) -> int:
+def _constant(lines: Sequence[SuiteLine]) -> int:
     """Right answers of the best constant answer, chosen for each kind by itself."""
     return sum(best_constant(group).right for group in _grouped(lines, lambda x: x.kind).values())
 
@@ -118,7 +120,7 @@ def position_bin(position: float) -> int:
     return min(int(position * POSITION_BINS), POSITION_BINS - 1)
 
 
-def _positions(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def _positions(lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:
     placed = [(line, position_bin(line.position)) for line in lines if line.position is not None]
     groups: dict[tuple[str, int, int], list[bool]] = defaultdict(list)
     for line, part in placed:
@@ -130,7 +132,7 @@ def _positions(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def _costs(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def _costs(lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:
     """Of each condition and length: the median of each cost, of memory the highest."""
     costs = []
     groups = _grouped(lines, lambda x: (x.length, list(CONDITIONS).index(x.condition)))

@@ -1,6 +1,5 @@
 """What a run of the suite asks, and of whom."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -28,8 +27,8 @@ _MOST_SCALE = 1000
 _SELECTION = ("lengths", "samples", "conditions")
 
 
-class Task(NamedTuple):
-    """One video under all conditions."""
+class SuiteVideo(NamedTuple):
+    """A video that is asked about, under all conditions."""
 
     length: int
     sample: int
@@ -42,7 +41,7 @@ class Task(NamedTuple):
 class SuiteRun:
     """The options of a run, all resolved. A folder of results belongs to one of them.
 
-    A run may be taken up again with other `lengths`, `samples` and `conditions`: they only say
+    A run may be resumed with other `lengths`, `samples` and `conditions`: they only say
     which questions are asked. Everything else changes what an answer means.
     """
 
@@ -126,10 +125,10 @@ class SuiteRun:
         """Its seed: no two lengths share one, so that all answers are independent."""
         return suite_seed(self.split, (length << _SAMPLE_BITS) + self.seed + sample)
 
-    def tasks(self) -> list[Task]:
+    def videos(self) -> list[SuiteVideo]:
         """All videos, the lengths in turn, so that a run cut short has seen each."""
         return [
-            Task(length, sample, self.seed_of(length, sample), self.spec_of(length, sample))
+            SuiteVideo(length, sample, self.seed_of(length, sample), self.spec_of(length, sample))
             for sample in range(self.samples)
             for length in sorted(self.lengths)
         ]
@@ -138,15 +137,9 @@ class SuiteRun:
         """As JSON keeps it."""
         stated: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.time_scale == 1:
-            del stated["time_scale"]  # folders from before there was one can be gone on with
+            del stated["time_scale"]  # runs from before there was one can be resumed
         return stated | {"nsa": dict(self.nsa)}
 
     def identity(self) -> dict[str, Any]:
         """What every line of a folder must share."""
         return {name: value for name, value in self.to_dict().items() if name not in _SELECTION}
-
-    @property
-    def digest(self) -> str:
-        """Of `identity`, 16 hexadecimal digits."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videonsa.evals.markdown import provenance, table
-from videonsa.evals.statistics import Accuracy
-from videonsa.evals.tasks.suite.config import BLIND, WHOLE
-from videonsa.evals.tasks.suite.summary import ALL, POSITION_BINS
+from videonsa.evals.scoring import Accuracy
+from videonsa.evals.tasks.suite.suite_run import BLIND, WHOLE
+from videonsa.evals.tasks.suite.suite_summary import ALL, POSITION_BINS
 
 _WORDS = {
     WHOLE: "all branches",

@@ -16,8 +16,8 @@ from string import ascii_uppercase
 from typing import NamedTuple
 
 from videonsa.errors import UsageError
-from videonsa.evals.statistics import words_of
-from videonsa.evals.tasks.suite.config import Style
+from videonsa.evals.scoring import words_of
+from videonsa.evals.tasks.suite.suite_run import Style
 from videonsa.rendered.suite import SuiteQuestion
 
 _LETTER = re.compile(r"\(?([a-z])\)?(?:[.):]|$)\s*(.*)", re.IGNORECASE | re.DOTALL)

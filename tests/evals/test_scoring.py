@@ -2,7 +2,7 @@
 
 import pytest
 
-from videonsa.evals.statistics import Accuracy, best_constant, is_right
+from videonsa.evals.scoring import Accuracy, best_constant, is_right
 from videonsa.rendered.clips import Question
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from videonsa.disk import write_whole
 from videonsa.errors import UsageError
-from videonsa.evals.tasks.suite.journal import RUN, read_lines, read_run
-from videonsa.evals.tasks.suite.page import render_suite
-from videonsa.evals.tasks.suite.plots import draw_plots
-from videonsa.evals.tasks.suite.summary import summarise
+from videonsa.evals.journal import RUN, read_run
+from videonsa.evals.tasks.suite.report_markdown import render_suite
+from videonsa.evals.tasks.suite.report_plots import draw_plots
+from videonsa.evals.tasks.suite.suite_line import read_suite_lines
+from videonsa.evals.tasks.suite.suite_summary import summarise
 
 JSON, PAGE = "report.json", "report.md"
 
@@ -27,7 +28,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     run = read_run(folder)
     if run is None:
         raise UsageError(f"{folder} has no {RUN}: name the folder of a run")
-    result = summarise(read_lines(folder)) | {"run": run}
+    result = summarise(read_suite_lines(folder)) | {"run": run}
     write_whole(folder / JSON, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     title = "# The suite"
     write_whole(folder / PAGE, render_suite(result, title=title, figures=()).encode())

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from videonsa.errors import UsageError
-from videonsa.evals.statistics import Accuracy
-from videonsa.evals.tasks.suite.config import BLIND, GREYED
-from videonsa.evals.tasks.suite.page import length_text
-from videonsa.evals.tasks.suite.summary import ALL, POSITION_BINS
+from videonsa.evals.scoring import Accuracy
+from videonsa.evals.tasks.suite.report_markdown import length_text
+from videonsa.evals.tasks.suite.suite_run import BLIND, GREYED
+from videonsa.evals.tasks.suite.suite_summary import ALL, POSITION_BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

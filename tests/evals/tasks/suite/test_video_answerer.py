@@ -9,9 +9,9 @@ import torch
 from suite_runs import FEW, ask, small_run
 
 from videonsa.errors import BudgetError, ModelError, UsageError
-from videonsa.evals.tasks.suite import reader as reader_module
-from videonsa.evals.tasks.suite.journal import SAMPLES
-from videonsa.evals.tasks.suite.reader import ModelAnswerer
+from videonsa.evals.journal import SAMPLES
+from videonsa.evals.tasks.suite import video_answerer
+from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.inference.engine import VideoQA, load
 from videonsa.inference.generation import GenerationOptions, generate_tokens
 from videonsa.ops.spec import NSASpec
@@ -28,8 +28,8 @@ def qa(tiny_folder) -> VideoQA:
 
 
 def script_of(run):
-    task = run.tasks()[0]
-    return make_script(task.seed, spec=task.spec)
+    video = run.videos()[0]
+    return make_script(video.seed, spec=video.spec)
 
 
 def prompt_of(qa, script, text, time_scale=1.0):
@@ -136,7 +136,7 @@ def test_a_video_is_encoded_once_for_all_its_conditions(qa, monkeypatch) -> None
         drawn.append(chunk)
         return iter_frames(script, chunk=chunk)
 
-    monkeypatch.setattr(reader_module, "iter_frames", counted)
+    monkeypatch.setattr(video_answerer, "iter_frames", counted)
     run = small_run(model="tiny")
     answerer, script = ModelAnswerer(qa, run), script_of(run)
     for name in ("whole", "none", "no-window", "grey", "blind"):
@@ -145,16 +145,16 @@ def test_a_video_is_encoded_once_for_all_its_conditions(qa, monkeypatch) -> None
 
 
 def test_frames_come_in_chunks_one_ahead_and_errors_of_their_thread_arrive() -> None:
-    assert list(reader_module._ahead(iter(()))) == []
+    assert list(video_answerer._ahead(iter(()))) == []
     chunks = [torch.full((1,), value) for value in range(5)]
-    assert [int(x) for x in reader_module._ahead(iter(chunks))] == list(range(5))
+    assert [int(x) for x in video_answerer._ahead(iter(chunks))] == list(range(5))
 
     def broken():
         yield chunks[0]
         raise UsageError("no more")
 
     with pytest.raises(UsageError, match="no more"):
-        list(reader_module._ahead(broken()))
+        list(video_answerer._ahead(broken()))
 
 
 def test_a_chunk_is_drawn_only_when_the_one_before_is_taken() -> None:
@@ -165,7 +165,7 @@ def test_a_chunk_is_drawn_only_when_the_one_before_is_taken() -> None:
             drawn.append(value)
             yield torch.full((1,), value)
 
-    for taken, _ in enumerate(reader_module._ahead(chunks()), 1):
+    for taken, _ in enumerate(video_answerer._ahead(chunks()), 1):
         assert len(drawn) <= taken + 1
 
 
@@ -208,7 +208,7 @@ def test_the_released_attention_reads_each_question_with_the_video(qa, monkeypat
         given.append(first)
         return [[5]]
 
-    monkeypatch.setattr(reader_module, "write_answers", recorded)
+    monkeypatch.setattr(video_answerer, "write_answers", recorded)
     questions = questions_of(script)
     replies = list(answerer.answers(script, questions, "whole"))
     assert len(replies) == len(given) == len(questions)

@@ -3,7 +3,7 @@
 import pytest
 
 from videonsa.errors import UsageError
-from videonsa.evals.tasks.suite.scoring import judge, prompt_text
+from videonsa.evals.tasks.suite.answer_styles import judge, prompt_text
 from videonsa.rendered.suite import SuiteQuestion
 
 OPTIONS = ("red circle", "blue square", "a red cross")

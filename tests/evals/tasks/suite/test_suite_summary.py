@@ -7,19 +7,21 @@ import pytest
 from suite_runs import ask, small_run
 
 from videonsa.errors import UsageError
-from videonsa.evals.tasks.suite.journal import Line
-from videonsa.evals.tasks.suite.page import length_text, percent, render_suite
-from videonsa.evals.tasks.suite.summary import position_bin, summarise
+from videonsa.evals.tasks.suite.report_markdown import length_text, percent, render_suite
+from videonsa.evals.tasks.suite.suite_line import SuiteLine
+from videonsa.evals.tasks.suite.suite_summary import position_bin, summarise
 
 PAIR = ["red", "blue"]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Line:
+def base(tmp_path_factory) -> SuiteLine:
     return ask(small_run(), tmp_path_factory.mktemp("base"))[0]
 
 
-def line(base: Line, sample: int, right: bool, answer: str = "red", **changes: Any) -> Line:
+def line(
+    base: SuiteLine, sample: int, right: bool, answer: str = "red", **changes: Any
+) -> SuiteLine:
     values = {"length": 1024, "kind": "order", "condition": "whole", "position": 0.5}
     values |= {"options": PAIR, "oracle": answer, "chosen": answer if right else None}
     return replace(
@@ -27,7 +29,7 @@ def line(base: Line, sample: int, right: bool, answer: str = "red", **changes: A
     )
 
 
-def lines_of(base: Line) -> list[Line]:
+def lines_of(base: SuiteLine) -> list[SuiteLine]:
     """Order: 3 of 4 right at 1K, 1 of 2 at 4K; count: 0 of 1. Blind: 1 of 4."""
     cost = {"prefill_seconds": 2.0, "peak_bytes": 10, "attention_fraction": 0.25}
     dear = {"prefill_seconds": 6.0, "peak_bytes": 30, "attention_fraction": 0.25}

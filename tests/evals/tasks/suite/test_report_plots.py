@@ -8,8 +8,8 @@ from PIL import Image
 from suite_runs import ask, small_run
 
 from videonsa.errors import UsageError
-from videonsa.evals.tasks.suite.plots import ATTENTION, KIND, LENGTH, POSITION
-from videonsa.evals.tasks.suite.report import write_report
+from videonsa.evals.tasks.suite.report_plots import ATTENTION, KIND, LENGTH, POSITION
+from videonsa.evals.tasks.suite.suite_report import write_report
 
 
 def test_plots_are_pictures_and_attention_is_drawn_only_where_it_was_computed(tmp_path) -> None:

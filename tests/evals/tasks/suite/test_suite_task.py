@@ -8,10 +8,11 @@ import pytest
 from suite_runs import FEW, ask, small_run
 
 from videonsa.errors import UsageError
-from videonsa.evals.statistics import Accuracy
+from videonsa.evals.journal import RUN, SAMPLES
+from videonsa.evals.scoring import Accuracy
 from videonsa.evals.tasks.suite.answerers import OracleAnswerer
-from videonsa.evals.tasks.suite.journal import RUN, SAMPLES, read_lines
-from videonsa.evals.tasks.suite.report import write_report
+from videonsa.evals.tasks.suite.suite_line import read_suite_lines
+from videonsa.evals.tasks.suite.suite_report import write_report
 from videonsa.rendered.suite import KINDS
 
 ALL_KINDS = {"kinds": KINDS, "lengths": (1024,)}
@@ -70,7 +71,7 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one(tmp_path) -> None:
             ask(run, broken, Mortal(survived))
         with (broken / SAMPLES).open("a") as file:
             file.write('{"length": 256, "sample": 1, "qu')  # what a kill amid a line leaves
-    assert len(read_lines(broken)) == 12
+    assert len(read_suite_lines(broken)) == 12
     ask(run, broken)
     lines = {name: (tmp_path / name / SAMPLES).read_text() for name in ("undisturbed", "broken")}
     assert sorted(lines["broken"].splitlines()) == sorted(lines["undisturbed"].splitlines())
@@ -90,7 +91,7 @@ def test_nothing_is_asked_twice_and_more_may_be_asked_later(tmp_path) -> None:
     assert (tmp_path / SAMPLES).read_text() == before
     ask(replace(run, samples=3, lengths=(512,)), tmp_path)
     assert (tmp_path / SAMPLES).read_text().startswith(before)
-    assert len(read_lines(tmp_path)) == len(FEW) * 2 * (2 + 3)
+    assert len(read_suite_lines(tmp_path)) == len(FEW) * 2 * (2 + 3)
     assert json.loads((tmp_path / RUN).read_text())["config"]["samples"] == 3
 
 
@@ -131,7 +132,7 @@ def test_a_folder_that_lacks_a_file_or_holds_nonsense_is_refused(tmp_path, name)
             ask(run, tmp_path)
     else:
         with pytest.raises(UsageError, match="is not there"):
-            read_lines(tmp_path)
+            read_suite_lines(tmp_path)
 
 
 def test_a_line_says_all_there_is_to_know(tmp_path) -> None:

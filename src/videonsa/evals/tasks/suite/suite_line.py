@@ -1,0 +1,85 @@
+"""What is kept of a question of the suite and its answer: a line of `samples.jsonl`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from videonsa.evals.journal import read_lines
+from videonsa.evals.tasks.suite.suite_run import CONDITIONS
+from videonsa.parsing import typed
+from videonsa.rendered.suite import KINDS
+
+_SPEC = {"block_size", "num_selected_blocks", "window_size", "branches", "compressed_mask"}
+"""What a line says of the attention, at least."""
+
+
+class SuiteKey(NamedTuple):
+    """What a line is about; a folder has one line a key."""
+
+    length: int
+    sample: int
+    condition: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteLine:
+    """One question, its answer and what it took: all that the report is made from."""
+
+    length: int
+    """Tokens asked for; `video_tokens` are those there were."""
+    sample: int
+    seed: int
+    condition: str
+    kind: str
+    position: float | None
+    """Where the evidence lies, 0 to 1; None where it is strewn over more than half of the video."""
+    evidence: list[list[float]]
+    """Seconds [start, end) of each place."""
+    question: str
+    options: list[str]
+    answer: str
+    oracle: str
+    reply: str
+    chosen: str | None
+    right: bool
+    video_tokens: int
+    prompt_tokens: int
+    attended_keys: int | None
+    attention_fraction: float | None
+    encode_seconds: float | None
+    prefill_seconds: float | None
+    answer_seconds: float | None
+    peak_bytes: int | None
+    model: str
+    attention: str
+    spec: dict[str, Any] | None
+    """Of the model's attention, knock-outs included; None with dense attention."""
+    difficulty: str
+    frame_size: int
+    style: str
+    split: str
+
+    @property
+    def key(self) -> SuiteKey:
+        """What the line is about."""
+        return SuiteKey(self.length, self.sample, self.condition, self.kind)
+
+
+def read_suite_lines(folder: Path) -> list[SuiteLine]:
+    """All lines of a folder of the suite: see `read_lines`."""
+    return read_lines(folder, parse_line)
+
+
+def parse_line(content: Any) -> SuiteLine:
+    """A line from its JSON value.
+
+    Raises:
+        ValueError: it is no line of this suite.
+    """
+    line: SuiteLine = typed(SuiteLine, content)
+    unknown = line.condition not in CONDITIONS or line.kind not in KINDS
+    lacking = set() if line.spec is None else _SPEC - line.spec.keys()
+    if unknown or lacking or line.answer not in line.options:
+        raise ValueError("it is no line of this suite")
+    return line

@@ -1,0 +1,152 @@
+"""The suite as a task: which questions are asked of an answerer, and the line of each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from videonsa.errors import UsageError, VideoNSAError
+from videonsa.evals.conditions import Condition
+from videonsa.evals.journal import Key
+from videonsa.evals.replies import Reply
+from videonsa.evals.tasks.suite.answer_styles import judge
+from videonsa.evals.tasks.suite.answerers import Answerer
+from videonsa.evals.tasks.suite.suite_line import SuiteKey, SuiteLine, parse_line
+from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, SuiteVideo
+from videonsa.models.config import spec_to_dict
+from videonsa.ops.spec import NSASpec
+from videonsa.rendered.suite import Script, SuiteQuestion, make_script, oracle, questions_of
+
+_TEXT_TOKENS = 64
+"""For the progress bar: what a question without a video counts."""
+
+
+class SuiteGroup(NamedTuple):
+    """Questions about one video under one condition."""
+
+    video: SuiteVideo
+    script: Script
+    condition: str
+    questions: list[SuiteQuestion]
+
+    @property
+    def weight(self) -> int:
+        """What it counts for the progress, in tokens."""
+        return _TEXT_TOKENS if CONDITIONS[self.condition].video == "absent" else self.video.length
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteTask:
+    """A run of the suite and who is asked; `run_task` runs it."""
+
+    run: SuiteRun
+    answerer: Answerer
+    spec: NSASpec | None
+    """Of the answerer's attention, all branches on; None without NSA."""
+
+    @property
+    def unit(self) -> str:
+        """Of the weights of groups."""
+        return "token"
+
+    def config(self) -> dict[str, Any]:
+        """All options of the run."""
+        return self.run.to_dict()
+
+    def identity(self) -> dict[str, Any]:
+        """Those that every line of a folder shares."""
+        return self.run.identity()
+
+    def parse_line(self, content: Any) -> SuiteLine:
+        """See `suite_line.parse_line`."""
+        return parse_line(content)
+
+    def groups(self, known: Mapping[Key, SuiteLine]) -> Iterator[SuiteGroup]:
+        """What `known` does not answer; the conditions of a video stand together.
+
+        Raises:
+            UsageError: lines of questions that the suite now asks in other words.
+        """
+        for video in self.run.videos():
+            script = make_script(video.seed, spec=video.spec)
+            questions = questions_of(script)
+            _check_known(known, video, questions)
+            for condition in self.run.conditions:
+                left = [q for q in questions if _key(video, condition, q) not in known]
+                if left:
+                    yield SuiteGroup(video, script, condition, left)
+
+    def answer(self, group: SuiteGroup) -> Iterator[SuiteLine]:
+        """Ask the questions of a group."""
+        replies = self.answerer.answers(group.script, group.questions, group.condition)
+        for question, reply in zip(group.questions, replies, strict=True):
+            yield _line(self, group, question, reply)
+
+    def failed(self, group: SuiteGroup, error: VideoNSAError) -> NoReturn:
+        """End the run: what fails is the model or its memory, and would fail again."""
+        raise error
+
+
+def _key(video: SuiteVideo, condition: str, question: SuiteQuestion) -> SuiteKey:
+    return SuiteKey(video.length, video.sample, condition, question.kind)
+
+
+def _check_known(
+    known: Mapping[Key, SuiteLine], video: SuiteVideo, questions: Sequence[SuiteQuestion]
+) -> None:
+    """Refuse to resume where the suite now asks something else than it did."""
+    for name in CONDITIONS:
+        for question in questions:
+            line = known.get(_key(video, name, question))
+            if line is not None and (line.question, line.answer) != (
+                question.text,
+                question.answer,
+            ):
+                raise UsageError(
+                    f"{question.kind} of video {video.sample} of {video.length} tokens was "
+                    f"{line.question!r}, now {question.text!r}: these lines are of another version "
+                    "of the suite; name another folder with --out"
+                )
+
+
+def _line(task: SuiteTask, group: SuiteGroup, question: SuiteQuestion, reply: Reply) -> SuiteLine:
+    run, video, script, condition = task.run, group.video, group.script, group.condition
+    verdict = judge(reply.text, question, run.style)
+    return SuiteLine(
+        length=video.length,
+        sample=video.sample,
+        seed=script.seed,
+        condition=condition,
+        kind=question.kind,
+        position=_position(script, question),
+        evidence=[list(span) for span in question.evidence],
+        question=question.text,
+        options=list(question.options),
+        answer=question.answer,
+        oracle=oracle(script, question.text),
+        reply=reply.text,
+        chosen=verdict.chosen,
+        right=verdict.right,
+        model=run.model,
+        attention=run.attention,
+        spec=_spec_of(task.spec, CONDITIONS[condition]),
+        difficulty=run.difficulty,
+        frame_size=run.frame_size,
+        style=run.style,
+        split=run.split,
+        **asdict(reply.cost),
+    )
+
+
+def _position(script: Script, question: SuiteQuestion) -> float | None:
+    """None where the evidence is strewn over more than half of the video: it has no one place."""
+    first, last = question.evidence[0][0], question.evidence[-1][1]
+    seconds = script.spec.num_frames / 2
+    return question.position if last - first <= seconds / 2 else None
+
+
+def _spec_of(spec: NSASpec | None, condition: Condition) -> dict[str, Any] | None:
+    if spec is None or condition.video == "absent":
+        return None
+    stated = spec_to_dict(spec.with_options(branches=condition.branches))
+    names = ("block_size", "num_selected_blocks", "window_size", "branches", "compressed_mask")
+    return {name: stated[name] for name in names}
