@@ -17,6 +17,11 @@ _WORDS = {
     "grey": "frames replaced by grey",
     BLIND: "no video, the question alone",
 }
+_STYLES = {
+    "free": "the model writes the answer",
+    "choice": "the model chooses a letter or an option",
+    "likeliest": "the option with the highest probability counts as the answer",
+}
 _NOTHING = "-"
 
 
@@ -87,7 +92,7 @@ def _introduction(result: Mapping[str, Any]) -> str:
         f"Model {result['model']}, {attention}. Rendered videos of the {result['split']} split, "
         f"difficulty {result['difficulty']}, frames of {result['frame_size']} pixels a side at "
         f"2 a second; videos by tokens: {videos}. One question of each kind a video, in the style "
-        f"'{result['style']}'. Right answers in percent, with 95 % Wilson intervals.\n"
+        f"'{result['style']}': {_STYLES[result['style']]}. Right answers in percent, with 95 % Wilson intervals.\n"
     )
 
 
