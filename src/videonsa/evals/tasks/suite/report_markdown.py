@@ -18,9 +18,9 @@ _WORDS = {
     BLIND: "no video, the question alone",
 }
 _STYLES = {
-    "free": "the model writes the answer",
-    "choice": "the model chooses a letter or an option",
-    "likeliest": "the option with the highest probability counts as the answer",
+    "free": "the model writes the answer (style 'free')",
+    "choice": "the model names a letter or an option (style 'choice')",
+    "likeliest": "the option with the highest probability is the answer (style 'likeliest')",
 }
 _NOTHING = "-"
 
@@ -88,11 +88,12 @@ def _introduction(result: Mapping[str, Any]) -> str:
             f"n = {spec['num_selected_blocks']}, s = {spec['block_size']}, "
             f"w = {spec['window_size']}"
         )
+    style = _STYLES.get(result["style"], f"style '{result['style']}'")
     return (
         f"Model {result['model']}, {attention}. Rendered videos of the {result['split']} split, "
         f"difficulty {result['difficulty']}, frames of {result['frame_size']} pixels a side at "
-        f"2 a second; videos by tokens: {videos}. One question of each kind a video, in the style "
-        f"'{result['style']}': {_STYLES[result['style']]}. Right answers in percent, with 95 % Wilson intervals.\n"
+        f"2 a second; videos by tokens: {videos}. One question of each kind a video; "
+        f"{style}. Right answers in percent, with 95 % Wilson intervals.\n"
     )
 
 
