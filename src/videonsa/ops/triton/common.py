@@ -1,7 +1,7 @@
 """Pieces that the kernels share: tiles loaded with padding, one step of the online softmax."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -12,41 +12,33 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 LOG2_E = 1.4426950408889634
 
 
-class Heads(NamedTuple):
-    """`[N, H, D]` as one argument of a kernel, its last dimension contiguous; D is a constant.
-
-    Triton specialises the integers of a tuple as it does others: 1 becomes a constant, and so does
-    being a multiple of 16. What changes from launch to launch stays outside, `do_not_specialize`,
-    and so do tensor descriptors, which the launcher does not find in a tuple. No tuple lies in
-    another: Triton 3.6 forgets the constants of the inner one behind a `return`.
-    """
-
-    x: Tensor
-    stride_n: int
-    stride_h: int
-    num: int
-    """H."""
-
-    @classmethod
-    def of(cls, x: Tensor) -> Self:
-        """With the strides of x `[N, H, D]`."""
-        return cls(x, x.stride(0), x.stride(1), x.shape[1])
-
-
-class Poison(NamedTuple):
-    """Which keys are not finite, as one argument of a kernel."""
-
-    x: Tensor  # [S, H] float32: NaN where k or v is not finite, else 0
-    found: Tensor  # [1] int32: not 0 where any key is poisoned
-
-
 class Keys(NamedTuple):
-    """Keys and values of a stream, or the means of its blocks: three arguments of a kernel."""
+    """Keys and values of a stream, or the means of its blocks, and which of them are not finite."""
 
-    k: Heads  # [S, H, D]
-    v: Heads  # [S, H, D]
-    poison: Poison | None
-    """None where all rows of a tile may see the same."""
+    k: Tensor  # [S, H, D]
+    v: Tensor  # [S, H, D]
+    poison: Tensor | None  # [S, H] float32: NaN where k or v is not finite, else 0
+    """None, as `poisoned`, where all rows of a tile may see the same."""
+    poisoned: Tensor | None  # [1] int32: not 0 where any key is poisoned
+
+    @property
+    def arguments(self) -> tuple[Any, Any, Any]:
+        """Three arguments of a kernel: `heads` of k and of v, and (poison, poisoned) or None."""
+        poison = None if self.poison is None else (self.poison, self.poisoned)
+        return heads(self.k), heads(self.v), poison
+
+
+def heads(x: Tensor) -> tuple[Tensor, int, int, int]:
+    """`[N, H, D]` as one argument of a kernel: x, its strides along N and H, and H.
+
+    Kernels take plain tuples and unpack them: a launch binds one sooner than its values one by one,
+    and a NamedTuple later. Integers are specialised as outside. Outside stay what changes from
+    launch to launch, for `do_not_specialize`, and tensor descriptors, which the launcher does not
+    find in a tuple. No tuple lies in another: Triton 3.6 forgets the constants of the inner one
+    behind a `return`.
+    """
+    stride_n, stride_h, _ = x.stride()
+    return x, stride_n, stride_h, x.shape[1]
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:
@@ -70,8 +62,9 @@ def tile_of(tiles, i_tile, rows_of_sample, SIZE: tl.constexpr):
 
 @triton.jit
 def tile_rows(tiles, i_tile, SIZE: tl.constexpr):
-    """First row and number of rows of a tile: `tile_of` for `Tiles.runs`."""
-    return tile_of(tiles.table, i_tile, tiles.rows_of_sample, SIZE)
+    """First row and number of rows of a tile; tiles is `Tiles.runs`."""
+    table, rows_of_sample = tiles
+    return tile_of(table, i_tile, rows_of_sample, SIZE)
 
 
 @triton.jit
@@ -119,17 +112,27 @@ def load_keys(
 
 
 @triton.jit
-def load_head(heads, tma, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
-    """[N, D] of one head of `Heads` from `start` on; `tma` is a descriptor of such tiles, or None.
+def load_head(x, tma, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
+    """[N, D] of one head from `start` on; x of `heads`, tma a descriptor of such tiles or None.
 
     A descriptor reads the whole tile, also what the mask leaves out, and 0 beyond the end.
     """
+    p_x, stride_n, stride_h, _ = x
     if tma is None:
-        p_x = heads.x + start.to(tl.int64) * heads.stride_n + i_h * heads.stride_h
-        b_x = load_rows(p_x + (o_n[:, None] * heads.stride_n + o_d[None, :]), m_n, o_d, D)
+        p_x = p_x + start.to(tl.int64) * stride_n + i_h * stride_h
+        b_x = load_rows(p_x + (o_n[:, None] * stride_n + o_d[None, :]), m_n, o_d, D)
     else:
         b_x = tma.load([start, i_h * D])
     return b_x
+
+
+@triton.jit
+def load_group(x, first_row, first_head, o_t, o_g, m_row, o_d, D: tl.constexpr):
+    """[M, D]: rows `first_row` + o_t [M] of the heads `first_head` + o_g [M]; x of `heads`."""
+    p_x, stride_n, stride_h, _ = x
+    p_x = p_x + first_row.to(tl.int64) * stride_n + first_head * stride_h
+    o_x = o_t * stride_n + o_g * stride_h
+    return load_rows(p_x + (o_x[:, None] + o_d[None, :]), m_row, o_d, D)
 
 
 @triton.jit
@@ -189,21 +192,22 @@ def load_finite(
 
 
 @triton.jit
-def load_finite_head(heads, poison, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
-    """As `load_head`, 0 where a key is not finite, and the poison [N] of each key.
+def load_finite_head(x, poison, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
+    """As `load_head`, 0 where a key is not finite; and the poison [N] of the keys.
 
     For tiles that not every row sees, where something is poisoned: 0 times NaN is NaN, so a weight
     of 0 would not keep a value out of a sum. Rows that do see the key get its poison instead. Where
     poison is None, one row sees all keys of m_n.
     """
+    p_x, stride_n, stride_h, H = x
     # Pointers of 64 bits are made anew for each tile: offsets would be kept through other loops.
     o_key = (start + o_n).to(tl.int64)
     if poison is None:
         b_poison = tl.zeros(o_n.shape, tl.float32)
     else:
-        b_poison = tl.load(poison.x + o_key * heads.num + i_h, mask=m_n, other=0.0)
+        b_poison = tl.load(poison[0] + o_key * H + i_h, mask=m_n, other=0.0)
         m_n = m_n & (b_poison == 0.0)
-    p_x = heads.x + o_key[:, None] * heads.stride_n + i_h * heads.stride_h + o_d[None, :]
+    p_x = p_x + o_key[:, None] * stride_n + i_h * stride_h + o_d[None, :]
     return load_rows(p_x, m_n, o_d, D), b_poison
 
 
