@@ -28,6 +28,8 @@ from videonsa.data.build import BuildOptions, build, open_sources
 from videonsa.data.filter import FilterOptions
 from videonsa.data.journal import JOURNAL, Journal
 from videonsa.data.probe import probe_file, target_of
+from videonsa.disk import write_atomic
+from videonsa.machine import cpu_model
 from videonsa.video.sampling import VideoInfo
 
 ROWS_A_VIDEO = 7
@@ -136,13 +138,6 @@ def measure_probing(folder: Path, *, num_files: int, repeats: int) -> dict[str, 
     return rates(work, num_files, repeats)
 
 
-def cpu_name() -> str:
-    """The processor, as Linux names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     """Measure both and write one JSON object."""
     from transformers import PreTrainedTokenizerFast
@@ -166,7 +161,7 @@ def main() -> None:
         **rows,
         "probing": probing,
         "machine": {
-            "cpu": cpu_name(),
+            "cpu": cpu_model(),
             "python": platform.python_version(),
             "pyav": av.__version__,
             "date": datetime.now(UTC).date().isoformat(),
@@ -174,7 +169,7 @@ def main() -> None:
     }
     written = json.dumps(result, indent=2) + "\n"
     if args.output:
-        args.output.write_text(written)
+        write_atomic(args.output, written)
     print(written, end="")
 
 

@@ -13,6 +13,7 @@ worker and of N are compared bit by bit.
 import argparse
 import hashlib
 import json
+import os
 import platform
 import resource
 import statistics
@@ -25,9 +26,10 @@ from pathlib import Path
 import av
 
 from videonsa.bench.sample_video import FPS, HEIGHT, WIDTH, sample_video
+from videonsa.disk import write_atomic
+from videonsa.machine import cpu_model, package_versions, usable_cores
 from videonsa.video.decode import MOST_WORKERS, probe, read_video
 from videonsa.video.sampling import SamplingSpec, plan_sampling
-from videonsa.video.workers import usable_cores
 
 LIMITS = {"time_ratio": 1.15, "resident_mb": 500}
 
@@ -101,18 +103,13 @@ def summarise(runs: list[dict[str, float]]) -> dict[str, object]:
 
 def machine() -> dict[str, object]:
     """What the numbers hold for."""
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     measured = ["src/videonsa/video", "benchmarks/decode.py"]
     commit = ["git", "log", "-1", "--format=%h", "--", *measured]
     return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(models) or None,
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "av": av.__version__,
+        **package_versions("torch", "av"),
         "commit": subprocess.check_output(commit, text=True, cwd=Path(__file__).parents[1]).strip(),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -167,7 +164,7 @@ def main() -> None:
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     if args.output:
-        args.output.write_text(text)
+        write_atomic(args.output, text)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from videonsa.bench.machine import machine
 from videonsa.data.scripts import draw
+from videonsa.disk import write_atomic
+from videonsa.machine import measurement_facts
 from videonsa.rendered.clips import Clip
 from videonsa.rendered.suite import SuiteSpec, make_script, suite_seed
 
@@ -70,9 +71,9 @@ def main() -> None:
         "what": "drawing videos of 112 x 112 on one core",
         "runs": runs,
         "cores": os.cpu_count(),
-        "machine": machine(torch.device("cpu")),
+        "machine": measurement_facts(torch.device("cpu")),
     }
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_atomic(options.output, json.dumps(result, indent=1) + "\n")
     for name, run in runs.items():
         print(f"{name}: {run['cpu_ms_median']:.1f} ms, {run['frames_a_cpu_second']:.0f} frames/s")
 

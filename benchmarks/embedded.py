@@ -15,11 +15,11 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.evals.conditions import GREY, Condition, without
-from videonsa.evals.machine import machine_facts
 from videonsa.evals.scoring import Accuracy, best_constant, is_right
 from videonsa.evals.writing import split_at_video, write_answers
+from videonsa.machine import evaluation_facts
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
@@ -174,7 +174,7 @@ def evaluate(
             lines.append(json.dumps(entry))
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(log, "\n".join(lines) + "\n")
+        write_atomic(log, "\n".join(lines) + "\n")
     constant = {kind: best_constant([q for _, q in quiz.questions[kind]]) for kind in KINDS}
     return {
         "kinds": list(KINDS),
@@ -205,7 +205,7 @@ def result_facts(model: VideoNSAForConditionalGeneration, frames: int) -> dict[s
         "block_size": size,
         "window_size": spec.window_size,
         "attention_keys": spec.attention_keys(TOKENS_PER_PATCH),
-        "machine": machine_facts(model.device),
+        "machine": evaluation_facts(model.device),
     }
 
 
@@ -234,7 +234,7 @@ def main() -> None:
     )
     result |= result_facts(model, args.frames) | {"seconds": round(time.monotonic() - start, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out, json.dumps(result, indent=2) + "\n")
+    write_atomic(args.out, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from videonsa.disk import write_atomic
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/nvidia-h200"
 BEGIN, END = "<!-- written by benchmarks/headline.py -->\n", "<!-- end -->\n"
@@ -137,7 +139,7 @@ def main() -> None:
     before, rest = page.split(BEGIN)
     now = before + BEGIN + table() + END + rest.split(END, 1)[1]
     if not check:
-        (ROOT / "README.md").write_text(now, "utf-8")
+        write_atomic(ROOT / "README.md", now)
     elif now != page:
         sys.exit("README.md has other speeds than the JSON: run 'make results'")
 

@@ -15,10 +15,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from videonsa.bench.calls import prepare_videonsa
 from videonsa.bench.inputs import REGIMES, make_inputs
-from videonsa.bench.machine import machine
 from videonsa.bench.measure import Task
 from videonsa.bench.passes import Pass, make_tasks
 from videonsa.bench.shapes import SHAPES
+from videonsa.disk import write_atomic
+from videonsa.machine import measurement_facts
 
 CALLS = 5
 SHAPE_NAMES = ("7b-16k", "7b-64k", "7b-128k", "7b-1m")
@@ -67,11 +68,11 @@ def main() -> None:
         "unit": "ms a call",
         "calls": CALLS,
         "kernels": kernels,
-        "machine": machine(device),
+        "machine": measurement_facts(device),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"
-    options.out.write_text(text)
+    write_atomic(options.out, text)
     print(text, end="")
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from videonsa.disk import write_atomic
+from videonsa.machine import gpu_name
 from videonsa.ops import NSASpec, nsa_attention
 
 NUM_QUERY_HEADS, NUM_KV_HEADS, HEAD_DIM = 28, 4, 128
@@ -66,7 +68,7 @@ def measure(num_tokens: int, device: torch.device) -> dict[str, object]:
         "forward_seconds": round(forward_seconds, 1),
         "forward_backward_seconds": round(time.perf_counter() - start, 1),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": gpu_name(device) or "cpu",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -83,7 +85,7 @@ def main() -> None:
     folder = options.out or Path(__file__).parent / "results" / options.device.split(":")[0]
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2) + "\n"
-    (folder / "reference_memory.json").write_text(text)
+    write_atomic(folder / "reference_memory.json", text)
     print(text, end="")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from videonsa.disk import HOLDER, partial_file, sole_writer, write_whole
+from videonsa.disk import HOLDER, partial_file, place_folder, sole_writer, write_atomic
 from videonsa.errors import UsageError
 
 _HOLD = """
@@ -21,7 +21,7 @@ with sole_writer(Path(sys.argv[1]), work="a test"):
 def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        write_whole(tmp_path / "a.txt", "text")
+        write_atomic(tmp_path / "a.txt", "text")
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").read_text() == "text"
@@ -29,7 +29,7 @@ def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> No
 
 
 def test_a_failed_writer_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.txt", b"before")
+    write_atomic(tmp_path / "a.txt", b"before")
     with pytest.raises(ZeroDivisionError), partial_file(tmp_path / "a.txt") as partial:
         partial.write_text("half")
         _ = 1 / 0
@@ -64,6 +64,36 @@ def test_a_folder_has_one_writer_who_is_named(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a regular file"):
-        write_whole(tmp_path / "pipe", b"content")
+        write_atomic(tmp_path / "pipe", b"content")
     assert (tmp_path / "pipe").is_fifo()
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_folder_takes_the_place_of_one_that_was_there(tmp_path: Path) -> None:
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    place_folder(tmp_path / "new", tmp_path / "place")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "place",
+        "place/new",
+    ]
+
+
+def test_a_folder_that_cannot_be_placed_leaves_the_one_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        place_folder(tmp_path / "new", tmp_path / "place")
+    assert (tmp_path / "place" / "place").exists()

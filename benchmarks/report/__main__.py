@@ -16,7 +16,7 @@ from benchmarks.report.prefill import FILES as PREFILL_FILES
 from benchmarks.report.prefill import render_prefill
 from benchmarks.report.study import FILES as STUDY_FILES
 from benchmarks.report.study import draw_study, render_study
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.scoring import Accuracy
@@ -251,8 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         drawn = {name: figure.encode() for name, figure in figures(args.folder).items()}
         for name, content in (drawn | pictures(args.folder)).items():
-            write_whole(args.out.with_name(name), content)
-        write_whole(args.out, render(args.folder))
+            write_atomic(args.out.with_name(name), content)
+        write_atomic(args.out, render(args.folder))
     except VideoNSAError as error:
         sys.stderr.write(f"report: {error}\n")
         return 2

@@ -24,9 +24,9 @@ from benchmarks.study.parts import (
     train,
 )
 from benchmarks.study.summary import all_answers, summarise
-from videonsa.bench.machine import machine
-from videonsa.disk import sole_writer, write_whole
+from videonsa.disk import sole_writer, write_atomic
 from videonsa.errors import VideoNSAError
+from videonsa.machine import measurement_facts
 
 ALL_PARTS = ("prepare", "train", "evaluate", "report")
 AGAIN = 75
@@ -137,10 +137,12 @@ def _do(part: str, args: argparse.Namespace, design: Design, clock: Clock, call:
     begun = time.monotonic()
     if part == "report":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        result = summarise(design, out, machine=machine(device)) | {"times": read_times(out)}
+        result = summarise(design, out, machine=measurement_facts(device)) | {
+            "times": read_times(out)
+        }
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        write_whole(out / f"{design.name}.json", text.encode())
-        write_whole(out / f"{design.name}_answers.jsonl.gz", all_answers(design, out))
+        write_atomic(out / f"{design.name}.json", text.encode())
+        write_atomic(out / f"{design.name}_answers.jsonl.gz", all_answers(design, out))
         return True
     step = {"prepare": prepare, "train": train}.get(part)
     if step is None:

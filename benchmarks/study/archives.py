@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 
 PART_BYTES = 15 * 2**20
@@ -35,7 +35,7 @@ def pack(paths: Iterable[Path], *, base: Path, out: Path, name: str) -> list[Pat
     for old in parts_of(out, name):
         old.unlink()
     for index, first in enumerate(range(0, len(whole), PART_BYTES)):
-        write_whole(out / f"{name}.tar.{index:02}", bytes(whole[first : first + PART_BYTES]))
+        write_atomic(out / f"{name}.tar.{index:02}", bytes(whole[first : first + PART_BYTES]))
     return parts_of(out, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.study.design import TRAINING_TOKENS, Design
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.evals.markdown import table
 from videonsa.evals.scoring import Accuracy
@@ -45,7 +45,7 @@ def keep_pair(design: Design, out: Path, folder: Path, *, seed: int) -> list[Pat
             raise UsageError(f"{run.name} has no model in {out}: train it, or unpack the models")
         target = folder / f"study-{run.attention}"
         convert(found[0], target, dtype=torch.bfloat16, force=True)
-        write_whole(target / "README.md", _card(result, run.attention, seed).encode())
+        write_atomic(target / "README.md", _card(result, run.attention, seed).encode())
         files = sorted(target.iterdir())
         size = sum(file.stat().st_size for file in files)
         if size > MOST_BYTES:

@@ -1,8 +1,9 @@
-"""Files that are whole or absent, bringing them to the disk, and folders with one writer."""
+"""Atomic writes of files and folders, and folders with one writer."""
 
 import errno
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -58,8 +59,8 @@ def partial_file(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file; a reader finds the old content or the new, never a part.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -67,6 +68,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     with partial_file(path) as partial:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def place_folder(partial: Path, target: Path) -> None:
+    """Bring a filled folder onto the disk and to its place; what was there before is removed.
+
+    Raises:
+        OSError: it cannot be put there; what was there before is back.
+
+    """
+    folder_to_disk(partial)
+    if target.exists():
+        old = target.with_name(f".{target.name}.replaced")
+        target.rename(old)
+        try:
+            partial.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        shutil.rmtree(old)
+    else:
+        partial.rename(target)
+    to_disk(target.parent)
 
 
 def mode_of_new_files() -> int:
@@ -105,7 +128,7 @@ def sole_writer(folder: Path, *, work: str) -> Iterator[None]:
             left.unlink(missing_ok=True)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"work": work, "process": os.getpid(), "machine": socket.gethostname()}
-        write_whole(folder / HOLDER, json.dumps(facts | {"since": since}) + "\n")
+        write_atomic(folder / HOLDER, json.dumps(facts | {"since": since}) + "\n")
         yield
     finally:
         with suppress(OSError):

@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ import torch
 
 from tests.fuzz.samples import make_samples, run_quietly
 from tests.fuzz.sandbox import MOST_MEGABYTES, MOST_SECONDS, Outcome, run_case
-from videonsa.bench.machine import machine
+from videonsa.machine import measurement_facts, package_versions
 
 
 def parse() -> argparse.Namespace:
@@ -142,8 +141,8 @@ def summary(outcomes: list[Outcome], args: argparse.Namespace, *, seconds: float
     largest = max(outcomes, key=lambda outcome: outcome.megabytes)
     kinds = sorted({outcome.kind for outcome in outcomes})
     return {
-        "machine": machine(torch.device("cpu"))
-        | {name: version(name) for name in ("transformers", "av", "pillow")},
+        "machine": measurement_facts(torch.device("cpu"))
+        | package_versions("transformers", "av", "pillow"),
         "seed": args.seed,
         "cases": [args.first, args.first + args.cases],
         "seconds": round(seconds, 1),

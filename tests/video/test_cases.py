@@ -15,12 +15,12 @@ import video_files as vf
 from av.stream import Disposition
 
 from videonsa.errors import UsageError, VideoError
+from videonsa.machine import usable_cores
 from videonsa.video import container, decode
 from videonsa.video.decode import probe, read_video
 from videonsa.video.gpu import GpuSource
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.segments import whole_layout
-from videonsa.video.workers import usable_cores
 
 WORKERS = [1, 3]
 ALL = SamplingSpec(num_frames=10_000)

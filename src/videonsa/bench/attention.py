@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from videonsa.bench.calls import Prepared, attend_with_branches, backend_of
+from videonsa.bench.comparable import comparable
 from videonsa.bench.inputs import Inputs, Regime, make_inputs, mean_union
-from videonsa.bench.machine import comparable, machine
 from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_line, watch_of
 from videonsa.bench.passes import Pass, make_tasks
 from videonsa.bench.registry import BASELINE, Op, hindrance
 from videonsa.bench.shapes import Shape
 from videonsa.bench.verify import KernelTests, passed_before, verify
+from videonsa.machine import measurement_facts
 
 FORMAT = "videonsa attention benchmark 1"
 ANY = "any"
@@ -82,7 +83,7 @@ def bench_attention(
     Raises:
         VideoNSAError: verification failed; nothing was given.
     """
-    where = machine(request.device)
+    where = measurement_facts(request.device)
     same = {x: y for x, y in (before or {}).items() if comparable(y["machine"], where)}
     kept: dict[Pass, dict[str, dict[str, Any]]] = {}
     for which in request.passes:

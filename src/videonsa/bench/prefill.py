@@ -21,13 +21,13 @@ from videonsa.bench.clips import (
     dense_backend,
 )
 from videonsa.bench.inputs import TILE_ROWS, Regime
-from videonsa.bench.machine import machine
 from videonsa.bench.measure import one_line
 from videonsa.bench.predicted import prediction
 from videonsa.bench.probes import AttentionTime, UnionRecorder
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
 from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
 from videonsa.bench.stopwatch import timed_stage
+from videonsa.machine import measurement_facts
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.shape import VisionShape
@@ -88,7 +88,7 @@ def bench_prefill(
         "dtype": str(dtype),
         "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
         "rows_per_chunk": request.rows_per_chunk,
-        "machine": machine(request.device),
+        "machine": measurement_facts(request.device),
         "method": METHOD,
         "video": None,
         "lengths": [],

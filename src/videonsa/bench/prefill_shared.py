@@ -18,12 +18,13 @@ from videonsa.bench.clips import (
     clip_pixels,
     dense_backend,
 )
+from videonsa.bench.comparable import check_one
 from videonsa.bench.inputs import Regime
-from videonsa.bench.machine import check_one, machine
 from videonsa.bench.prefill import FORMAT as FORMAT_OF_ONE
 from videonsa.bench.prefill import PrefillRequest, prefill_calls
 from videonsa.bench.random_model import MODELS, random_model
 from videonsa.bench.stopwatch import wall_times
+from videonsa.machine import measurement_facts
 from videonsa.models.distributed.sharded import share_encoding
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.parallel.context import ContextParallelGroup
@@ -98,7 +99,7 @@ def bench_shared_prefill(
         "model": request.model,
         "dtype": str(dtype),
         "processes": measuring.cp_group.world_size,
-        "machine": machine(measuring.device),
+        "machine": measurement_facts(measuring.device),
         "method": METHOD,
         "lengths": [],
     }

@@ -14,12 +14,12 @@ from torch import Tensor
 from videonsa.bench.stopwatch import timed_stage
 from videonsa.errors import UsageError, VideoError
 from videonsa.inference.clips import EncodedClip, encode_clip, part_size
+from videonsa.machine import usable_cores
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, read_video
 from videonsa.video.processing import patchify
 from videonsa.video.sampling import SamplingSpec
-from videonsa.video.workers import usable_cores
 
 EVERY_FRAME = 10**9
 """No limit but the rate decides how many frames are taken."""

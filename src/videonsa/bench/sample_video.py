@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from videonsa.disk import partial_file
+
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 SCENE_SECONDS = 20
 
@@ -17,20 +19,17 @@ def sample_video(*, minutes: int = 10) -> Path:
     A moving gradient under a bright square and grain, cut every 20 seconds; one minute is encoded,
     and its packets are written `minutes` times: decoding does not know.
     """
-    folder = Path(tempfile.gettempdir())
-    path = folder / f"videonsa-benchmark-{HEIGHT}p-{minutes}min.mp4"
-    if path.exists():
-        return path
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        minute, whole = Path(made) / "minute.mp4", Path(made) / "whole.mp4"
-        _encode_minute(minute)
-        _repeat(minute, whole, times=minutes)
-        whole.replace(path)
+    path = Path(tempfile.gettempdir()) / f"videonsa-benchmark-{HEIGHT}p-{minutes}min.mp4"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as folder, partial_file(path) as partial:
+            minute = Path(folder, "minute.mp4")
+            _encode_minute(minute)
+            _repeat(minute, partial, times=minutes)
     return path
 
 
 def _repeat(minute: Path, path: Path, *, times: int) -> None:
-    with av.open(str(path), "w") as target:
+    with av.open(str(path), "w", format="mp4") as target:
         copy = None
         for repeat in range(times):
             with av.open(str(minute)) as source:

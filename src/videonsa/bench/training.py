@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from videonsa.bench.clips import TEXT_ROWS, clip_of_tokens
-from videonsa.bench.machine import check_one, machine
+from videonsa.bench.comparable import check_one
 from videonsa.bench.random_model import IDS, MODELS
 from videonsa.bench.training_steps import (
     NUM_LABELS,
@@ -28,6 +28,7 @@ from videonsa.bench.training_steps import (
     run_steps,
 )
 from videonsa.errors import UsageError
+from videonsa.machine import measurement_facts
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.shape import ModelShape
 from videonsa.ops.spec import NSASpec
@@ -204,7 +205,7 @@ class _Measuring:
             "processes": self.num_processes,
             "fsdp": self.request.fsdp,
             "peak_tflops": self.request.peak_tflops,
-            "machine": machine(self.device),
+            "machine": measurement_facts(self.device),
             "method": METHOD,
             "runs": list(self.runs),
             "ratios": _ratios(self.runs),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeAlias
 
 from videonsa.cli import values
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def write_output(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. `UsageError` if that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise _unwritable(path, error) from error
 

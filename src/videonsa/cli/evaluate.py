@@ -239,20 +239,20 @@ def _without_model(request: "SuiteRun") -> _Asked | None:
     """The answerers that read no video; None for a model."""
     import torch
 
-    from videonsa.evals.machine import machine_facts
     from videonsa.evals.tasks.suite.answerers import ConstantAnswerer, OracleAnswerer
+    from videonsa.machine import evaluation_facts
 
     answerers: dict[str, Answerer] = {ORACLE: OracleAnswerer(), CONSTANT: ConstantAnswerer()}
     if request.model not in answerers:
         return None
-    return _Asked(request, answerers[request.model], None, machine_facts(torch.device("cpu")))
+    return _Asked(request, answerers[request.model], None, evaluation_facts(torch.device("cpu")))
 
 
 def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     """Load the model, and complete the run by what it says."""
-    from videonsa.evals.machine import machine_facts
     from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
     from videonsa.inference.engine import load
+    from videonsa.machine import evaluation_facts
 
     qa = load(
         args.model,
@@ -278,7 +278,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     )
     answerer = ModelAnswerer(qa, request)
     spec = answerer.spec if request.attention == "nsa" else None
-    return _Asked(request, answerer, spec, machine_facts(qa.model.device))
+    return _Asked(request, answerer, spec, evaluation_facts(qa.model.device))
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -41,11 +41,11 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
     def evaluate(model: Any, tokenizer: Any, step: int) -> dict[str, float]:
         from accelerate import PartialState
 
-        from videonsa.evals.machine import machine_facts
         from videonsa.evals.runner import run_task
         from videonsa.evals.tasks.suite.suite_task import SuiteTask
         from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
         from videonsa.inference.engine import VideoQA
+        from videonsa.machine import evaluation_facts
 
         answerer = ModelAnswerer(VideoQA(model, tokenizer), request)
         kind, dtype = model.config.attention, str(model.dtype).removeprefix("torch.")
@@ -55,7 +55,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
             is_first = PartialState().is_main_process
             folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            machine = machine_facts(model.device)
+            machine = evaluation_facts(model.device)
             task = SuiteTask(asked, answerer, spec)
             lines = run_task(task, folder, machine=machine, progress=False)
         return _shares(lines)

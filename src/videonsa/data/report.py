@@ -13,7 +13,7 @@ from videonsa.data.filter import FilterOptions
 from videonsa.data.manifest import ManifestRow
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.sources import Entry
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import missing_package
 
 REPORT_JSON, REPORT_MD, HISTOGRAMS = "report.json", "report.md", "histograms.png"
@@ -150,8 +150,8 @@ def write_report(report: Report, folder: Path) -> None:
     page = "".join(f"{line}\n" for line in report_lines(report))
     for name, text in ((REPORT_JSON, content), (REPORT_MD, page)):
         # A path may be no Unicode: its bytes are escaped.
-        write_whole(folder / name, text.encode(errors="backslashreplace"))
-    write_whole(folder / HISTOGRAMS, draw_histograms(report))
+        write_atomic(folder / name, text.encode(errors="backslashreplace"))
+    write_atomic(folder / HISTOGRAMS, draw_histograms(report))
 
 
 def report_lines(report: Report) -> Iterator[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import ModelError
 from videonsa.parsing import one_line, read_json_object, read_regular
 from videonsa.planning.defaults import (
@@ -57,4 +57,4 @@ def write_beside(files: Files, folder: Path) -> None:
         OSError: the disk is full.
     """
     for name, content in files.items():
-        write_whole(folder / name, content)
+        write_atomic(folder / name, content)

@@ -5,7 +5,6 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 
 from videonsa import __version__
 from videonsa.data.manifest import Manifest
-from videonsa.disk import sole_writer, write_whole
+from videonsa.disk import sole_writer, write_atomic
 from videonsa.errors import TrainingError, UsageError
+from videonsa.machine import cpu_model, gpu_name, package_versions
 from videonsa.parsing import one_line, read_json_object
 from videonsa.train.reading import read_stated_recipe, recipe_to_yaml
 from videonsa.train.saving import check_whole, clear_partial, last_checkpoint
@@ -100,32 +100,24 @@ def open_folder(
     if processes.is_main_process:
         clear_partial(out)
         facts = _facts(recipe, manifest, processes.num_processes) | {"asked": asked}
-        write_whole(out / RECIPE, recipe_to_yaml(recipe))
-        write_whole(out / RUN, json.dumps(facts, indent=2) + "\n")
+        write_atomic(out / RECIPE, recipe_to_yaml(recipe))
+        write_atomic(out / RUN, json.dumps(facts, indent=2) + "\n")
     processes.wait_for_everyone()
     return checkpoint
 
 
 def _facts(recipe: Recipe, manifest: Manifest, num_processes: int) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "recipe": recipe.name,
         "data_hash": manifest.data_hash,
         "manifest": recipe.data.manifest,
         "num_samples": len(manifest),
         "processes": num_processes,
-        "device": gpu or platform.processor() or "cpu",
+        "device": gpu_name(device) or cpu_model(),
         "python": platform.python_version(),
-        "versions": {"videonsa": __version__, **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"videonsa": __version__, **package_versions(*_PACKAGES)},
     }
-
-
-def _version(package: str) -> str | None:
-    """The installed version; None where the package runs from a folder without installation."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> None:

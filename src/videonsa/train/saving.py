@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from videonsa.disk import folder_to_disk, mode_of_new_files, to_disk, write_whole
+from videonsa.disk import mode_of_new_files, place_folder, write_atomic
 from videonsa.errors import TrainingError
 from videonsa.parsing import one_line, read_json_object
 
@@ -143,11 +143,7 @@ def publish(folder: Path, name: str, *, keep: int) -> None:
     contents = {str(path.relative_to(partial)): _facts(path) for path in files}
     if _CHECKPOINT.fullmatch(name):
         (partial / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
-    folder_to_disk(partial)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    to_disk(folder)
+    place_folder(partial, final)
     clear_partial(folder)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -161,7 +157,7 @@ class LogFile:
 
     def begin(self, history: list[dict[str, Any]]) -> None:
         """Start with the history of a checkpoint; lines of later steps go, as those run again."""
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in history))
+        write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in history))
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videonsa.errors import UsageError, VideoError
+from videonsa.machine import usable_cores
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame
 from videonsa.video.gpu import GPU_NOTE
 from videonsa.video.parts import Reading, SampledFrame, VideoStream
@@ -31,7 +32,7 @@ from videonsa.video.sampling import (
 )
 from videonsa.video.segments import Layout, nearest
 from videonsa.video.source import Decoder, Source, VideoLike, open_source
-from videonsa.video.workers import run_in_order, usable_cores
+from videonsa.video.workers import run_in_order
 
 HOLD_SLACK = 0.1
 """Seconds that a frame stands in beyond its stated end where nothing decodes after it: stated

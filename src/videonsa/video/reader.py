@@ -13,6 +13,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from videonsa.machine import usable_cores
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame, VideoFile, decode_packets
 from videonsa.video.demux import READ_ERRORS, picture_bytes
 from videonsa.video.segments import (
@@ -23,7 +24,6 @@ from videonsa.video.segments import (
     keyframe_layout,
     whole_layout,
 )
-from videonsa.video.workers import usable_cores
 
 SEEK_LEADS = (0, 1, 4)
 """Seek to so many cuts before the wanted one: without an index, seeks may land too late."""

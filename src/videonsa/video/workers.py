@@ -1,6 +1,5 @@
 """Tasks that yield results, on threads of their own, and the results in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
@@ -12,12 +11,6 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 TASKS_AHEAD = 2
 """Tasks a worker that may be begun before the results of the first are taken."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: in a container, often fewer than there are."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 class WorkerRoom(Protocol[Result_co]):

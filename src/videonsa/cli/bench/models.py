@@ -68,7 +68,7 @@ def result_path(args: Namespace, name: str) -> Path:
     """
     import torch
 
-    from videonsa.bench.machine import device_name, slug
+    from videonsa.machine import device_name, slug
 
     if args.out is not None:
         if args.out.is_dir():

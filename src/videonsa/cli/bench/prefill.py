@@ -165,8 +165,8 @@ def _frames(args: Namespace) -> tuple[tuple[int, int], ...]:
 def _reading(args: Namespace) -> "ReadingRequest | None":
     from videonsa.bench.reading import ReadingRequest
     from videonsa.bench.sample_video import sample_video
+    from videonsa.machine import usable_cores
     from videonsa.video.decode import MOST_WORKERS, probe
-    from videonsa.video.workers import usable_cores
 
     if args.video == "none":
         return None

@@ -1,6 +1,5 @@
 """`videonsa data`: its subcommands; `build` is here."""
 
-import os
 import sys
 from argparse import ArgumentTypeError, Namespace
 from itertools import islice
@@ -20,6 +19,7 @@ from videonsa.cli.common import (
 )
 from videonsa.cli.data import check as data_check
 from videonsa.cli.data import show as data_show
+from videonsa.machine import usable_cores
 
 if TYPE_CHECKING:
     from videonsa.data.report import Report
@@ -153,7 +153,7 @@ def run(args: Namespace) -> int:
                 filter=rule,
                 model=args.model,
                 tokenizer_hash=tokenizer_hash,
-                workers=args.workers or _cores(),
+                workers=args.workers or usable_cores(),
                 timeout=args.timeout,
                 progress=sys.stderr.isatty(),
             ),
@@ -174,11 +174,6 @@ def _rule(args: Namespace) -> dict[str, Any]:
     if args.max_tokens is not None:
         given["max_tokens"] = None if args.max_tokens == "none" else args.max_tokens
     return given
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _text(done: "Report", folder: Path) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videonsa.disk import folder_to_disk, to_disk
+from videonsa.disk import place_folder
 from videonsa.errors import ModelError, UsageError
 from videonsa.models.checkpoints.checkpoint import HEAD, Checkpoint, is_ignored, read_checkpoint
 from videonsa.models.checkpoints.hub import FILES
@@ -290,9 +290,7 @@ def _whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
-            folder_to_disk(partial)
-            _rename(partial, target)
-            to_disk(target.parent)
+            place_folder(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:
@@ -308,18 +306,3 @@ def _check_room(target: Path, num_bytes: int) -> None:
             f"target {target} needs {num_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free: "
             "name a folder on a larger disk"
         )
-
-
-def _rename(partial: Path, target: Path) -> None:
-    """Put the folder in its place. What was there is put back if that fails."""
-    if not target.exists():
-        partial.rename(target)
-        return
-    old = target.with_name(f".{target.name}.replaced")
-    target.rename(old)
-    try:
-        partial.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.evals.journal import RUN, read_run
 from videonsa.evals.tasks.suite.report_markdown import render_suite
@@ -29,11 +29,11 @@ def write_report(folder: Path) -> dict[str, Any]:
     if run is None:
         raise UsageError(f"{folder} has no {RUN}: name the folder of a run")
     result = summarise(read_suite_lines(folder)) | {"run": run}
-    write_whole(folder / JSON, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(folder / JSON, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     title = "# The suite"
-    write_whole(folder / PAGE, render_suite(result, title=title, figures=()).encode())
+    write_atomic(folder / PAGE, render_suite(result, title=title, figures=()).encode())
     plots = draw_plots(result)
     for name, content in plots.items():
-        write_whole(folder / name, content)
-    write_whole(folder / PAGE, render_suite(result, title=title, figures=tuple(plots)).encode())
+        write_atomic(folder / name, content)
+    write_atomic(folder / PAGE, render_suite(result, title=title, figures=tuple(plots)).encode())
     return result
