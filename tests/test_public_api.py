@@ -58,3 +58,14 @@ def test_importing_needs_no_heavy_library(statement):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_engine_says_nothing_and_leaves_out_what_it_does_not_need():
+    code = (
+        "import sys, videonsa.inference.engine; "
+        "unused = {'peft', 'pyarrow', 'matplotlib', 'pandas', 'liger_kernel', 'torchvision', "
+        "'transformers.trainer'} & set(sys.modules); "
+        "sys.exit(f'imported {unused}' if unused else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
