@@ -57,7 +57,7 @@ from torch import Tensor
 from benchmarks.same_outputs.cases import CASES
 from benchmarks.same_outputs.comparing import FAILED, Row, compare, digest, table
 from benchmarks.same_outputs.worker import DTYPES, file_name
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 
 ROOT = Path(__file__).parents[2]
 OLD = "929e4d1"
@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = {"as_expected": as_expected, "self_test": options.self_test, **about}
         result["cases"] = [row.as_json() for row in rows]
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, json.dumps(result, indent=1) + "\n")
+        write_atomic(options.out, json.dumps(result, indent=1) + "\n")
     return 0 if as_expected else 1
 
 
