@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 
 from videonsa.data.files import json_lines, open_for_lines
-from videonsa.disk import write_whole
+from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.parsing import one_line, read_json_object, typed
 
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write `run.json`, whole or not at all: `config` is the run's, `seconds` what it took."""
-    write_whole(folder / RUN, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    write_atomic(folder / RUN, json.dumps(facts, indent=2, allow_nan=False) + "\n")
 
 
 def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
