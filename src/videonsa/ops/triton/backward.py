@@ -280,8 +280,8 @@ def nsa_backward(
     if "compressed" in options.branches:
         sums_cmp = compressed_gradients(
             q,
-            means.k,
-            means.v,
+            means.k.x,
+            means.v.x,
             grad,
             terms,
             poisoned,
