@@ -134,7 +134,7 @@ def test_given_blocks_behind_the_row_are_left_out_of_the_plan(device, monkeypatc
     )
     found = run_kernels(case, inputs, selected_blocks=given)
     assert_close_to_reference(case, inputs, found)
-    assert plans[0].shared.num[..., 0].max() <= plans[0].shared.start.shape[-1]
+    assert plans[0].num_shared[..., 0].max() <= plans[0].start.shape[-1]
 
 
 def test_views_of_heads_first_tensors_are_read_in_place(device):

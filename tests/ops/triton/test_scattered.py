@@ -54,7 +54,7 @@ def test_chunks_and_passes_do_not_change_the_bits(
 
     def make_lists(plan, *arguments, first_chunk):
         original(plan, *arguments, first_chunk=first_chunk)
-        made.append((first_chunk, int(plan.scattered.tile_pairs.sum())))
+        made.append((first_chunk, int(plan.tile_pairs.sum())))
 
     monkeypatch.setattr(scattered, "make_lists", make_lists)
     monkeypatch.setattr(lists, "CHUNKS_PER_PASS", chunks_per_pass)

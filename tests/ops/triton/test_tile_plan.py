@@ -36,25 +36,25 @@ def test_shared_and_scattered_blocks_are_the_selection(tile, n, min_shared, devi
 
 def check_tile(plan, selected, index, i_tile, rows, head, size, min_shared):
     current = int(index.row_block[rows.start])
-    num, num_before = plan.shared.num[i_tile, head].tolist()
-    starts = plan.shared.start[i_tile, head, :num].tolist()
+    num, num_before = plan.num_shared[i_tile, head].tolist()
+    starts = plan.start[i_tile, head, :num].tolist()
     shared = [start // size for start in starts]
     assert shared == sorted(set(shared))
     assert num_before == sum(block < current for block in shared)
-    assert (plan.shared.size[i_tile, head, :num] == size).all()
+    assert (plan.size[i_tile, head, :num] == size).all()
     pairs = set()
-    for block, bits in zip(shared, plan.shared.rows[i_tile, head, :num].tolist(), strict=True):
+    for block, bits in zip(shared, plan.rows[i_tile, head, :num].tolist(), strict=True):
         of_block = {(row, block) for i, row in enumerate(rows) if bits >> i & 1}
         assert len(of_block) >= min_shared or block >= current
         pairs |= of_block
     count = 0
     for row in rows:
-        left = plan.scattered.blocks[row, head, : plan.scattered.num[row, head]].tolist()
-        assert plan.scattered.pair[row, head] == count
+        left = plan.scattered[row, head, : plan.num_scattered[row, head]].tolist()
+        assert plan.pair[row, head] == count
         count += len(left)
         assert not pairs & {(row, block) for block in left}
         assert all(block < current for block in left)
         pairs |= {(row, block) for block in left}
         wanted = [block for block in selected[row, head].tolist() if block >= 0]
         assert sorted(block for r, block in pairs if r == row) == wanted
-    assert plan.scattered.tile_pairs[i_tile, head] == count
+    assert plan.tile_pairs[i_tile, head] == count

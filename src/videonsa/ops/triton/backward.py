@@ -280,8 +280,8 @@ def nsa_backward(
     if "compressed" in options.branches:
         sums_cmp = compressed_gradients(
             q,
-            means.k.x,
-            means.v.x,
+            means.k,
+            means.v,
             grad,
             terms,
             poisoned,

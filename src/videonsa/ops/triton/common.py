@@ -1,7 +1,7 @@
 """Pieces that the kernels share: tiles loaded with padding, one step of the online softmax."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -12,49 +12,33 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 LOG2_E = 1.4426950408889634
 
 
-class Heads(NamedTuple):
-    """`[N, H, D]` as one argument of a kernel, its last dimension contiguous; D is a constant.
-
-    Triton specialises the integers of a tuple as it does others: 1 becomes a constant, and so does
-    being a multiple of 16. What changes from launch to launch stays outside, `do_not_specialize`,
-    and so do tensor descriptors, which the launcher does not find in a tuple. No tuple lies in
-    another: Triton 3.6 forgets the constants of the inner one behind a `return`.
-    """
-
-    x: Tensor
-    stride_n: int
-    stride_h: int
-    num: int
-    """H."""
-
-    @classmethod
-    def of(cls, x: Tensor) -> Self:
-        """With the strides of x `[N, H, D]`."""
-        return cls(x, x.stride(0), x.stride(1), x.shape[1])
-
-
-class Poison(NamedTuple):
-    """Which keys are not finite, as one argument of a kernel."""
-
-    x: Tensor  # [S, H] float32: NaN where k or v is not finite, else 0
-    found: Tensor  # [1] int32: not 0 where any key is poisoned
-
-
 class Keys(NamedTuple):
-    """Keys and values of a stream, or the means of its blocks: three arguments of a kernel."""
+    """Keys and values of a stream, or the means of its blocks, and which of them are not finite."""
 
-    k: Heads  # [S, H, D]
-    v: Heads  # [S, H, D]
-    poison: Poison | None
-    """None where all rows of a tile may see the same."""
+    k: Tensor  # [S, H, D]
+    v: Tensor  # [S, H, D]
+    poison: Tensor | None  # [S, H] float32: NaN where k or v is not finite, else 0
+    """None, as `poisoned`, where all rows of a tile may see the same."""
+    poisoned: Tensor | None  # [1] int32: not 0 where any key is poisoned
+
+    @property
+    def arguments(self) -> tuple[Any, Any, Any]:
+        """Three arguments of a kernel: `heads` of k and of v, and (poison, poisoned) or None."""
+        poison = None if self.poison is None else (self.poison, self.poisoned)
+        return heads(self.k), heads(self.v), poison
 
 
-def plain(*arguments: tuple[Any, ...] | None) -> list[tuple[Any, ...] | None]:
-    """Arguments of a kernel without the names of their fields, which the kernel gives them again.
+def heads(x: Tensor) -> tuple[Tensor, int, int, int]:
+    """`[N, H, D]` as one argument of a kernel: x, its strides along N and H, and H.
 
-    A launch binds a plain tuple sooner than its values one by one, and a NamedTuple 0.7 us later.
+    Kernels take plain tuples and unpack them: a launch binds one sooner than its values one by one,
+    and a NamedTuple later. Integers are specialised as outside. Outside stay what changes from
+    launch to launch, for `do_not_specialize`, and tensor descriptors, which the launcher does not
+    find in a tuple. No tuple lies in another: Triton 3.6 forgets the constants of the inner one
+    behind a `return`.
     """
-    return [None if x is None else tuple(x) for x in arguments]
+    stride_n, stride_h, _ = x.stride()
+    return x, stride_n, stride_h, x.shape[1]
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:
@@ -78,7 +62,7 @@ def tile_of(tiles, i_tile, rows_of_sample, SIZE: tl.constexpr):
 
 @triton.jit
 def tile_rows(tiles, i_tile, SIZE: tl.constexpr):
-    """First row and number of rows of a tile; tiles is `Runs`."""
+    """First row and number of rows of a tile; tiles is `Tiles.runs`."""
     table, rows_of_sample = tiles
     return tile_of(table, i_tile, rows_of_sample, SIZE)
 
@@ -129,7 +113,7 @@ def load_keys(
 
 @triton.jit
 def load_head(x, tma, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
-    """[N, D] of one head from `start` on; x is `Heads`, tma a descriptor of such tiles or None.
+    """[N, D] of one head from `start` on; x of `heads`, tma a descriptor of such tiles or None.
 
     A descriptor reads the whole tile, also what the mask leaves out, and 0 beyond the end.
     """
@@ -144,7 +128,7 @@ def load_head(x, tma, start, i_h, o_n, m_n, o_d, D: tl.constexpr):
 
 @triton.jit
 def load_group(x, first_row, first_head, o_t, o_g, m_row, o_d, D: tl.constexpr):
-    """[M, D]: rows `first_row` + o_t [M] of the heads `first_head` + o_g [M]; x is `Heads`."""
+    """[M, D]: rows `first_row` + o_t [M] of the heads `first_head` + o_g [M]; x of `heads`."""
     p_x, stride_n, stride_h, _ = x
     p_x = p_x + first_row.to(tl.int64) * stride_n + first_head * stride_h
     o_x = o_t * stride_n + o_g * stride_h

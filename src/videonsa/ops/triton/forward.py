@@ -77,13 +77,13 @@ def nsa_forward(
     group = q.shape[1] // k.shape[1]
     o_cmp = lse_cmp = o_slc = lse_slc = None
     keys, means = pool(k, v, index)
-    assert means.poison is not None, "as pool gives it"
     if wants["compressed"] or (wants["selected"] and selected is None):
         o_cmp, lse_cmp = compressed(
             q,
-            means.k.x,
-            means.v.x,
-            *means.poison,
+            means.k,
+            means.v,
+            means.poison,
+            means.poisoned,
             index.row_begin,
             index.row_end,
             row_tiles(index, tuning.compressed.block_m),
@@ -91,7 +91,7 @@ def nsa_forward(
         )
         if wants["selected"] and selected is None:
             select = _select_per_block if options.per_block else _select_per_row
-            selected = select(q, means.k.x, lse_cmp, index, options=options, tuning=tuning)
+            selected = select(q, means.k, lse_cmp, index, options=options, tuning=tuning)
     if wants["selected"]:
         assert selected is not None, "chosen above"
         o_slc, lse_slc = _selected(q, keys, selected, index, tuning=tuning)
@@ -225,7 +225,7 @@ def _selected(
     q: Tensor, keys: Keys, selected: Tensor, index: StreamIndex, *, tuning: Tuning
 ) -> tuple[Tensor, Tensor]:
     """o_slc `[R, HQ, D]` and its LSE: each tile by the plan that its union asks for."""
-    tile = rows_of_tile(q.shape[1] // keys.k.num, tuning.selected.block_m)
+    tile = rows_of_tile(q.shape[1] // keys.k.shape[1], tuning.selected.block_m)
     tiles = row_tiles(index, tile, aligned=True)
     config = tuning.selected
     plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared, block_n=config.block_n)
@@ -240,8 +240,8 @@ def _selected(
     )
     add_scattered(
         q,
-        keys.k.x,
-        keys.v.x,
+        keys.k,
+        keys.v,
         o_slc,
         lse_slc,
         tiles,

@@ -212,9 +212,9 @@ def pair_gradients(
         )
         _pair_sum_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
             partial,
-            plan.scattered.num,
-            plan.scattered.pair,
-            plan.scattered.tile_pairs,
+            plan.num_scattered,
+            plan.pair,
+            plan.tile_pairs,
             lists.pair_end,
             lists.chunk_units,
             grad_q,

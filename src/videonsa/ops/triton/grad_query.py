@@ -421,25 +421,24 @@ def query_gradient(
         block_s: tokens of the largest block, as a power of two.
     """
     num_rows, num_heads, dim = q.shape
-    k, v = keys.k.x, keys.v.x
-    assert keys.poison and means.poison, "rows of a tile see different keys"
+    k, v = keys.k, keys.v
     num_keys, num_kv_heads, _ = k.shape
     group = num_heads // num_kv_heads
     rows = rows_of_tile(group, config.block_m, most=tiles.size)
     tma = config.tma and fits_tma(k) and fits_tma(v) and block_s >= config.block_n
-    tma_cmp = config.tma and fits_tma(means.k.x)
-    shared = (None,) * 5 if plan is None else (*plan.shared, plan.scattered.num)
+    tma_cmp = config.tma and fits_tma(means.k)
+    shared = (None,) * 5 if plan is None else (*plan.shared, plan.num_scattered)
     _query_gradient_kernel[(tiles.num * num_kv_heads * (tiles.size // rows),)](
         q,
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
-        key_source(means.k.x, config.block_n, tma=tma_cmp),
-        key_source(means.v.x, config.block_n, tma=tma_cmp),
+        key_source(means.k, config.block_n, tma=tma_cmp),
+        key_source(means.v, config.block_n, tma=tma_cmp),
         k,
-        means.k.x,
-        keys.poison.x,
-        means.poison.x,
-        keys.poison.found,
+        means.k,
+        keys.poison,
+        means.poison,
+        keys.poisoned,
         grad,
         terms,
         grad_q,
@@ -468,7 +467,7 @@ def query_gradient(
         BLOCK_N=config.block_n,
         BLOCK_S=min(block_s, config.block_n),
         PARTS=max(1, block_s // config.block_n),
-        BOUND=1 if plan is None else plan.shared.start.shape[-1],
+        BOUND=1 if plan is None else plan.start.shape[-1],
         TILE=tiles.size,
         ROWS=rows,
         FULL_BLOCKS=index.uniform and index.max_size == block_s,

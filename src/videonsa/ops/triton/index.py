@@ -27,31 +27,6 @@ FAR = 2**31 - 1
 """The start of a block that does not exist: no key is there."""
 
 
-class Rows(NamedTuple):
-    """Where each of R rows stands: one argument of a kernel; None what the kernel does not read."""
-
-    key: Tensor | None
-    block: Tensor | None
-    begin: Tensor | None
-    end: Tensor | None
-
-
-class Blocks(NamedTuple):
-    """Where C blocks stand: one argument of a kernel."""
-
-    start: Tensor
-    size: Tensor
-    num: int
-    """C."""
-
-
-class Runs(NamedTuple):
-    """Where the tiles of `Tiles` stand: one argument of a kernel."""
-
-    table: Tensor | None
-    rows_of_sample: int
-
-
 class StreamIndex(NamedTuple):
     """R rows, S keys and C blocks of N samples; tensors int32."""
 
@@ -72,14 +47,14 @@ class StreamIndex(NamedTuple):
     """Rows of every sample, or 0 where they differ."""
 
     @property
-    def rows(self) -> Rows:
-        """For kernels: `row_key`, `row_block`, `row_begin` and `row_end`."""
-        return Rows(self.row_key, self.row_block, self.row_begin, self.row_end)
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One argument of a kernel: row_key, row_block, row_begin and row_end."""
+        return self[:4]
 
     @property
-    def blocks(self) -> Blocks:
-        """For kernels: `block_start`, `block_size` and C."""
-        return Blocks(self.block_start, self.block_size, len(self.block_start))
+    def blocks(self) -> tuple[Tensor, Tensor, int]:
+        """One argument of a kernel: block_start, block_size and C."""
+        return self.block_start, self.block_size, len(self.block_start)
 
     def to(self, device: torch.device) -> Self:
         """The same index on another device."""
@@ -96,9 +71,9 @@ class Tiles(NamedTuple):
     rows_of_sample: int
 
     @property
-    def runs(self) -> Runs:
-        """For kernels: where the tiles stand."""
-        return Runs(self.table, self.rows_of_sample)
+    def runs(self) -> tuple[Tensor | None, int]:
+        """One argument of a kernel: table and rows_of_sample."""
+        return self.table, self.rows_of_sample
 
 
 class Samples(NamedTuple):

@@ -127,7 +127,7 @@ class Lists(NamedTuple):
 
 def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, item: int) -> Lists:
     """Buffers for the pairs of `plan` in chunks of `capacity`; sizes come from shapes alone."""
-    num_rows, num_kv_heads, num_selected = plan.scattered.blocks.shape
+    num_rows, num_kv_heads, num_selected = plan.scattered.shape
     most = num_rows * num_kv_heads * num_selected
     num_chunks = -(-most // capacity)
     chunks = min(CHUNKS_PER_PASS, num_chunks)
@@ -136,7 +136,7 @@ def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, it
     max_items = region // item + min(num_lists, region)
 
     def ints(size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.int32, device=plan.scattered.blocks.device)
+        return torch.empty(size, dtype=torch.int32, device=plan.scattered.device)
 
     return Lists(
         num_chunks=num_chunks,
@@ -145,7 +145,7 @@ def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, it
         region=region,
         max_items=max_items,
         item=item,
-        pair_end=plan.scattered.tile_pairs.flatten().cumsum(0, dtype=torch.int32),
+        pair_end=plan.tile_pairs.flatten().cumsum(0, dtype=torch.int32),
         chunk_units=ints(num_chunks + 1),
         counts=ints(chunks * (num_lists + 2)),
         cursor=ints(chunks * num_lists),
@@ -156,15 +156,15 @@ def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, it
 
 def make_lists(plan: Plan, tiles: Tiles, lists: Lists, *, first_chunk: int) -> None:
     """Fills the lists of the pass that begins with `first_chunk`."""
-    _, num_kv_heads, num_selected = plan.scattered.blocks.shape
+    _, num_kv_heads, num_selected = plan.scattered.shape
     num_lists = len(lists.cursor) // lists.chunks
     lists.counts.zero_()
     for fill in (False, True):
         _list_kernel[(tiles.num, num_kv_heads)](
-            plan.scattered.blocks,
-            plan.scattered.num,
-            plan.scattered.pair,
-            plan.scattered.tile_pairs,
+            plan.scattered,
+            plan.num_scattered,
+            plan.pair,
+            plan.tile_pairs,
             lists.pair_end,
             tiles.table,
             tiles.rows_of_sample,

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import Heads, Keys, Poison, is_any, load_rows, poison_of, store_rows
+from videonsa.ops.triton.common import Keys, is_any, load_rows, poison_of, store_rows
 from videonsa.ops.triton.index import StreamIndex
 
 
@@ -128,8 +128,7 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Keys, Keys]:
         BLOCK_N=triton.next_power_of_2(index.max_size),
         num_warps=4,
     )
-    keys = Keys(Heads.of(k), Heads.of(v), Poison(poison, poisoned))
-    return keys, Keys(Heads.of(k_cmp), Heads.of(v_cmp), Poison(poison_cmp, poisoned))
+    return Keys(k, v, poison, poisoned), Keys(k_cmp, v_cmp, poison_cmp, poisoned)
 
 
 def poison_of_keys(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

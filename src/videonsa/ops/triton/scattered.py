@@ -249,7 +249,7 @@ def pair_lists(
     A pair leaves a row of each head of the group, in the dtype of q, and a float32 beside it;
     `block_m` lines of them are a tile.
     """
-    num_rows, num_kv_heads, num_selected = plan.scattered.blocks.shape
+    num_rows, num_kv_heads, num_selected = plan.scattered.shape
     group, dim = q.shape[1] // num_kv_heads, q.shape[2]
     most = num_rows * num_kv_heads * num_selected
     return list_buffers(
@@ -332,14 +332,14 @@ def _merge_pairs(
     num_programs: int,
 ) -> None:
     """Merges the partial outputs of one chunk into o_slc `[R, HQ, D]` and its LSE."""
-    num_kv_heads, num_selected = plan.scattered.blocks.shape[1:]
+    num_kv_heads, num_selected = plan.scattered.shape[1:]
     group, dim = o_slc.shape[1] // num_kv_heads, o_slc.shape[2]
     _merge_kernel[(num_programs,)](
         partial,
         partial_lse,
-        plan.scattered.num,
-        plan.scattered.pair,
-        plan.scattered.tile_pairs,
+        plan.num_scattered,
+        plan.pair,
+        plan.tile_pairs,
         lists.pair_end,
         lists.chunk_units,
         o_slc,

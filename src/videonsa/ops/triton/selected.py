@@ -13,14 +13,12 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
-    Heads,
     Keys,
-    Poison,
     descriptors,
+    heads,
     load_finite_head,
     load_group,
     load_head,
-    plain,
     scores,
     softmax_end,
     softmax_step,
@@ -28,43 +26,41 @@ from videonsa.ops.triton.common import (
     store_rows,
     tile_rows,
 )
-from videonsa.ops.triton.index import Blocks, Rows, StreamIndex, Tiles
+from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.tuning import Config
 
 
-class Shared(NamedTuple):
-    """The blocks that the rows of a tile walk together: one argument of a kernel; all int32."""
+class Plan(NamedTuple):
+    """Which blocks a tile of rows walks together, and which pairs are scattered; all int32."""
 
-    start: Tensor  # [tiles, H, bound] first key of each
+    start: Tensor  # [tiles, H, bound] first key of each shared block
     size: Tensor  # [tiles, H, bound] its tokens
     rows: Tensor  # [tiles, H, bound] one bit for each row that chose it
-    num: Tensor  # [tiles, H, 2] how many, and those of which every row may see all
+    num_shared: Tensor  # [tiles, H, 2] shared blocks, and those of which every row may see all
+    scattered: Tensor  # [R, H, n] blocks of each row that are not shared
+    num_scattered: Tensor  # [R, H]
+    pair: Tensor  # [R, H] number of the row's first scattered pair among those of its tile
+    tile_pairs: Tensor  # [tiles, H] scattered pairs of a tile
 
+    @property
+    def shared(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One argument of a kernel: start, size, rows and num_shared."""
+        return self[:4]
 
-class Scattered(NamedTuple):
-    """The (row, block) pairs that are not shared: one argument of a kernel; all int32."""
-
-    blocks: Tensor  # [R, H, n] of each row
-    num: Tensor  # [R, H]
-    pair: Tensor  # [R, H] number of the row's first pair among those of its tile
-    tile_pairs: Tensor  # [tiles, H] pairs of a tile
-
-
-class Plan(NamedTuple):
-    """Which blocks a tile of rows walks together, and which pairs are scattered."""
-
-    shared: Shared
-    scattered: Scattered
+    @property
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One argument of a kernel: scattered, num_scattered, pair and tile_pairs."""
+        return self[4:]
 
 
 @triton.jit
 def _plan_kernel(
     selected,  # [R, H, n] flat blocks, ascending, then -1
-    shared,  # Shared, written
-    scattered,  # Scattered, written
-    tiles,  # Runs
-    rows,  # Rows
-    blocks,  # Blocks
+    shared,  # of `Plan`, written
+    pairs,  # likewise
+    tiles,  # runs of `Tiles`
+    rows,  # of `StreamIndex`
+    blocks,  # likewise
     H,
     num_units,
     NUM_SELECTED: tl.constexpr,
@@ -74,8 +70,10 @@ def _plan_kernel(
     TILE: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    shared, scattered = Shared(*shared), Scattered(*scattered)
-    rows, blocks = Rows(*rows), Blocks(*blocks)
+    plan_start, plan_size, plan_rows, num_shared = shared
+    scattered, num_scattered, first_pair, tile_pairs = pairs
+    row_key, row_block, _, row_end = rows
+    block_start, block_size, _ = blocks
     none: tl.constexpr = 2147483647
     o_u = tl.program_id(0) * UNITS + tl.arange(0, UNITS)  # a unit is a (tile, KV head)
     m_u = o_u < num_units
@@ -91,12 +89,12 @@ def _plan_kernel(
     b_next = tl.load(p_row, mask=m_t, other=-1)
     b_next = tl.where(b_next < 0, none, b_next)
     m_some = m_u & (num_rows > 0)
-    current = tl.load(rows.block + first_row, mask=m_some, other=0)
-    key = tl.load(rows.key + first_row, mask=m_some, other=0)
+    current = tl.load(row_block + first_row, mask=m_some, other=0)
+    key = tl.load(row_key + first_row, mask=m_some, other=0)
     # How a block is read decides how a row is rounded. So a row whose choice depends on a block
     # that the first row of the tile does not see has no vote.
-    first_end = tl.load(rows.end + first_row, mask=m_some, other=0)
-    b_end = tl.load(rows.end + first_row[:, None] + o_t, mask=m_t, other=0)
+    first_end = tl.load(row_end + first_row, mask=m_some, other=0)
+    b_end = tl.load(row_end + first_row[:, None] + o_t, mask=m_t, other=0)
     m_vote = b_end <= first_end[:, None]
     b_num, b_before = tl.zeros([UNITS], tl.int32), tl.zeros([UNITS], tl.int32)
     block = tl.min(b_next, 1)
@@ -106,13 +104,12 @@ def _plan_kernel(
         # Blocks that need the causal mask are always walked together.
         m_shared = (block != none) & ((num_hits >= MIN_SHARED) | (block >= current))
         o_out = o_tile * BOUND + b_num
-        start = tl.load(blocks.start + block, mask=m_shared, other=0)
-        tl.store(shared.start + o_out, start, mask=m_shared)
-        tl.store(shared.size + o_out, tl.load(blocks.size + block, mask=m_shared), mask=m_shared)
-        tl.store(shared.rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 1), mask=m_shared)
+        start = tl.load(block_start + block, mask=m_shared, other=0)
+        tl.store(plan_start + o_out, start, mask=m_shared)
+        tl.store(plan_size + o_out, tl.load(block_size + block, mask=m_shared), mask=m_shared)
+        tl.store(plan_rows + o_out, tl.sum(m_hit.to(tl.int32) << o_t, 1), mask=m_shared)
         m_left = m_hit & (m_shared == 0)[:, None]
-        p_left = scattered.blocks + o_row * NUM_SELECTED + b_left
-        tl.store(p_left, block[:, None] + o_t * 0, mask=m_left)
+        tl.store(scattered + o_row * NUM_SELECTED + b_left, block[:, None] + o_t * 0, mask=m_left)
         b_left += m_left.to(tl.int32)
         b_num += m_shared.to(tl.int32)
         # A tile of keys may reach beyond its block, to keys behind the first row.
@@ -121,25 +118,25 @@ def _plan_kernel(
         b_new = tl.load(p_row + b_slot, mask=m_hit & (b_slot < NUM_SELECTED), other=-1)
         b_next = tl.where(m_hit, tl.where(b_new < 0, none, b_new), b_next)
         block = tl.min(b_next, 1)
-    tl.store(shared.num + o_tile * 2, b_num, mask=m_u)
-    tl.store(shared.num + o_tile * 2 + 1, b_before, mask=m_u)
-    tl.store(scattered.num + o_row, b_left, mask=m_t)
-    tl.store(scattered.pair + o_row, tl.cumsum(b_left, 1) - b_left, mask=m_t)
-    tl.store(scattered.tile_pairs + o_tile, tl.sum(b_left, 1), mask=m_u)
+    tl.store(num_shared + o_tile * 2, b_num, mask=m_u)
+    tl.store(num_shared + o_tile * 2 + 1, b_before, mask=m_u)
+    tl.store(num_scattered + o_row, b_left, mask=m_t)
+    tl.store(first_pair + o_row, tl.cumsum(b_left, 1) - b_left, mask=m_t)
+    tl.store(tile_pairs + o_tile, tl.sum(b_left, 1), mask=m_u)
 
 
 @triton.jit
 def _selected_kernel(
-    q,  # Heads [R, HQ, D]
-    k,  # Heads [S, H, D]
-    v,  # Heads [S, H, D]
-    poison,  # Poison
-    tiles,  # Runs
-    shared,  # Shared
+    q,  # heads of [R, HQ, D]
+    k,  # heads of [S, H, D]
+    v,  # likewise
+    poison,  # of `Keys`: [S, H], [1]
     k_tma,  # descriptor of k, or None
     v_tma,
     o_slc,  # [R, HQ, D]
     lse_slc,  # [R, HQ]
+    tiles,  # runs of `Tiles`
+    shared,  # of `Plan`
     row_key,  # [R]
     scale_log2,
     G: tl.constexpr,
@@ -151,19 +148,19 @@ def _selected_kernel(
     FULL_BLOCKS: tl.constexpr,
     POISONED: tl.constexpr,
 ):
-    q, k, poison, shared = Heads(*q), Heads(*k), Poison(*poison), Shared(*shared)
-    if (tl.load(poison.found) != 0) != POISONED:
+    if (tl.load(poison[1]) != 0) != POISONED:
         return
     BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
-    HQ, H = q.num, k.num
+    HQ, H = q[3], k[3]
+    plan_start, plan_size, plan_rows, num_shared = shared
     i_tile, i_h = tl.num_programs(0) // H - 1 - tl.program_id(0) // H, tl.program_id(0) % H
     first_row, num_rows = tile_rows(tiles, i_tile, TILE)
     if num_rows == 0:
         return
     o_tile = i_tile.to(tl.int64) * H + i_h
-    num, num_before = tl.load(shared.num + 2 * o_tile), tl.load(shared.num + 2 * o_tile + 1)
-    p_start, p_size = shared.start + o_tile * BOUND, shared.size + o_tile * BOUND
-    p_rows = shared.rows + o_tile * BOUND
+    num, num_before = tl.load(num_shared + 2 * o_tile), tl.load(num_shared + 2 * o_tile + 1)
+    p_start, p_size = plan_start + o_tile * BOUND, plan_size + o_tile * BOUND
+    p_rows = plan_rows + o_tile * BOUND
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     o_t, o_g = o_m // G, o_m % G  # token and head of each row of the tile
     m_row = o_t < num_rows
@@ -225,25 +222,25 @@ def plan_tiles(
 
     units = (tiles.num, num_kv_heads)
     plan = Plan(
-        Shared(
-            start=ints(*units, bound),
-            size=ints(*units, bound),
-            rows=ints(*units, bound),
-            num=ints(*units, 2),
-        ),
-        Scattered(
-            blocks=ints(num_rows, num_kv_heads, num_selected),
-            num=ints(num_rows, num_kv_heads),
-            pair=ints(num_rows, num_kv_heads),
-            tile_pairs=ints(*units),
-        ),
+        start=ints(*units, bound),
+        size=ints(*units, bound),
+        rows=ints(*units, bound),
+        num_shared=ints(*units, 2),
+        scattered=ints(num_rows, num_kv_heads, num_selected),
+        num_scattered=ints(num_rows, num_kv_heads),
+        pair=ints(num_rows, num_kv_heads),
+        tile_pairs=ints(*units),
     )
     # One list of a row for each lane of the one warp.
     per_program = max(1, 32 // tiles.size)
     num_units = tiles.num * num_kv_heads
     _plan_kernel[(triton.cdiv(num_units, per_program),)](
         selected,
-        *plain(*plan, tiles.runs, index.rows, index.blocks),
+        plan.shared,
+        plan.pairs,
+        tiles.runs,
+        index.rows,
+        index.blocks,
         num_kv_heads,
         num_units,
         NUM_SELECTED=num_selected,
@@ -272,23 +269,26 @@ def selected_shared(
     `full_blocks`: every block has `config.block_n` tokens.
     """
     num_rows, num_heads, dim = q.shape
-    num_kv_heads = keys.k.num
+    num_kv_heads = keys.k.shape[1]
     o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
-    sources = (keys.k.x, config.block_n), (keys.v.x, config.block_n)
+    sources = (keys.k, config.block_n), (keys.v, config.block_n)
     for is_poisoned in (False, True):  # one of the two returns at once
         _selected_kernel[(tiles.num * num_kv_heads,)](
-            *plain(Heads.of(q), *keys, tiles.runs, plan.shared),
+            heads(q),
+            *keys.arguments,
             *descriptors(*sources, tma=config.tma),
             o_slc,
             lse_slc,
+            tiles.runs,
+            plan.shared,
             index.row_key,
             dim**-0.5 * LOG2_E,
             G=num_heads // num_kv_heads,
             D=dim,
             BLOCK_M=max(16, triton.next_power_of_2(tiles.size * num_heads // num_kv_heads)),
             BLOCK_N=config.block_n,
-            BOUND=plan.shared.start.shape[-1],
+            BOUND=plan.start.shape[-1],
             TILE=tiles.size,
             FULL_BLOCKS=full_blocks,
             POISONED=is_poisoned,

@@ -165,8 +165,7 @@ def window_and_sum(
     of the rows of a tile fill at most `config.block_m` lines.
     """
     num_rows, num_heads, dim = q.shape
-    k, v = keys.k.x, keys.v.x
-    assert keys.poison is not None, "rows of a tile see different keys"
+    k, v = keys.k, keys.v
     num_kv_heads = k.shape[1]
     output = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     o_win = torch.empty_like(output) if return_branch else None
@@ -177,7 +176,8 @@ def window_and_sum(
         key_source(k, config.block_n, tma=tma),
         key_source(v, config.block_n, tma=tma),
         v,
-        *keys.poison,
+        keys.poison,
+        keys.poisoned,
         gates,
         o_cmp,
         o_slc,
