@@ -3,6 +3,7 @@
     python -m benchmarks.same_outputs --out benchmarks/results/cpu/same_outputs.json
     python -m benchmarks.same_outputs --old HEAD~3 --cases packed,decode/frame
     python -m benchmarks.same_outputs --device cuda --dtype bfloat16 --trees build/old
+    TRITON_INTERPRET=1 python -m benchmarks.same_outputs --backend triton --cases packed/frame
 
 The code of the old commit and this checkout's run the same cases (`cases.py`) in processes of
 their own: small models whose weights depend on nothing but the names of the parameters. Compared
@@ -46,9 +47,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -127,14 +128,16 @@ def extract(commit: str, trees: Path) -> Path:
     return source
 
 
+class Setting(NamedTuple):
+    """Where and in what cases run."""
+
+    device: str
+    dtype: str
+    backend: str = "auto"
+
+
 def run_version(
-    source: Path,
-    names: Sequence[str],
-    out: Path,
-    *,
-    device: str,
-    dtype: str,
-    nudged: Sequence[str] = (),
+    source: Path, names: Sequence[str], out: Path, setting: Setting, *, nudged: Sequence[str] = ()
 ) -> None:
     """Run cases with the code of `source`; what they find goes to `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +146,9 @@ def run_version(
         chosen = [name for name in names if CASES[name].processes == processes]
         command = [sys.executable, "-W", "ignore::FutureWarning", "-m", WORKER]
         command += ["--source", str(source), "--out", str(out)]
-        command += ["--device", device, "--dtype", dtype, "--processes", str(processes)]
+        for option, value in setting._asdict().items():
+            command += [f"--{option}", value]
+        command += ["--processes", str(processes)]
         command += ["--cases", json.dumps(chosen), "--nudged", json.dumps(nudged)]
         running = [
             subprocess.Popen([*command, "--rank", str(rank)], env=environment, cwd=ROOT)
@@ -160,34 +165,34 @@ def run_version(
 
 
 def rows_of(
-    names: Sequence[str], *, old: str, trees: Path, device: str, dtype: str, self_test: bool
+    names: Sequence[str], setting: Setting, *, old: str, trees: Path, self_test: bool
 ) -> list[Row]:
-    """The lines of a dtype."""
+    """The lines of a setting."""
     differ = [name for name in names if self_test or CASES[name].must_differ]
     by_commit: dict[str, list[str]] = {}
     for name in names:
         by_commit.setdefault(commit_of(name, old), []).append(name)
     sources = {commit: extract(commit, trees) for commit in by_commit}
-    run = partial(run_version, device=device, dtype=dtype)
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder, "new")
-        with _pool(device) as pool:
-            running = [pool.submit(run, ROOT / "src", names, new, nudged=differ)]
+        with _pool(setting.device) as pool:
+            running = [pool.submit(run_version, ROOT / "src", names, new, setting, nudged=differ)]
             for commit, chosen in by_commit.items():
-                running.append(pool.submit(run, sources[commit], chosen, Path(folder, commit)))
+                found = Path(folder, commit)
+                running.append(pool.submit(run_version, sources[commit], chosen, found, setting))
         for one in running:
             one.result()
         for commit, chosen in by_commit.items():
             found, again = Path(folder, commit), Path(folder, f"{commit} again")
             for name in chosen:
-                row = row_of(name, found, new, dtype=dtype, against=commit)
+                row = row_of(name, found, new, dtype=setting.dtype, against=commit)
                 rows[name] = replace(row, must_differ=name in differ)
             unlike = [name for name in chosen if rows[name].equal is False and name not in differ]
             if unlike:
-                run(sources[commit], unlike, again)
+                run_version(sources[commit], unlike, again, setting)
             for name in unlike:
-                if not row_of(name, found, again, dtype=dtype, against=commit).equal:
+                if not row_of(name, found, again, dtype=setting.dtype, against=commit).equal:
                     rows[name] = replace(rows[name], note="the old code does not repeat itself")
     return [rows[name] for name in names]
 
@@ -265,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", default="*", help="names, their beginnings or patterns")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or both, by comma")
+    parser.add_argument("--backend", default="auto", help="of NSA; auto, reference or triton")
     parser.add_argument("--self-test", action="store_true", help="all cases must differ")
     parser.add_argument("--trees", type=Path, help="where the sources of old commits are or go")
     parser.add_argument("--out", type=Path, help="JSON")
@@ -274,15 +280,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"--dtype {options.dtype}: want some of {', '.join(DTYPES)}")
     names = chosen_cases(options.cases)
     with _trees(options.trees) as trees:
-        settings = {"old": options.old, "trees": trees, "device": options.device}
-        settings["self_test"] = options.self_test
-        rows = [row for dtype in dtypes for row in rows_of(names, **settings, dtype=dtype)]
+        rows = []
+        for dtype in dtypes:
+            setting = Setting(options.device, dtype, options.backend)
+            rows += rows_of(
+                names, setting, old=options.old, trees=trees, self_test=options.self_test
+            )
         about = facts(rows, trees=trees, device=options.device)
     as_expected = all(row.as_expected for row in rows)
     print(table(rows))
     print("as expected" if as_expected else "NOT AS EXPECTED")
     if options.out is not None:
-        result = {"as_expected": as_expected, "self_test": options.self_test, **about}
+        result = {"as_expected": as_expected, "self_test": options.self_test}
+        result |= {"backend": options.backend, **about}
         result["cases"] = [row.as_json() for row in rows]
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out, json.dumps(result, indent=1) + "\n")

@@ -55,6 +55,13 @@ class Place:
     nudged: bool = False
     """Whether one weight of each model is off by the least that it can be: so outputs differ."""
 
+    backend: str = "auto"
+    """Of NSA."""
+
+    def prompt(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `forward` as they are passed here."""
+        return on(self.device, arguments) | {"backend": self.backend}
+
     def model(self, preset: str, dtype: torch.dtype | None = None) -> Any:
         """A model of this place, in its dtype unless another is given."""
         model = make_model(preset, device=self.device, dtype=dtype or self.dtype)
@@ -112,32 +119,32 @@ def _trained(model: Any, prompt: dict[str, Any], **options: Any) -> Found:
 def _continued(model: Any, prompt: dict[str, Any], *, turn: bool = True, **options: Any) -> Found:
     """Logits and cache of a prefill, of tokens after it, and of a second turn with a video."""
     cache, place = Cache(), prompt["input_ids"].device
-    lasting = {key: options.pop(key) for key in ("attention", "nsa_spec") if key in options}
-    out = model(**prompt, past_key_values=cache, **lasting, **options)
+    lasting = {"backend": prompt["backend"], "past_key_values": cache}
+    lasting |= {key: options.pop(key) for key in ("attention", "nsa_spec") if key in options}
+    out = model(**prompt | lasting, **options)
     found = {"logits": out.logits} | _rows(cache, "after the prefill")
     batch = len(prompt["input_ids"])
     for step in range(3):
         token = torch.full((batch, 1), 40 + step, device=place)
-        found[f"logits of token {step}"] = model(token, past_key_values=cache, **lasting).logits
+        found[f"logits of token {step}"] = model(token, **lasting).logits
     if turn:
         later = on(place, video(4, 4, 6, seed=3))
-        found["logits of the second turn"] = model(
-            **later, past_key_values=cache, **lasting, **options
-        ).logits
+        out = model(**later, **lasting, **options)
+        found["logits of the second turn"] = out.logits
     return found | _rows(cache, "at the end")
 
 
 def _plain(place: Place, preset: str, make: Prompt, **options: Any) -> Found:
-    prompt = on(place.device, labelled(make()))
+    prompt = place.prompt(labelled(make()))
     return _trained(place.model(preset), prompt, output_hidden_states=True, **options)
 
 
 def _packed(place: Place, preset: str, **options: Any) -> Found:
-    return _trained(place.model(preset), on(place.device, labelled(packed())), **options)
+    return _trained(place.model(preset), place.prompt(labelled(packed())), **options)
 
 
 def _decoded(place: Place, preset: str, make: Prompt, **options: Any) -> Found:
-    return _continued(place.model(preset), on(place.device, make()), **options)
+    return _continued(place.model(preset), place.prompt(make()), **options)
 
 
 def _positions_given() -> dict[str, Any]:
@@ -171,6 +178,7 @@ def _frames(place: Place) -> Found:
         video_grid_thw=torch.tensor([[5, 8, 8]], device=place.device),
         video_times=[(0.0, 1.0, 2.0, 3.0, 4.0)],
         logits_to_keep=2,
+        backend=place.backend,
     )
     return {"features": features, "logits": out.logits}
 
@@ -178,14 +186,14 @@ def _frames(place: Place) -> Found:
 def _checkpointed(place: Place, preset: str, make: Prompt) -> Found:
     model = place.model(preset).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    return _trained(model, on(place.device, labelled(make())))
+    return _trained(model, place.prompt(labelled(make())))
 
 
 def _lora(place: Place, preset: str) -> Found:
     model = fill(with_lora(replace(place, nudged=False).model(preset))).train()
     if place.nudged:
         nudge(model)
-    return _trained(model, on(place.device, labelled(packed())), loss_only=True)
+    return _trained(model, place.prompt(labelled(packed())), loss_only=True)
 
 
 def _device_map(place: Place, preset: str) -> Found:
@@ -208,11 +216,11 @@ def _device_map(place: Place, preset: str) -> Found:
             offload_dir=folder,
             skip_keys="past_key_values",
         )
-        return _continued(model, on(place.device, padded()), turn=False)
+        return _continued(model, place.prompt(padded()), turn=False)
 
 
 def _recorded(place: Place, preset: str) -> Found:
-    model, prompt = place.model(preset), on(place.device, image_and_video())
+    model, prompt = place.model(preset), place.prompt(image_and_video())
     options = {"do_sample": False, **_GENERATED}
     return recorded(lambda recorder: model.generate(**prompt, recorder=recorder, **options))
 
@@ -221,7 +229,7 @@ def _generated(place: Place, make: Prompt, **options: Any) -> Found:
     model = place.model("frame")
     torch.manual_seed(3)
     told = {"return_dict_in_generate": True, "output_logits": True}
-    out = model.generate(**on(place.device, make()), **_GENERATED, **told, **options)
+    out = model.generate(**place.prompt(make()), **_GENERATED, **told, **options)
     return {"ids": out.sequences, "logits": torch.stack(out.logits)}
 
 
@@ -230,13 +238,13 @@ def _generated(place: Place, make: Prompt, **options: Any) -> Found:
 
 def _shared(place: Place, preset: str, make: Prompt) -> Found:
     """Of the rows of this process: logits, the loss of all, and its shares of the gradients."""
-    prompt = on(place.device, labelled(make()))
+    prompt = place.prompt(labelled(make()))
     return _trained(place.model(preset), prompt, **{SHARED_BY: context_parallel()})
 
 
 def _prefilled(place: Place, preset: str, make: Prompt, **options: Any) -> Found:
     shared = {SHARED_BY: context_parallel(), "logits_to_keep": 2}
-    return _continued(place.model(preset), on(place.device, make()), **shared, **options)
+    return _continued(place.model(preset), place.prompt(make()), **shared, **options)
 
 
 def _sharded(place: Place, preset: str, *, checkpoint: bool = False, shared: bool = False) -> Found:
@@ -257,7 +265,7 @@ def _sharded(place: Place, preset: str, *, checkpoint: bool = False, shared: boo
         fully_shard(layers[i], mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     sharing = {SHARED_BY: context_parallel()} if shared else {}
-    prompt = on(place.device, labelled(packed(seed=0 if shared else 20 * place.rank)))
+    prompt = place.prompt(labelled(packed(seed=0 if shared else 20 * place.rank)))
     return _trained(model, prompt, loss_only=True, **sharing)
 
 

@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--cases", type=json.loads, required=True, help="names, a JSON list")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--nudged", type=json.loads, default=[], help="of the names, a JSON list")
@@ -97,7 +98,12 @@ def main() -> None:
         device = torch.device("cuda", min(options.rank, torch.cuda.device_count() - 1))
         torch.cuda.set_device(device)
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    place = Place(device=device, dtype=DTYPES[options.dtype], rank=options.rank)
+    place = Place(
+        device=device,
+        dtype=DTYPES[options.dtype],
+        rank=options.rank,
+        backend=options.backend,
+    )
     with _group(device, options.rank, options.processes, options.out):
         for name in options.cases:
             run_case(name, replace(place, nudged=name in options.nudged), options.out)

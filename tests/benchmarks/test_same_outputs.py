@@ -15,7 +15,7 @@ X = torch.tensor([1.0, -2.0, 0.0, float("nan")])
 PLACE = Place(device=torch.device("cpu"), dtype=torch.float32)
 
 
-def in_this_process(source, names, out, *, device, dtype, nudged=()):
+def in_this_process(source, names, out, setting, *, nudged=()):
     """Instead of processes with the code of two versions: twice that of this one."""
     out.mkdir()
     for name in names:
@@ -75,7 +75,7 @@ def test_the_self_test_wants_every_case_to_differ(one_version):
 def test_a_case_that_differs_is_told_with_exit_status_1(one_version, monkeypatch, capsys):
     versions = iter([PLACE, replace(PLACE, nudged=True), replace(PLACE, nudged=True)])
 
-    def run(source, names, out, **_):
+    def run(source, names, out, setting, **_):
         out.mkdir()
         place = next(versions)
         for name in names:
