@@ -286,9 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = []
         for dtype in dtypes:
             setting = Setting(options.device, dtype, options.backend)
-            rows += rows_of(
-                names, setting, old=old, trees=trees, self_test=options.self_test
-            )
+            rows += rows_of(names, setting, old=old, trees=trees, self_test=options.self_test)
         about = facts(rows, trees=trees, device=options.device)
     as_expected = all(row.as_expected for row in rows)
     print(table(rows))
