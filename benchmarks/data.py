@@ -26,8 +26,8 @@ import numpy as np
 
 from videonsa.data.build import BuildOptions, build, open_sources
 from videonsa.data.filter import FilterOptions
-from videonsa.data.journal import JOURNAL, Journal
 from videonsa.data.probe import probe_file, target_of
+from videonsa.data.probe_journal import JOURNAL, ProbeJournal
 from videonsa.disk import write_atomic
 from videonsa.machine import cpu_model
 from videonsa.video.sampling import VideoInfo
@@ -66,7 +66,7 @@ def write_rows(folder: Path, num_rows: int) -> Path:
 def fill_journal(folder: Path, out: Path) -> None:
     """State videos of 60 to 160 seconds for those files."""
     draw = random.Random(1)
-    with Journal(out / JOURNAL) as journal:
+    with ProbeJournal(out / JOURNAL) as journal:
         for path in sorted((folder / "videos").iterdir()):
             seconds = draw.uniform(60, 160)
             info = VideoInfo(

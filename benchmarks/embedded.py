@@ -29,7 +29,7 @@ from videonsa.ops.spec import BRANCHES
 from videonsa.rendered.clips import (
     KINDS,
     TOKENS_PER_PATCH,
-    Question,
+    ClipQuestion,
     Scene,
     SceneBatch,
     ask_about,
@@ -54,13 +54,13 @@ class Quiz(NamedTuple):
     """Test scenes, and for each kind the questions about them: (number of the scene, question)."""
 
     scenes: list[Scene]
-    questions: dict[str, list[tuple[int, Question]]]
+    questions: dict[str, list[tuple[int, ClipQuestion]]]
 
 
 def draw_quiz(clips: int, *, duration: float, first: int = 0) -> Quiz:
     """The first test scenes, from number `first` on, that give `clips` questions of each kind."""
     scenes: list[Scene] = []
-    questions: dict[str, list[tuple[int, Question]]] = {kind: [] for kind in KINDS}
+    questions: dict[str, list[tuple[int, ClipQuestion]]] = {kind: [] for kind in KINDS}
     while min(map(len, questions.values())) < clips:
         scene = make_scene(scene_seed("test", first + len(scenes)), duration=duration)
         for kind, asked in questions.items():
@@ -105,7 +105,7 @@ class Reader:
         return cache
 
     @torch.inference_mode()
-    def answer(self, cache: VideoNSACache, questions: Sequence[Question]) -> list[str]:
+    def answer(self, cache: VideoNSACache, questions: Sequence[ClipQuestion]) -> list[str]:
         """Answer one question about each clip of the cache, greedily; the cache stays as it is."""
         cache, device = cache.fork(), self.model.device
         slot = VisionSlot("video", 1)
@@ -133,7 +133,7 @@ class Reader:
 
 def score(
     reader: Reader, quiz: Quiz, *, frames: int, batch_size: int
-) -> Iterator[tuple[str, Scene, Question, str]]:
+) -> Iterator[tuple[str, Scene, ClipQuestion, str]]:
     """Answer a quiz batch of clips by batch: (kind, scene, question, reply)."""
     for start in range(0, len(quiz.scenes), batch_size):
         scenes = quiz.scenes[start : start + batch_size]

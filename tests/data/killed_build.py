@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from videonsa.data.journal import Journal
-from videonsa.data.report import Tally
+from videonsa.data.build_report import Tally
+from videonsa.data.probe_journal import ProbeJournal
 
 
 def die() -> None:
@@ -18,10 +18,10 @@ def die() -> None:
 
 
 def die_in_journal(after: int) -> None:
-    whole = Journal._append
+    whole = ProbeJournal._append
     count = 0
 
-    def append(journal: Journal, line: dict[str, Any]) -> None:
+    def append(journal: ProbeJournal, line: dict[str, Any]) -> None:
         nonlocal count
         count += 1
         if count <= after + 1:  # the header is a line of its own
@@ -31,7 +31,7 @@ def die_in_journal(after: int) -> None:
         journal._file.flush()
         die()
 
-    Journal._append = append
+    ProbeJournal._append = append
 
 
 def die_in_tally(after: int) -> None:

@@ -3,9 +3,9 @@
 import os
 import time
 
-from videonsa.data.journal import Probed
 from videonsa.data.media import Frames, name_of, read_media
 from videonsa.data.probe import probe_file
+from videonsa.data.probe_journal import Probed
 from videonsa.data.records import Media
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import VideoPath

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts, without_cap
-from videonsa.data.journal import FileState
 from videonsa.data.manifest import BuildFacts, Manifest, ManifestWriter, read_manifest
 from videonsa.data.media import path_of, script_of_media
+from videonsa.data.probe_journal import FileState
 from videonsa.data.records import Media, Record, Text, Turn
 from videonsa.data.scripts import script_info
 from videonsa.data.tokens import hash_of_tokenizer

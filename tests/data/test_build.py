@@ -20,12 +20,12 @@ from tree_build import HASH, build_tree, load_tokenizer
 
 from videonsa.data import probe as probe_module
 from videonsa.data.build import BuildOptions
+from videonsa.data.build_report import Tally, draw_histograms
 from videonsa.data.check import check_manifest
 from videonsa.data.filter import FilterOptions
-from videonsa.data.journal import Journal
 from videonsa.data.manifest import read_manifest
 from videonsa.data.probe import target_of
-from videonsa.data.report import Tally, draw_histograms
+from videonsa.data.probe_journal import ProbeJournal
 from videonsa.disk import LOCK
 from videonsa.errors import UsageError, VideoError
 
@@ -127,7 +127,7 @@ def test_what_reading_chose_is_in_the_report(tree: Path, tmp_path: Path) -> None
         info = probe_module.open_source(path).info
         return replace(info, notes=(f"{len(str(path))}.5 frames are left out", "one of 2 streams"))
 
-    with Journal(tmp_path / "probe.jsonl") as journal:
+    with ProbeJournal(tmp_path / "probe.jsonl") as journal:
         for path in sorted(tree.rglob("*.mp4")):
             target = target_of(str(path))
             with suppress(VideoError):

@@ -9,8 +9,8 @@ import pytest
 from damage import DAMAGES, damage, to_line, wrong_values
 from test_manifest import FACTS, write
 
-from videonsa.data.journal import FileState, Journal, ProbeFailure
 from videonsa.data.manifest import BuildFacts, Manifest
+from videonsa.data.probe_journal import FileState, ProbeFailure, ProbeJournal
 from videonsa.data.reasons import Reason
 from videonsa.data.records import Record
 from videonsa.errors import UsageError
@@ -25,7 +25,7 @@ INFO = VideoInfo(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
     write(folder / "manifest.parquet", 3)
-    with Journal(folder / "probe.jsonl") as journal:
+    with ProbeJournal(folder / "probe.jsonl") as journal:
         journal.add(FileState("/v.mp4", 123, 5), INFO)
         journal.add(FileState("/w.mp4", 123, 5), ProbeFailure(Reason.BROKEN, "why"))
     return folder
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_all(path: Path) -> None:
     """All that is ever read of it."""
     if path.suffix == ".jsonl":
-        with Journal(path) as journal:
+        with ProbeJournal(path) as journal:
             journal.add(FileState("/x.mp4", 1, 1), INFO)
         return
     manifest = Manifest(path)
@@ -70,7 +70,7 @@ def test_journals_with_wrong_values_are_refused(folder: Path, tmp_path: Path) ->
         for wrong in wrong_values(json.loads(line)):
             path.write_text(header + to_line(wrong))
             try:
-                Journal(path)
+                ProbeJournal(path)
             except UsageError as error:
                 refused += 1
                 assert str(error).startswith(f"{path}, line 2: ")
@@ -96,15 +96,15 @@ def test_records_and_facts_with_wrong_values_are_refused() -> None:
 def test_a_journal_of_another_version_is_probed_again_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "probe.jsonl"
     state = FileState("/v.mp4", 123, 5)
-    with Journal(path) as journal:
+    with ProbeJournal(path) as journal:
         journal.add(state, INFO)
     header, line = path.read_text().splitlines(keepends=True)
     path.write_text(header.replace('"version":2', '"version":1') + line)
-    with Journal(path) as journal:
+    with ProbeJournal(path) as journal:
         assert state not in journal
         assert journal.notes == (f"{path} is of another version: all files are probed again",)
         journal.add(state, INFO)
     assert path.read_text() == header + line
-    again = Journal(path)
+    again = ProbeJournal(path)
     assert again[state] == INFO
     assert again.notes == ()

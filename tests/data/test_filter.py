@@ -9,12 +9,12 @@ from transformers import AutoTokenizer
 
 import videonsa
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts
-from videonsa.data.journal import FileState, ProbeFailure
 from videonsa.data.manifest import MediaFacts
+from videonsa.data.probe_journal import FileState, ProbeFailure
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Record, Text, Turn, VideoRef
 from videonsa.data.scripts import script_info, script_of
-from videonsa.data.synthetic import SyntheticSource
+from videonsa.data.suite_source import SuiteSource
 from videonsa.errors import UsageError
 from videonsa.video.sampling import VideoInfo
 
@@ -209,7 +209,7 @@ def test_what_probing_says_is_why() -> None:
 
 
 def test_rendered_videos_are_taken_as_they_are() -> None:
-    (entry,) = SyntheticSource(count=1, frames=400, size=224).entries()
+    (entry,) = SuiteSource(count=1, frames=400, size=224).entries()
     script = script_of(entry.found.videos[0].script)
     row = keep(entry.found, script_info(script), max_pixels=784)
     assert (row.num_frames, row.media[0].height, row.video_tokens) == (400, 224, 64 * 200)

@@ -8,8 +8,8 @@ import pytest
 import video_tree
 from probe_functions import hang_or_die
 
-from videonsa.data.journal import FileState, Journal, ProbeFailure
 from videonsa.data.probe import probe_all, probe_file, target_of
+from videonsa.data.probe_journal import FileState, ProbeFailure, ProbeJournal
 from videonsa.data.reasons import DropError, Reason
 from videonsa.errors import UsageError
 from videonsa.video.framelist import FrameList
@@ -27,10 +27,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_journal_gives_back_what_was_added(tmp_path: Path) -> None:
     other = STATE._replace(mtime_ns=1)
-    with Journal(tmp_path / "probe.jsonl") as journal:
+    with ProbeJournal(tmp_path / "probe.jsonl") as journal:
         journal.add(STATE, INFO)
         journal.add(other, FAILURE)
-    again = Journal(tmp_path / "probe.jsonl")
+    again = ProbeJournal(tmp_path / "probe.jsonl")
     assert (again[STATE], again[other]) == (INFO, FAILURE)
     assert STATE._replace(size=1) not in again
 
@@ -38,29 +38,29 @@ def test_journal_gives_back_what_was_added(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 20, 60])
 def test_line_that_was_cut_off_is_as_if_never_written(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "probe.jsonl"
-    with Journal(path) as journal:
+    with ProbeJournal(path) as journal:
         journal.add(STATE, INFO)
         before = path.read_bytes()
         journal.add(STATE._replace(mtime_ns=1), FAILURE)
     path.write_bytes(path.read_bytes()[:-cut])
-    with Journal(path) as journal:
+    with ProbeJournal(path) as journal:
         assert STATE in journal
         assert STATE._replace(mtime_ns=1) not in journal
         assert path.read_bytes() == before
         journal.add(STATE._replace(mtime_ns=1), FAILURE)
-    assert Journal(path)[STATE._replace(mtime_ns=1)] == FAILURE
+    assert ProbeJournal(path)[STATE._replace(mtime_ns=1)] == FAILURE
 
 
 @pytest.mark.parametrize("content", ["other\n", '{"a": 1}\n', None])
 def test_file_of_another_kind_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "probe.jsonl"
     if content is None:
-        with Journal(path):
+        with ProbeJournal(path):
             pass
         content = path.read_text() + '{"file": [1]}\n'
     path.write_text(content)
     with pytest.raises(UsageError, match="delete the file"):
-        Journal(path)
+        ProbeJournal(path)
 
 
 def test_file_is_known_until_it_changes(clip: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_files_that_hang_or_crash_are_results_and_the_others_go_on(
         path = tmp_path / f"{name}.mp4"
         path.write_bytes(clip.read_bytes())
         targets.append(target_of(str(path)))
-    with Journal(tmp_path / "probe.jsonl") as journal:
+    with ProbeJournal(tmp_path / "probe.jsonl") as journal:
         done = list(probe_all(targets, journal=journal, workers=2, timeout=2.0, probe=hang_or_die))
         again = list(probe_all(targets, journal=journal, workers=2, timeout=2.0, probe=hang_or_die))
     assert sorted(done) == sorted(targets)
@@ -123,7 +123,7 @@ def test_files_that_hang_or_crash_are_results_and_the_others_go_on(
 
 
 def test_journal_has_each_file_once(clip: Path, tmp_path: Path) -> None:
-    with Journal(tmp_path / "probe.jsonl") as journal:
+    with ProbeJournal(tmp_path / "probe.jsonl") as journal:
         for _ in range(2):
             list(probe_all([target_of(str(clip))], journal=journal, workers=3))
     lines = (tmp_path / "probe.jsonl").read_text().splitlines()

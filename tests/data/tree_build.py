@@ -6,8 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 import videonsa
 from videonsa.data.build import BuildOptions, build, open_sources
+from videonsa.data.build_report import Report
 from videonsa.data.filter import FilterOptions
-from videonsa.data.report import Report
 
 EMBEDDED = Path(videonsa.__file__).parent / "assets/embedded"
 MAX_TOKENS = 8000

@@ -3,7 +3,7 @@
 import pytest
 
 from videonsa.evals.scoring import Accuracy, best_constant, is_right
-from videonsa.rendered.clips import Question
+from videonsa.rendered.clips import ClipQuestion
 
 
 def test_wilson_interval_equals_published_values() -> None:
@@ -14,7 +14,7 @@ def test_wilson_interval_equals_published_values() -> None:
 
 
 def test_best_constant_may_name_an_answer_or_a_place() -> None:
-    answers = [Question("order", "", answer, options) for answer, options in (
+    answers = [ClipQuestion("order", "", answer, options) for answer, options in (
         ("a", ("a", "b")), ("c", ("c", "d")), ("e", ("e", "f")), ("h", ("g", "h")),
     )]  # fmt: skip
     assert best_constant(answers) == Accuracy(3, 4)
@@ -22,9 +22,9 @@ def test_best_constant_may_name_an_answer_or_a_place() -> None:
 
 @pytest.mark.parametrize("reply", ["red circle", "The red circle.", " a Red circle "])
 def test_articles_case_and_full_stop_do_not_matter(reply: str) -> None:
-    assert is_right(reply, Question("flash", "", "red circle", ("red circle",)))
+    assert is_right(reply, ClipQuestion("flash", "", "red circle", ("red circle",)))
 
 
 @pytest.mark.parametrize("reply", ["", "red", "red circle blue", "red circle red circle"])
 def test_more_or_less_than_the_answer_is_wrong(reply: str) -> None:
-    assert not is_right(reply, Question("flash", "", "red circle", ("red circle",)))
+    assert not is_right(reply, ClipQuestion("flash", "", "red circle", ("red circle",)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videonsa.bench.stopwatch import timed_stage
 from videonsa.errors import UsageError, VideoError
-from videonsa.inference.clips import EncodedClip, encode_clip, part_size
+from videonsa.inference.encoded_clip import EncodedClip, encode_clip, part_size
 from videonsa.machine import usable_cores
 from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.shape import VisionShape

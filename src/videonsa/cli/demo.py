@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from videonsa.inference.answer import Answer
     from videonsa.inference.engine import VideoQA
     from videonsa.inference.timeline import TimelineRow
-    from videonsa.rendered.clips import Question
+    from videonsa.rendered.clips import ClipQuestion
 
 CLIP_SECONDS = 24.0
 
@@ -97,7 +97,9 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _ask(model: "VideoQA", clip: Any, question: "Question", rows: list["TimelineRow"]) -> "Answer":
+def _ask(
+    model: "VideoQA", clip: Any, question: "ClipQuestion", rows: list["TimelineRow"]
+) -> "Answer":
     """Ask, and add what was looked at to the rows of the picture."""
     from videonsa.inference.timeline import TimelineRow
     from videonsa.models.recorder import AttentionRecorder
@@ -114,7 +116,7 @@ def _ask(model: "VideoQA", clip: Any, question: "Question", rows: list["Timeline
     return answer
 
 
-def _result(question: "Question", answer: "Answer") -> dict[str, Any]:
+def _result(question: "ClipQuestion", answer: "Answer") -> dict[str, Any]:
     from videonsa.evals.scoring import is_right
 
     words = {"kind": question.kind, "question": question.text, "answer": answer.text}

@@ -16,20 +16,20 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from videonsa.data.clips import PREFIX as CLIPS
-from videonsa.data.clips import ClipSource
+from videonsa.data.build_report import Report, Tally, require_matplotlib, write_report
+from videonsa.data.clip_source import PREFIX as CLIPS
+from videonsa.data.clip_source import ClipSource
 from videonsa.data.files import ParquetRows, parquet_writer, pyarrow
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts
-from videonsa.data.journal import JOURNAL, FileState, Journal
 from videonsa.data.manifest import MANIFEST, BuildFacts, ManifestRow, ManifestWriter, MediaFacts
 from videonsa.data.media import is_script, path_of, script_of_media
 from videonsa.data.probe import DEFAULT_TIMEOUT, Target, probe_all, target_of
+from videonsa.data.probe_journal import JOURNAL, FileState, ProbeJournal
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import Media, Record
-from videonsa.data.report import Report, Tally, require_matplotlib, write_report
 from videonsa.data.scripts import script_info
 from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annotations
-from videonsa.data.synthetic import PREFIX, SyntheticSource
+from videonsa.data.suite_source import PREFIX, SuiteSource
 from videonsa.data.tokens import RememberingTokenizer
 from videonsa.disk import sole_writer
 from videonsa.errors import UsageError
@@ -80,7 +80,7 @@ def open_sources(names: Sequence[str], *, roots: Sequence[Path] = ()) -> Sources
     """
     paths = [Path(name) for name in names if not name.startswith((PREFIX, CLIPS))]
     made: list[Source] = [
-        SyntheticSource.parse(name) if name.startswith(PREFIX) else ClipSource.parse(name)
+        SuiteSource.parse(name) if name.startswith(PREFIX) else ClipSource.parse(name)
         for name in names
         if name.startswith((PREFIX, CLIPS))
     ]
@@ -139,7 +139,7 @@ def build(
     require_matplotlib()
     with sole_writer(folder, work="data build"):
         files = _find_files(sources, progress=options.progress)
-        with Journal(folder / JOURNAL) as journal:
+        with ProbeJournal(folder / JOURNAL) as journal:
             _probe(files, journal, options)
         tally = Tally()
         judged = _judged(sources, files, journal, options, RememberingTokenizer(tokenizer))
@@ -189,7 +189,7 @@ def _target(path: VideoPath) -> Target | DropError:
         return error
 
 
-def _probe(files: Files, journal: Journal, options: BuildOptions) -> None:
+def _probe(files: Files, journal: ProbeJournal, options: BuildOptions) -> None:
     targets = [target for target in files.values() if isinstance(target, Target)]
     fresh = sum(target.state not in journal for target in targets)
     done = probe_all(targets, journal=journal, workers=options.workers, timeout=options.timeout)
@@ -200,7 +200,7 @@ def _probe(files: Files, journal: Journal, options: BuildOptions) -> None:
 def _judged(
     sources: Sequence[Source],
     files: Files,
-    journal: Journal,
+    journal: ProbeJournal,
     options: BuildOptions,
     tokenizer: ChatTokenizer,
 ) -> Iterator[tuple[Entry, ManifestRow | DropError]]:
@@ -229,7 +229,7 @@ def _check_new(record: Record, seen: set[bytes]) -> None:
 class _Facts:
     """What sampling makes of each video and image; worked out once, for many rows share one."""
 
-    def __init__(self, files: Files, journal: Journal, sampling: SamplingSpec) -> None:
+    def __init__(self, files: Files, journal: ProbeJournal, sampling: SamplingSpec) -> None:
         self._files = files
         self._journal = journal
         self._sampling = sampling
@@ -286,7 +286,7 @@ def _dropped_row(entry: Entry, error: DropError) -> dict[str, str]:
     }
 
 
-def _count_files(files: Files, journal: Journal) -> dict[str, int]:
+def _count_files(files: Files, journal: ProbeJournal) -> dict[str, int]:
     """How many of the files that rows name there are, and how many can be used."""
     there = [target for target in files.values() if isinstance(target, Target)]
     usable = sum(isinstance(journal[target.state], VideoInfo) for target in there)
@@ -315,7 +315,7 @@ def _archive_notes(sources: Sequence[Source], files: Files) -> Iterator[str]:
             )
 
 
-def _reading_notes(files: Files, journal: Journal) -> Iterator[str]:
+def _reading_notes(files: Files, journal: ProbeJournal) -> Iterator[str]:
     """What reading chose, left out, repeated or scaled: each kind with its files and an example."""
     kinds: dict[str, list[str]] = {}
     for target in files.values():

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from videonsa.data.agreement import disagreements
 from videonsa.data.filter import Found, media_facts, without_cap
-from videonsa.data.journal import FileState
 from videonsa.data.manifest import Manifest, ManifestRow, MediaFacts
 from videonsa.data.media import is_script, path_of, script_of_media
 from videonsa.data.probe import probe_file, target_of
+from videonsa.data.probe_journal import FileState
 from videonsa.data.reasons import DropError
 from videonsa.data.records import Media
 from videonsa.data.scripts import script_info

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from videonsa.data.journal import FileState, Probed, ProbeFailure
 from videonsa.data.manifest import ManifestRow, MediaFacts
 from videonsa.data.media import plan_media
+from videonsa.data.probe_journal import FileState, Probed, ProbeFailure
 from videonsa.data.reasons import DropError, Reason
 from videonsa.data.records import ImageRef, Media, Record
 from videonsa.data.tokens import TokenCount, count_tokens

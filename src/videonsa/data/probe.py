@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from videonsa.data.isolated import CallFailed, IsolatedCaller
-from videonsa.data.journal import FileState, Journal, Probed, ProbeFailure
+from videonsa.data.probe_journal import FileState, Probed, ProbeFailure, ProbeJournal
 from videonsa.data.reasons import DropError, Reason
 from videonsa.errors import VideoError
 from videonsa.video.framelist import FrameList
@@ -63,7 +63,7 @@ def probe_file(path: VideoPath) -> Probed:
 def probe_all(
     targets: Iterable[Target],
     *,
-    journal: Journal,
+    journal: ProbeJournal,
     workers: int,
     timeout: float = DEFAULT_TIMEOUT,
     probe: Callable[[VideoPath], Probed] = probe_file,

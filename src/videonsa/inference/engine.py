@@ -10,7 +10,7 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream, Usage
-from videonsa.inference.clips import EncodedClip, Video, clip_info, encode_clip, plan_clip
+from videonsa.inference.encoded_clip import EncodedClip, Video, clip_info, encode_clip, plan_clip
 from videonsa.inference.generation import (
     GenerationOptions,
     TextPieces,

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from videonsa.rendered.clips.questions import NAMES
+from videonsa.rendered.clips.clip_questions import NAMES
 from videonsa.rendered.suite import (
     KINDS,
     SuiteQuestion,

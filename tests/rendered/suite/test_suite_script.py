@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from videonsa.errors import UsageError
-from videonsa.rendered.clips.questions import NAMES
+from videonsa.rendered.clips.clip_questions import NAMES
 from videonsa.rendered.suite import (
     DIFFICULTIES,
     KINDS,
@@ -20,7 +20,7 @@ from videonsa.rendered.suite import (
     questions_of,
     suite_seed,
 )
-from videonsa.rendered.suite.spec import GAP
+from videonsa.rendered.suite.suite_spec import GAP
 
 SEEDS = range(60)
 BASE = SuiteSpec(num_frames=2000)

@@ -22,7 +22,7 @@ from videonsa.cli.data import show as data_show
 from videonsa.machine import usable_cores
 
 if TYPE_CHECKING:
-    from videonsa.data.report import Report
+    from videonsa.data.build_report import Report
 
 
 def add_parser(commands: Commands) -> None:

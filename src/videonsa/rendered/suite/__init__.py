@@ -1,10 +1,10 @@
 """Long rendered videos of any length with questions whose answers are known."""
 
 from videonsa.rendered.suite.oracle import oracle
-from videonsa.rendered.suite.questions import SuiteQuestion
-from videonsa.rendered.suite.render import iter_frames, render_frames, write_suite_video
 from videonsa.rendered.suite.script import Script, make_script, questions_of
-from videonsa.rendered.suite.spec import (
+from videonsa.rendered.suite.suite_frames import iter_frames, render_frames, write_suite_video
+from videonsa.rendered.suite.suite_questions import SuiteQuestion
+from videonsa.rendered.suite.suite_spec import (
     DIFFICULTIES,
     KINDS,
     SuiteSpec,

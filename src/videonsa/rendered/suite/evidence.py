@@ -1,4 +1,4 @@
-"""What is seen at the times of the schedule, so that the plan's answers are true."""
+"""What is seen at the times of the schedule, so that the answers drawn for a video are true."""
 
 import math
 import random
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from videonsa.rendered.clips.scene import DIRECTIONS, Sprite, draw_crossing
-from videonsa.rendered.suite.plan import Plan, rng_of
-from videonsa.rendered.suite.spec import PLACES, SuiteSpec
+from videonsa.rendered.suite.suite_answers import SuiteAnswers, rng_of
+from videonsa.rendered.suite.suite_spec import PLACES, SuiteSpec
 
 MARK = "#"
 FLASH_SCALE = 1.2
@@ -48,8 +48,10 @@ class Evidence:
 class _Stage:
     """Places things of one kind in the frame, at the times of that kind."""
 
-    def __init__(self, rng: random.Random, spec: SuiteSpec, plan: Plan, starts: tuple[float, ...]):
-        self.rng, self.plan, self.starts = rng, plan, starts
+    def __init__(
+        self, rng: random.Random, spec: SuiteSpec, answers: SuiteAnswers, starts: tuple[float, ...]
+    ):
+        self.rng, self.answers, self.starts = rng, answers, starts
         self.size, self.level = spec.frame_size, spec.level
 
     def radius(self, scale: float = 1.0) -> float:
@@ -129,13 +131,13 @@ def _apart(points: list[complex], least: float) -> bool:
 def _needle(stage: _Stage) -> Evidence:
     radius, seconds = stage.radius(FLASH_SCALE), PLACES["needle"][1]
     place = stage.spot(radius + 2)
-    name = stage.plan.needle
+    name = stage.answers.needle
     return Evidence(flashes=(_sprite(name, radius, place, start=stage.starts[0], seconds=seconds),))
 
 
 def _number(stage: _Stage) -> Evidence:
     size, height = stage.size, stage.level.text
-    text = MARK + stage.plan.number
+    text = MARK + stage.answers.number
     half_x, half_y = (length * height * size / 112 for length in (3.2 * len(text), 5.5))
     number = Caption(
         text=text,
@@ -150,7 +152,7 @@ def _number(stage: _Stage) -> Evidence:
 
 def _needles(stage: _Stage) -> Evidence:
     seconds, boxes = PLACES["needles"][1], []
-    for name, start in zip(stage.plan.boxed, stage.starts, strict=True):
+    for name, start in zip(stage.answers.boxed, stage.starts, strict=True):
         radius, step = stage.radius(FLASH_SCALE), stage.drift()
         place = stage.spot(BOX_SCALE * radius + abs(step) + 2)
         boxes.append(_sprite(name, radius, place, start=start, seconds=seconds, step=step))
@@ -158,24 +160,26 @@ def _needles(stage: _Stage) -> Evidence:
 
 
 def _order(stage: _Stage) -> Evidence:
-    pairs = zip(stage.plan.order, stage.starts, strict=True)
+    pairs = zip(stage.answers.order, stage.starts, strict=True)
     return Evidence(objects=tuple(stage.crossing(n, t, stage.radius()) for n, t in pairs))
 
 
 def _count(stage: _Stage) -> Evidence:
-    name = stage.plan.counted
+    name = stage.answers.counted
     return Evidence(
         objects=tuple(stage.crossing(name, start, stage.radius()) for start in stage.starts)
     )
 
 
 def _direction(stage: _Stage) -> Evidence:
-    start, direction = stage.starts[0], stage.plan.direction
-    return Evidence(objects=(stage.crossing(stage.plan.mover, start, stage.radius(), direction),))
+    start, direction = stage.starts[0], stage.answers.direction
+    return Evidence(
+        objects=(stage.crossing(stage.answers.mover, start, stage.radius(), direction),)
+    )
 
 
 def _relation(stage: _Stage) -> Evidence:
-    step = {"left": -1, "right": 1, "above": -1j, "below": 1j}[stage.plan.side]
+    step = {"left": -1, "right": 1, "above": -1j, "below": 1j}[stage.answers.side]
 
     def places(radius: float) -> list[complex]:
         other = stage.spot(0)
@@ -183,7 +187,7 @@ def _relation(stage: _Stage) -> Evidence:
         across = stage.rng.uniform(-stage.level.tilt, stage.level.tilt) * along
         return [other + step * complex(along, across), other]
 
-    return stage.group(stage.plan.related, places)
+    return stage.group(stage.answers.related, places)
 
 
 def _distance(stage: _Stage) -> Evidence:
@@ -198,14 +202,14 @@ def _distance(stage: _Stage) -> Evidence:
         )
         return [anchor, *(anchor + offset for offset in offsets)]
 
-    return stage.group(stage.plan.distances, places)
+    return stage.group(stage.answers.distances, places)
 
 
 def _compare(stage: _Stage) -> Evidence:
     middle, ratio = stage.radius(), math.sqrt(stage.level.ratio)
     radii = (middle * ratio, middle / ratio)
-    pairs = zip(stage.starts, radii if stage.plan.larger_first else radii[::-1], strict=True)
-    return Evidence(objects=tuple(stage.crossing(stage.plan.compared, t, r) for t, r in pairs))
+    pairs = zip(stage.starts, radii if stage.answers.larger_first else radii[::-1], strict=True)
+    return Evidence(objects=tuple(stage.crossing(stage.answers.compared, t, r) for t, r in pairs))
 
 
 _SHOWS: dict[str, Callable[[_Stage], Evidence]] = {
@@ -222,11 +226,11 @@ _SHOWS: dict[str, Callable[[_Stage], Evidence]] = {
 
 
 def show(
-    seed: int, *, spec: SuiteSpec, plan: Plan, times: dict[str, tuple[float, ...]]
+    seed: int, *, spec: SuiteSpec, answers: SuiteAnswers, times: dict[str, tuple[float, ...]]
 ) -> Evidence:
     """Everything the questions of a spec are about, at the given start times."""
     parts = [
-        _SHOWS[kind](_Stage(rng_of(seed, kind, "place"), spec, plan, times[kind]))
+        _SHOWS[kind](_Stage(rng_of(seed, kind, "place"), spec, answers, times[kind]))
         for kind in spec.kinds
     ]
     return Evidence(

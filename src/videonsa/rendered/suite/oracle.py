@@ -1,4 +1,4 @@
-"""Answers questions by reading what is seen: neither the plan nor the written answers."""
+"""Answers questions by reading what is seen: never the answers that were drawn."""
 
 import re
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from videonsa.errors import UsageError
 from videonsa.rendered.clips.scene import COLOURS, SHAPES, Sprite
 from videonsa.rendered.suite.evidence import MARK, Evidence
-from videonsa.rendered.suite.plan import ORDINALS
 from videonsa.rendered.suite.script import Script
+from videonsa.rendered.suite.suite_answers import ORDINALS
 
 _NAME = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 

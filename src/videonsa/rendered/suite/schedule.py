@@ -4,8 +4,8 @@ import math
 from itertools import accumulate
 
 from videonsa.rendered.clips.scene import SAMPLE_PERIOD
-from videonsa.rendered.suite.plan import Plan, rng_of
-from videonsa.rendered.suite.spec import KINDS, PLACES, WINDOW, SuiteSpec, slot_of
+from videonsa.rendered.suite.suite_answers import SuiteAnswers, rng_of
+from videonsa.rendered.suite.suite_spec import KINDS, PLACES, WINDOW, SuiteSpec, slot_of
 
 MINUTE = 60
 
@@ -15,7 +15,7 @@ def stretch_of(spec: SuiteSpec) -> int:
     return min(MINUTE, spec.seconds // 4)
 
 
-def schedule(seed: int, *, spec: SuiteSpec, plan: Plan) -> dict[str, tuple[float, ...]]:
+def schedule(seed: int, *, spec: SuiteSpec, answers: SuiteAnswers) -> dict[str, tuple[float, ...]]:
     """Start times in seconds of the places of each asked kind, ascending.
 
     Each place is put where its kind's position wants it, or as near as the other places allow. All
@@ -24,7 +24,7 @@ def schedule(seed: int, *, spec: SuiteSpec, plan: Plan) -> dict[str, tuple[float
     wishes = []  # (sort key, wished start, length with its gap, kind)
     for kind in KINDS:
         if kind in spec.kinds:
-            wishes += _wishes(seed, kind, spec, plan)
+            wishes += _wishes(seed, kind, spec, answers)
     wishes.sort()
     starts = _settle([w[1] for w in wishes], [w[2] for w in wishes], spec.seconds)
     times: dict[str, list[float]] = {kind: [] for kind in spec.kinds}
@@ -35,7 +35,7 @@ def schedule(seed: int, *, spec: SuiteSpec, plan: Plan) -> dict[str, tuple[float
 
 
 def _wishes(
-    seed: int, kind: str, spec: SuiteSpec, plan: Plan
+    seed: int, kind: str, spec: SuiteSpec, answers: SuiteAnswers
 ) -> list[tuple[tuple[float, float], float, int, str]]:
     rng = rng_of(seed, kind, "times")
     drawn = rng.random()
@@ -48,7 +48,7 @@ def _wishes(
         last = spec.seconds - stretch_of(spec) + start
         # Before and after everything else: nothing can push them out of their minutes.
         return [((-math.inf, 0), start, length, kind), ((math.inf, 0), last, length, kind)]
-    number = plan.count if kind == "count" else number
+    number = answers.count if kind == "count" else number
     offsets = sorted(rng.uniform(0, WINDOW * spec.seconds) for _ in range(number))
     span = offsets[-1] - offsets[0] + seconds
     begin = min(max(position * spec.seconds - span / 2, 0), spec.seconds - span)

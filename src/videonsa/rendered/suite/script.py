@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from videonsa.rendered.clips.scene import DIRECTIONS, Sprite, draw_crossing
 from videonsa.rendered.suite.evidence import Caption, Evidence, show
 from videonsa.rendered.suite.font import LETTERS
-from videonsa.rendered.suite.plan import draw_plan, rng_of
-from videonsa.rendered.suite.questions import SuiteQuestion, write_questions
 from videonsa.rendered.suite.schedule import schedule
-from videonsa.rendered.suite.spec import FPS, SuiteSpec
+from videonsa.rendered.suite.suite_answers import draw_answers, rng_of
+from videonsa.rendered.suite.suite_questions import SuiteQuestion, write_questions
+from videonsa.rendered.suite.suite_spec import FPS, SuiteSpec
 
 _STAY = 2.0  # seconds of it that are seen at the ends of the video, or none
 _LINE = 4  # seconds a line of text stands
@@ -110,15 +110,15 @@ class Script:
 
 def make_script(seed: int, *, spec: SuiteSpec) -> Script:
     """Draw the video that follows from a seed and a spec."""
-    plan = draw_plan(seed)
-    times = schedule(seed, spec=spec, plan=plan)
+    answers = draw_answers(seed)
+    times = schedule(seed, spec=spec, answers=answers)
     return Script(
         seed=seed,
         spec=spec,
-        evidence=show(seed, spec=spec, plan=plan, times=times),
-        names=plan.others,
-        decoys=tuple(number for number in plan.numbers if number != plan.number),
-        questions=write_questions(seed, spec=spec, plan=plan, times=times),
+        evidence=show(seed, spec=spec, answers=answers, times=times),
+        names=answers.others,
+        decoys=tuple(number for number in answers.numbers if number != answers.number),
+        questions=write_questions(seed, spec=spec, answers=answers, times=times),
     )
 
 

@@ -45,7 +45,7 @@ _STATE = tuple[str, int, int]
 _KINDS = {"info": VideoInfo, "failure": ProbeFailure}
 
 
-class Journal:
+class ProbeJournal:
     """Results of probing, in memory and in a file; a line that was cut off is probed again."""
 
     def __init__(self, path: Path) -> None:

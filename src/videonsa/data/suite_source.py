@@ -8,14 +8,14 @@ from videonsa.data.records import Record, Text, Turn, VideoRef
 from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
 from videonsa.rendered.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
-from videonsa.rendered.suite.plan import rng_of
+from videonsa.rendered.suite.suite_answers import rng_of
 
 PREFIX = "synthetic:"
 SOURCE = "synthetic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SyntheticSource:
+class SuiteSource:
     """Videos of the suite's training split: one record a video, all its questions in turn."""
 
     count: int

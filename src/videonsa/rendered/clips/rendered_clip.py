@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.rendered.clips.render import render_scene
+from videonsa.rendered.clips.clip_frames import render_scene
 from videonsa.rendered.clips.scene import (
     MIN_DURATION,
     SAMPLE_PERIOD,

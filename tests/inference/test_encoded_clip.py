@@ -9,8 +9,8 @@ from PIL import Image
 
 import videonsa
 from videonsa.errors import UsageError, VideoError
-from videonsa.inference import clips
-from videonsa.inference.clips import encode_clip
+from videonsa.inference import encoded_clip
+from videonsa.inference.encoded_clip import encode_clip
 from videonsa.models.shape import VisionShape
 from videonsa.video import decode
 from videonsa.video.sampling import SamplingSpec
@@ -32,7 +32,7 @@ def long_path(tmp_path_factory):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(clips, "PATCHES_PER_PART", SIZE // 2 * 6 * 8)
+    monkeypatch.setattr(encoded_clip, "PATCHES_PER_PART", SIZE // 2 * 6 * 8)
 
 
 def num_workers():

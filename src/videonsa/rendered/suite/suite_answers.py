@@ -7,9 +7,9 @@ and position, and whichever kinds are asked.
 import random
 from dataclasses import dataclass
 
-from videonsa.rendered.clips.questions import NAMES
+from videonsa.rendered.clips.clip_questions import NAMES
 from videonsa.rendered.clips.scene import DIRECTIONS
-from videonsa.rendered.suite.spec import PLACES
+from videonsa.rendered.suite.suite_spec import PLACES
 
 SIDES = ("left", "right", "above", "below")
 ORDINALS = ("first", "second", "third")
@@ -17,7 +17,7 @@ COUNTS = tuple(str(count) for count in range(1, PLACES["count"][0] + 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class SuiteAnswers:
     """What will be true of the video. No name has two roles."""
 
     needle: str
@@ -50,11 +50,11 @@ def rng_of(seed: int, *use: object) -> random.Random:
     return random.Random("/".join(("suite", str(seed), *map(str, use))))
 
 
-def draw_plan(seed: int) -> Plan:
+def draw_answers(seed: int) -> SuiteAnswers:
     """Draw every answer evenly, and the names by one shuffle, so that no name tells of another."""
     names = rng_of(seed, "names").sample(NAMES, len(NAMES))
     numbers = [str(number) for number in rng_of(seed, "numbers").sample(range(1000, 10000), 10)]
-    return Plan(
+    return SuiteAnswers(
         needle=names[0],
         number=rng_of(seed, "number").choice(numbers),
         numbers=tuple(numbers),

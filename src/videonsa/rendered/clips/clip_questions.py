@@ -21,7 +21,7 @@ QUARTERS = tuple(f"in the {order} quarter" for order in ("first", "second", "thi
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ClipQuestion:
     """A question of one kind, its one right answer, and what a guesser chooses from."""
 
     kind: str
@@ -31,30 +31,30 @@ class Question:
     """In a fixed order; for `order`, the two objects as the question names them."""
 
 
-def _colour(scene: Scene, rng: random.Random) -> Question:
+def _colour(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = rng.choice(("What colour is the {}?", "Which colour does the {} have?"))
-    return Question("colour", text.format(sprite.shape), sprite.colour, tuple(COLOURS))
+    return ClipQuestion("colour", text.format(sprite.shape), sprite.colour, tuple(COLOURS))
 
 
-def _shape(scene: Scene, rng: random.Random) -> Question:
+def _shape(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = rng.choice(("What shape is the {} object?", "Which shape does the {} object have?"))
-    return Question("shape", text.format(sprite.colour), sprite.shape, SHAPES)
+    return ClipQuestion("shape", text.format(sprite.colour), sprite.shape, SHAPES)
 
 
-def _count(scene: Scene, rng: random.Random) -> Question:
+def _count(scene: Scene, rng: random.Random) -> ClipQuestion:
     text = rng.choice(("How many objects move?", "How many moving objects are there?"))
-    return Question("count", text, str(len(scene.objects)), COUNTS)
+    return ClipQuestion("count", text, str(len(scene.objects)), COUNTS)
 
 
-def _direction(scene: Scene, rng: random.Random) -> Question:
+def _direction(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = rng.choice(("Which way does the {} move?", "In which direction does the {} move?"))
-    return Question("direction", text.format(sprite.name), sprite.direction, tuple(DIRECTIONS))
+    return ClipQuestion("direction", text.format(sprite.name), sprite.direction, tuple(DIRECTIONS))
 
 
-def _order(scene: Scene, rng: random.Random) -> Question | None:
+def _order(scene: Scene, rng: random.Random) -> ClipQuestion | None:
     if len(scene.objects) < 2:
         return None
     pair = rng.sample(scene.objects, 2)
@@ -63,18 +63,18 @@ def _order(scene: Scene, rng: random.Random) -> Question | None:
         ("Which came first, the {} or the {}?", "Which appeared first, the {} or {}?")
     )
     names = tuple(sprite.name for sprite in pair)
-    return Question("order", text.format(*names), first.name, names)
+    return ClipQuestion("order", text.format(*names), first.name, names)
 
 
-def _flash(scene: Scene, rng: random.Random) -> Question:
+def _flash(scene: Scene, rng: random.Random) -> ClipQuestion:
     text = rng.choice(("What flashed?", "Which object flashed?"))
-    return Question("flash", text, scene.flash.name, NAMES)
+    return ClipQuestion("flash", text, scene.flash.name, NAMES)
 
 
-def _when(scene: Scene, rng: random.Random) -> Question:
+def _when(scene: Scene, rng: random.Random) -> ClipQuestion:
     text = rng.choice(("When did something flash?", "In which quarter was the flash?"))
     quarter = QUARTERS[int(4 * scene.flash.start / scene.duration)]
-    return Question("when", text, quarter, QUARTERS)
+    return ClipQuestion("when", text, quarter, QUARTERS)
 
 
 def _corner(sprite: Sprite, time: float) -> str:
@@ -82,25 +82,25 @@ def _corner(sprite: Sprite, time: float) -> str:
     return f"{'top' if y < SIZE / 2 else 'bottom'} {'left' if x < SIZE / 2 else 'right'}"
 
 
-def _where(scene: Scene, rng: random.Random) -> Question:
+def _where(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = f"Where is the {rng.choice((sprite.name, sprite.colour + ' object'))}?"
-    return Question("where", text, _corner(sprite, sprite.start), CORNERS)
+    return ClipQuestion("where", text, _corner(sprite, sprite.start), CORNERS)
 
 
-def _first_place(scene: Scene, rng: random.Random) -> Question:
+def _first_place(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = f"Where was the {sprite.name} first?"
-    return Question("first place", text, _corner(sprite, sprite.start), CORNERS)
+    return ClipQuestion("first place", text, _corner(sprite, sprite.start), CORNERS)
 
 
-def _last_place(scene: Scene, rng: random.Random) -> Question:
+def _last_place(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = f"Where was the {sprite.name} last?"
-    return Question("last place", text, _corner(sprite, sprite.end), CORNERS)
+    return ClipQuestion("last place", text, _corner(sprite, sprite.end), CORNERS)
 
 
-_MAKERS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+_MAKERS: dict[str, Callable[[Scene, random.Random], ClipQuestion | None]] = {
     "colour": _colour,
     "shape": _shape,
     "count": _count,
@@ -120,6 +120,6 @@ PLACE_KINDS = ("first place", "last place")
 """Asked in training only: steps towards `direction`."""
 
 
-def ask_about(scene: Scene, kind: str, *, seed: int = 0) -> Question | None:
+def ask_about(scene: Scene, kind: str, *, seed: int = 0) -> ClipQuestion | None:
     """Draw a question of a kind about a scene, or None where the scene has no such question."""
     return _MAKERS[kind](scene, random.Random(f"{scene.seed}/{kind}/{seed}"))

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from videonsa.errors import UsageError
-from videonsa.rendered.clips.render import NOISE_LEVELS, coverage, edge_distance, encode_h264
+from videonsa.rendered.clips.clip_frames import NOISE_LEVELS, coverage, edge_distance, encode_h264
 from videonsa.rendered.clips.scene import COLOURS, SHAPES, Sprite
 from videonsa.rendered.suite.evidence import BOX_SCALE, Caption
 from videonsa.rendered.suite.font import text_mask
-from videonsa.rendered.suite.plan import rng_of
 from videonsa.rendered.suite.script import SHOT, Script
+from videonsa.rendered.suite.suite_answers import rng_of
 
 _CHUNK = 64
 _GREY = 40.0  # what faint colours fade to
