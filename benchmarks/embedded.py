@@ -1,4 +1,4 @@
-"""Score a model on rendered clips it was never trained on, whole and with parts taken away.
+"""Score a model on rendered clips it was never trained on, as it is and with branches ablated.
 
 `python -m benchmarks.embedded --out FILE.json` answers questions of each kind under each
 condition; `python -m benchmarks.report` turns the JSON into docs/results.md.
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from videonsa.disk import write_atomic
-from videonsa.evals.conditions import GREY, Condition, without
+from videonsa.evals.conditions import GREY, Condition, ablated
 from videonsa.evals.scoring import Accuracy, best_constant, is_right
 from videonsa.evals.writing import split_at_video, write_answers
 from videonsa.machine import evaluation_facts
@@ -45,7 +45,7 @@ MAX_ANSWER_TOKENS = 8
 CONDITIONS = {
     "whole": Condition(),
     "frames replaced by grey": Condition(video="grey"),
-    **{f"without the {branch} branch": without(branch) for branch in BRANCHES},
+    **{f"without the {branch} branch": ablated(branch) for branch in BRANCHES},
     "without all attention of vision rows": Condition(branches=()),
 }
 
@@ -71,7 +71,7 @@ def draw_quiz(clips: int, *, duration: float, first: int = 0) -> Quiz:
     return Quiz(scenes, questions)
 
 
-class Reader:
+class ClipAnswerer:
     """A model under a condition: sees a batch of clips once, then answers questions about them."""
 
     def __init__(
@@ -132,19 +132,19 @@ class Reader:
 
 
 def score(
-    reader: Reader, quiz: Quiz, *, frames: int, batch_size: int
+    answerer: ClipAnswerer, quiz: Quiz, *, frames: int, batch_size: int
 ) -> Iterator[tuple[str, Scene, ClipQuestion, str]]:
     """Answer a quiz batch of clips by batch: (kind, scene, question, reply)."""
     for start in range(0, len(quiz.scenes), batch_size):
         scenes = quiz.scenes[start : start + batch_size]
-        cache = reader.watch(scenes, frames=frames)
+        cache = answerer.watch(scenes, frames=frames)
         for kind, asked in quiz.questions.items():
             here = [(i - start, q) for i, q in asked if start <= i < start + len(scenes)]
             if not here:
                 continue
             part = cache.fork()
             part.batch_select_indices(torch.tensor([i for i, _ in here]))
-            replies = reader.answer(part, [q for _, q in here])
+            replies = answerer.answer(part, [q for _, q in here])
             for (i, question), reply in zip(here, replies, strict=True):
                 yield kind, scenes[i], question, reply
 
@@ -163,8 +163,8 @@ def evaluate(
     right = {name: dict.fromkeys(KINDS, 0) for name in CONDITIONS}
     lines: list[str] = []
     for name, condition in CONDITIONS.items():
-        reader = Reader(model, tokenizer, condition)
-        scored = score(reader, quiz, frames=frames, batch_size=batch_size)
+        answerer = ClipAnswerer(model, tokenizer, condition)
+        scored = score(answerer, quiz, frames=frames, batch_size=batch_size)
         for kind, scene, question, reply in tqdm(
             scored, desc=name, unit="answer", total=clips * len(KINDS), mininterval=1
         ):

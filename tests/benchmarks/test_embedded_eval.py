@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.embedded import (
     CONDITIONS,
-    Reader,
+    ClipAnswerer,
     draw_quiz,
     evaluate,
     result_facts,
@@ -35,7 +35,7 @@ def count_right(embedded, condition: str, clips: int = 12) -> dict[str, int]:
     quiz = draw_quiz(clips, duration=FRAMES / 2)
     right = dict.fromkeys(KINDS, 0)
     for kind, _, question, reply in score(
-        Reader(*embedded, CONDITIONS[condition]), quiz, frames=FRAMES, batch_size=8
+        ClipAnswerer(*embedded, CONDITIONS[condition]), quiz, frames=FRAMES, batch_size=8
     ):
         right[kind] += is_right(reply, question)
     return right
@@ -50,8 +50,8 @@ def test_the_embedded_model_answers_unseen_clips_and_not_without_frames(embedded
 def test_asking_after_watching_equals_asking_in_one_prompt(embedded) -> None:
     model, tokenizer = embedded
     quiz = draw_quiz(2, duration=8.0)
-    reader = Reader(model, tokenizer, CONDITIONS["whole"])
-    cache = reader.watch(quiz.scenes[:1], frames=16)
+    answerer = ClipAnswerer(model, tokenizer, CONDITIONS["whole"])
+    cache = answerer.watch(quiz.scenes[:1], frames=16)
     question = quiz.questions["when"][0][1]
     frames = SceneBatch.of(quiz.scenes[:1]).render(
         0.5 * torch.arange(16), generator=torch.Generator().manual_seed(quiz.scenes[0].seed)
@@ -61,7 +61,7 @@ def test_asking_after_watching_equals_asking_in_one_prompt(embedded) -> None:
         input_ids=torch.tensor([prompt.ids]), **video_inputs(frames), max_new_tokens=8
     )
     text = tokenizer.decode(output[0, len(prompt.ids) :], skip_special_tokens=True)
-    assert reader.answer(cache, [question]) == [text]
+    assert answerer.answer(cache, [question]) == [text]
 
 
 def test_a_quiz_has_test_seeds_only_and_as_many_questions_as_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves of the model and of the video."""
+"""Which branches of the attention an evaluation ablates, and what it shows of the video."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,18 +11,18 @@ GREY = 128
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Branches of the attention that count, and what is shown of the video."""
+    """Branches of the attention that are not ablated, and what is shown of the video."""
 
     branches: tuple[str, ...] = BRANCHES
     video: Literal["shown", "grey", "absent"] = "shown"
     """ "absent": the question alone, without a vision span."""
 
     @property
-    def knocks_out(self) -> bool:
-        """Whether a branch is off, which only NSA has."""
+    def ablates(self) -> bool:
+        """Whether a branch is ablated: only with NSA are there any."""
         return self.branches != BRANCHES
 
 
-def without(branch: str) -> Condition:
-    """All branches but one."""
+def ablated(branch: str) -> Condition:
+    """One branch ablated."""
     return Condition(tuple(other for other in BRANCHES if other != branch))

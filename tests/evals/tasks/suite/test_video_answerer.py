@@ -107,7 +107,7 @@ def test_conditions_differ_in_what_is_watched_and_computed(qa, tmp_path) -> None
         assert (line.peak_bytes or 1) > 0
 
 
-def test_knock_outs_and_grey_change_what_the_model_reads(qa) -> None:
+def test_ablations_and_grey_change_what_the_model_reads(qa) -> None:
     run = small_run(model="tiny")
     answerer, script = ModelAnswerer(qa, run), script_of(run)
     seen: dict[str, torch.Tensor] = {}

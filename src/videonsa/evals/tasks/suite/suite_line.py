@@ -54,7 +54,7 @@ class SuiteLine:
     model: str
     attention: str
     spec: dict[str, Any] | None
-    """Of the model's attention, knock-outs included; None with dense attention."""
+    """Of the model's attention, `branches` those not ablated; None with dense attention."""
     difficulty: str
     frame_size: int
     style: str

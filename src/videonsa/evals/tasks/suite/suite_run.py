@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from videonsa.errors import UsageError
-from videonsa.evals.conditions import Condition, without
+from videonsa.evals.conditions import Condition, ablated
 from videonsa.ops.spec import BRANCHES
 from videonsa.rendered.suite import KINDS, SuiteSpec, frames_for_tokens, suite_seed
 
@@ -14,7 +14,7 @@ STYLES: tuple[Style, ...] = ("free", "choice", "likeliest")
 WHOLE, GREYED, BLIND = "whole", "grey", "blind"
 CONDITIONS = {
     WHOLE: Condition(),
-    **{f"no-{branch}": without(branch) for branch in BRANCHES},
+    **{f"no-{branch}": ablated(branch) for branch in BRANCHES},
     "none": Condition(branches=()),
     GREYED: Condition(video="grey"),
     BLIND: Condition(video="absent"),
@@ -83,7 +83,7 @@ class SuiteRun:
             raise UsageError(
                 f"conditions {', '.join(unknown)}: want some of {', '.join(CONDITIONS)}"
             )
-        off = [name for name in self.conditions if CONDITIONS[name].knocks_out]
+        off = [name for name in self.conditions if CONDITIONS[name].ablates]
         if self.attention == "dense" and off:
             raise UsageError(
                 f"conditions {', '.join(off)} with dense attention: it has no branches; leave them "
