@@ -50,10 +50,10 @@ def disagreements(
 
 
 def trained_sampling(manifest: Manifest, before: SamplingSpec) -> SamplingSpec:
-    """How a model samples a video after it was trained on a manifest: as those it has seen were.
+    """How a model samples videos after training on a manifest: as its training videos were.
 
-    Rendered videos are not sampled, they have a rate and a size of their own. After a manifest
-    without others it samples as before.
+    Rendered videos have a rate and a size of their own and are not sampled: after a manifest of
+    rendered videos alone, the model samples as before.
 
     Args:
         manifest: what it was trained on.
@@ -68,7 +68,7 @@ def trained_sampling(manifest: Manifest, before: SamplingSpec) -> SamplingSpec:
 
 
 def sampling_values(sampling: SamplingSpec) -> dict[str, float]:
-    """How a video is sampled by its rate: the five values that decide, none left open."""
+    """Sampling by rate, with all five values that determine it filled in."""
     least, most = sampling.pixel_range
     return {
         "fps": DEFAULT_FPS if sampling.fps is None else sampling.fps,

@@ -1,8 +1,8 @@
-"""Sources to a manifest: find the files, probe them, judge every record, and say what came of it.
+"""Builds a manifest from sources: finds and probes files, judges every record, and reports.
 
 Rows are read twice, so that neither they nor their records are ever all in memory. Only probing
-takes long, and it is remembered; the rest is a pure function of rows, files and options. So a
-build that was killed gives, when it is run again, what an undisturbed one gives.
+takes long, and its results are kept; the rest is a pure function of rows, files and options. So a
+build that was killed and is run again gives the same result as an undisturbed one.
 """
 
 import hashlib
@@ -244,7 +244,7 @@ class _Facts:
                 self._known[media] = error
         facts = self._known[media]
         if isinstance(facts, DropError):
-            raise facts.with_traceback(None)  # raised again and again, it would keep them all
+            raise facts.with_traceback(None)  # it would grow with each raise
         return facts
 
     def _found(self, media: Media) -> Found:

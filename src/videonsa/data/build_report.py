@@ -1,4 +1,4 @@
-"""What came of a build: counts, reasons, totals, and histograms as a picture."""
+"""The report of a build: counts, reasons, totals, and histograms as a picture."""
 
 import io
 import json
@@ -41,7 +41,7 @@ class Report:
     placed: int
     """Kept rows whose text does not say where its videos stand: they were put first."""
     unread: Mapping[str, int]
-    """Fields that nothing is made of: in how many kept rows each stands."""
+    """Fields that are not used, and in how many kept rows each occurs."""
     totals: Mapping[str, float]
     """Of the kept rows: frames, hours of video, tokens of video, image, text and all."""
     frames: Mapping[int, tuple[int, int]]
@@ -62,7 +62,7 @@ class Report:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts while a build goes on."""
+    """Counts rows during a build."""
 
     _by_source: dict[str, Counter[str]] = field(default_factory=dict)
     _examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Tally:
         files: Mapping[str, int],
         notes: Sequence[str],
     ) -> Report:
-        """What was counted."""
+        """The report of all rows counted so far."""
         total: Counter[str] = Counter()
         for counts in self._by_source.values():
             total += counts
@@ -149,7 +149,7 @@ def write_report(report: Report, folder: Path) -> None:
     content = json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n"
     page = "".join(f"{line}\n" for line in report_lines(report))
     for name, text in ((REPORT_JSON, content), (REPORT_MD, page)):
-        # A path may be no Unicode: its bytes are escaped.
+        # A path may not be valid Unicode: its bytes are escaped.
         write_atomic(folder / name, text.encode(errors="backslashreplace"))
     write_atomic(folder / HISTOGRAMS, draw_histograms(report))
 
@@ -219,7 +219,7 @@ def _line(value: Any) -> str:
 
 
 def require_matplotlib() -> None:
-    """Refuse to begin what could not be drawn in the end.
+    """Check that the histograms can be drawn, before a build begins.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -249,7 +249,7 @@ def draw_histograms(report: Report) -> bytes:
 
 def _draw_frames(axes: Any, report: Report) -> None:
     least, most = report.options["min_frames"], report.options["max_frames"]
-    # What is far too long would press the rest together: it goes into the last bar.
+    # Very long videos would squeeze the other bars: they are counted in the last one.
     end = min(max([*report.frames, most]), 2 * most)
     width = max(1.0, (most + 1 - least) / 8, end / _MOST_BARS)
     start = least - math.ceil(least / width) * width

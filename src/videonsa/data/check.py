@@ -1,4 +1,4 @@
-"""Whether a manifest still holds: its rows, their files, and what sampling and counting give."""
+"""Checks that a manifest still holds: its rows, their files, their sampling and token counts."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -101,7 +101,7 @@ def _paths(row: ManifestRow) -> list[VideoPath]:
 
 
 def _files(row: ManifestRow, sound: dict[VideoPath, bool]) -> Iterator[str]:
-    """What has become of its files; each is told once, and noted in `sound`."""
+    """Files that are missing or have changed; each is checked once, and noted in `sound`."""
     for media, facts in zip(row.record.media, row.media, strict=False):
         if is_script(media) or path_of(media) in sound:
             continue

@@ -34,7 +34,7 @@ class ClipSource:
     """Number of the first in the split."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be made: UsageError."""
+        """Refuse clips that cannot be rendered: UsageError."""
         check_range("clip", count=self.count, first=self.first)
         Clip(seed=0, patches=self.patches, phase=0.0)
 
@@ -55,7 +55,7 @@ class ClipSource:
         return PREFIX + ",".join(f"{field}={value}" for field, value in asdict(self).items())
 
     def entries(self) -> Iterator[Entry]:
-        """One record a clip."""
+        """One record per clip."""
         for index in range(self.first, self.first + self.count):
             seed = scene_seed("train", index)
             rng = random.Random(f"clip/{seed}/{self.patches}")
@@ -80,7 +80,7 @@ def _turns(clip: Clip, rng: random.Random) -> tuple[Turn, ...]:
 
 
 def _kinds(clip: Clip) -> tuple[str, ...]:
-    """Each draws its object anew; direction, which is the hardest, and places lead to it."""
+    """`direction`, the hardest, is asked twice, and the places lead to it."""
     if clip.patches == 1:
         return STILL_KINDS * 2
     return (*KINDS, "direction", *PLACE_KINDS)

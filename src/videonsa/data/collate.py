@@ -1,4 +1,4 @@
-"""Samples to one packed sequence, as the model takes it."""
+"""Packs samples into one sequence, as the model takes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A manifest as samples: token ids, labels and frames; a file that cannot be read is said so."""
+"""The samples of a manifest: token ids, labels and frames, or why a file cannot be read."""
 
 import copy
 import math
@@ -72,7 +72,7 @@ class VideoDataset(Dataset[Sample | Failure]):
     """The rows of a manifest as samples, in any order.
 
     Video files are read in a process of their own, so that one that hangs or that ends its reader
-    costs its deadline and nothing else. It may be sent to workers; each has its own reader.
+    costs its deadline and nothing else. A dataset may be sent to workers; each has its own reader.
 
     Args:
         manifest: what to read, and how it was sampled and counted.
@@ -173,7 +173,7 @@ class VideoDataset(Dataset[Sample | Failure]):
 
     def _read(self, media: Media, facts: MediaFacts) -> Frames:
         try:
-            # Rendering neither hangs nor dies, and its pixels need no pipe.
+            # Rendering cannot hang or crash: it needs no process of its own.
             frames = (
                 read_media(media, self.sampling)
                 if is_script(media)
@@ -189,7 +189,7 @@ class VideoDataset(Dataset[Sample | Failure]):
                 f"{count} frames of {width}x{height}, the manifest says {facts.num_frames} of "
                 f"{facts.width}x{facts.height}: it has changed since, build the manifest again",
             )
-        # How many keyframes there are, nobody knows beforehand.
+        # The number of keyframes is not known beforehand.
         least = 1 if self.sampling.mode == "keyframes" else (1 - MOST_LOST) * facts.num_frames
         if count < least:
             raise _Unreadable(
@@ -199,7 +199,7 @@ class VideoDataset(Dataset[Sample | Failure]):
 
 
 def _read_alone(media: Media, sampling: SamplingSpec) -> Frames:
-    """For the other process: beside it, others read too."""
+    """Runs in the other process, with one thread: several such processes run at once."""
     torch.set_num_threads(1)
     return read_media(media, sampling)
 

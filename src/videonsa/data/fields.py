@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from videonsa.data.reasons import DropError, Reason
 
 PATHS = ("path", "video", "image", "url", "video_url", "image_url")
-"""Where the file of a video or an image stands."""
+"""Fields with the path of a video or an image."""
 SAMPLING = {
     "fps": "fps",
     "nframes": "num_frames",
@@ -24,7 +24,7 @@ _LONGEST_NAME = 60
 
 
 class _Fields(NamedTuple):
-    """Of one kind of object in a row. What is neither used nor refused is not read."""
+    """Of one kind of object in a row. Fields that are neither used nor refused are not read."""
 
     name: str
     used: frozenset[str]
@@ -73,7 +73,7 @@ _IMAGE = _Fields("image", frozenset({"type", *PATHS, *PIXELS}), _EXACT_SIZE | _B
 
 
 def unread_fields(row: Mapping[str, Any], turns: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The fields of a row, its turns, videos and images that nothing is made of, sorted.
+    """The fields of a row, its turns, videos and images that are not used, sorted.
 
     Raises:
         DropError: a field changes what is learnt and cannot be followed.

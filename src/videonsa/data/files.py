@@ -1,4 +1,4 @@
-"""Our own tables and lines: parquet that is whole or absent, and JSON that grows line by line."""
+"""Files of the package's own: parquet written atomically, and JSON lines that are appended."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def parquet_writer(
     rows_a_group: int,
     metadata: Callable[[], dict[str, str]] = dict,
 ) -> Iterator[ParquetRows]:
-    """Write a parquet file, whole or not at all.
+    """Write a parquet file atomically: none is left if writing fails.
 
     Args:
         path: of the file.
@@ -84,7 +84,7 @@ def parquet_writer(
 
 @contextmanager
 def reading(path: Path, what: str, *, remedy: str) -> Iterator[None]:
-    """Make one error of all that reading a damaged file raises.
+    """Turn whatever reading a damaged file raises into one UsageError.
 
     Args:
         path: of the file.
@@ -107,7 +107,7 @@ def reading(path: Path, what: str, *, remedy: str) -> Iterator[None]:
 def json_lines(
     path: Path, *, read: Callable[[int, Any], Value], remedy: str
 ) -> Iterator[tuple[Value, int]]:
-    """What each line holds, and where it ends. A last line that was cut off is left out.
+    """The value of each line, and the byte where it ends. A cut-off last line is left out.
 
     Args:
         path: of the file.
@@ -136,7 +136,7 @@ def json_lines(
 
 
 def open_for_lines(path: Path, *, after: int, remedy: str) -> BinaryIO:
-    """Open a file for more lines; what stands behind `after` bytes is removed.
+    """Open a file to append lines; everything after the first `after` bytes is removed.
 
     Raises:
         UsageError: something else than a file is there.

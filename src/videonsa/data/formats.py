@@ -13,7 +13,7 @@ from videonsa.video.chat import Role
 
 Format = Literal["llava", "swift", "messages"]
 Resolve = Callable[[str], str]
-"""A path as a row has it to the path of the file."""
+"""From a path as it stands in a row to the path of the file."""
 _ROLES: dict[Any, Role] = {
     "system": "system",
     "human": "user",
@@ -35,7 +35,7 @@ class ParsedRow(NamedTuple):
     placed: bool
     """Its text does not say where its videos and images stand: they were put first."""
     unread: tuple[str, ...] = ()
-    """Fields that nothing is made of."""
+    """Fields that are not used."""
 
 
 def detect_format(row: Any) -> Format | None:
@@ -95,7 +95,7 @@ def _turns_of(row: Any) -> list[dict[str, Any]] | None:
 
 
 class _Listed:
-    """What a row lists beside its text, and has not been placed yet."""
+    """The files that a row lists outside its text, as far as they have not been placed yet."""
 
     def __init__(self, *, videos: list[VideoRef], images: list[ImageRef]) -> None:
         self.videos = videos
@@ -178,7 +178,7 @@ def _content_part(item: Any, listed: _Listed, resolve: Resolve) -> Part:
 
 
 def _place(turns: Sequence[Turn], listed: _Listed) -> tuple[tuple[Turn, ...], bool]:
-    """Put what no placeholder stands for before the first text of the user, where none does."""
+    """Put files without a placeholder before the first user text, if there are no placeholders."""
     left: list[Part] = [*listed.images, *listed.videos]
     if not left:
         return tuple(turns), False

@@ -1,8 +1,8 @@
-"""Functions called in a process of their own, which may hang or die: the caller goes on.
+"""Calls functions in a process of their own, so that the caller survives a hang or a crash.
 
 A decoder may wait for ever for a file, and a damaged file may end the process that decodes it.
-Neither can be mended from within a process, nor in a worker of a loader, which may have no child
-of multiprocessing.
+Neither can be handled inside the process itself, and a loader's worker may not start children of
+multiprocessing: hence a plain subprocess.
 """
 
 import os
@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 from videonsa.errors import DataError, VideoNSAError
 
 START_SECONDS = 120.0
-"""In which the process must have started; importing takes a few."""
+"""The process must start within this time; its imports take a few seconds."""
 GRACE_SECONDS = 5.0
-"""The process ends itself so long after a deadline, should its caller be gone."""
+"""The process ends itself this long after a deadline, in case its caller is gone."""
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Kind = Literal["hangs", "dies", "broken"]

@@ -1,4 +1,4 @@
-"""JSON files of any size, row by row: an array of rows, or a row a line."""
+"""JSON files of any size, row by row: an array of rows, or one row per line."""
 
 import codecs
 import json
@@ -79,9 +79,10 @@ class _Text:
         self.ended = False
 
     def more(self) -> None:
-        """Read on; what was read is let go."""
+        """Read on; what was consumed is dropped."""
         left = len(self.text) - self.at
-        data = self._file.read(max(CHUNK_BYTES, left))  # a long row is tried a few times only
+        # Doubling, so that a long row is parsed a few times only.
+        data = self._file.read(max(CHUNK_BYTES, left))
         self.ended = not data
         try:
             self.text = self.text[self.at :] + self._decode(data, final=self.ended)
@@ -127,7 +128,7 @@ def _value(text: _Text, num_rows: int) -> Any:
     while True:
         try:
             value, end = _DECODER.raw_decode(text.text, text.at)
-            # A number may go on behind what was read so far.
+            # A number may continue beyond what was read so far.
             if text.ended or text.text[end : end + 1] not in _MORE_OF_A_NUMBER:
                 text.at = end
                 return value
@@ -143,7 +144,7 @@ def _value(text: _Text, num_rows: int) -> Any:
 
 
 def _may_be_cut(error: json.JSONDecodeError) -> bool:
-    """Whether the value may be whole once more is read; if not, reading on is of no use."""
+    """Whether the value may become valid once more is read; if not, reading on is useless."""
     return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - _LONGEST_WORD
 
 

@@ -1,4 +1,4 @@
-"""Packed batches from workers: in a fixed order, whatever files hang or break, and resumable."""
+"""Packed batches from workers: resumable, in a fixed order even when files hang or break."""
 
 import logging
 import random
@@ -16,11 +16,11 @@ from videonsa.data.sampler import Pack, PackSampler
 from videonsa.errors import DataError, UsageError
 
 MAX_FAILED_SHARE = 0.02
-"""Of the samples that are read, before the run stops."""
+"""Share of the samples read that may fail before the run stops."""
 FEWEST_READS = 100
-"""Before so many are read (or all, of fewer), the share is taken of this number."""
+"""Until this many are read (or all, if fewer), the share is taken of this number."""
 MOST_TRIES = 8
-"""Samples that are tried in the place of one that cannot be read."""
+"""Samples that are tried as replacements of one that cannot be read."""
 WORST_FILES = 5
 
 _logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class _Read(NamedTuple):
     """What a worker made of a pack."""
 
     batch: PackedBatch | None
-    """None if nothing could be read, nor anything in its place."""
+    """None if no sample could be read, nor any replacement."""
     num_reads: int
     failures: tuple[Failure, ...]
 
@@ -44,7 +44,7 @@ class _Packs(Dataset[_Read]):
     max_tokens: int
 
     def __getitem__(self, pack: Pack) -> _Read:
-        """Read a pack, and other samples in the place of those that cannot be read."""
+        """Read a pack, replacing samples that cannot be read."""
         lengths = self.dataset.lengths
         taken = list(pack.samples)
         samples: list[Sample] = []
@@ -66,7 +66,7 @@ class _Packs(Dataset[_Read]):
     def _candidates(
         self, epoch: int, index: int, *, room: int, taken: Sequence[int]
     ) -> Iterator[int]:
-        """The sample, then others that fit into its room: the same whoever asks."""
+        """The sample, then others that fit in its place: the same for every worker."""
         yield index
         fitting = (self.dataset.lengths <= room).nonzero()[0].tolist()
         others = sorted(set(fitting) - set(taken))
@@ -80,10 +80,10 @@ class PackedLoader:
 
     Order and contents follow from data, seed and epoch alone, whatever the number of workers. A
     sample that cannot be read is logged and counted, and another that fits takes its place, the
-    same one every time; what took a place is seen twice in that epoch.
+    same one every time; the replacement is then seen twice in that epoch.
 
     A batch that was handed out counts as done: `state_dict` after a step resumes after that step.
-    Leaving the loop and entering it again goes on where it was left.
+    A loop that was left resumes where it stopped.
 
     Args:
         dataset: the samples.
@@ -179,7 +179,7 @@ class PackedLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken.
+        """Resume where the state was taken.
 
         Raises:
             UsageError: a state of other data, another seed or another length of packs.

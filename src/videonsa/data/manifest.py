@@ -24,7 +24,7 @@ from videonsa.video.sampling import SamplingSpec
 MANIFEST = "manifest.parquet"
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 256
-"""Rows that are read together: few, because training reads in any order."""
+"""Rows that are read together: few, because training reads in random order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +130,7 @@ _FACTS, _DATA_HASH = "videonsa.facts", "videonsa.data_hash"
 
 
 class ManifestWriter:
-    """Writes rows to a manifest, which appears whole when the writer is left without an error."""
+    """Writes rows to a manifest, which appears once the writer is left without an error."""
 
     def __init__(self, path: Path, *, facts: BuildFacts) -> None:
         self._facts = facts
@@ -237,7 +237,7 @@ class Manifest:
             yield row
 
     def _columns(self) -> Iterator[dict[str, Any]]:
-        """What the file has of each row, in order."""
+        """Each row as the file has it, in order."""
         for number in range(self._file.num_row_groups):
             with self._reading():
                 rows = self._file.read_row_group(number).to_pylist()
@@ -255,7 +255,7 @@ class Manifest:
         return values
 
     def hash_rows(self) -> str:
-        """The hash of the rows, read anew; equal to `data_hash` in a sound manifest."""
+        """The hash of the rows, computed again; equals `data_hash` in a sound manifest."""
         digest = hashlib.sha256()
         for columns in self._columns():
             numbers = {name: columns[name] for name in NUMBERS}

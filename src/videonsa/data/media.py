@@ -29,7 +29,7 @@ class Frames(NamedTuple):
 
 
 def path_of(media: Media) -> VideoPath:
-    """What `read_video` takes for a video or an image in files; a script is in none."""
+    """What `read_video` takes for a video or an image in files; a script has no file."""
     if isinstance(media, ImageRef):
         return media.path
     if media.frames:

@@ -1,4 +1,4 @@
-"""Which samples share a sequence: pure; equal lengths, limit, seed and epoch give equal packs."""
+"""Which samples share a sequence: a pure function of lengths, limit, seed and epoch."""
 
 import random
 from bisect import bisect_left, insort

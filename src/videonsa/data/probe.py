@@ -1,4 +1,4 @@
-"""Headers of many files, in processes that a hanging or crashing file cannot stop."""
+"""Reads the headers of many files, in processes, so that no file can stop a build."""
 
 import hashlib
 import os
@@ -56,7 +56,7 @@ def probe_file(path: VideoPath) -> Probed:
         return open_source(path).info
     except VideoError as error:
         return ProbeFailure(Reason.BROKEN, str(error))
-    except Exception as error:  # a defect on one file must not stop the build
+    except Exception as error:  # an error of ours on one file must not stop the build
         return ProbeFailure(Reason.BROKEN, f"{path}: {type(error).__name__}: {error}")
 
 
@@ -71,7 +71,7 @@ def probe_all(
     """Probe what the journal does not know, each result at once into it; gives what is done.
 
     A file that takes longer than `timeout` seconds is a failure, and so is one that ends its
-    process; a new process goes on with the next.
+    process; a new process takes the next file.
 
     Args:
         targets: what to probe, each once.

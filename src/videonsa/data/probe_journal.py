@@ -1,4 +1,4 @@
-"""What probing found, remembered in a file that only grows: a build that was killed goes on."""
+"""Keeps what probing found in a file that is only appended to, so that a build can resume."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ _REMEDY = "delete the file to probe all videos again"
 
 
 class FileState(NamedTuple):
-    """A file, or several that are one video, as they are now: if this is the same, so are they."""
+    """The state of a file, or of several that are one video: if it is equal, they are unchanged."""
 
     key: str
     """The path; of a list of frames, one that stands for all of them."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """One word for each reason; `text` explains it."""
+    """One word per reason; `text` explains it."""
 
     BAD_ROW = "bad_row"
     UNSUPPORTED = "unsupported"

@@ -54,7 +54,7 @@ class VideoRef:
 
     @property
     def own_sampling(self) -> dict[str, Any]:
-        """What it says itself about its sampling."""
+        """The sampling options that it states itself."""
         return _given(self, ("fps", *_OWN))
 
 
@@ -74,7 +74,7 @@ class ImageRef:
 
     @property
     def own_sampling(self) -> dict[str, Any]:
-        """What it says itself about its size."""
+        """The sizes that it states itself."""
         return _given(self, _PIXELS)
 
 

@@ -23,12 +23,12 @@ class Pack(NamedTuple):
 class PackSampler(Sampler[Pack]):
     """The packs of one rank that are still to come in this epoch.
 
-    Packs are dealt to the ranks in turn. Where they do not go round, the first packs of the epoch
-    come once more at its end, so that all ranks take equally many steps.
+    Packs are dealt to the ranks in turn. If they do not divide evenly among ranks, the first packs
+    of the epoch are repeated at its end, so that all ranks take equally many steps.
 
-    Iterating moves nothing: `advance` says that every rank has had a pack, and at the end of an
-    epoch begins the next. What is still to come depends on that alone, not on how many ranks or
-    workers there were before.
+    Iterating does not advance the sampler: `advance` records that every rank has had a pack, and
+    begins the next epoch at the end of one. What is still to come depends on that alone, not on how
+    many ranks or workers there were before.
 
     Args:
         lengths: tokens of each sample.
@@ -88,7 +88,7 @@ class PackSampler(Sampler[Pack]):
 
     def __iter__(self) -> Iterator[Pack]:
         """The packs of this rank that are still to come in this epoch."""
-        # Read once: workers are ahead of the packs that are done.
+        # Computed once: workers read ahead of the packs that are done.
         epoch, done, packs, left = self._epoch, self._packs_done, self._packing.packs, len(self)
         for number in range(done + self.rank, done + left * self.world_size, self.world_size):
             yield Pack(epoch, number, packs[number % len(packs)])
@@ -115,7 +115,7 @@ class PackSampler(Sampler[Pack]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken.
+        """Resume where the state was taken.
 
         Raises:
             UsageError: a state of other data, another seed or another length of packs.

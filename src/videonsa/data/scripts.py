@@ -19,11 +19,11 @@ Drawn = Script | Clip
 _CLIP = "clip"
 _NUMBER = re.compile("[0-9]{1,15}")
 MOST_VIDEOS = 10_000_000
-"""That a source draws."""
+"""Of one source."""
 
 
 def script_text(drawn: Drawn) -> str:
-    """What a video is drawn from, as `VideoRef.script` has it."""
+    """What a video is rendered from, as JSON text for `VideoRef.script`."""
     if isinstance(drawn, Clip):
         facts: dict[str, Any] = {_CLIP: asdict(drawn)}
     else:
@@ -32,7 +32,7 @@ def script_text(drawn: Drawn) -> str:
 
 
 def script_of(text: str) -> Drawn:
-    """What `script_text` wrote down.
+    """Read what `script_text` wrote.
 
     Raises:
         UsageError: it did not write this.
@@ -73,7 +73,7 @@ def draw(drawn: Drawn) -> NDArray[np.uint8]:
 
 
 def check_range(what: str, *, count: int, first: int) -> None:
-    """Refuse videos that are not in a split, or more than a build comes to an end with.
+    """Refuse videos that are not in a split, or too many for a build.
 
     Raises:
         UsageError: as said.

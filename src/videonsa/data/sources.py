@@ -63,7 +63,7 @@ class AnnotationFile:
 
 
 class PathResolver:
-    """Paths as rows have them to absolute ones."""
+    """From paths as they stand in rows to absolute ones."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = [os.path.abspath(root) for root in roots]

@@ -16,7 +16,7 @@ SOURCE = "synthetic"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteSource:
-    """Videos of the suite's training split: one record a video, all its questions in turn."""
+    """Videos of the suite's training split: one record per video, with all its questions."""
 
     count: int
     """Videos."""
@@ -61,7 +61,7 @@ class SuiteSource:
         return PREFIX + ",".join(f"{field}={value}" for field, value in asdict(self).items())
 
     def entries(self) -> Iterator[Entry]:
-        """One record a video."""
+        """One record per video."""
         for index in range(self.first, self.first + self.count):
             script = make_script(suite_seed("train", index), spec=self.spec)
             name = f"{self.name}#{index}"

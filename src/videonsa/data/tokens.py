@@ -1,4 +1,4 @@
-"""A record to token ids and labels, cut at whole exchanges where it is too long."""
+"""From a record to token ids and labels, cut at whole exchanges where it is too long."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from videonsa.video.chat import (
 
 Loss = Literal["all", "last"]
 _REMEMBERED = 256
-"""Pieces of text that are met again and again: roles, line breaks, system messages."""
+"""Most pieces of text in the cache: roles, line breaks, system messages."""
 
 
 def hash_of_tokenizer(tokenizer: Any) -> str:
@@ -27,7 +27,7 @@ def hash_of_tokenizer(tokenizer: Any) -> str:
 
 
 class TokenCount(NamedTuple):
-    """How long a record is, after what does not fit was cut."""
+    """How long a record is after it was cut to fit."""
 
     num_turns: int
     """Turns of the record that are kept; fewer than it has where it was cut."""
@@ -52,7 +52,7 @@ def count_tokens(
     max_tokens: int | None = None,
     system: str = DEFAULT_SYSTEM,
 ) -> TokenCount:
-    """Say what `conversation_tokens` gives, at the cost of the text alone.
+    """The counts of what `conversation_tokens` gives, encoding the text only.
 
     Raises:
         BudgetError: as for `conversation_tokens`.

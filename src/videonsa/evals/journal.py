@@ -1,7 +1,7 @@
-"""The folder of a run: `samples.jsonl`, a line a sample, and `run.json`, what they hold for.
+"""The folder of a run: `samples.jsonl`, one line per sample, and `run.json`, its options.
 
-A line is written as its sample is answered, so that a run that was killed resumes behind it. Every
-task has lines of its own; here it is only known that they are dataclasses with a key.
+A line is written as soon as its sample is answered, so a run that was killed resumes after it. Each
+task defines its own lines; this module only knows that they are dataclasses with a key.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ _REMEDY = (
 )
 
 Key = tuple[Any, ...]
-"""What tells a sample from all others of its task; keys can be sorted."""
+"""Identifies a sample within its task; keys can be sorted."""
 
 
 class Line(Protocol):
-    """A sample, its answer and what it took: a frozen dataclass of what JSON keeps."""
+    """A sample, its answer and what it took: a frozen dataclass of JSON values."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -68,7 +68,7 @@ def _read(path: Path, parse: ParseLine[LineT]) -> tuple[dict[Key, LineT], int]:
 def appending(folder: Path, parse: ParseLine[LineT]) -> Iterator["Journal[LineT]"]:
     """Resume `samples.jsonl`, a cut-off last line removed; make it where there is none.
 
-    There must be one writer a folder: see `videonsa.disk.sole_writer`.
+    A folder must have one writer at a time: see `videonsa.disk.sole_writer`.
     """
     path = folder / SAMPLES
     known, whole = _read(path, parse) if path.exists() else ({}, 0)
@@ -111,7 +111,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `run.json`, whole or not at all: `config` is the run's, `seconds` what it took."""
+    """Write `run.json` atomically: `config` holds the options, `seconds` the time spent so far."""
     write_atomic(folder / RUN, json.dumps(facts, indent=2, allow_nan=False) + "\n")
 
 
@@ -142,5 +142,5 @@ def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Of the options that all lines of a folder share: 16 hexadecimal digits."""
+    """A hash of the options that all lines of a folder share: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The highest use of memory over a stretch of work."""
+"""Peak memory of a piece of work."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +9,7 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin a stretch. On the CPU only where the system lets a process do so (Linux)."""
+    """Reset the peak. On the CPU only where the system allows it (Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -18,9 +18,9 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """Highest use since then: of the GPU's allocator, or the resident size of this process.
+    """The peak since then: of the GPU's allocator, or of the resident size of this process.
 
-    None where the system tells neither.
+    None where the system does not tell.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -25,7 +25,7 @@ class Group(Protocol):
 
     @property
     def weight(self) -> int:
-        """What it counts for the progress, in units of the task."""
+        """Its share of the progress, in units of the task."""
 
 
 GroupT = TypeVar("GroupT", bound=Group)
@@ -56,7 +56,7 @@ class Task(Protocol[GroupT, LineT]):
     def failed(self, group: GroupT, error: VideoNSAError) -> Iterable[LineT]:
         """Lines that say why samples of a group have no answer; or raises, which ends the run.
 
-        Those of samples that were answered before the error are passed over.
+        Lines of samples that were answered before the error are ignored.
         """
 
 
@@ -76,7 +76,7 @@ def run_task(
 
     Raises:
         UsageError: a folder that holds something else.
-        VideoNSAError: what the task does not take for the failure of a sample.
+        VideoNSAError: an error that the task does not record as a failure.
     """
     check_same_run(folder, task.identity())
     facts = {"config": task.config(), "digest": digest(task.identity()), "machine": machine}

@@ -1,4 +1,4 @@
-"""Answers after a cache that holds a video: written greedily, or the likeliest of a few."""
+"""Answers about a video that the cache holds: written greedily, or the likeliest of a few."""
 
 import math
 from collections.abc import Sequence, Set
@@ -12,7 +12,7 @@ from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
 
 def split_at_video(ids: list[int], vision_end: int) -> tuple[list[int], list[int]]:
-    """What stands up to the end of the only video of a chat, and what after it.
+    """A chat up to the end of its only video, and the rest.
 
     Args:
         ids: the chat.

@@ -117,7 +117,7 @@ KINDS = ("colour", "shape", "count", "direction", "order", "flash", "when")
 STILL_KINDS = ("colour", "shape", "where")
 """Kinds of question about stills."""
 PLACE_KINDS = ("first place", "last place")
-"""Asked in training only: steps towards `direction`."""
+"""Asked in training only, because they help to learn `direction`."""
 
 
 def ask_about(scene: Scene, kind: str, *, seed: int = 0) -> ClipQuestion | None:

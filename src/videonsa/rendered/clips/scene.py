@@ -27,7 +27,7 @@ OBJECT_RADIUS = (15.0, 19.0)
 FLASH_RADIUS = (18.0, 24.0)
 MIN_DURATION = 8.0
 SPLIT_SIZE = 1 << 40
-"""Seeds of the training split; those of the test split come behind them."""
+"""Seeds of the training split; those of the test split follow them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

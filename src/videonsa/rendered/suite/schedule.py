@@ -18,7 +18,7 @@ def stretch_of(spec: SuiteSpec) -> int:
 def schedule(seed: int, *, spec: SuiteSpec, answers: SuiteAnswers) -> dict[str, tuple[float, ...]]:
     """Start times in seconds of the places of each asked kind, ascending.
 
-    Each place is put where its kind's position wants it, or as near as the other places allow. All
+    Each place stands at the position asked for its kind, or as near to it as the others allow. All
     begin with a pair of frames; the needle, one frame long, with either frame of it.
     """
     wishes = []  # (sort key, wished start, length with its gap, kind)
@@ -57,10 +57,10 @@ def _wishes(
 
 
 def _settle(wishes: list[float], lengths: list[int], total: int) -> list[int]:
-    """Whole starts in the given order, without overlap in [0, total), nearest to the wishes.
+    """Whole-second starts in the given order, without overlap in [0, total), near the wishes.
 
-    Without the lengths of those before it each start need only not fall behind the one before:
-    a regression by pooling neighbours that violate it.
+    With the lengths before each start subtracted, starts only have to be non-decreasing: isotonic
+    regression, by pooling adjacent violators.
     """
     before = [0, *accumulate(lengths)]
     pools: list[tuple[float, int]] = []  # sum and number of neighbours that share a value

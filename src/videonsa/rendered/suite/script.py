@@ -1,6 +1,6 @@
-"""A video as facts. What the questions are about is listed; the crowd around it is drawn by time.
+"""A video as facts. What the questions are about is listed; distractors are drawn over time.
 
-No question can be taken in two ways: the flash is the only object seen for less than two seconds
+No question is ambiguous: the flash is the only object seen for less than two seconds
 and the only one that stands still, only the asked number follows a #, only three objects are seen
 in a box, and no distractor has a name that a question or an answer has.
 """

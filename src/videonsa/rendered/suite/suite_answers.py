@@ -1,4 +1,4 @@
-"""The answers of a video, drawn before anything is placed or drawn.
+"""The answers of a video, chosen at random before anything is placed or rendered.
 
 They follow from the seed alone: the same seed has the same answers at every length, difficulty
 and position, and whichever kinds are asked.
@@ -23,7 +23,7 @@ class SuiteAnswers:
     needle: str
     number: str
     numbers: tuple[str, ...]
-    """What a guesser of the number chooses from; all but the right one are seen as decoys."""
+    """The options for the number; all but the right one are shown as decoys."""
     boxed: tuple[str, ...]
     """In the order in which they are seen."""
     box: int
@@ -51,7 +51,7 @@ def rng_of(seed: int, *use: object) -> random.Random:
 
 
 def draw_answers(seed: int) -> SuiteAnswers:
-    """Draw every answer evenly, and the names by one shuffle, so that no name tells of another."""
+    """Draw answers uniformly, and names in one shuffle, so that no name gives away another."""
     names = rng_of(seed, "names").sample(NAMES, len(NAMES))
     numbers = [str(number) for number in rng_of(seed, "numbers").sample(range(1000, 10000), 10)]
     return SuiteAnswers(

@@ -1,4 +1,4 @@
-"""Draws any stretch of a script, frame by frame, each thing only where it is."""
+"""Renders any stretch of a script, frame by frame, drawing each object only where it is."""
 
 import math
 from collections.abc import Iterator, Sequence

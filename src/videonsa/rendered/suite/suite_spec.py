@@ -1,4 +1,4 @@
-"""What is asked of a video of the suite: length, size, difficulty, position, kinds, seed."""
+"""The options of a video of the suite: length, size, difficulty, position, kinds, seed."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ PLACES = {
     "distance": (1, 3.0),
     "compare": (2, 3.0),
 }
-"""Per kind: at how many places of the time line its evidence stands (at most), seconds each."""
+"""Per kind: the number of places on the time line with its evidence (at most), seconds each."""
 KINDS = tuple(PLACES)
 GAP = 1
 """Seconds without evidence behind each place."""
@@ -102,7 +102,7 @@ class SuiteSpec:
     """Pixels a side: a multiple of 28 from `MIN_SIZE` to `MAX_SIZE`."""
     difficulty: str = "easy"
     position: float | None = None
-    """Where the evidence stands, 0 (start) to 1 (end); None draws it evenly, kind by kind."""
+    """Where the evidence stands, 0 (start) to 1 (end); None draws it uniformly, kind by kind."""
     kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
@@ -145,9 +145,9 @@ def slot_of(kind: str) -> int:
 def position_tolerance(spec: SuiteSpec, kind: str) -> float:
     """How far a question's position may lie from the one asked for, as a share of the video.
 
-    Evidence gives way to that of the other kinds, by their seconds at most. That of several places
-    is strewn over a tenth of the video, and at its ends reaches inwards. It does not hold for
-    `compare`, whose places are the first and the last minute.
+    Evidence may move to make room for that of other kinds, by their seconds at most. Evidence in
+    several places is spread over a tenth of the video, at either end inwards. The tolerance does
+    not hold for `compare`, whose places are the first and the last minute.
     """
     crowd = min_frames(spec.kinds) / spec.num_frames
     return min(1.0, crowd + (WINDOW / 2 if PLACES[kind][0] > 1 else 0.0))

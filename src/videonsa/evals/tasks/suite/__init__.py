@@ -1,1 +1,1 @@
-"""The offline long-video suite, asked of a model: one line a question, then a report."""
+"""The offline long-video suite, asked of a model: one line per question, then a report."""

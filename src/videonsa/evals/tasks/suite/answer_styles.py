@@ -3,11 +3,11 @@
 `free`: the question as it stands; the reply has to be the answer. `choice`: the options follow,
 each with a letter; the reply has to be one letter, one option, or a letter with its own option.
 Case, spaces, commas, a leading article, brackets around a letter and a full stop do not matter.
-Anything else, a sentence around the answer too, names no option: it is wrong and counted.
+Anything else, including a sentence around the answer, names no option: it is wrong and counted.
 
 `likeliest`: the question as it stands, and no reply: chosen is the option that the model would
-write, and end, with the highest probability. So a model is scored that does not keep to the words
-of the options.
+write, and end, with the highest probability. This scores models that do not answer in the words of
+the options.
 """
 
 import re

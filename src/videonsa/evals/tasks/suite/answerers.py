@@ -1,4 +1,4 @@
-"""Who is asked: anything with `answers`. Here those that need no model."""
+"""The interface of whoever is asked, and the answerers that need no model."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What is kept of a question of the suite and its answer: a line of `samples.jsonl`."""
+"""A line of `samples.jsonl`: a question of the suite, its answer and what it cost."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ _SPEC = {"block_size", "num_selected_blocks", "window_size", "branches", "compre
 
 
 class SuiteKey(NamedTuple):
-    """What a line is about; a folder has one line a key."""
+    """Identifies a line; a folder has one line per key."""
 
     length: int
     sample: int

@@ -19,7 +19,7 @@ CONDITIONS = {
     GREYED: Condition(video="grey"),
     BLIND: Condition(video="absent"),
 }
-"""`none` is all attention of vision rows; `blind` the question alone, without a video."""
+"""`none`: vision tokens attend to nothing; `blind`: the question alone, without a video."""
 
 _SAMPLE_BITS, _LENGTH_BITS = 16, 24
 """Of the number of a video within its split."""
@@ -66,8 +66,8 @@ class SuiteRun:
     seed: int = 0
     """Number, within the split, of the first video of each length."""
     time_scale: float = 1.0
-    """Seconds as the model is told them, over those of the video. Below 1 a longer video lies
-    within the position ids of shorter ones."""
+    """Factor on the seconds that the model is told. Below 1, a longer video has the position ids
+    of a shorter one."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked; the rest is refused by `SuiteSpec`."""
@@ -126,7 +126,7 @@ class SuiteRun:
         return suite_seed(self.split, (length << _SAMPLE_BITS) + self.seed + sample)
 
     def videos(self) -> list[SuiteVideo]:
-        """All videos, the lengths in turn, so that a run cut short has seen each."""
+        """All videos, the lengths in turn, so that a run cut short has some of each."""
         return [
             SuiteVideo(length, sample, self.seed_of(length, sample), self.spec_of(length, sample))
             for sample in range(self.samples)

@@ -17,7 +17,7 @@ from videonsa.ops.spec import NSASpec
 from videonsa.rendered.suite import Script, SuiteQuestion, make_script, oracle, questions_of
 
 _TEXT_TOKENS = 64
-"""For the progress bar: what a question without a video counts."""
+"""For the progress bar: the weight of a question without a video."""
 
 
 class SuiteGroup(NamedTuple):
@@ -30,7 +30,7 @@ class SuiteGroup(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """What it counts for the progress, in tokens."""
+        """Its share of the progress, in tokens."""
         return _TEXT_TOKENS if CONDITIONS[self.condition].video == "absent" else self.video.length
 
 

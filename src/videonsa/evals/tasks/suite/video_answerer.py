@@ -28,11 +28,11 @@ from videonsa.video.chat import VisionSlot, chat_tokens
 _FRAMES_PER_CHUNK = 64
 _LEAVE_OUT = "take shorter --lengths; the answers so far are kept"
 _SPARE_TOKENS = 4
-"""An answer may be so much longer than the longest option."""
+"""Tokens by which an answer may exceed the longest option."""
 
 
 class _Video(NamedTuple):
-    """What the tower made of a video."""
+    """A video as the tower encoded it."""
 
     features: Tensor  # [M, hidden]
     grid: tuple[int, int, int]
@@ -45,7 +45,7 @@ class _Video(NamedTuple):
 
 
 class ModelAnswerer:
-    """A loaded model: one prefill a video and condition, every question after it."""
+    """A loaded model: one prefill per video and condition, then every question after it."""
 
     def __init__(self, qa: VideoQA, run: SuiteRun) -> None:
         self._qa, self._model, self._run = qa, qa.model, run
@@ -77,7 +77,7 @@ class ModelAnswerer:
         forget_peak(self._model.device)
         video = self._watch(script, chosen)
         spec = self.spec.with_options(branches=chosen.branches)
-        # The released attention looks at later rows too: what follows the video changes it.
+        # The released attention also sees later tokens: what follows the video changes it.
         if self._run.attention == "nsa" and spec.stream == "sequence":
             for question in questions:
                 yield self._answer_at_once(video, question, spec)
@@ -115,7 +115,7 @@ class ModelAnswerer:
             ids = self._chat(question, video_tokens=1)
             _, tail = split_at_video(ids, self._model.config.vision_end_token_id)
             text = self._reply(cache, {"input_ids": self._tensor(tail)}, question)
-            # Not a fork: it would hold every key a second time as soon as it grows.
+            # Not a fork: it would copy every key as soon as it grows.
             cache.crop(len(head) - cache.get_seq_length())
             cost = self._cost(video, spec, prompt_tokens=len(head) + len(tail))
             seconds = time.perf_counter() - start
@@ -199,19 +199,19 @@ class ModelAnswerer:
         return torch.tensor([ids], device=self._model.device)
 
     def _wait(self) -> None:
-        """Until the GPU has done what it was given."""
+        """Wait until the GPU is done."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
 
 def _attended_keys(spec: NSASpec, frame_tokens: int) -> int:
-    """K of the branches that are on, as the paper counts: compressed keys are not counted."""
+    """K of the branches not ablated, as the paper counts: without compressed keys."""
     selected = spec.attention_keys(frame_tokens) - spec.window_size
     return selected * ("selected" in spec.branches) + spec.window_size * ("window" in spec.branches)
 
 
 def _ahead(chunks: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same chunks, each drawn by a thread while the one before is used."""
+    """The same chunks, each drawn by a thread while the previous one is used."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = pool.submit(next, chunks, None)
         while (chunk := coming.result()) is not None:
