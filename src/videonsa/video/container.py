@@ -101,15 +101,15 @@ class VideoFile:
                 self.origin = self.scan.begin or 0
             self._time_base = stream.time_base or Fraction(0)
             self.origin_seconds = float(self.origin * self._time_base)
-            # Once, from the first frame: asking a frame for its side data ties it into a cycle of
-            # references, which would keep it in memory until the garbage collector comes.
+            # Once, from the first frame: reading a frame's side data makes a cycle of references,
+            # which keeps the frame in memory until garbage is collected.
             self._orientation = Orientation.of(first)
             self._one_of_many = stream_note(container, stream) is not None
             self.info = self._describe(container, stream, first, length)
 
     @property
     def peculiarity(self) -> str | None:
-        """What other decoders may not see to, in words; None where the file is as most are."""
+        """What other decoders may not handle, in words; None for an ordinary file."""
         if self._orientation != Orientation():
             return "a turned or mirrored video"
         if self._joins:
@@ -170,7 +170,7 @@ class VideoFile:
         )
 
     def source_frames(self, decoded: Iterable[tuple[VideoFrame, bool]]) -> Iterator[SourceFrame]:
-        """What `decode_packets` gives, by rising time; frames that damage has misplaced are out."""
+        """The frames of `decode_packets` by rising time; those misplaced by damage are left out."""
         last = -1.0
         for frame, after_error in decoded:
             time = self._time(frame, last)
@@ -200,10 +200,10 @@ def decode_packets(
 ) -> Iterator[tuple[VideoFrame, bool]]:
     """Every frame that decodes, and whether something just before it did not.
 
-    Decoders drop what they cannot use without a word, so the packets that went in are checked off
-    against the frames that come out, which they do in order of display. Where decoding begins in
-    the middle, pictures shown before `since` (a timestamp) lack what they refer to: they are left
-    out, and not missed.
+    Decoders silently drop what they cannot use, so the packets that went in are checked off against
+    the frames that come out, in order of display. Where decoding begins in the middle, pictures
+    shown before `since` (a timestamp) lack their references: they are left out, and do not count
+    as lost.
     """
     unseen: set[int] = set()
     failed = False
@@ -217,7 +217,7 @@ def decode_packets(
                 unseen.add(packet.pts)
             frames = packet.decode()
         except (av.FFmpegError, OSError):
-            # A demuxer that fails ends its generator, so this cannot go on for ever.
+            # A demuxer that fails ends its generator, so this loop ends.
             failed = True
             continue
         for frame in frames:
@@ -257,7 +257,7 @@ def _to_rgb(frame: VideoFrame, orientation: Orientation, path: Path) -> NDArray[
 
 
 def _on_white(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Put what is transparent before white, as for images: [H, W, 4] to [H, W, 3]."""
+    """Blend what is transparent with white, as for images: [H, W, 4] to [H, W, 3]."""
     rgb, alpha = picture[..., :3], picture[..., 3:]
     if alpha.min() == MOST_LEVEL:
         return np.ascontiguousarray(rgb)

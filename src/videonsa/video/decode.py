@@ -35,14 +35,14 @@ from videonsa.video.source import Decoder, Source, VideoLike, open_source
 from videonsa.video.workers import run_in_order
 
 HOLD_SLACK = 0.1
-"""Seconds that a frame stands in beyond its stated end where nothing decodes after it: stated
-durations may count a little more audio than video."""
+"""Seconds past its stated end for which a frame is still taken where nothing decodes after it:
+stated durations may count a little more audio than video."""
 STALE_AFTER = 1.0
 """Seconds beyond its stated end after which a frame that is taken again is reported."""
 MOST_WORKERS = 8
 """Workers that are used unless more are asked for."""
 PAYING_PIXELS = 10**8
-"""Pixels to decode, about a third of a second's work for one core, from which on more pay."""
+"""Pixels to decode from which more than one core pays: about a third of a second's work."""
 WORKERS_BYTES = 2**30
 """Bytes that the decoders of all workers may hold, unless more workers are asked for..."""
 PICTURE_BYTES = 14
@@ -68,7 +68,7 @@ class VideoClip:
     warnings: tuple[str, ...] = ()
     """What was lost or damaged, one line each."""
     notes: tuple[str, ...] = ()
-    """How it was read where that is not as asked, one line each."""
+    """Where it was not read as asked, one line each."""
 
     @property
     def sampled_fps(self) -> float:

@@ -36,7 +36,7 @@ _LIMIT_PROBING: dict[str, Any] = {"options": _LIMIT} if _MAJOR >= 18 else {}
 _HEAD_BYTES = 64
 _SIGNATURE_BYTES = 16
 _BEHIND_BYTES = 2**24
-"""Bytes behind the last packet of a video that are searched: there stands the index of an mp4."""
+"""Bytes after the last packet of a video that are searched for the index of an mp4."""
 _KINDS = {
     b"#EXTM3U": "a playlist",
     b"ffconcat": "a list of files",
@@ -114,7 +114,7 @@ def _chosen(path: Path, container: InputContainer) -> VideoStream:
 
 
 def second_file(path: Path, last_byte: int) -> str | None:
-    """That another file of the same kind stands behind the packets that are read, in words."""
+    """What to say if another file of the same kind follows the packets that are read."""
     with suppress(OSError), path.open("rb") as file:
         begin = file.read(_SIGNATURE_BYTES)
         file.seek(last_byte)

@@ -14,12 +14,12 @@ from videonsa.video.demux import READ_ERRORS
 from videonsa.video.timeline import Join, Scan, scan_packets
 
 TS_DISCONT = 0x0200
-"""`AVFMT_TS_DISCONT` of FFmpeg: formats whose clock may begin anew."""
+"""`AVFMT_TS_DISCONT` of FFmpeg: formats whose clock may restart."""
 BOUNDARY_FRAMES = 3
 """Frames by which a cut without encoding may miss the stated rate: where it cuts, frames that
 refer to lost ones go too."""
 MOST_STRETCH = 8
-"""Pixels of a shape beyond 8:1 or 1:8 are taken for damage, and for square."""
+"""A stated shape of pixels beyond 8:1 or 1:8 is taken for damage: they count as square."""
 END_SLACK = 1.0
 """Seconds past the stated end from which on a frame's time is taken for damage, or for more."""
 LONGEST_GAP = 10.0
@@ -81,7 +81,7 @@ def find_length(container: InputContainer, stream: VideoStream, scan: Callable[[
 
 
 def longest_gap(container: InputContainer, stream: VideoStream) -> int | None:
-    """The gap of `scan_packets`: of formats whose clock may begin anew, also by jumping ahead."""
+    """The gap of `scan_packets`: of formats whose clock may restart, also by jumping ahead."""
     if stream.time_base and container.format.flags & TS_DISCONT:
         return int(LONGEST_GAP / stream.time_base)
     return None
@@ -122,7 +122,7 @@ def _scanned_length(stated: Length, stream: VideoStream, found: Scan) -> Length:
     exact = found.joins or found.problem is None or stated.duration <= 0
     length = replace(
         stated,
-        # What FFmpeg states of such files is a guess by the last packets.
+        # For such files FFmpeg guesses from the last packets.
         duration=_scanned_duration(found, stream, stated.rate) or stated.duration,
         num_frames=found.num_frames if exact else stated.num_frames,
         joins=found.joins,
@@ -163,7 +163,7 @@ def _scanned_duration(scan: Scan, stream: VideoStream, rate: float) -> float:
 
 
 def _tail(container: InputContainer, stream: VideoStream, duration: float) -> Scan | None:
-    """The packets from the stated end on; None where a file states nothing of worth.
+    """The packets from the stated end on; None where a file states nothing useful.
 
     Such are live recordings, mp4s in fragments and formats made to be put one behind the other.
     """

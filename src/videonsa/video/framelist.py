@@ -28,7 +28,7 @@ _TENSORS = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.flo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldPicture:
-    """A picture in memory that was looked at; itself alone is equal to it."""
+    """A picture in memory that was checked; equal to nothing but itself."""
 
     picture: Image.Image | NDArray[Any]
     """An array is [H, W, 3], uint8 or floats from 0 to 1."""
@@ -85,7 +85,7 @@ class FrameList:
     times: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        """Look at everything: a folder is kept as its path, the rest as a tuple."""
+        """Check everything: a folder is kept as its path, the rest as a tuple."""
         if isinstance(self.frames, str | os.PathLike):
             object.__setattr__(self, "frames", Path(os.fsdecode(self.frames)))
         else:

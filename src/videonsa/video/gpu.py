@@ -37,7 +37,7 @@ class GpuSource:
         self._file = VideoFile(path)
         self.info = self._file.info
         if self._file.peculiarity is not None:
-            # Which releases of torchcodec see to it is not known here.
+            # It is not known which releases of torchcodec handle this.
             raise UsageError(f"{path}: {self._file.peculiarity}: want --decoder cpu for it")
 
     def layout(self, targets: Sequence[float], *, keyframes: bool) -> Layout:

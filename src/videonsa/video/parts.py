@@ -45,7 +45,7 @@ class VideoStream:
     plan: SamplingPlan
     """What is wanted."""
     notes: tuple[str, ...]
-    """How it is read where that is not as asked, one line each."""
+    """Where it is not read as asked, one line each."""
     frames: Generator[SampledFrame, None, None]
     """In order; what does not decode is left out. Closing it stops the workers."""
 
@@ -117,7 +117,7 @@ class Reading:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How it was read where that is not as asked, one line each."""
+        """Where it was not read as asked, one line each."""
         again = sum(frame.again and not frame.stale for frame in self._taken)
         if not again or self.stream.plan.even_times is None:  # times that were given may repeat
             return self.stream.notes

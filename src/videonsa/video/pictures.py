@@ -78,7 +78,7 @@ class Header(NamedTuple):
 
     @property
     def reduced_by(self) -> int:
-        """The picture is read at one part in so many of its sides."""
+        """Both sides of the picture are divided by this as it is read."""
         return reduction(self.width, self.height)
 
 
@@ -93,7 +93,7 @@ def is_picture(path: Path) -> bool:
     try:
         with _opened(path):
             return True
-    except Exception:  # Pillow lets through whatever a format's parser meets.
+    except Exception:  # Pillow passes on any exception of a format's parser.
         return False
 
 
@@ -118,7 +118,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             f"{path}: an image of more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} "
             "megapixels: want a smaller one; scale it down first"
         ) from error
-    except Exception as error:  # Pillow lets through whatever a format's parser meets.
+    except Exception as error:  # Pillow passes on any exception of a format's parser.
         raise VideoError(_why_not_read(path, error)) from error
 
 

@@ -173,7 +173,7 @@ class _Reader:
                 if packets is not None:
                     self._lead = lead
                     return packets
-        # Reading is a hundred times faster than decoding, so this is dear only if it is the rule.
+        # Reading is a hundred times faster than decoding: this costs much only if it is the rule.
         self.seeks_missed = self.seeks_missed or begin > max(SEEK_LEADS)
         container, stream = self._reopened()
         return _find(cuts[begin], container.demux(stream)) or iter(())

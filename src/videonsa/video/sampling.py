@@ -379,7 +379,7 @@ def _total_frames(info: VideoInfo) -> int:
 
 
 def sampling_notes(info: VideoInfo, spec: SamplingSpec) -> Iterator[str]:
-    """Where a source holds less than a sampling asks for, or images are left out of a list.
+    """What to say where a source has less than was asked for, or images of a list are left out.
 
     One line each.
     """

@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 LEAST_PACKETS = 64
-"""Packets below which a segment takes in its neighbour: beginning anew has its price, a few frames
-that are decoded twice."""
+"""Packets below which a segment takes in its neighbour: each segment costs a few frames that are
+decoded twice."""
 MOST_SEGMENTS = 128
 """About how many parts a video that is wanted whole is cut into; more share out more evenly."""
 

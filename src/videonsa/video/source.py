@@ -133,7 +133,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _check_file(path: Path, *, folder: bool = False) -> bool:
-    """Refuse what no frames can be in. Whether it is a folder, which `folder` allows."""
+    """Whether a path is a folder, which `folder` allows; refuses what cannot hold frames."""
     try:
         if folder and path.is_dir():
             return True

@@ -1,7 +1,7 @@
 """What the packets of a video file say when all are read, none decoded: keyframes and time.
 
-Recordings that were put one behind the other begin their clock anew. Their packets are moved to
-one rising time line before they are decoded, so that nothing after it knows of it.
+Where recordings were concatenated, the clock restarts. Their packets are moved to one rising time
+line before they are decoded, so that later stages need not know.
 """
 
 import math
@@ -38,7 +38,7 @@ class Keyframe(NamedTuple):
 
 
 class Join(NamedTuple):
-    """Where the clock of a file begins anew."""
+    """Where the clock of a file restarts."""
 
     packet: int
     """Packets before it."""
@@ -193,7 +193,7 @@ class _Scanner:
 def find_joins(
     order: Stamps, begins: Stamps, ends: Stamps, *, gap: int | None = None
 ) -> Iterator[Join]:
-    """Where the clock of a file begins anew.
+    """Where the clock of a file restarts.
 
     Args:
         order: int64 [N], timestamps that rise from packet to packet but for joins and damage.

@@ -14,7 +14,7 @@ TASKS_AHEAD = 2
 
 
 class WorkerRoom(Protocol[Result_co]):
-    """Opens what one worker needs; what comes out runs the task of a number."""
+    """Opens what one worker needs, and gives a function that runs the task of a number."""
 
     def __call__(
         self, stopped: Callable[[], bool]
