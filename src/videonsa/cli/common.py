@@ -336,7 +336,7 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. `UsageError` if that is not possible."""
+    """Write a file atomically. `UsageError` if that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)

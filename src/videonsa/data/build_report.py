@@ -147,8 +147,8 @@ def write_report(report: Report, folder: Path) -> None:
 
     """
     content = json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n"
-    page = "".join(f"{line}\n" for line in report_lines(report))
-    for name, text in ((REPORT_JSON, content), (REPORT_MD, page)):
+    markdown = "".join(f"{line}\n" for line in report_lines(report))
+    for name, text in ((REPORT_JSON, content), (REPORT_MD, markdown)):
         # A path may not be valid Unicode: its bytes are escaped.
         write_atomic(folder / name, text.encode(errors="backslashreplace"))
     write_atomic(folder / HISTOGRAMS, draw_histograms(report))

@@ -74,7 +74,7 @@ def find_length(container: InputContainer, stream: VideoStream, scan: Callable[[
     if stated.duration > 0 and _is_mp4(container) and stream.frames:
         return _indexed_length(stated, stream, scan)
     tail = _tail(container, stream, stated.duration)
-    if tail is None or _goes_on(tail, stream, stated.duration):
+    if tail is None or _is_concatenated(tail, stream, stated.duration):
         return _scanned_length(stated, stream, scan())
     duration = _without_lead(stated.duration, tail, stream)
     return replace(replace(stated, duration=duration).averaged(), last_byte=tail.last_byte)
@@ -178,8 +178,8 @@ def _tail(container: InputContainer, stream: VideoStream, duration: float) -> Sc
     return tail if tail.num_packets else None  # without an index, seeks may land nowhere
 
 
-def _goes_on(tail: Scan, stream: VideoStream, duration: float) -> bool:
-    """Whether files were put one behind the other: time goes back or on after the stated end."""
+def _is_concatenated(tail: Scan, stream: VideoStream, duration: float) -> bool:
+    """Whether files were concatenated: time goes back, or on after the stated end."""
     slack = int(END_SLACK / (stream.time_base or 1))
     return bool(tail.joins) or (tail.end or 0) > _stated_end(stream, duration) + slack
 

@@ -60,7 +60,7 @@ def test_lines_with_wrong_values_are_refused_or_reported_on(results: Path, tmp_p
     assert refused > 500
 
 
-def test_runs_with_wrong_values_are_refused_or_gone_on_with(results: Path, tmp_path: Path) -> None:
+def test_runs_with_wrong_values_are_refused_or_resumed(results: Path, tmp_path: Path) -> None:
     run = json.loads((results / RUN).read_text())
     folder = Path(shutil.copytree(results, tmp_path / "results"))
     for wrong in wrong_values({name: run[name] for name in ("config", "seconds")}):

@@ -32,8 +32,8 @@ def render_suite(
 
     Args:
         result: of `summarise`, with `run` (what `run.json` says) beside.
-        title: of the page or section, with its number signs.
-        figures: file names of the plots beside the page.
+        title: of the report or section, with its number signs.
+        figures: file names of the plots beside the report.
         note: a paragraph of the reader's own, below the introduction.
     """
     level = title.split()[0] + "#"

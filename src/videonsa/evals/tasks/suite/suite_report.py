@@ -12,7 +12,7 @@ from videonsa.evals.tasks.suite.report_plots import draw_plots
 from videonsa.evals.tasks.suite.suite_line import read_suite_lines
 from videonsa.evals.tasks.suite.suite_summary import summarise
 
-JSON, PAGE = "report.json", "report.md"
+JSON, MARKDOWN = "report.json", "report.md"
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def write_report(folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: a folder without results, or matplotlib is not installed: the JSON and the
-            page without plots are written all the same.
+            Markdown without plots are written all the same.
     """
     run = read_run(folder)
     if run is None:
@@ -31,9 +31,10 @@ def write_report(folder: Path) -> dict[str, Any]:
     result = summarise(read_suite_lines(folder)) | {"run": run}
     write_atomic(folder / JSON, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     title = "# The suite"
-    write_atomic(folder / PAGE, render_suite(result, title=title, figures=()).encode())
+    write_atomic(folder / MARKDOWN, render_suite(result, title=title, figures=()).encode())
     plots = draw_plots(result)
     for name, content in plots.items():
         write_atomic(folder / name, content)
-    write_atomic(folder / PAGE, render_suite(result, title=title, figures=tuple(plots)).encode())
+    markdown = render_suite(result, title=title, figures=tuple(plots))
+    write_atomic(folder / MARKDOWN, markdown.encode())
     return result
