@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videonsa.disk import write_atomic
 from videonsa.evals.conditions import GREY, Condition, ablated
-from videonsa.evals.scoring import Accuracy, best_constant, is_right
+from videonsa.evals.scoring import Accuracy, best_constant, exact_match
 from videonsa.evals.writing import split_at_video, write_answers
 from videonsa.machine import evaluation_facts
 from videonsa.models.cache import VideoNSACache
@@ -168,7 +168,7 @@ def evaluate(
         for kind, scene, question, reply in tqdm(
             scored, desc=name, unit="answer", total=clips * len(KINDS), mininterval=1
         ):
-            right[name][kind] += is_right(reply, question)
+            right[name][kind] += exact_match(reply, question.answer)
             entry = {"condition": name, "kind": kind, "seed": scene.seed}
             entry |= {"question": question.text, "answer": question.answer, "reply": reply}
             lines.append(json.dumps(entry))

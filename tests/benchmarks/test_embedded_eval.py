@@ -15,7 +15,7 @@ from benchmarks.embedded import (
     score,
 )
 from benchmarks.report.__main__ import ABLATIONS, render
-from videonsa.evals.scoring import is_right
+from videonsa.evals.scoring import exact_match
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.locate import locate_model
 from videonsa.rendered.clips import KINDS, SceneBatch, scene_seed, video_inputs
@@ -37,7 +37,7 @@ def count_right(embedded, condition: str, clips: int = 12) -> dict[str, int]:
     for kind, _, question, reply in score(
         ClipAnswerer(*embedded, CONDITIONS[condition]), quiz, frames=FRAMES, batch_size=8
     ):
-        right[kind] += is_right(reply, question)
+        right[kind] += exact_match(reply, question.answer)
     return right
 
 

@@ -117,10 +117,10 @@ def _ask(
 
 
 def _result(question: "ClipQuestion", answer: "Answer") -> dict[str, Any]:
-    from videonsa.evals.scoring import is_right
+    from videonsa.evals.scoring import exact_match
 
     words = {"kind": question.kind, "question": question.text, "answer": answer.text}
-    return words | {"truth": question.answer, "right": is_right(answer.text, question)}
+    return words | {"truth": question.answer, "right": exact_match(answer.text, question.answer)}
 
 
 def _line(result: dict[str, Any]) -> str:

@@ -10,17 +10,14 @@ write, and end, with the highest probability. This scores models that do not ans
 the options.
 """
 
-import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import NamedTuple
 
 from videonsa.errors import UsageError
-from videonsa.evals.scoring import words_of
+from videonsa.evals.scoring import option_lettered, option_named
 from videonsa.evals.tasks.suite.suite_run import Style
 from videonsa.rendered.suite import SuiteQuestion
-
-_LETTER = re.compile(r"\(?([a-z])\)?(?:[.):]|$)\s*(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Verdict(NamedTuple):
@@ -41,9 +38,9 @@ def prompt_text(question: SuiteQuestion, style: Style) -> str:
 
 def judge(reply: str, question: SuiteQuestion, style: Style) -> Verdict:
     """Whether a reply is the answer; strict, see the module."""
-    chosen = _option_named(reply, question.options)
+    chosen = option_named(reply, question.options)
     if style == "choice" and chosen is None:
-        chosen = _option_lettered(reply, question.options)
+        chosen = option_lettered(reply, question.options)
     return Verdict(chosen, chosen == question.answer)
 
 
@@ -54,23 +51,3 @@ def _lettered(options: Sequence[str]) -> list[tuple[str, str]]:
             "letters; ask in the style 'free'"
         )
     return list(zip(ascii_uppercase, options, strict=False))
-
-
-def _words(text: str) -> list[str]:
-    return words_of(text.replace(",", " "))
-
-
-def _option_named(text: str, options: Sequence[str]) -> str | None:
-    words = _words(text)
-    return next((option for option in options if _words(option) == words), None)
-
-
-def _option_lettered(reply: str, options: Sequence[str]) -> str | None:
-    """The option of a letter; None if there is no such option, or another follows the letter."""
-    match = _LETTER.fullmatch(reply.strip())
-    if match is None:
-        return None
-    letter, rest = match.groups()
-    option = dict(_lettered(options)).get(letter.upper())
-    follows = rest.strip()
-    return option if not follows or _option_named(follows, [option or ""]) else None
