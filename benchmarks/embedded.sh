@@ -47,7 +47,7 @@ for name in stills short long; do
         # It starts for half a minute, and saves.
         [ "$(left)" -gt 90 ] || exit 75
         mapfile -t settings < <(settings_of "$name" "${@:3}")
-        videonsa train "tiny-$name" --set "model.base=$base" --set "data.manifest=$out/data/$name" \
+        videonsa train "benchmarks/recipes/tiny-$name.yaml" --set "model.base=$base" --set "data.manifest=$out/data/$name" \
             --set "run.seconds=$(($(left) - 45))" "${settings[@]}" --out "$run"
         [ -d "$run/model" ] || exit 75
     fi

@@ -9,6 +9,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from zipfile import ZipFile
+
+OF_THE_CHECKOUT = ("benchmarks/", "/study", "/report/", "/svg.py", "/embedded.py", "/tiny-")
+"""Parts of paths of what only this repository's own pages and models need."""
+
+
+def check_contents(wheel: Path) -> None:
+    """Fail where the wheel holds more than the package.
+
+    Raises:
+        SystemExit: names the first such file.
+    """
+    for name in ZipFile(wheel).namelist():
+        if not name.startswith("videonsa") or any(part in name for part in OF_THE_CHECKOUT):
+            raise SystemExit(f"{wheel.name} holds {name}: want the package alone")
 
 
 def main() -> None:
@@ -16,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dist", type=Path)
     (wheel,) = parser.parse_args().dist.resolve().glob("*.whl")
+    check_contents(wheel)
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder, "site")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]

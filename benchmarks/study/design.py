@@ -10,6 +10,7 @@ from videonsa.rendered.suite import KINDS, frames_for_tokens
 from videonsa.train.folder import MODEL
 
 Attention = Literal["nsa", "dense"]
+_RECIPES = Path(__file__).parents[1] / "recipes"
 FRAME_SIZE = 112
 TRAINING_TOKENS = 4096
 """Tokens of the videos of the last stage."""
@@ -34,11 +35,16 @@ class Stage:
 
     name: str
     recipe: str
-    """A recipe of `videonsa train`; all stages extend `study`."""
+    """Name of a recipe in benchmarks/recipes; all extend `study`."""
     sources: tuple[str, ...]
     """Sources of `videonsa data build`."""
     attentions: tuple[Attention, ...] = ("dense",)
     """One run for each of them and each seed; stages before the twins are trained once a seed."""
+
+    @property
+    def recipe_file(self) -> str:
+        """What `videonsa train` is told."""
+        return str(_RECIPES / f"{self.recipe}.yaml")
 
 
 STAGES = (

@@ -76,7 +76,7 @@ def _check_shared_memory(design: Design, run: Run, out: Path, *, at_once: int) -
 
 
 def _recipe_of(design: Design, run: Run) -> str:
-    return next(stage.recipe for stage in design.stages if stage.name == run.stage)
+    return next(stage.recipe_file for stage in design.stages if stage.name == run.stage)
 
 
 def _training(design: Design, run: Run, out: Path) -> Job:

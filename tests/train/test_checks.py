@@ -117,7 +117,9 @@ def test_deepspeed_configs_that_leave_a_model_are_taken(tmp_path):
 
 
 def test_too_little_shared_memory_is_told_before_workers_die_of_it(monkeypatch, tmp_path):
-    recipe = read_recipe("study", settings=["data.manifest=data"])
+    recipe = read_recipe(
+        "tiny", settings=["data.manifest=data", "data.context=32768", "data.num_workers=2"]
+    )
     monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path)
     free = SimpleNamespace(free=2**30)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: free)

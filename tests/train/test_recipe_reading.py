@@ -11,7 +11,7 @@ from videonsa.train.settings import SECTIONS
 
 def test_every_recipe_of_the_package_can_be_read():
     names = recipe_names()
-    assert {"videonsa-7b", "dense-7b", "videonsa-3b", "tiny", "study"} <= set(names)
+    assert {"videonsa-7b", "dense-7b", "videonsa-3b", "tiny"} <= set(names)
     assert sum(name.startswith("branch-") for name in names) == 6
     for name in names:
         assert read_recipe(name).name == name
@@ -156,6 +156,18 @@ def test_an_unknown_recipe_names_the_nearest(tmp_path):
         read_recipe("videonsa-7")
     with pytest.raises(UsageError, match="cannot be read"):
         read_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_a_recipe_may_extend_a_file_beside_it_or_where_its_path_says(tmp_path, monkeypatch):
+    base = tmp_path / "folder" / "base.yaml"
+    base.parent.mkdir()
+    base.write_text("extends: tiny\noptimizer: {steps: 7}\n")
+    beside, elsewhere = base.with_name("beside.yaml"), tmp_path / "elsewhere.yaml"
+    beside.write_text("extends: base.yaml\n")
+    elsewhere.write_text("extends: folder/base.yaml\n")
+    assert read_recipe(str(beside)).optimizer.steps == 7
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("elsewhere.yaml").optimizer.steps == 7
 
 
 def test_a_recipe_that_extends_itself_is_refused(tmp_path):

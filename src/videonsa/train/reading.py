@@ -35,7 +35,8 @@ def read_recipe(name_or_path: str, *, settings: Iterable[str] = ()) -> Recipe:
 
     Args:
         name_or_path: one of `recipe_names`, or a YAML file. A file may extend another recipe, whose
-            values then hold wherever the file states none.
+            values then hold wherever the file states none; a file that it extends lies beside it,
+            or where its path says.
         settings: each `section.key=value`; they override the recipe.
 
     Raises:
@@ -104,7 +105,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, Sections]:
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    if not _is_file(path):
         path = FOLDER / f"{name_or_path}.yaml"
         if name_or_path not in recipe_names():
             near = _nearest(name_or_path, recipe_names())
@@ -116,11 +117,20 @@ def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, Sections]:
         raise UsageError(f"recipe {path} extends itself: want a chain with an end")
     content = _sections(path)
     base = content.pop(_EXTENDS, None)
-    sections: Sections = {} if base is None else _read(str(base), seen=(*seen, str(path)))[1]
+    sections: Sections = {}
+    if base is not None:
+        beside = path.parent / str(base)
+        extended = str(beside) if _is_file(beside) and beside.is_file() else str(base)
+        sections = _read(extended, seen=(*seen, str(path)))[1]
     for section, values in content.items():
         own = values if isinstance(values, dict) else {"": values}
         sections[section] = sections.get(section, {}) | own
     return path.stem, sections
+
+
+def _is_file(path: Path) -> bool:
+    """A file by its name, not a packaged recipe."""
+    return path.suffix in (".yaml", ".yml")
 
 
 def _sections(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from benchmarks.study import jobs
+from benchmarks.study.design import STAGES
 from benchmarks.study.jobs import Clock, Job, call_apart, run_jobs
 
 
@@ -90,5 +91,5 @@ def test_a_command_that_is_late_is_killed(tmp_path):
 @pytest.mark.slow
 def test_a_command_writes_its_log(tmp_path):
     log = tmp_path / "logs" / "list.log"
-    assert call_apart(["train", "study", "--show"], log, math.inf, 0) == 0
+    assert call_apart(["train", STAGES[-1].recipe_file, "--show"], log, math.inf, 0) == 0
     assert "num_selected_blocks: 8" in log.read_text()

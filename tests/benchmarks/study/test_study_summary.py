@@ -29,7 +29,7 @@ def test_shares_are_those_of_counting_row_by_row(tokens):
 def test_no_video_of_training_is_in_two_sources_and_every_recipe_is_there():
     spans = []
     for stage in STAGES:
-        assert read_recipe(stage.recipe).attention.block_size == "frame"
+        assert read_recipe(stage.recipe_file).attention.block_size == "frame"
         for source in stage.sources:
             options = dict(item.split("=") for item in source.split(":")[1].split(","))
             first = int(options["first"])
