@@ -34,9 +34,7 @@ def rank(values, end, current, *, n, num_init=0, num_local=0, device):
         selected,
         tiles,
         range(1),
-        torch.full_like(end, BEGIN),
-        end + BEGIN,
-        current + BEGIN,
+        (torch.full_like(end, BEGIN), end + BEGIN, current + BEGIN),
         num_init=num_init,
         num_local=num_local,
     )
@@ -123,8 +121,7 @@ def write_importance(inputs, row_end, out, *, sum_rows):
     out.importance.fill_(torch.nan)
     importance(
         *inputs,
-        torch.zeros_like(row_end),
-        row_end,
+        (torch.zeros_like(row_end), row_end),
         Tiles(None, 2, 32, len(row_end)),
         range(2),
         out,

@@ -7,11 +7,11 @@ import torch
 import triton
 from torch import Tensor
 
-from videonsa.ops.triton.common import on_device
+from videonsa.ops.triton.common import Keys, on_device
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.forward import num_multiprocessors
 from videonsa.ops.triton.index import Tiles
-from videonsa.ops.triton.pool import poison_of_keys
+from videonsa.ops.triton.pool import with_poison
 from videonsa.ops.triton.tuning import Tuning, tuning_for
 
 PROGRAMS_EACH = 4
@@ -52,15 +52,11 @@ def dense_rows_in_parts(
     end = torch.minimum(begin + size, sample + positions + 1).maximum(begin)
     k, v = k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous()
     with on_device(q):
-        poison, poisoned = poison_of_keys(k, v) if num_rows > 1 else (None, None)
+        keys = Keys(k, v, None, None) if num_rows == 1 else with_poison(k, v)
         outputs, lses = compressed(
             q.flatten(0, 1).repeat(num_parts, 1, 1),
-            k,
-            v,
-            poison,
-            poisoned,
-            begin.flatten().int(),
-            end.flatten().int(),
+            keys,
+            (begin.flatten().int(), end.flatten().int()),
             Tiles(None, num_parts * tiles, tuning.compressed.block_m, num_rows),
             config=tuning.compressed,
         )

@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from videonsa.ops.spec import BRANCHES
 from videonsa.ops.triton.common import Keys
 from videonsa.ops.triton.compressed import compressed
 from videonsa.ops.triton.importance import importance, score_buffers, top_blocks
@@ -13,7 +14,7 @@ from videonsa.ops.triton.index import StreamIndex, Tiles, row_tiles
 from videonsa.ops.triton.pool import pool
 from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
-from videonsa.ops.triton.tuning import Tuning, rows_of_tile
+from videonsa.ops.triton.tuning import Config, Tuning, rows_of_tile
 from videonsa.ops.triton.window import window_and_sum
 
 MAX_GRID = 65535
@@ -70,28 +71,15 @@ def nsa_forward(
         tuning: how.
         return_branches: compute and keep every branch, listed or not.
     """
-    wants = {
-        name: return_branches or name in options.branches
-        for name in ("compressed", "selected", "window")
-    }
-    group = q.shape[1] // k.shape[1]
+    wants = {name: return_branches or name in options.branches for name in BRANCHES}
     o_cmp = lse_cmp = o_slc = lse_slc = None
     keys, means = pool(k, v, index)
     if wants["compressed"] or (wants["selected"] and selected is None):
-        o_cmp, lse_cmp = compressed(
-            q,
-            means.k,
-            means.v,
-            means.poison,
-            means.poisoned,
-            index.row_begin,
-            index.row_end,
-            row_tiles(index, tuning.compressed.block_m),
-            config=tuning.compressed,
-        )
+        tiles = row_tiles(index, tuning.compressed.block_m)
+        seen = (index.row_begin, index.row_end)
+        o_cmp, lse_cmp = compressed(q, means, seen, tiles, config=tuning.compressed)
         if wants["selected"] and selected is None:
-            select = _select_per_block if options.per_block else _select_per_row
-            selected = select(q, means.k, lse_cmp, index, options=options, tuning=tuning)
+            selected = _select(q, means.k, lse_cmp, index, options=options, tuning=tuning)
     if wants["selected"]:
         assert selected is not None, "chosen above"
         o_slc, lse_slc = _selected(q, keys, selected, index, tuning=tuning)
@@ -101,7 +89,7 @@ def nsa_forward(
         gates,
         o_cmp if "compressed" in options.branches else None,
         o_slc if "selected" in options.branches else None,
-        row_tiles(index, tuning.window.block_m // group),
+        row_tiles(index, tuning.window.block_m // (q.shape[1] // k.shape[1])),
         index,
         window_size=options.window_size,
         use_window="window" in options.branches,
@@ -111,7 +99,44 @@ def nsa_forward(
     return Branches(output, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, selected)
 
 
-def _select_per_row(
+class _Ranking(NamedTuple):
+    """What has a selection of its own: every row, or all rows of a block together."""
+
+    rows: Tiles
+    """Of rows whose scores are computed side by side."""
+    seen: tuple[Tensor, Tensor]
+    """The blocks that a row scores, as `importance` takes them."""
+    selections: Tiles
+    """As many tiles, of selections."""
+    candidates: tuple[Tensor, Tensor, Tensor]
+    """Of each selection, as `top_blocks` takes them."""
+    config: Config
+    """Of `importance`."""
+
+
+def _ranking_of_rows(index: StreamIndex, config: Config) -> _Ranking:
+    tiles, seen = row_tiles(index, config.block_m), (index.row_begin, index.row_end)
+    return _Ranking(tiles, seen, tiles, (*seen, index.row_block), config)
+
+
+def _ranking_of_blocks(index: StreamIndex, config: Config) -> _Ranking:
+    """All rows of a block share a selection among the blocks before it."""
+    num_blocks, num_rows = len(index.block_start), len(index.row_block)
+    blocks = torch.arange(num_blocks, dtype=torch.int32, device=index.row_block.device)
+    first = torch.searchsorted(index.row_block, blocks, out_int32=True)
+    count = torch.searchsorted(index.row_block, blocks, right=True, out_int32=True) - first
+    begin = index.row_begin[first.clamp(max=num_rows - 1)]
+    block_m = max(16, triton.next_power_of_2(index.max_size))
+    return _Ranking(
+        Tiles(torch.stack([first, count], dim=1), num_blocks, index.max_size, 0),
+        (index.row_begin, index.row_block),
+        Tiles(torch.stack([blocks, (count > 0).int()], dim=1), num_blocks, 1, 0),
+        (begin, blocks, blocks),
+        config._replace(block_m=block_m, num_warps=8 if block_m > 64 else 4),
+    )
+
+
+def _select(
     q: Tensor,
     k_cmp: Tensor,
     lse_cmp: Tensor,
@@ -120,15 +145,16 @@ def _select_per_row(
     options: Options,
     tuning: Tuning,
 ) -> Tensor:
-    """Every row its own selection: `[R, H, n]` flat blocks."""
-    num_kv_heads = k_cmp.shape[1]
-    selected = _no_selection(len(q), num_kv_heads, options.num_selected, q.device)
-    config = tuning.importance
-    tiles = row_tiles(index, config.block_m)
-    tile_bytes = config.block_m * num_kv_heads * index.max_blocks * 4
+    """The selection of every row, `[R, H, n]` flat blocks: scored and ranked chunk by chunk."""
+    rank = _ranking_of_blocks if options.per_block else _ranking_of_rows
+    ranking = rank(index, tuning.importance)
+    num_kv_heads, tiles = k_cmp.shape[1], ranking.selections
+    shape = (len(ranking.candidates[0]), num_kv_heads, options.num_selected)
+    selected = torch.empty(shape, dtype=torch.int32, device=q.device)
+    tile_bytes = tiles.size * num_kv_heads * index.max_blocks * 4
     chunk = max(1, min(tiles.num, MAX_GRID, tuning.score_bytes // tile_bytes))
     scores = score_buffers(
-        chunk * config.block_m,
+        chunk * tiles.size,
         num_kv_heads,
         max_blocks=index.max_blocks,
         num_selected=options.num_selected,
@@ -140,85 +166,23 @@ def _select_per_row(
             q,
             k_cmp,
             lse_cmp,
-            index.row_begin,
-            index.row_end,
-            tiles,
+            ranking.seen,
+            ranking.rows,
             part,
             scores,
-            sum_rows=False,
-            config=config,
+            sum_rows=options.per_block,
+            config=ranking.config,
         )
         top_blocks(
             scores,
             selected,
             tiles,
             part,
-            index.row_begin,
-            index.row_end,
-            index.row_block,
+            ranking.candidates,
             num_init=options.num_init,
             num_local=options.num_local,
         )
-    return selected
-
-
-def _select_per_block(
-    q: Tensor,
-    k_cmp: Tensor,
-    lse_cmp: Tensor,
-    index: StreamIndex,
-    *,
-    options: Options,
-    tuning: Tuning,
-) -> Tensor:
-    """All rows of a block share a selection among the blocks before it: `[R, H, n]` flat blocks."""
-    num_blocks, num_kv_heads, _ = k_cmp.shape
-    selected = _no_selection(num_blocks, num_kv_heads, options.num_selected, q.device)
-    blocks = torch.arange(num_blocks, dtype=torch.int32, device=q.device)
-    first_row = torch.searchsorted(index.row_block, blocks, out_int32=True)
-    num_rows = torch.searchsorted(index.row_block, blocks, right=True, out_int32=True) - first_row
-    row_tile = Tiles(torch.stack([first_row, num_rows], dim=1), num_blocks, index.max_size, 0)
-    exists = (num_rows > 0).int()
-    block_tile = Tiles(torch.stack([blocks, exists], dim=1), num_blocks, 1, 0)
-    begin = index.row_begin[first_row.clamp(max=len(q) - 1)]
-    rows = max(16, triton.next_power_of_2(index.max_size))
-    config = tuning.importance._replace(block_m=rows, num_warps=8 if rows > 64 else 4)
-    chunk = max(
-        1, min(num_blocks, MAX_GRID, tuning.score_bytes // (num_kv_heads * index.max_blocks * 4))
-    )
-    scores = score_buffers(
-        chunk,
-        num_kv_heads,
-        max_blocks=index.max_blocks,
-        num_selected=options.num_selected,
-        device=q.device,
-    )
-    for first in range(0, num_blocks, chunk):
-        part = range(first, min(first + chunk, num_blocks))
-        importance(
-            q,
-            k_cmp,
-            lse_cmp,
-            index.row_begin,
-            index.row_block,
-            row_tile,
-            part,
-            scores,
-            sum_rows=True,
-            config=config,
-        )
-        top_blocks(
-            scores,
-            selected,
-            block_tile,
-            part,
-            begin,
-            blocks,
-            blocks,
-            num_init=options.num_init,
-            num_local=options.num_local,
-        )
-    return selected[index.row_block]
+    return selected[index.row_block] if options.per_block else selected
 
 
 def _selected(
@@ -229,37 +193,20 @@ def _selected(
     tiles = row_tiles(index, tile, aligned=True)
     config = tuning.selected
     plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared, block_n=config.block_n)
-    o_slc, lse_slc = selected_shared(
-        q,
-        keys,
-        tiles,
-        plan,
-        index,
-        full_blocks=index.uniform and index.max_size == config.block_n,
-        config=config,
-    )
+    o_slc, lse_slc = selected_shared(q, keys, tiles, plan, index, config=config)
     add_scattered(
         q,
-        keys.k,
-        keys.v,
+        keys,
         o_slc,
         lse_slc,
         tiles,
         plan,
         index,
-        full_blocks=index.uniform and index.max_size == tuning.partial.block_n,
         partial_bytes=tuning.partial_bytes,
         num_multiprocessors=num_multiprocessors(q.device),
         config=tuning.partial,
     )
     return o_slc, lse_slc
-
-
-def _no_selection(
-    num_rows: int, num_kv_heads: int, num_selected: int, device: torch.device
-) -> Tensor:
-    shape = (num_rows, num_kv_heads, num_selected)
-    return torch.empty(shape, dtype=torch.int32, device=device)
 
 
 def num_multiprocessors(device: torch.device) -> int:

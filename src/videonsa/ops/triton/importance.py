@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, fits_tma, key_source, load_keys, scores, tile_of
+from videonsa.ops.triton.common import LOG2_E, descriptors, heads, load_head, scores, tile_rows
 from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.tuning import Config
 
@@ -24,35 +24,30 @@ MAX_RANKED = 512
 
 @triton.jit(do_not_specialize=["first_tile"])
 def _importance_kernel(
-    q,  # [R, HQ, D]
-    k_cmp,  # [C, H, D]
+    q,  # heads of [R, HQ, D]
+    k_cmp,  # heads of [C, H, D] contiguous
+    q_tma,  # descriptor of q, or None
+    k_tma,
     lse_cmp,  # [R, HQ]
-    importance,  # [rows of the chunk, H, max_blocks] float32
-    highest,  # [rows of the chunk, H, max_groups] float32
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
+    out,  # buffers of `Scores`
+    tiles,  # runs of `Tiles`
     first_tile,  # of the chunk
-    row_begin,  # [R]
-    row_end,  # [R]
+    seen,  # [R] first block, [R] one past the last
     num_blocks,
-    max_blocks,
-    max_groups,
-    stride_qr,
-    stride_qh,
     scale_log2,
-    HQ,
-    H,
     G: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
     SUM_ROWS: tl.constexpr,
-    TMA: tl.constexpr,
 ):
+    HQ, H = q[3], k_cmp[3]
+    k_cmp = (k_cmp[0], H * D, D, H)  # strides that are partly known cost fewer registers
+    importance, highest, _, max_blocks, max_groups = out
+    row_begin, row_end = seen
     i_n, i_tile, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, BLOCK_M)
+    first_row, num_rows = tile_rows(tiles, first_tile + i_tile, BLOCK_M)
     if num_rows == 0:
         return
     begin = tl.load(row_begin + first_row)
@@ -60,15 +55,16 @@ def _importance_kernel(
     start = begin + i_n * BLOCK_N
     if start >= end:
         return
-    o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    o_m, o_n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    o_d = tl.arange(0, triton.next_power_of_2(D))
     m_row = o_m < num_rows
     m_c = o_n < num_blocks - start
-    b_k = load_keys(k_cmp, start, i_h, H * D, D, o_n, m_c, o_d, D, BLOCK_D, TMA)
+    b_k = load_head(k_cmp, k_tma, start, i_h, o_n, m_c, o_d, D)
     b_p = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     p_lse = lse_cmp + first_row.to(tl.int64) * HQ + i_h * G
     for i_g in range(G):
         i_hq = i_h * G + i_g
-        b_q = load_keys(q, first_row, i_hq, stride_qr, stride_qh, o_m, m_row, o_d, D, BLOCK_D, TMA)
+        b_q = load_head(q, q_tma, first_row, i_hq, o_m, m_row, o_d, D)
         # [BLOCK_M]; +inf where the row sees no block, so that its probabilities are 0
         b_lse = tl.load(p_lse + i_g + o_m * HQ, mask=m_row, other=float("inf"))
         b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse) * 1.4426950408889634
@@ -121,10 +117,9 @@ def _best(b_rank, m_taken, NUM_SELECTED: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _store_compact(
-    p_row, m_best, b_value, m_row, N: tl.constexpr, ROWS: tl.constexpr, P2: tl.constexpr
-):
+def _store_compact(p_row, m_best, b_value, m_row, N: tl.constexpr, ROWS: tl.constexpr):
     """The marked values of each row in the order of the columns, then -1 up to N."""
+    P2: tl.constexpr = triton.next_power_of_2(N)
     b_slot = tl.cumsum(m_best.to(tl.int32), 1)
     tl.store(p_row + b_slot - 1, b_value, mask=m_best)
     o_s = tl.arange(0, P2)
@@ -135,15 +130,10 @@ def _store_compact(
 
 @triton.jit(do_not_specialize=["first_tile"])
 def _top_groups_kernel(
-    highest,  # [rows of the chunk, H, max_groups] float32
-    groups,  # [rows of the chunk, H, n] int32
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
+    scores,  # buffers of `Scores`; its groups are written
+    candidates,  # as for `top_blocks`
+    tiles,  # runs of `Tiles`
     first_tile,  # of the chunk
-    begin_of,  # [rows] first block
-    end_of,  # [rows] one past the last candidate
-    current_of,  # [rows] current block
-    max_groups,
     H,
     GROUP: tl.constexpr,
     NUM_SELECTED: tl.constexpr,
@@ -152,12 +142,13 @@ def _top_groups_kernel(
     TILE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
 ):
     """The n groups of neighbouring blocks that hold the n best blocks and all that are forced."""
+    _, highest, groups, _, max_groups = scores
+    begin_of, end_of, current_of = candidates
     i_r, i_h = tl.program_id(0) * ROWS, tl.program_id(1)
     i_tile, in_tile = i_r // TILE, i_r % TILE
-    first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, TILE)
+    first_row, num_rows = tile_rows(tiles, first_tile + i_tile, TILE)
     if in_tile >= num_rows:
         return
     o_r, o_c = tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
@@ -179,24 +170,17 @@ def _top_groups_kernel(
     b_rank = tl.where(m_taken, -1, b_rank)
     m_best = _best(b_rank, m_taken, NUM_SELECTED, ROWS)
     b_group = o_c[None, :] + tl.zeros([ROWS, 1], tl.int32)
-    _store_compact(
-        groups + o_out * NUM_SELECTED, m_best, b_group, m_row, NUM_SELECTED, ROWS, BLOCK_S
-    )
+    _store_compact(groups + o_out * NUM_SELECTED, m_best, b_group, m_row, NUM_SELECTED, ROWS)
 
 
 @triton.jit(do_not_specialize=["first_tile"])
 def _top_blocks_kernel(
-    importance,  # [rows of the chunk, H, max_blocks] float32
-    groups,  # [rows of the chunk, H, n] int32, if GROUP > 1
-    selected,  # [rows, H, n] int32
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
+    scores,  # buffers of `Scores`
+    candidates,  # as for `top_blocks`
+    tiles,  # runs of `Tiles`
     first_tile,  # of the chunk
-    begin_of,  # [rows] first block
-    end_of,  # [rows] one past the last candidate
-    current_of,  # [rows] current block
-    max_blocks,
     H,
+    selected,  # [rows, H, n] int32
     GROUP: tl.constexpr,
     NUM_SELECTED: tl.constexpr,
     NUM_INIT: tl.constexpr,
@@ -204,11 +188,12 @@ def _top_blocks_kernel(
     TILE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
 ):
+    importance, _, groups, max_blocks, _ = scores
+    begin_of, end_of, current_of = candidates
     i_r, i_h = tl.program_id(0) * ROWS, tl.program_id(1)
     i_tile, in_tile = i_r // TILE, i_r % TILE
-    first_row, num_rows = tile_of(tiles, first_tile + i_tile, rows_of_sample, TILE)
+    first_row, num_rows = tile_rows(tiles, first_tile + i_tile, TILE)
     if in_tile >= num_rows:
         return
     o_r, o_c = tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
@@ -234,7 +219,7 @@ def _top_blocks_kernel(
     b_rank = tl.where(m_taken, -1, b_rank)
     m_best = _best(b_rank, m_taken, NUM_SELECTED, ROWS)
     p_out = selected + (o_row.to(tl.int64)[:, None] * H + i_h) * NUM_SELECTED
-    _store_compact(p_out, m_best, b_begin[:, None] + b_c, m_row, NUM_SELECTED, ROWS, BLOCK_S)
+    _store_compact(p_out, m_best, b_begin[:, None] + b_c, m_row, NUM_SELECTED, ROWS)
 
 
 class Scores(NamedTuple):
@@ -245,6 +230,11 @@ class Scores(NamedTuple):
     groups: Tensor  # [rows, H, n] int32: those that hold the best blocks
     group: int
     """Blocks of a group; 1: the blocks are few enough to be ranked at once."""
+
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """One argument of a kernel: the buffers, max_blocks and max_groups."""
+        return *self[:3], self.importance.shape[-1], self.highest.shape[-1]
 
 
 def score_buffers(
@@ -273,8 +263,7 @@ def importance(
     q: Tensor,
     k_cmp: Tensor,
     lse_cmp: Tensor,
-    row_begin: Tensor,
-    row_end: Tensor,
+    seen: tuple[Tensor, Tensor],
     tiles: Tiles,
     chunk: range,
     out: Scores,
@@ -289,37 +278,26 @@ def importance(
     """
     _, num_heads, dim = q.shape
     num_blocks, num_kv_heads, _ = k_cmp.shape
-    max_blocks = out.importance.shape[-1]
-    tma = config.tma and fits_tma(q) and fits_tma(k_cmp)
-    _importance_kernel[(triton.cdiv(max_blocks, config.block_n), len(chunk), num_kv_heads)](
-        key_source(q, config.block_m, tma=tma),
-        key_source(k_cmp, config.block_n, tma=tma),
+    sources = (q, config.block_m), (k_cmp, config.block_n)
+    num_parts = triton.cdiv(out.importance.shape[-1], config.block_n)
+    _importance_kernel[(num_parts, len(chunk), num_kv_heads)](
+        heads(q),
+        heads(k_cmp),
+        *descriptors(*sources, tma=config.tma),
         lse_cmp,
-        out.importance,
-        out.highest,
-        tiles.table,
-        tiles.rows_of_sample,
+        out.buffers,
+        tiles.runs,
         chunk.start,
-        row_begin,
-        row_end,
+        seen,
         num_blocks,
-        max_blocks,
-        out.highest.shape[-1],
-        *q.stride()[:2],
         dim**-0.5 * LOG2_E,
-        num_heads,
-        num_kv_heads,
         G=num_heads // num_kv_heads,
         D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         GROUP=out.group,
         SUM_ROWS=sum_rows,
-        TMA=tma,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        maxnreg=config.maxnreg,
+        **config.launch,
     )
 
 
@@ -328,9 +306,7 @@ def top_blocks(
     selected: Tensor,
     tiles: Tiles,
     chunk: range,
-    begin: Tensor,
-    end: Tensor,
-    current: Tensor,
+    candidates: tuple[Tensor, Tensor, Tensor],
     *,
     num_init: int,
     num_local: int,
@@ -342,24 +318,21 @@ def top_blocks(
         selected: `[R, H, n]` int32, written.
         tiles: of all rows.
         chunk: the tiles to rank.
-        begin: `[R]` first block of the row's sample.
-        end: `[R]` one past the last candidate.
-        current: `[R]` the block that is always taken.
+        candidates: each `[R]`: first block of the row's sample, one past the last candidate, and
+            the current block, which is always taken.
         num_init: first blocks that are always taken, as far as they lie before the current.
         num_local: blocks just before the current that are always taken.
     """
     num_kv_heads, num_selected = selected.shape[1:]
-    max_blocks, max_groups = scores.importance.shape[-1], scores.highest.shape[-1]
-    slots = triton.next_power_of_2(num_selected)
+    _, _, _, max_blocks, max_groups = buffers = scores.buffers
     shared = {
         "GROUP": scores.group,
         "NUM_SELECTED": num_selected,
         "NUM_INIT": num_init,
         "NUM_LOCAL": num_local,
         "TILE": tiles.size,
-        "BLOCK_S": slots,
     }
-    rows_of = (tiles.table, tiles.rows_of_sample, chunk.start, begin, end, current)
+    arguments = (buffers, candidates, tiles.runs, chunk.start, num_kv_heads)
 
     def shape(width: int) -> tuple[tuple[int, int], dict[str, int]]:
         block_c = max(32, triton.next_power_of_2(width))
@@ -371,25 +344,8 @@ def top_blocks(
 
     if scores.group > 1:
         grid, sizes = shape(max_groups)
-        _top_groups_kernel[grid](
-            scores.highest,
-            scores.groups,
-            *rows_of,
-            max_groups,
-            num_kv_heads,
-            **shared,
-            **sizes,
-        )
-        grid, sizes = shape(slots * scores.group)
+        _top_groups_kernel[grid](*arguments, **shared, **sizes)
+        grid, sizes = shape(triton.next_power_of_2(num_selected) * scores.group)
     else:
         grid, sizes = shape(max_blocks)
-    _top_blocks_kernel[grid](
-        scores.importance,
-        scores.groups,
-        selected,
-        *rows_of,
-        max_blocks,
-        num_kv_heads,
-        **shared,
-        **sizes,
-    )
+    _top_blocks_kernel[grid](*arguments, selected, **shared, **sizes)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import tile_of
+from videonsa.ops.triton.common import tile_rows
 from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.selected import Plan
 
@@ -17,14 +17,9 @@ CHUNKS_PER_PASS = 16
 
 @triton.jit(do_not_specialize=["first_chunk", "num_chunks", "capacity", "region"])
 def _list_kernel(
-    scattered,  # [R, H, n] blocks
-    num_scattered,  # [R, H]
-    first_pair,  # [R, H]
-    tile_pairs,  # [tiles, H]
-    pair_end,  # [tiles * H] cumulative
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
-    chunk_units,  # [chunks + 1] first (tile, head) of each chunk
+    scattered,  # pairs of `Plan`
+    units,  # of `Lists`; where chunks begin is written
+    tiles,  # runs of `Tiles`
     cursor,  # [chunks of a pass, H, C] counts, or (FILL) the next free place of each list
     pairs,  # [chunks of a pass, region, 2] row, and place of its partial output
     num_blocks,
@@ -36,9 +31,10 @@ def _list_kernel(
     NUM_SELECTED: tl.constexpr,
     CHUNKS: tl.constexpr,
     TILE: tl.constexpr,
-    BLOCK_S: tl.constexpr,
     FILL: tl.constexpr,
 ):
+    scattered, num_scattered, first_pair, tile_pairs = scattered
+    pair_end, chunk_units = units
     i_tile, i_h = tl.program_id(0), tl.program_id(1)
     i_unit = i_tile * H + i_h
     num_pairs = tl.load(tile_pairs + i_unit)
@@ -56,8 +52,8 @@ def _list_kernel(
     chunk = own_chunk - first_chunk
     if (chunk < 0) | (chunk >= CHUNKS) | (num_pairs == 0):
         return
-    first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
-    o_t, o_s = tl.arange(0, TILE), tl.arange(0, BLOCK_S)
+    first_row, num_rows = tile_rows(tiles, i_tile, TILE)
+    o_t, o_s = tl.arange(0, TILE), tl.arange(0, triton.next_power_of_2(NUM_SELECTED))
     o_row = (first_row + o_t).to(tl.int64) * H + i_h
     b_num = tl.load(num_scattered + o_row, mask=o_t < num_rows, other=0)
     m_pair = o_s[None, :] < b_num[:, None]
@@ -120,9 +116,20 @@ class Lists(NamedTuple):
     pair_end: Tensor  # [tiles * H]
     chunk_units: Tensor  # [num_chunks + 1]
     counts: Tensor  # [chunks * lists + chunks * 2] counts, then the totals
+    totals: Tensor  # [chunks * 2] pairs and items of each chunk
     cursor: Tensor  # [chunks * lists]
     pairs: Tensor  # [chunks, region, 2] row, place of the partial output
     items: Tensor  # [chunks, max_items, 3] list, first pair, pairs
+
+    @property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """One argument of a kernel: pair_end, and the first (tile, head) of each chunk."""
+        return self.pair_end, self.chunk_units
+
+    @property
+    def work(self) -> tuple[Tensor, Tensor, Tensor]:
+        """One argument of a kernel: pairs, items and totals."""
+        return self.pairs, self.items, self.totals
 
 
 def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, item: int) -> Lists:
@@ -138,6 +145,7 @@ def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, it
     def ints(size: int) -> Tensor:
         return torch.empty(size, dtype=torch.int32, device=plan.scattered.device)
 
+    counts = ints(chunks * (num_lists + 2))
     return Lists(
         num_chunks=num_chunks,
         chunks=chunks,
@@ -147,7 +155,8 @@ def list_buffers(plan: Plan, tiles: Tiles, *, num_blocks: int, capacity: int, it
         item=item,
         pair_end=plan.tile_pairs.flatten().cumsum(0, dtype=torch.int32),
         chunk_units=ints(num_chunks + 1),
-        counts=ints(chunks * (num_lists + 2)),
+        counts=counts,
+        totals=counts[chunks * num_lists :],
         cursor=ints(chunks * num_lists),
         pairs=ints(chunks * region * 2),
         items=ints(chunks * max_items * 3),
@@ -161,14 +170,9 @@ def make_lists(plan: Plan, tiles: Tiles, lists: Lists, *, first_chunk: int) -> N
     lists.counts.zero_()
     for fill in (False, True):
         _list_kernel[(tiles.num, num_kv_heads)](
-            plan.scattered,
-            plan.num_scattered,
-            plan.pair,
-            plan.tile_pairs,
-            lists.pair_end,
-            tiles.table,
-            tiles.rows_of_sample,
-            lists.chunk_units,
+            plan.pairs,
+            lists.units,
+            tiles.runs,
             lists.cursor if fill else lists.counts,
             lists.pairs,
             num_lists // num_kv_heads,
@@ -180,14 +184,13 @@ def make_lists(plan: Plan, tiles: Tiles, lists: Lists, *, first_chunk: int) -> N
             NUM_SELECTED=num_selected,
             CHUNKS=lists.chunks,
             TILE=tiles.size,
-            BLOCK_S=triton.next_power_of_2(num_selected),
             FILL=fill,
             num_warps=4,
         )
         if not fill:
             _items_kernel[(triton.cdiv(num_lists, 256), lists.chunks)](
                 lists.counts,
-                lists.counts[lists.chunks * num_lists :],
+                lists.totals,
                 lists.cursor,
                 lists.items,
                 num_lists,

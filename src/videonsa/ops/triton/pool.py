@@ -5,30 +5,36 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import Keys, is_any, load_rows, poison_of, store_rows
+from videonsa.ops.triton.common import (
+    Keys,
+    heads,
+    is_any,
+    load_finite_head,
+    load_rows,
+    poison_of,
+    store_rows,
+)
 from videonsa.ops.triton.index import StreamIndex
 
+POISON_ROWS = 64
+"""Keys of heads that a program of `with_poison` looks at."""
+
 
 @triton.jit
-def _halves_sum(b_x, N: tl.constexpr, BLOCK_D: tl.constexpr):
+def _halves_sum(b_x):
     """[N, D] -> [1, D]: first half plus second half, and again: the tree of the reference."""
-    if N > 1:
-        b_sum = _halves_sum(tl.sum(tl.reshape(b_x, [2, N // 2, BLOCK_D]), 0), N // 2, BLOCK_D)
-    else:
-        b_sum = b_x
-    return b_sum
+    N: tl.constexpr = b_x.shape[0]
+    return _halves_sum(tl.sum(tl.reshape(b_x, [2, N // 2, b_x.shape[1]]), 0)) if N > 1 else b_x
 
 
 @triton.jit
-def _store_mean(
-    b_x, p_mean, size, is_whole, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr, N: tl.constexpr
-):
+def _store_mean(b_x, p_mean, size, is_whole, o_d, D: tl.constexpr):
     """Stores the mean of a block [N, D]; the poison of its keys [N] and of the mean [1]."""
     b_x = b_x.to(tl.float32)
     b_poison = poison_of(b_x)
     count = tl.maximum(size, 1).to(tl.float32)[None, None]
-    b_mean = tl.math.div_rn(_halves_sum(tl.where(is_whole, b_x, 0.0), N, BLOCK_D), count)
-    store_rows(p_mean, b_mean, tl.full([1], 1, tl.int1), o_d, D, BLOCK_D)
+    b_mean = tl.math.div_rn(_halves_sum(tl.where(is_whole, b_x, 0.0)), count)
+    store_rows(p_mean, b_mean, tl.full([1], 1, tl.int1), o_d, D)
     return b_poison, poison_of(b_mean)
 
 
@@ -38,61 +44,51 @@ def _poison_kernel(
     v,  # [S * H, D]
     poison,  # [S * H]
     poisoned,  # [1]
-    num_lines,
+    num_rows,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    o_line = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    o_d = tl.arange(0, BLOCK_D)
-    m_line = o_line < num_lines
-    o_x = o_line[:, None] * D + o_d[None, :]
-    b_k = load_rows(k + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
-    b_v = load_rows(v + o_x, m_line, o_d, D, BLOCK_D).to(tl.float32)
+    o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_d = tl.arange(0, triton.next_power_of_2(D))
+    m_row = o_m < num_rows
+    o_x = o_m[:, None] * D + o_d[None, :]
+    b_k = load_rows(k + o_x, m_row, o_d, D).to(tl.float32)
+    b_v = load_rows(v + o_x, m_row, o_d, D).to(tl.float32)
     b_poison = poison_of(b_k) + poison_of(b_v)
-    tl.store(poison + o_line, b_poison, mask=m_line)
+    tl.store(poison + o_m, b_poison, mask=m_row)
     tl.store(poisoned, 1, mask=is_any(b_poison != 0.0))
 
 
 @triton.jit
 def _pool_kernel(
-    k,  # [S, H, D]
-    v,  # [S, H, D]
+    k,  # heads of [S, H, D]
+    v,  # likewise
     k_cmp,  # [C, H, D]
     v_cmp,  # [C, H, D]
     poison,  # [S, H]
     poison_cmp,  # [C, H]
     poisoned,  # [1]
-    block_start,  # [C]
-    block_size,  # [C]
+    blocks,  # of `StreamIndex`
     num_keys,
-    num_blocks,
-    stride_ks,
-    stride_kh,
-    stride_vs,
-    stride_vh,
-    H,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    H = k[3]
+    block_start, block_size, num_blocks = blocks
     i_c, i_h = tl.program_id(0), tl.program_id(1)
     start, size = tl.load(block_start + i_c), tl.load(block_size + i_c)
-    o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, triton.next_power_of_2(D))
     # The last block of a sample may reach into the next: those keys are that sample's.
     stop = tl.load(block_start + i_c + 1, mask=i_c + 1 < num_blocks, other=num_keys)
     stop = tl.minimum(stop, num_keys)
     m_n = (o_n < size) & (o_n < stop - start)
-    o_key = (start + o_n).to(tl.int64)[:, None]
     # Nobody sees a block that is not complete; it becomes 0.
     is_whole = (start < stop) & (size <= stop - start)
     o_out = (i_c.to(tl.int64) * H + i_h) * D + o_d[None, :]
-    b_k = load_rows(k + o_key * stride_ks + i_h * stride_kh + o_d[None, :], m_n, o_d, D, BLOCK_D)
-    b_poison, b_poison_cmp = _store_mean(
-        b_k, k_cmp + o_out, size, is_whole, o_d, D, BLOCK_D, BLOCK_N
-    )
-    b_v = load_rows(v + o_key * stride_vs + i_h * stride_vh + o_d[None, :], m_n, o_d, D, BLOCK_D)
-    b_of_v, b_of_v_cmp = _store_mean(b_v, v_cmp + o_out, size, is_whole, o_d, D, BLOCK_D, BLOCK_N)
+    b_k, _ = load_finite_head(k, None, start, i_h, o_n, m_n, o_d, D)
+    b_poison, b_poison_cmp = _store_mean(b_k, k_cmp + o_out, size, is_whole, o_d, D)
+    b_v, _ = load_finite_head(v, None, start, i_h, o_n, m_n, o_d, D)
+    b_of_v, b_of_v_cmp = _store_mean(b_v, v_cmp + o_out, size, is_whole, o_d, D)
     b_poison, b_poison_cmp = b_poison + b_of_v, b_poison_cmp + b_of_v_cmp
     tl.store(poison + (start + o_n).to(tl.int64) * H + i_h, b_poison, mask=m_n)
     tl.store(poison_cmp + i_c * H + i_h + tl.zeros([1], tl.int32), b_poison_cmp)
@@ -109,43 +105,28 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Keys, Keys]:
     poison_cmp = torch.empty((num_blocks, num_kv_heads), dtype=torch.float32, device=k.device)
     poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)
     _pool_kernel[(num_blocks, num_kv_heads)](
-        k,
-        v,
+        heads(k),
+        heads(v),
         k_cmp,
         v_cmp,
         poison,
         poison_cmp,
         poisoned,
-        index.block_start,
-        index.block_size,
+        index.blocks,
         num_keys,
-        num_blocks,
-        *k.stride()[:2],
-        *v.stride()[:2],
-        num_kv_heads,
         D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_N=triton.next_power_of_2(index.max_size),
         num_warps=4,
     )
     return Keys(k, v, poison, poisoned), Keys(k_cmp, v_cmp, poison_cmp, poisoned)
 
 
-def poison_of_keys(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`poison` and `poisoned` of `Keys`, without means: k, v `[S, H, D]` contiguous."""
-    dim = k.shape[2]
+def with_poison(k: Tensor, v: Tensor) -> Keys:
+    """As `pool`, without means: k, v `[S, H, D]` contiguous."""
+    dim, num_rows = k.shape[2], k.shape[0] * k.shape[1]
     poison = torch.empty(k.shape[:2], dtype=torch.float32, device=k.device)
     poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)
-    lines = 64
-    _poison_kernel[(triton.cdiv(poison.numel(), lines),)](
-        k,
-        v,
-        poison,
-        poisoned,
-        poison.numel(),
-        D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=lines,
-        num_warps=4,
+    _poison_kernel[(triton.cdiv(num_rows, POISON_ROWS),)](
+        k, v, poison, poisoned, num_rows, D=dim, BLOCK_M=POISON_ROWS, num_warps=4
     )
-    return poison, poisoned
+    return Keys(k, v, poison, poisoned)

@@ -32,6 +32,7 @@ from videonsa.ops.padded import (
 )
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 from videonsa.ops.triton.common import (
+    Keys,
     fits_tma,
     load_rows,
     scores,
@@ -423,7 +424,9 @@ def _over_ranges(
     k, v = (x if x.dim() == 3 else x[:, None] for x in (k, v))
     tma = config.tma and fits_tma(k) and fits_tma(v)
     tiles = Tiles(None, triton.cdiv(len(q), config.block_m), config.block_m, len(q))
-    return compressed(q, k, v, None, None, begin, end, tiles, config=config._replace(tma=tma))
+    return compressed(
+        q, Keys(k, v, None, None), (begin, end), tiles, config=config._replace(tma=tma)
+    )
 
 
 def compressed_bounds(

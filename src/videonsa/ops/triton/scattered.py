@@ -19,11 +19,13 @@ from torch import Tensor
 
 from videonsa.ops.triton.common import (
     LOG2_E,
+    Keys,
+    heads,
     load_rows,
     needs_wide_offsets,
     scores,
     store_rows,
-    tile_of,
+    tile_rows,
 )
 from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.lists import Lists, list_buffers, make_lists
@@ -38,36 +40,31 @@ MERGE_PROGRAMS = 32
 
 @triton.jit(do_not_specialize=["i_chunk", "region", "max_items"])
 def _partial_kernel(
-    q,  # [R, HQ, D]
-    k,  # [S, H, D]
-    v,  # [S, H, D]
+    q,  # heads of [R, HQ, D]
+    k,  # heads of [S, H, D]
+    v,  # likewise
     partial,  # [pairs of the chunk, G, D]
     partial_lse,  # [pairs of the chunk, G] base 2
-    pairs,  # [chunks, region, 2] row, place
-    items,  # [chunks, max_items, 3]
-    totals,  # [chunks, 2] pairs and items
-    block_start,  # [C]
-    block_size,  # [C]
-    num_blocks,
+    work,  # of `Lists`
+    blocks,  # of `StreamIndex`
     i_chunk,  # of the pass
     region,
     max_items,
-    stride_qr,
-    stride_qh,
-    stride_ks,
-    stride_kh,
-    stride_vs,
-    stride_vh,
     scale_log2,
     G: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HALVES: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    q, stride_qr, stride_qh, _ = q
+    k, stride_ks, stride_kh, _ = k
+    v, stride_vs, stride_vh, _ = v
+    pairs, items, totals = work
+    block_start, block_size, num_blocks = blocks
+    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
     tile: tl.constexpr = BLOCK_M // G
     half: tl.constexpr = BLOCK_D // HALVES
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -83,10 +80,10 @@ def _partial_kernel(
         start_key = tl.load(block_start + i_c).to(tl.int64)
         p_k = k + start_key * stride_ks + i_h * stride_kh
         p_v = v + start_key * stride_vs + i_h * stride_vh + o_n[:, None] * stride_vs + o_h[None, :]
-        b_k = load_rows(p_k + (o_n[:, None] * stride_ks + o_d[None, :]), m_n, o_d, D, BLOCK_D)
-        b_v = load_rows(p_v, m_n, o_h, D, half)
+        b_k = load_rows(p_k + (o_n[:, None] * stride_ks + o_d[None, :]), m_n, o_d, D)
+        b_v = load_rows(p_v, m_n, o_h, D)
         if HALVES == 2:
-            b_w = load_rows(p_v + half, m_n, half + o_h, D, half)
+            b_w = load_rows(p_v + half, m_n, half + o_h, D)
         p_pairs = pairs + (i_chunk.to(tl.int64) * region + first) * 2 + o_t * 2
         for start in range(0, num_pairs, tile):
             m_row = (o_t < tile) & (start + o_t < num_pairs)
@@ -95,7 +92,7 @@ def _partial_kernel(
             if WIDE:
                 b_row = b_row.to(tl.int64)
             o_q = b_row * stride_qr + (i_h * G + o_g) * stride_qh
-            b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
+            b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D)
             b_s = scores(b_q, b_k)
             if not FULL_BLOCKS:
                 b_s = tl.where(m_n[None, :], b_s, float("-inf"))
@@ -106,44 +103,41 @@ def _partial_kernel(
             tl.store(partial_lse + o_out, b_m + tl.log2(b_l), mask=m_row)
             p_out = partial + (o_out[:, None] * D + o_h[None, :])
             b_o = tl.dot(b_p, b_v, input_precision="ieee")
-            store_rows(p_out, b_o, m_row, o_h, D, half)
+            store_rows(p_out, b_o, m_row, o_h, D)
             if HALVES == 2:
                 b_o = tl.dot(b_p, b_w, input_precision="ieee")
-                store_rows(p_out + half, b_o, m_row, half + o_h, D, half)
+                store_rows(p_out + half, b_o, m_row, half + o_h, D)
 
 
 @triton.jit(do_not_specialize=["i_chunk", "capacity"])
 def _merge_kernel(
     partial,  # [pairs of the chunk, G, D]
     partial_lse,  # [pairs of the chunk, G] base 2
-    num_scattered,  # [R, H]
-    first_pair,  # [R, H]
-    tile_pairs,  # [tiles, H]
-    pair_end,  # [tiles * H] cumulative
-    chunk_units,  # [chunks + 1] first (tile, head) of each chunk
+    scattered,  # pairs of `Plan`
+    units,  # of `Lists`
     o_slc,  # [R, HQ, D], holds the shared blocks, gets all
     lse_slc,  # [R, HQ], likewise
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
+    tiles,  # runs of `Tiles`
     i_chunk,
     capacity,
     H,
     G: tl.constexpr,
     D: tl.constexpr,
+    NUM_SELECTED: tl.constexpr,
     TILE: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    BLOCK_S: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    o_g, o_s, o_d = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
+    _, num_scattered, first_pair, tile_pairs = scattered
+    pair_end, chunk_units = units
+    o_g, o_d = tl.arange(0, triton.next_power_of_2(G)), tl.arange(0, triton.next_power_of_2(D))
+    o_s = tl.arange(0, triton.next_power_of_2(NUM_SELECTED))
     m_g = o_g < G
     first_unit, stop_unit = tl.load(chunk_units + i_chunk), tl.load(chunk_units + i_chunk + 1)
     num_units = (stop_unit - first_unit) * TILE
     for i in range(tl.program_id(0), num_units, tl.num_programs(0)):
         i_unit, i_t = first_unit + i // TILE, i % TILE
         i_tile, i_h = i_unit // H, i_unit % H
-        first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
+        first_row, num_rows = tile_rows(tiles, i_tile, TILE)
         o_row = (first_row + i_t).to(tl.int64) * H + i_h
         num = tl.load(num_scattered + o_row, mask=i_t < num_rows, other=0)
         if num > 0:
@@ -159,30 +153,28 @@ def _merge_kernel(
             b_l = b_w + tl.sum(tl.exp2(b_part - b_m[None, :]), 0)
             o_gd = o_g[:, None] * D + o_d[None, :]
             p_o = o_slc + o_row * G * D + o_gd
-            b_o = load_rows(p_o, m_g, o_d, D, BLOCK_D).to(tl.float32) * b_w[:, None]
+            b_o = load_rows(p_o, m_g, o_d, D).to(tl.float32) * b_w[:, None]
             p_part = partial + (pair * G * D + o_gd)
             for start in range(0, num, STEP):
                 for j in tl.static_range(STEP):
                     m_x = m_g & (start + j < num)
-                    b_x = load_rows(p_part + (start + j) * G * D, m_x, o_d, D, BLOCK_D)
+                    b_x = load_rows(p_part + (start + j) * G * D, m_x, o_d, D)
                     b_w = tl.load(p_lse + (start + j) * G, mask=m_x, other=float("-inf"))
                     b_o += b_x.to(tl.float32) * tl.exp2(b_w - b_m)[:, None]
             b_l = tl.where(m_g, b_l, 1.0)
-            store_rows(p_o, b_o * (1.0 / b_l)[:, None], m_g, o_d, D, BLOCK_D)
+            store_rows(p_o, b_o * (1.0 / b_l)[:, None], m_g, o_d, D)
             tl.store(p_own, (b_m + tl.log2(b_l)) * 0.6931471805599453, mask=m_g)
 
 
 def add_scattered(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    keys: Keys,
     o_slc: Tensor,
     lse_slc: Tensor,
     tiles: Tiles,
     plan: Plan,
     index: StreamIndex,
     *,
-    full_blocks: bool,
     partial_bytes: int,
     num_multiprocessors: int,
     config: Config,
@@ -191,63 +183,69 @@ def add_scattered(
 
     Args:
         q: `[R, HQ, D]`.
-        k: `[S, H, D]`.
-        v: `[S, H, D]`.
+        keys: of the stream.
         o_slc: attention over the shared blocks; updated.
         lse_slc: its LSE; updated.
         tiles: of at most 32 rows.
         plan: of these tiles.
         index: of these rows and keys.
-        full_blocks: every block has `config.block_n` tokens.
         partial_bytes: size of the buffer of partial outputs.
         num_multiprocessors: of the GPU.
         config: of the partial kernel.
     """
-    num_kv_heads = k.shape[1]
+    num_kv_heads, num_selected = plan.scattered.shape[1:]
     group, dim = q.shape[1] // num_kv_heads, q.shape[2]
     lists = pair_lists(plan, tiles, index, q, partial_bytes=partial_bytes, block_m=config.block_m)
     partial = q.new_empty(lists.region * group * dim)
-    lse = torch.empty(lists.region * group, dtype=torch.float32, device=q.device)
+    partial_lse = q.new_empty(lists.region * group, dtype=torch.float32)
+    inputs = (heads(q), *keys.arguments[:2])
     for chunk, i_chunk in chunks(plan, tiles, lists):
-        _attend_pairs(
-            q,
-            k,
-            v,
+        _partial_kernel[(config.programs * num_multiprocessors,)](
+            *inputs,
             partial,
-            lse,
-            lists,
-            index,
-            i_chunk=i_chunk,
-            full_blocks=full_blocks,
-            num_programs=config.programs * num_multiprocessors,
-            config=config,
+            partial_lse,
+            lists.work,
+            index.blocks,
+            i_chunk,
+            lists.region,
+            lists.max_items,
+            dim**-0.5 * LOG2_E,
+            G=group,
+            D=dim,
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            HALVES=2 if dim > 64 else 1,
+            FULL_BLOCKS=index.uniform and index.max_size == config.block_n,
+            WIDE=needs_wide_offsets(q),
+            **config.launch,
         )
-        _merge_pairs(
+        _merge_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
             partial,
-            lse,
+            partial_lse,
+            plan.pairs,
+            lists.units,
             o_slc,
             lse_slc,
-            tiles,
-            plan,
-            lists,
-            i_chunk=chunk,
-            num_programs=MERGE_PROGRAMS * num_multiprocessors,
+            tiles.runs,
+            chunk,
+            lists.capacity,
+            num_kv_heads,
+            G=group,
+            D=dim,
+            NUM_SELECTED=num_selected,
+            TILE=tiles.size,
+            STEP=2,
+            num_warps=1,
         )
 
 
 def pair_lists(
-    plan: Plan,
-    tiles: Tiles,
-    index: StreamIndex,
-    q: Tensor,
-    *,
-    partial_bytes: int,
-    block_m: int,
+    plan: Plan, tiles: Tiles, index: StreamIndex, q: Tensor, *, partial_bytes: int, block_m: int
 ) -> Lists:
     """Buffers for the scattered pairs, as many a chunk as have room in `partial_bytes`.
 
     A pair leaves a row of each head of the group, in the dtype of q, and a float32 beside it;
-    `block_m` lines of them are a tile.
+    `block_m` rows of them are a tile.
     """
     num_rows, num_kv_heads, num_selected = plan.scattered.shape
     group, dim = q.shape[1] // num_kv_heads, q.shape[2]
@@ -267,94 +265,3 @@ def chunks(plan: Plan, tiles: Tiles, lists: Lists) -> Iterator[tuple[int, int]]:
         make_lists(plan, tiles, lists, first_chunk=first_chunk)
         for i_chunk in range(min(lists.chunks, lists.num_chunks - first_chunk)):
             yield first_chunk + i_chunk, i_chunk
-
-
-def _attend_pairs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    partial: Tensor,
-    partial_lse: Tensor,
-    lists: Lists,
-    index: StreamIndex,
-    *,
-    i_chunk: int,
-    full_blocks: bool,
-    num_programs: int,
-    config: Config,
-) -> None:
-    """Writes the partial outputs `[region, G, D]` and their LSE of the pairs of one chunk."""
-    num_kv_heads, dim = k.shape[1:]
-    num_blocks = len(index.block_start)
-    _partial_kernel[(num_programs,)](
-        q,
-        k,
-        v,
-        partial,
-        partial_lse,
-        lists.pairs,
-        lists.items,
-        lists.counts[lists.chunks * num_kv_heads * num_blocks :],
-        index.block_start,
-        index.block_size,
-        num_blocks,
-        i_chunk,
-        lists.region,
-        lists.max_items,
-        *q.stride()[:2],
-        *k.stride()[:2],
-        *v.stride()[:2],
-        dim**-0.5 * LOG2_E,
-        G=q.shape[1] // num_kv_heads,
-        D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        HALVES=2 if dim > 64 else 1,
-        FULL_BLOCKS=full_blocks,
-        WIDE=needs_wide_offsets(q),
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        maxnreg=config.maxnreg,
-    )
-
-
-def _merge_pairs(
-    partial: Tensor,
-    partial_lse: Tensor,
-    o_slc: Tensor,
-    lse_slc: Tensor,
-    tiles: Tiles,
-    plan: Plan,
-    lists: Lists,
-    *,
-    i_chunk: int,
-    num_programs: int,
-) -> None:
-    """Merges the partial outputs of one chunk into o_slc `[R, HQ, D]` and its LSE."""
-    num_kv_heads, num_selected = plan.scattered.shape[1:]
-    group, dim = o_slc.shape[1] // num_kv_heads, o_slc.shape[2]
-    _merge_kernel[(num_programs,)](
-        partial,
-        partial_lse,
-        plan.num_scattered,
-        plan.pair,
-        plan.tile_pairs,
-        lists.pair_end,
-        lists.chunk_units,
-        o_slc,
-        lse_slc,
-        tiles.table,
-        tiles.rows_of_sample,
-        i_chunk,
-        lists.capacity,
-        num_kv_heads,
-        G=group,
-        D=dim,
-        TILE=tiles.size,
-        BLOCK_D=triton.next_power_of_2(dim),
-        BLOCK_G=triton.next_power_of_2(group),
-        BLOCK_S=triton.next_power_of_2(num_selected),
-        STEP=2,
-        num_warps=1,
-    )

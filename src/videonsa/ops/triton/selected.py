@@ -261,13 +261,9 @@ def selected_shared(
     plan: Plan,
     index: StreamIndex,
     *,
-    full_blocks: bool,
     config: Config,
 ) -> tuple[Tensor, Tensor]:
-    """Attention over the shared blocks of each tile: o `[R, HQ, D]` and LSE `[R, HQ]`.
-
-    `full_blocks`: every block has `config.block_n` tokens.
-    """
+    """Attention over the shared blocks of each tile: o `[R, HQ, D]` and LSE `[R, HQ]`."""
     num_rows, num_heads, dim = q.shape
     num_kv_heads = keys.k.shape[1]
     o_slc = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
@@ -290,7 +286,7 @@ def selected_shared(
             BLOCK_N=config.block_n,
             BOUND=plan.start.shape[-1],
             TILE=tiles.size,
-            FULL_BLOCKS=full_blocks,
+            FULL_BLOCKS=index.uniform and index.max_size == config.block_n,
             POISONED=is_poisoned,
             **config.launch,
         )
