@@ -57,7 +57,6 @@ KERNELS = {
     "_plan_kernel",
     "_pool_kernel",
     "_query_gradient_kernel",
-    "_query_poison_kernel",
     "_selected_kernel",
     "_sum_kernel",
     "_terms_kernel",

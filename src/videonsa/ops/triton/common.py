@@ -248,27 +248,6 @@ def softmax_end(b_acc, b_m, b_l):
     return b_acc * (1.0 / b_some)[:, None], b_lse
 
 
-@triton.jit
-def load_terms(terms, o_line, m_line, num_lines, BRANCH: tl.constexpr):
-    """What the gradients of a branch need of each line: LSE in base 2, delta, gate (`terms`).
-
-    Masked lines get +inf, so that their weights are 0. An LSE of NaN tells that q or the gradient
-    of the line is not finite.
-    """
-    p_terms = terms + 3 * BRANCH * num_lines + o_line
-    b_lse = tl.load(p_terms, mask=m_line, other=float("inf"))
-    b_delta = tl.load(p_terms + num_lines, mask=m_line, other=0.0)
-    b_gate = tl.load(p_terms + 2 * num_lines, mask=m_line, other=0.0)
-    return b_lse, b_delta, b_gate
-
-
-@triton.jit
-def gated_weights(b_s, b_dp, b_lse, b_delta, b_gate, scale_log2):
-    """Gated weights g P, and g dS = g P (dP - delta), of scores and dP = dO V^T of one shape."""
-    b_p = tl.exp2(b_s * scale_log2 - b_lse) * b_gate
-    return b_p, b_p * (b_dp - b_delta)
-
-
 def key_source(x: Tensor, block_n: int, *, tma: bool) -> Any:
     """What `load_keys` reads `[S, H, D]` through: a descriptor of `[block_n, D]` tiles, or x."""
     if not tma:

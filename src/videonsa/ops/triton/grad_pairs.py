@@ -8,15 +8,14 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.ops.triton.common import (
-    LOG2_E,
-    gated_weights,
+    Keys,
     load_rows,
-    load_terms,
     needs_wide_offsets,
     scores,
     store_rows,
-    tile_of,
+    tile_rows,
 )
+from videonsa.ops.triton.grad_terms import Queries, gated_weights, load_terms
 from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.scattered import MERGE_PROGRAMS, chunks, pair_lists
 from videonsa.ops.triton.selected import Plan
@@ -25,40 +24,32 @@ from videonsa.ops.triton.tuning import Config
 
 @triton.jit(do_not_specialize=["i_chunk", "region", "max_items"])
 def _pair_gradient_kernel(
-    q,  # [R, HQ, D]
-    k,  # [S, H, D]
-    v,  # [S, H, D]
-    grad,  # [R, HQ, D]
-    terms,  # [3, 3, R, HQ]
+    q,  # heads of [R, HQ, D]
+    upstream,  # of `Queries`
+    k,  # heads of [S, H, D]
+    v,  # likewise
     partial,  # [pairs of the chunk, G, D]
     pairs,  # [chunks, region, 2] row, place
     items,  # [chunks, max_items, 3]
     totals,  # [chunks, 2] pairs and items
-    block_start,  # [C]
-    block_size,  # [C]
-    num_blocks,
-    num_lines,
+    blocks,  # of `StreamIndex`
     i_chunk,  # of the pass
     region,
     max_items,
-    stride_qr,
-    stride_qh,
-    stride_ks,
-    stride_kh,
-    stride_vs,
-    stride_vh,
-    scale_log2,
     scale,
-    HQ,
     G: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     tile: tl.constexpr = BLOCK_M // G
+    p_q, stride_qn, stride_qh, HQ = q
+    base_k, stride_kn, stride_kh = k[:3]
+    base_v, stride_vn, stride_vh = v[:3]
+    block_start, block_size, num_blocks = blocks
+    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
     o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     o_t, o_g = o_m // G, o_m % G
     p_items = items + i_chunk.to(tl.int64) * max_items * 3
@@ -69,10 +60,10 @@ def _pair_gradient_kernel(
         i_h, i_c = i_list // num_blocks, i_list % num_blocks
         m_n = o_n < tl.load(block_size + i_c)
         start_key = tl.load(block_start + i_c).to(tl.int64)
-        p_k = k + start_key * stride_ks + i_h * stride_kh
-        p_v = v + start_key * stride_vs + i_h * stride_vh
-        b_k = load_rows(p_k + (o_n[:, None] * stride_ks + o_d[None, :]), m_n, o_d, D, BLOCK_D)
-        b_v = load_rows(p_v + (o_n[:, None] * stride_vs + o_d[None, :]), m_n, o_d, D, BLOCK_D)
+        p_k = base_k + start_key * stride_kn + i_h * stride_kh
+        p_v = base_v + start_key * stride_vn + i_h * stride_vh
+        b_k = load_rows(p_k + (o_n[:, None] * stride_kn + o_d[None, :]), m_n, o_d, D)
+        b_v = load_rows(p_v + (o_n[:, None] * stride_vn + o_d[None, :]), m_n, o_d, D)
         p_pairs = pairs + (i_chunk.to(tl.int64) * region + first) * 2 + o_t * 2
         for start in range(0, num_pairs, tile):
             m_row = (o_t < tile) & (start + o_t < num_pairs)
@@ -80,52 +71,48 @@ def _pair_gradient_kernel(
             if WIDE:
                 b_row = b_row.to(tl.int64)
             o_out = tl.load(p_pairs + start * 2 + 1, mask=m_row, other=0) * G + o_g
-            o_line = b_row * HQ + i_h * G + o_g
-            o_q = b_row * stride_qr + (i_h * G + o_g) * stride_qh
-            b_q = load_rows(q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D, BLOCK_D)
-            b_do = load_rows(grad + (o_line[:, None] * D + o_d[None, :]), m_row, o_d, D, BLOCK_D)
-            b_lse, b_delta, b_gate = load_terms(terms, o_line, m_row, num_lines, 1)
+            o_hq = b_row * HQ + i_h * G + o_g
+            o_q = b_row * stride_qn + (i_h * G + o_g) * stride_qh
+            b_q = load_rows(p_q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D)
+            b_do = load_rows(upstream[0] + (o_hq[:, None] * D + o_d[None, :]), m_row, o_d, D)
+            terms = load_terms(upstream, o_hq, m_row, 1)
             b_s = scores(b_q, b_k)
             if not FULL_BLOCKS:
                 b_s = tl.where(m_n[None, :], b_s, float("-inf"))
             b_dp = scores(b_do, b_v)
-            _, b_ds = gated_weights(
-                b_s, b_dp, b_lse[:, None], b_delta[:, None], b_gate[:, None], scale_log2
-            )
+            _, b_ds = gated_weights(b_s, b_dp, terms)
             b_dq = tl.dot((b_ds * scale).to(b_k.dtype), b_k, input_precision="ieee")
             p_out = partial + (o_out[:, None] * D + o_d[None, :])
-            store_rows(p_out, b_dq, m_row, o_d, D, BLOCK_D)
+            store_rows(p_out, b_dq, m_row, o_d, D)
 
 
 @triton.jit(do_not_specialize=["i_chunk", "capacity"])
 def _pair_sum_kernel(
     partial,  # [pairs of the chunk, G, D]
-    num_scattered,  # [R, H]
-    first_pair,  # [R, H]
-    tile_pairs,  # [tiles, H]
+    pairs,  # of `Plan`
     pair_end,  # [tiles * H] cumulative
     chunk_units,  # [chunks + 1] first (tile, head) of each chunk
     grad_q,  # [R, HQ, D]
-    tiles,  # [tiles, 2] or None
-    rows_of_sample,
+    tiles,  # runs of `Tiles`
     i_chunk,
     capacity,
     H,
     G: tl.constexpr,
     D: tl.constexpr,
     TILE: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_G: tl.constexpr,
 ):
+    BLOCK_G: tl.constexpr = triton.next_power_of_2(G)
+    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
     o_g, o_d = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
     m_g = o_g < G
     o_gd = o_g[:, None] * D + o_d[None, :]
+    _, num_scattered, first_pair, tile_pairs = pairs
     first_unit, stop_unit = tl.load(chunk_units + i_chunk), tl.load(chunk_units + i_chunk + 1)
     num_units = (stop_unit - first_unit) * TILE
     for i in range(tl.program_id(0), num_units, tl.num_programs(0)):
         i_unit, i_t = first_unit + i // TILE, i % TILE
         i_tile, i_h = i_unit // H, i_unit % H
-        first_row, num_rows = tile_of(tiles, i_tile, rows_of_sample, TILE)
+        first_row, num_rows = tile_rows(tiles, i_tile, TILE)
         o_row = (first_row + i_t).to(tl.int64) * H + i_h
         num = tl.load(num_scattered + o_row, mask=i_t < num_rows, other=0)
         if num > 0:
@@ -134,17 +121,14 @@ def _pair_sum_kernel(
             b_sum = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
             p_part = partial + (pair * G * D + o_gd)
             for j in range(num):
-                b_x = load_rows(p_part + j * G * D, m_g, o_d, D, BLOCK_D)
+                b_x = load_rows(p_part + j * G * D, m_g, o_d, D)
                 b_sum += b_x.to(tl.float32)
-            store_rows(grad_q + o_row * G * D + o_gd, b_sum, m_g, o_d, D, BLOCK_D)
+            store_rows(grad_q + o_row * G * D + o_gd, b_sum, m_g, o_d, D)
 
 
 def pair_gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad: Tensor,
-    terms: Tensor,
+    queries: Queries,
+    keys: Keys,
     grad_q: Tensor,
     tiles: Tiles,
     plan: Plan,
@@ -157,11 +141,8 @@ def pair_gradients(
     """Writes into grad_q `[R, HQ, D]` the rows that have scattered pairs, and no others.
 
     Args:
-        q: `[R, HQ, D]`.
-        k: `[S, H, D]`.
-        v: `[S, H, D]`.
-        grad: `[R, HQ, D]` contiguous, of the output.
-        terms: `[3, 3, R, HQ]` float32, as `branch_terms` makes them.
+        queries: and what comes back to them.
+        keys: of the stream.
         grad_q: written.
         tiles: of at most 32 rows.
         plan: of these tiles.
@@ -170,63 +151,45 @@ def pair_gradients(
         num_multiprocessors: of the GPU.
         config: of the pair kernel.
     """
-    num_rows, num_heads, dim = q.shape
-    num_kv_heads, num_blocks = k.shape[1], len(index.block_start)
-    group = num_heads // num_kv_heads
+    q, num_kv_heads, dim = queries.q, keys.k.shape[1], keys.k.shape[2]
+    group = q.shape[1] // num_kv_heads
     lists = pair_lists(plan, tiles, index, q, partial_bytes=partial_bytes, block_m=config.block_m)
     partial = q.new_empty(lists.region * group * dim)
+    k, v, _ = keys.arguments
     for chunk, i_chunk in chunks(plan, tiles, lists):
         _pair_gradient_kernel[(config.programs * num_multiprocessors,)](
-            q,
+            *queries.arguments,
             k,
             v,
-            grad,
-            terms,
             partial,
             lists.pairs,
             lists.items,
-            lists.counts[lists.chunks * num_kv_heads * num_blocks :],
-            index.block_start,
-            index.block_size,
-            num_blocks,
-            num_rows * num_heads,
+            lists.counts[lists.chunks * num_kv_heads * len(index.block_start) :],
+            index.blocks,
             i_chunk,
             lists.region,
             lists.max_items,
-            *q.stride()[:2],
-            *k.stride()[:2],
-            *v.stride()[:2],
-            dim**-0.5 * LOG2_E,
             dim**-0.5,
-            num_heads,
             G=group,
             D=dim,
-            BLOCK_D=triton.next_power_of_2(dim),
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             FULL_BLOCKS=index.uniform and index.max_size == config.block_n,
-            WIDE=needs_wide_offsets(q) or needs_wide_offsets(grad),
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-            maxnreg=config.maxnreg,
+            WIDE=needs_wide_offsets(q) or needs_wide_offsets(queries.grad),
+            **config.launch,
         )
         _pair_sum_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
             partial,
-            plan.num_scattered,
-            plan.pair,
-            plan.tile_pairs,
+            plan.pairs,
             lists.pair_end,
             lists.chunk_units,
             grad_q,
-            tiles.table,
-            tiles.rows_of_sample,
+            tiles.runs,
             chunk,
             lists.capacity,
             num_kv_heads,
             G=group,
             D=dim,
             TILE=tiles.size,
-            BLOCK_D=triton.next_power_of_2(dim),
-            BLOCK_G=triton.next_power_of_2(group),
             num_warps=1,
         )

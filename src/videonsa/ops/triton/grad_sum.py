@@ -17,18 +17,17 @@ def _sum_kernel(
     first_item,  # [lists + 1]
     grad_k,  # [S, H, D]
     grad_v,  # [S, H, D]
-    block_start,  # [C]
-    block_size,  # [C]
+    blocks,  # of `StreamIndex`
     num_keys,
-    num_blocks,
     scale,
     H,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_S: tl.constexpr,
     SPLITS: tl.constexpr,
 ):
+    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
+    block_start, block_size, num_blocks = blocks
     i_c, i_h = tl.program_id(0), tl.program_id(1)
     is_v, part = tl.program_id(2) % 2, tl.program_id(2) // 2 * BLOCK_N
     start, size = tl.load(block_start + i_c), tl.load(block_size + i_c)
@@ -43,14 +42,14 @@ def _sum_kernel(
     b_sum = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for i_item in range(tl.load(first_item + i_list), tl.load(first_item + i_list + 1)):
         p_sum = sums + (i_item * 2 + is_v).to(tl.int64) * (BLOCK_S * D)
-        b_sum += load_rows(p_sum + o_nd, m_n, o_d, D, BLOCK_D)
+        b_sum += load_rows(p_sum + o_nd, m_n, o_d, D)
     if sums_cmp is not None:
         # The mean of a complete block: each of its tokens takes part of its gradient.
         b_mean = tl.zeros([1, BLOCK_D], tl.float32)
         m_one = tl.full([1], 1, tl.int1)
         for i_split in range(SPLITS):
             o_cmp = ((i_split * 2 + is_v) * num_blocks + i_c).to(tl.int64) * H + i_h
-            b_mean += load_rows(sums_cmp + o_cmp * D + o_d[None, :], m_one, o_d, D, BLOCK_D)
+            b_mean += load_rows(sums_cmp + o_cmp * D + o_d[None, :], m_one, o_d, D)
         is_whole = (size > 0) & (start < num_keys) & (size <= num_keys - start)
         b_sum += tl.where(is_whole, b_mean / tl.maximum(size, 1).to(tl.float32), 0.0)
     grad_x = grad_k
@@ -59,15 +58,11 @@ def _sum_kernel(
     else:
         b_sum *= scale
     p_x = grad_x + ((start + o_n).to(tl.int64)[:, None] * H + i_h) * D + o_d[None, :]
-    store_rows(p_x, b_sum, m_n, o_d, D, BLOCK_D)
+    store_rows(p_x, b_sum, m_n, o_d, D)
 
 
 def sum_gradients(
-    sums: Tensor,
-    sums_cmp: Tensor | None,
-    inverse: Inverse,
-    index: StreamIndex,
-    k: Tensor,
+    sums: Tensor, sums_cmp: Tensor | None, inverse: Inverse, index: StreamIndex, k: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of keys and values `[S, H, D]`, in the dtype of k.
 
@@ -79,26 +74,22 @@ def sum_gradients(
         k: `[S, H, D]`.
     """
     num_keys, num_kv_heads, dim = k.shape
-    num_blocks = len(index.block_start)
     # Zeros: packed samples need not reach to the last key.
     grad_k = torch.zeros((num_keys, num_kv_heads, dim), dtype=k.dtype, device=k.device)
     grad_v = torch.zeros_like(grad_k)
     block_s = sums.shape[2]
     block_n = min(block_s, 64)
-    _sum_kernel[(num_blocks, num_kv_heads, 2 * block_s // block_n)](
+    _sum_kernel[(len(index.block_start), num_kv_heads, 2 * block_s // block_n)](
         sums,
         sums_cmp,
         inverse.first_item,
         grad_k,
         grad_v,
-        index.block_start,
-        index.block_size,
+        index.blocks,
         num_keys,
-        num_blocks,
         dim**-0.5,
         num_kv_heads,
         D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_N=block_n,
         BLOCK_S=block_s,
         SPLITS=0 if sums_cmp is None else len(sums_cmp),

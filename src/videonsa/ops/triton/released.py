@@ -65,7 +65,6 @@ def _importance_kernel(
     stride_out,
     G: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     """Sums over the heads of exp(score - LSE), for the blocks up to the last row's own."""
@@ -73,17 +72,18 @@ def _importance_kernel(
     last_row = tl.minimum(first_row + i_m * BLOCK_M + BLOCK_M, num_rows) - 1
     if i_n * CHUNK_SLOTS > last_row // BLOCK:
         return
-    o_m, o_n, o_d = tl.arange(0, BLOCK_M), tl.arange(0, CHUNK_SLOTS), tl.arange(0, BLOCK_D)
+    o_m, o_n = tl.arange(0, BLOCK_M), tl.arange(0, CHUNK_SLOTS)
+    o_d = tl.arange(0, triton.next_power_of_2(D))
     o_row = (first_row + i_m * BLOCK_M + o_m).to(tl.int64)
     o_c = i_n * CHUNK_SLOTS + o_n
     m_row = o_row < num_rows
     p_k = k_cmp + o_c[:, None] * D + o_d[None, :]
-    b_k = load_rows(p_k, o_c < num_blocks, o_d, D, BLOCK_D)
+    b_k = load_rows(p_k, o_c < num_blocks, o_d, D)
     b_sum = tl.zeros([BLOCK_M, CHUNK_SLOTS], tl.float32)
     # One head after the other: text rows tie exactly, so every column must sum in one order.
     for i_g in range(G):
         p_q = q + (o_row[:, None] * G + i_g) * D + o_d[None, :]
-        b_q = load_rows(p_q, m_row, o_d, D, BLOCK_D)
+        b_q = load_rows(p_q, m_row, o_d, D)
         b_lse = tl.load(lse + o_row * stride_lse + i_g, mask=m_row, other=0.0)
         b_lse = tl.where(b_lse == float("-inf"), 0.0, b_lse) * 1.4426950408889634
         b_s = scores(b_q, b_k) * 1.4426950408889634
@@ -93,13 +93,13 @@ def _importance_kernel(
 
 
 @triton.jit
-def _compare_exchange(b_x, m_flip, DISTANCE: tl.constexpr, ROWS: tl.constexpr):
+def _compare_exchange(b_x, m_flip, DISTANCE: tl.constexpr):
     """Orders slots i and i + DISTANCE by importance; equal pairs swap where m_flip is set.
 
     b_x [ROWS, 64] int64: the bits of the importance, which rank as it does, above block + 1.
     """
-    b_pairs = tl.reshape(b_x, [ROWS, CHUNK_SLOTS // (2 * DISTANCE), 2, DISTANCE])
-    b_other = tl.reshape(tl.sum(b_pairs, 2, keep_dims=True) - b_pairs, [ROWS, CHUNK_SLOTS])
+    b_pairs = tl.reshape(b_x, [b_x.shape[0], CHUNK_SLOTS // (2 * DISTANCE), 2, DISTANCE])
+    b_other = tl.reshape(tl.sum(b_pairs, 2, keep_dims=True) - b_pairs, b_x.shape)
     m_right = ((tl.arange(0, CHUNK_SLOTS) // DISTANCE) % 2 == 1)[None, :]
     b_own_high, b_other_high = b_x >> 32, b_other >> 32
     m_greater = tl.where(m_right, b_other_high > b_own_high, b_own_high > b_other_high)
@@ -107,24 +107,24 @@ def _compare_exchange(b_x, m_flip, DISTANCE: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _stage(b_x, m_flip, STAGE: tl.constexpr, ROWS: tl.constexpr):
+def _stage(b_x, m_flip, STAGE: tl.constexpr):
     """Compare-exchanges at distances 2^(STAGE - 1) to 1."""
     for i_step in tl.static_range(STAGE):
-        b_x = _compare_exchange(b_x, m_flip, 2 ** (STAGE - 1 - i_step), ROWS)
+        b_x = _compare_exchange(b_x, m_flip, 2 ** (STAGE - 1 - i_step))
     return b_x
 
 
 @triton.jit
-def _sort_slots(b_x, DESCENDING: tl.constexpr, ROWS: tl.constexpr):
+def _sort_slots(b_x, DESCENDING: tl.constexpr):
     """Stages 1 to 5 in alternating directions, stage 6 in one direction."""
     o_s = tl.arange(0, CHUNK_SLOTS)[None, :]
     for stage in tl.static_range(1, 6):
-        b_x = _stage(b_x, (o_s >> stage) % 2 == 1, stage, ROWS)
-    return _stage(b_x, (o_s >= 0) == DESCENDING, 6, ROWS)
+        b_x = _stage(b_x, (o_s >> stage) % 2 == 1, stage)
+    return _stage(b_x, (o_s >= 0) == DESCENDING, 6)
 
 
 @triton.jit
-def _load_slots(p_row, m_row, current, i_chunk, ROWS: tl.constexpr, FULL: tl.constexpr):
+def _load_slots(p_row, m_row, current, i_chunk, FULL: tl.constexpr):
     """The slots of one chunk of blocks, [ROWS, 64] int64; empty ones beyond the current block."""
     o_c = i_chunk * CHUNK_SLOTS + tl.arange(0, CHUNK_SLOTS)[None, :]
     b_value = tl.load(p_row + o_c, mask=m_row[:, None] & (o_c < current), other=0.0)
@@ -156,11 +156,11 @@ def _order_kernel(
     current = (first_row + tl.program_id(0) * ROWS) // BLOCK
     p_row = importance + o_local.to(tl.int64)[:, None] * stride_in
     o_s = tl.arange(0, CHUNK_SLOTS)[None, :]
-    b_best = _sort_slots(_load_slots(p_row, m_row, current, 0, ROWS, FULL), True, ROWS)
+    b_best = _sort_slots(_load_slots(p_row, m_row, current, 0, FULL), DESCENDING=True)
     for i_chunk in range(1, current // CHUNK_SLOTS + 1):
-        b_later = _sort_slots(_load_slots(p_row, m_row, current, i_chunk, ROWS, FULL), False, ROWS)
+        b_later = _sort_slots(_load_slots(p_row, m_row, current, i_chunk, FULL), DESCENDING=False)
         # Descending, then ascending: again a bitonic sequence, so one last stage sorts it.
-        b_best = _stage(tl.where(o_s < NUM_KEPT, b_best, b_later), o_s >= 0, 6, ROWS)
+        b_best = _stage(tl.where(o_s < NUM_KEPT, b_best, b_later), o_s >= 0, 6)
     b_block = (b_best & 0x7FFFFFFF).to(tl.int32) - 1
     p_out = selected + o_row[:, None] * stride_out + o_s
     tl.store(p_out, b_block, mask=m_row[:, None] & (o_s < N))
@@ -177,30 +177,29 @@ def _selected_kernel(
     stride_selected,
     G: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     N: tl.constexpr,
 ):
     """One row with all heads of the group walks its own blocks, up to itself."""
     row = tl.num_programs(0) - 1 - tl.program_id(0)
-    o_g, o_n, o_d = tl.arange(0, G), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    o_g, o_n, o_d = tl.arange(0, G), tl.arange(0, BLOCK_N), tl.arange(0, triton.next_power_of_2(D))
     m_g = o_g < G
     o_q = row.to(tl.int64) * G * D + o_g[:, None] * D + o_d[None, :]
-    b_q = load_rows(q + o_q, m_g, o_d, D, BLOCK_D)
+    b_q = load_rows(q + o_q, m_g, o_d, D)
     b_m = tl.full([G], float("-inf"), tl.float32)
     b_l = tl.zeros([G], tl.float32)
-    b_acc = tl.zeros([G, BLOCK_D], tl.float32)
+    b_acc = tl.zeros(b_q.shape, tl.float32)
     p_selected = selected + row.to(tl.int64) * stride_selected
     for i in range(N):
         block = tl.load(p_selected + i)
         o_key = block.to(tl.int64) * BLOCK_N + o_n
         m_n = (block >= 0) & (o_key <= row)
-        b_k = load_rows(k + o_key[:, None] * D + o_d[None, :], m_n, o_d, D, BLOCK_D)
-        b_v = load_rows(v + o_key[:, None] * D + o_d[None, :], m_n, o_d, D, BLOCK_D)
+        b_k = load_rows(k + o_key[:, None] * D + o_d[None, :], m_n, o_d, D)
+        b_v = load_rows(v + o_key[:, None] * D + o_d[None, :], m_n, o_d, D)
         b_s = tl.where(m_n[None, :], scores(b_q, b_k), float("-inf"))
         b_acc, b_m, b_l = softmax_step(b_s, b_v, b_acc, b_m, b_l, 1.4426950408889634)
     b_o, b_lse = softmax_end(b_acc, b_m, b_l)
-    store_rows(output + o_q, b_o, m_g, o_d, D, BLOCK_D)
+    store_rows(output + o_q, b_o, m_g, o_d, D)
     tl.store(lse + row.to(tl.int64) * G + o_g, b_lse)
 
 
@@ -352,7 +351,6 @@ def select_group(
             width,
             G=num_heads,
             D=dim,
-            BLOCK_D=triton.next_power_of_2(dim),
             BLOCK_M=config.block_m,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
@@ -403,7 +401,6 @@ def _selected(q: Tensor, k: Tensor, v: Tensor, selected: Tensor) -> tuple[Tensor
         selected.stride(0),
         G=num_heads,
         D=dim,
-        BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_N=BLOCK_SIZE,
         N=selected.shape[1],
         num_warps=SELECTED_WARPS,
