@@ -101,7 +101,8 @@ def _compressed_gradient_kernel(
         b_dk, b_dv = key_step(b_k, b_v, b_dk, b_dv, tile, m_c[None, :], MASK=False, POISONED=False)
     num_front = tl.cdiv(row_1 - row_0, BLOCK_M)
     num_border = (num_front + tl.cdiv(row_3 - row_2, BLOCK_M)) * G
-    num_clean = clean_steps(upstream[3], num_border)
+    poisoned = upstream[3]
+    num_clean = clean_steps(poisoned, num_border)
     for i in range(num_clean):
         i_m, i_hq = i // G, i_h * G + i % G
         first = tl.where(i_m < num_front, row_0, row_2 - num_front * BLOCK_M) + i_m * BLOCK_M

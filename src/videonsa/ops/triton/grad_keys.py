@@ -48,6 +48,7 @@ def _gathered(
     POISONED: tl.constexpr,
 ):
     """`QueryTile` with rows from anywhere."""
+    grad = upstream[0]
     p_q, stride_n, stride_h, HQ = q
     o_d = tl.arange(0, triton.next_power_of_2(D))
     if WIDE:
@@ -58,7 +59,7 @@ def _gathered(
     if POISONED:
         m_row = m_row & (terms.lse == terms.lse)
     b_q = load_rows(p_q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D)
-    b_do = load_rows(upstream[0] + (o_hq[:, None] * D + o_d[None, :]), m_row, o_d, D)
+    b_do = load_rows(grad + (o_hq[:, None] * D + o_d[None, :]), m_row, o_d, D)
     return QueryTile(b_q, b_do, terms)
 
 
@@ -83,7 +84,8 @@ def _block_gradient_kernel(
     WIDE: tl.constexpr,
     POISONED: tl.constexpr,
 ):
-    if (tl.load(upstream[3]) != 0) != POISONED:
+    poisoned = upstream[3]
+    if (tl.load(poisoned) != 0) != POISONED:
         return
     p_k, stride_kn, stride_kh, H = k
     p_v, stride_vn, stride_vh, _ = v

@@ -45,6 +45,7 @@ def _pair_gradient_kernel(
     WIDE: tl.constexpr,
 ):
     tile: tl.constexpr = BLOCK_M // G
+    grad = upstream[0]
     p_q, stride_qn, stride_qh, HQ = q
     base_k, stride_kn, stride_kh = k[:3]
     base_v, stride_vn, stride_vh = v[:3]
@@ -74,7 +75,7 @@ def _pair_gradient_kernel(
             o_hq = b_row * HQ + i_h * G + o_g
             o_q = b_row * stride_qn + (i_h * G + o_g) * stride_qh
             b_q = load_rows(p_q + (o_q[:, None] + o_d[None, :]), m_row, o_d, D)
-            b_do = load_rows(upstream[0] + (o_hq[:, None] * D + o_d[None, :]), m_row, o_d, D)
+            b_do = load_rows(grad + (o_hq[:, None] * D + o_d[None, :]), m_row, o_d, D)
             terms = load_terms(upstream, o_hq, m_row, 1)
             b_s = scores(b_q, b_k)
             if not FULL_BLOCKS:

@@ -115,7 +115,8 @@ def _interval_gradient(tile, b_dq, seen, head, D: tl.constexpr, BLOCK_N: tl.cons
     # The front tiles end at all_begin: the first may begin before the sample, masked.
     num_front = tl.cdiv(seen.all_begin - seen.begin, BLOCK_N)
     num_border = num_front + tl.cdiv(tl.maximum(seen.end - seen.all_end, 0), BLOCK_N)
-    num_clean = clean_steps(head.poison[1], num_border)
+    _, poisoned = head.poison
+    num_clean = clean_steps(poisoned, num_border)
     for i_n in range(num_clean):
         start = tl.where(i_n < num_front, seen.all_begin, seen.all_end)
         start += (i_n - num_front) * BLOCK_N
@@ -190,7 +191,8 @@ def _shared_gradient(
             POISONED=False,
         )
     num_border = (num - num_before) * PARTS
-    num_clean = num_before * PARTS + clean_steps(head.poison[1], num_border)
+    _, poisoned = head.poison
+    num_clean = num_before * PARTS + clean_steps(poisoned, num_border)
     for i in range(num_before * PARTS, num_clean):
         b_dq = _shared_step(
             tile, b_dq, walked, head, i, D, BLOCK_N, PARTS, FULL_BLOCKS, BORDER=True, POISONED=False
@@ -236,7 +238,7 @@ def _query_gradient_kernel(
     ROWS: tl.constexpr,
     FULL_BLOCKS: tl.constexpr,
 ):
-    HQ, H = q[3], k[3]
+    HQ, H, grad, poisoned = q[3], k[3], upstream[0], poison[1]
     row_key, _, row_begin, row_end = rows
     block_start, _, num_blocks = blocks
     cuts: tl.constexpr = TILE // ROWS  # of a tile of the plan
@@ -254,7 +256,7 @@ def _query_gradient_kernel(
     o_hq = base * HQ + i_h * G + (o_t * HQ + o_g)
     b_q = load_group(q, first_row, i_h * G, o_t, o_g, m_row, o_d, D)
     o_x = o_hq[:, None] * D + o_d[None, :]
-    b_do = load_rows(upstream[0] + o_x, m_row, o_d, D)
+    b_do = load_rows(grad + o_x, m_row, o_d, D)
     b_dq = tl.zeros(b_q.shape, tl.float32)
     key = tl.load(row_key + first_row)  # the keys of a tile's rows are consecutive
     if k_cmp is not None:
@@ -271,7 +273,7 @@ def _query_gradient_kernel(
             end=tl.load(row_end + first_row + num_rows - 1),
         )
         k_cmp, v_cmp = (k_cmp, H * D, D, H), (v_cmp, H * D, D, H)
-        poison_cmp = (poison_cmp, poison[1])
+        poison_cmp = (poison_cmp, poisoned)
         head = KeyHead(k_cmp, v_cmp, poison_cmp, k_cmp_tma, v_cmp_tma, num_blocks, i_h)
         b_dq = _interval_gradient(tile, b_dq, seen, head, D, BLOCK_N)
     if window is not None:
