@@ -21,19 +21,20 @@ POISON_ROWS = 64
 
 
 @triton.jit
-def _halves_sum(b_x):
+def _halves_sum(b_x, HALVINGS: tl.constexpr):
     """[N, D] -> [1, D]: first half plus second half, and again: the tree of the reference."""
-    N: tl.constexpr = b_x.shape[0]
-    return _halves_sum(tl.sum(tl.reshape(b_x, [2, N // 2, b_x.shape[1]]), 0)) if N > 1 else b_x
+    for _ in tl.static_range(HALVINGS):
+        b_x = tl.sum(tl.reshape(b_x, [2, b_x.shape[0] // 2, b_x.shape[1]]), 0)
+    return b_x
 
 
 @triton.jit
-def _store_mean(b_x, p_mean, size, is_whole, o_d, D: tl.constexpr):
+def _store_mean(b_x, p_mean, size, is_whole, o_d, D: tl.constexpr, HALVINGS: tl.constexpr):
     """Stores the mean of a block [N, D]; the poison of its keys [N] and of the mean [1]."""
     b_x = b_x.to(tl.float32)
     b_poison = poison_of(b_x)
     count = tl.maximum(size, 1).to(tl.float32)[None, None]
-    b_mean = tl.math.div_rn(_halves_sum(tl.where(is_whole, b_x, 0.0)), count)
+    b_mean = tl.math.div_rn(_halves_sum(tl.where(is_whole, b_x, 0.0), HALVINGS), count)
     store_rows(p_mean, b_mean, tl.full([1], 1, tl.int1), o_d, D)
     return b_poison, poison_of(b_mean)
 
@@ -71,8 +72,9 @@ def _pool_kernel(
     blocks,  # of `StreamIndex`
     num_keys,
     D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    HALVINGS: tl.constexpr,  # of a tile of keys that holds a block
 ):
+    BLOCK_N: tl.constexpr = 2**HALVINGS
     H = k[3]
     block_start, block_size, num_blocks = blocks
     i_c, i_h = tl.program_id(0), tl.program_id(1)
@@ -86,9 +88,9 @@ def _pool_kernel(
     is_whole = (start < stop) & (size <= stop - start)
     o_out = (i_c.to(tl.int64) * H + i_h) * D + o_d[None, :]
     b_k, _ = load_finite_head(k, None, start, i_h, o_n, m_n, o_d, D)
-    b_poison, b_poison_cmp = _store_mean(b_k, k_cmp + o_out, size, is_whole, o_d, D)
+    b_poison, b_poison_cmp = _store_mean(b_k, k_cmp + o_out, size, is_whole, o_d, D, HALVINGS)
     b_v, _ = load_finite_head(v, None, start, i_h, o_n, m_n, o_d, D)
-    b_of_v, b_of_v_cmp = _store_mean(b_v, v_cmp + o_out, size, is_whole, o_d, D)
+    b_of_v, b_of_v_cmp = _store_mean(b_v, v_cmp + o_out, size, is_whole, o_d, D, HALVINGS)
     b_poison, b_poison_cmp = b_poison + b_of_v, b_poison_cmp + b_of_v_cmp
     tl.store(poison + (start + o_n).to(tl.int64) * H + i_h, b_poison, mask=m_n)
     tl.store(poison_cmp + i_c * H + i_h + tl.zeros([1], tl.int32), b_poison_cmp)
@@ -115,7 +117,7 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Keys, Keys]:
         index.blocks,
         num_keys,
         D=dim,
-        BLOCK_N=triton.next_power_of_2(index.max_size),
+        HALVINGS=(index.max_size - 1).bit_length(),
         num_warps=4,
     )
     return Keys(k, v, poison, poisoned), Keys(k_cmp, v_cmp, poison_cmp, poisoned)
