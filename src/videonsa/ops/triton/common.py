@@ -47,28 +47,25 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
 
 
 @triton.jit
-def tile_of(tiles, i_tile, rows_of_sample, SIZE: tl.constexpr):
-    """First row and number of rows of a tile: from the table, or where samples are equally long."""
-    if tiles is None:
+def tile_rows(tiles, i_tile, SIZE: tl.constexpr):
+    """First row and number of rows of a tile: from the table, or where samples are equally long.
+
+    tiles is `Tiles.runs`.
+    """
+    table, rows_of_sample = tiles
+    if table is None:
         per_sample = tl.cdiv(rows_of_sample, SIZE)
         i_sample = i_tile // per_sample
         in_sample = (i_tile - i_sample * per_sample) * SIZE
         first_row = i_sample * rows_of_sample + in_sample
         num_rows = tl.minimum(rows_of_sample - in_sample, SIZE)
     else:
-        first_row, num_rows = tl.load(tiles + 2 * i_tile), tl.load(tiles + 2 * i_tile + 1)
+        first_row, num_rows = tl.load(table + 2 * i_tile), tl.load(table + 2 * i_tile + 1)
     return first_row, num_rows
 
 
 @triton.jit
-def tile_rows(tiles, i_tile, SIZE: tl.constexpr):
-    """First row and number of rows of a tile; tiles is `Tiles.runs`."""
-    table, rows_of_sample = tiles
-    return tile_of(table, i_tile, rows_of_sample, SIZE)
-
-
-@triton.jit
-def load_rows(p_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr = None):
+def load_rows(p_x, m_row, o_d, D: tl.constexpr):
     """`[rows, len(o_d)]` from pointers; zeros in masked rows and beyond D."""
     if o_d.shape[0] == D:
         return tl.load(p_x, mask=m_row[:, None], other=0.0)
@@ -76,39 +73,13 @@ def load_rows(p_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr = None):
 
 
 @triton.jit
-def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr, BLOCK_D: tl.constexpr = None):
+def store_rows(p_x, b_x, m_row, o_d, D: tl.constexpr):
     """The counterpart of `load_rows`; rounds to the dtype of the memory."""
     if o_d.shape[0] == D:
         tl.store(p_x, b_x.to(p_x.dtype.element_ty), mask=m_row[:, None])
     else:
         m_x = m_row[:, None] & (o_d[None, :] < D)
         tl.store(p_x, b_x.to(p_x.dtype.element_ty), mask=m_x)
-
-
-@triton.jit
-def load_keys(
-    x,
-    start,
-    i_h,
-    stride_s,
-    stride_h,
-    o_n,
-    m_n,
-    o_d,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TMA: tl.constexpr,
-):
-    """Keys or values [N, BLOCK_D] of one head from `start` on; x is a pointer or a descriptor.
-
-    A descriptor reads the whole tile, also what the mask leaves out, and 0 beyond the end.
-    """
-    if TMA:
-        b_x = x.load([start, i_h * D])
-    else:
-        p_x = x + start.to(tl.int64) * stride_s + i_h * stride_h
-        b_x = load_rows(p_x + (o_n[:, None] * stride_s + o_d[None, :]), m_n, o_d, D, BLOCK_D)
-    return b_x
 
 
 @triton.jit
@@ -157,38 +128,6 @@ def is_any(b_m):
 def clean_steps(poisoned, num_steps):
     """How many of the steps at a border may read all keys of their tile: all, or none."""
     return tl.where(tl.load(poisoned) == 0, num_steps, 0)
-
-
-@triton.jit
-def load_finite(
-    x,
-    poison,
-    start,
-    i_h,
-    stride_s,
-    stride_h,
-    o_n,
-    m_n,
-    o_d,
-    H,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Keys or values as `load_keys`, 0 where the key is not finite, and the poison of each, [N].
-
-    For tiles that not every row sees, where something is poisoned: 0 times NaN is NaN, so a weight
-    of 0 would not keep a value out of a sum. Rows that do see the key get its poison instead. Where
-    poison is None, one row sees all keys of m_n.
-    """
-    # Pointers of 64 bits are made anew for each tile: offsets would be kept through other loops.
-    o_key = (start + o_n).to(tl.int64)
-    if poison is None:
-        b_poison = tl.zeros(o_n.shape, tl.float32)
-    else:
-        b_poison = tl.load(poison + o_key * H + i_h, mask=m_n, other=0.0)
-        m_n = m_n & (b_poison == 0.0)
-    p_x = x + o_key[:, None] * stride_s + i_h * stride_h + o_d[None, :]
-    return load_rows(p_x, m_n, o_d, D, BLOCK_D), b_poison
 
 
 @triton.jit
@@ -248,14 +187,6 @@ def softmax_end(b_acc, b_m, b_l):
     return b_acc * (1.0 / b_some)[:, None], b_lse
 
 
-def key_source(x: Tensor, block_n: int, *, tma: bool) -> Any:
-    """What `load_keys` reads `[S, H, D]` through: a descriptor of `[block_n, D]` tiles, or x."""
-    if not tma:
-        return x
-    num_keys, num_heads, dim = x.shape
-    return TensorDescriptor(x, [num_keys, num_heads * dim], [x.stride(0), 1], [block_n, dim])
-
-
 def descriptors(*sources: tuple[Tensor, int], tma: bool) -> list[TensorDescriptor | None]:
     """For `load_head`: of `[block_n, D]` tiles of each (`[S, H, D]`, block_n), or None for all.
 
@@ -263,7 +194,12 @@ def descriptors(*sources: tuple[Tensor, int], tma: bool) -> list[TensorDescripto
     """
     if not tma or not all(fits_tma(x) for x, _ in sources):
         return [None] * len(sources)
-    return [key_source(x, block_n, tma=True) for x, block_n in sources]
+    return [_descriptor(x, block_n) for x, block_n in sources]
+
+
+def _descriptor(x: Tensor, block_n: int) -> TensorDescriptor:
+    num_keys, num_heads, dim = x.shape
+    return TensorDescriptor(x, [num_keys, num_heads * dim], [x.stride(0), 1], [block_n, dim])
 
 
 def fits_tma(x: Tensor) -> bool:
