@@ -16,15 +16,15 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from videonsa.disk import write_atomic
-from videonsa.evals.conditions import GREY, Condition, ablated
+from videonsa.evals.conditions import GREY, Condition, ablated, under
 from videonsa.evals.scoring import Accuracy, best_constant, exact_match
 from videonsa.evals.writing import split_at_video, write_answers
 from videonsa.machine import evaluation_facts
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import locate_model
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import BRANCHES
 from videonsa.rendered.clips import (
     KINDS,
@@ -81,7 +81,7 @@ class ClipAnswerer:
         condition: Condition,
     ) -> None:
         self.model, self.tokenizer, self.condition = model, tokenizer, condition
-        self.spec = model.config.nsa_spec.with_options(branches=condition.branches)
+        self.method = under(model.method, condition)
 
     @torch.inference_mode()
     def watch(self, scenes: Sequence[Scene], *, frames: int) -> VideoNSACache:
@@ -98,7 +98,7 @@ class ClipAnswerer:
         self.model(
             input_ids=torch.tensor([ids] * len(scenes), device=device),
             past_key_values=cache,
-            nsa_spec=self.spec,
+            method=self.method,
             logits_to_keep=1,
             **video_inputs(clips),
         )

@@ -29,7 +29,7 @@ def write_tiny_model(folder: Path) -> None:
     from transformers import AutoTokenizer
 
     from videonsa.models.config import VideoNSAConfig
-    from videonsa.models.modeling import VideoNSAForConditionalGeneration
+    from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     token_ids = {

@@ -16,6 +16,7 @@ from videonsa.errors import UsageError
 from videonsa.evals.journal import SAMPLES
 from videonsa.evals.scoring import Z_95, best_constant
 from videonsa.evals.tasks.suite.suite_line import SuiteLine, read_suite_lines
+from videonsa.models.methods import NSA, SPARSE
 from videonsa.ops.spec import NSASpec
 from videonsa.rendered.suite import KINDS
 from videonsa.train.folder import LOG, RECIPE, RUN
@@ -145,12 +146,13 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
 
 def _attention(design: Design, out: Path) -> dict[str, Any]:
     """What a vision token attends to under NSA, and its share of dense causal attention."""
-    run = next(run for run in design.twins() if run.attention == "nsa")
+    run = next(run for run in design.twins() if run.attention == SPARSE)
     recipe = recipe_of(
         run.stage, yaml.safe_load((run.folder(out) / RECIPE).read_text("utf-8"))
     ).attention
-    spec = recipe.spec()
-    assert spec is not None, "an NSA run has a spec"
+    method = recipe.method()
+    assert isinstance(method, NSA), "an NSA run has a spec"
+    spec = method.spec
     return {
         "block_size": recipe.block_size,
         "num_selected_blocks": recipe.num_selected_blocks,

@@ -1,12 +1,11 @@
-"""The two regimes, and the mean union."""
+"""The two regimes."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from videonsa.bench import inputs as inputs_module
-from videonsa.bench.inputs import REGIMES, make_inputs, mean_union
+from videonsa.bench.inputs import REGIMES, make_inputs
 from videonsa.bench.shapes import SHAPES
 
 CPU = torch.device("cpu")
@@ -56,33 +55,3 @@ def test_coherent_queries_of_a_frame_are_one_query_and_a_tenth_of_noise():
 def test_coherent_queries_exist_for_a_frame_that_is_still_arriving():
     shape = replace(SHAPES["tiny-frame20"], tokens=30)
     assert make_inputs(shape, ["coherent"], device=CPU)["coherent"].q.shape[1] == 30
-
-
-def counted(selected, rows):
-    """The mean union, with Python sets."""
-    num_samples, num_rows, num_heads, _ = selected.shape
-    sizes = [
-        len({x for x in selected[b, t : t + rows, h].flatten().tolist() if x >= 0})
-        for b in range(num_samples)
-        for t in range(0, num_rows - rows + 1, rows)
-        for h in range(num_heads)
-    ]
-    return sum(sizes) / len(sizes)
-
-
-@pytest.mark.parametrize("chunk", [1, 2**24])
-@pytest.mark.parametrize(("num_rows", "rows"), [(16, 16), (50, 16), (7, 3)])
-def test_the_mean_union_is_what_sets_count(monkeypatch, chunk, num_rows, rows):
-    monkeypatch.setattr(inputs_module, "ENTRIES_PER_CHUNK", chunk)
-    generator = torch.Generator().manual_seed(0)
-    selected = torch.randint(-1, 9, (2, num_rows, 3, 4), generator=generator, dtype=torch.int32)
-    assert mean_union(selected, rows=rows) == pytest.approx(counted(selected, rows))
-
-
-def test_rows_without_any_block_count_as_none():
-    assert mean_union(torch.full((1, 16, 2, 4), -1)) == 0
-
-
-def test_fewer_rows_than_a_tile_are_refused():
-    with pytest.raises(ValueError, match="15 rows: want at least 16"):
-        mean_union(torch.zeros(1, 15, 1, 1, dtype=torch.int32))

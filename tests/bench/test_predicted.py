@@ -1,10 +1,13 @@
 """The prediction beside a measured stage."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from videonsa.bench.predicted import prediction
 from videonsa.bench.random_model import MODELS, random_model
+from videonsa.models.methods import Dense
 from videonsa.planning.memory import Workload, prefill_terms
 
 
@@ -31,11 +34,10 @@ def test_the_ratio_is_of_predicted_to_measured(model, name):
 
 def test_the_prefill_is_the_plans(model):
     work = Workload(
-        shape=MODELS["tiny"],
+        shape=replace(MODELS["tiny"], method=Dense()),
         grid=(16, 4, 4),
         prompt_tokens=128,
         max_new_tokens=1,
-        attention="dense",
         kernels=False,
     )
     terms = prefill_terms(work)

@@ -113,7 +113,7 @@ def test_dense_attention_says_so(ask):
 def test_weights_without_gates_run_dense_unless_fresh_gates_are_wished(
     tiny_folder, clip_path, tmp_path, capsys
 ):
-    dense = videonsa.load(tiny_folder, attention="dense", device="cpu")
+    dense = videonsa.load(tiny_folder, method="dense", device="cpu")
     dense.model.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).symlink_to(tiny_folder / name)

@@ -234,7 +234,7 @@ def test_a_share_that_is_none_is_refused(texts):
 
 
 def test_a_packed_batch_of_videos_has_the_loss_of_its_samples(tmp_path, tiny_folder, tokenizer):
-    from videonsa.models.modeling import VideoNSAForConditionalGeneration
+    from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
     clips = [
         VideoRef(path=str(write_clip(tmp_path / f"{i}.mp4", num_frames=n, width=w, height=h)))

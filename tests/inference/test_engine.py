@@ -13,7 +13,7 @@ import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
 from videonsa.inference import engine
 from videonsa.inference.engine import VideoQA
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.recorder.frames import AttentionRecorder
 from videonsa.planning.defaults import change_sampling
 from videonsa.video.processing import build_prompt
 from videonsa.video.sampling import SamplingSpec
@@ -192,7 +192,7 @@ def test_a_missing_video_is_refused(qa, tmp_path):
 
 
 def test_dense_attention_has_no_budget_and_says_what_it_left_out(tiny_folder, clip_path):
-    dense = videonsa.load(tiny_folder, attention="dense", device="cpu")
+    dense = videonsa.load(tiny_folder, method="dense", device="cpu")
     usage = dense.ask(clip_path, "What?", max_new_tokens=1).usage
     assert (usage.attention, usage.budget, usage.spec) == ("dense", None, None)
     assert any("dense attention was asked for" in note for note in usage.notes)

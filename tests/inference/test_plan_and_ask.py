@@ -10,7 +10,7 @@ import videonsa
 from videonsa.errors import ModelError
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.shape import load_shape
 
 SETTINGS = {"fps": 1.0, "min_frames": 2, "max_frames": 512}

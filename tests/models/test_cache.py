@@ -17,11 +17,11 @@ def test_cached_steps_equal_the_full_forward(attention, spec):
     model, inputs = tiny(spec=spec), prompt(4)
     text = torch.tensor([[40, 41, 42]])
     whole = inputs | {"input_ids": torch.cat([inputs["input_ids"], text], dim=1)}
-    full = model(**whole, attention=attention).logits
+    full = model(**whole, method=attention).logits
     cache = VideoNSACache()
-    parts = [model(**inputs, past_key_values=cache, attention=attention).logits]
+    parts = [model(**inputs, past_key_values=cache, method=attention).logits]
     parts += [
-        model(input_ids=token[None], past_key_values=cache, attention=attention).logits
+        model(input_ids=token[None], past_key_values=cache, method=attention).logits
         for token in text.T
     ]
     torch.testing.assert_close(torch.cat(parts, dim=1), full, atol=1e-5, rtol=1e-4)
@@ -38,14 +38,14 @@ def test_second_turn_sees_the_vision_keys_of_the_first(attention, spec):
         else torch.cat([first[name], second[name]], dim=1 if name == "input_ids" else 0)
         for name in first
     }
-    full = model(**both, attention=attention).logits
+    full = model(**both, method=attention).logits
     cache = VideoNSACache()
     turns = [
-        model(**turn, past_key_values=cache, attention=attention).logits for turn in (first, second)
+        model(**turn, past_key_values=cache, method=attention).logits for turn in (first, second)
     ]
     torch.testing.assert_close(torch.cat(turns, dim=1), full, atol=1e-5, rtol=1e-4)
-    assert cache.frame_sizes == [[4] * 5]
-    assert cache.vision_mask.sum() == (both["input_ids"] == VIDEO).sum()
+    assert cache.tokens.frame_sizes == [[4] * 5]
+    assert cache.tokens.vision_mask.sum() == (both["input_ids"] == VIDEO).sum()
 
 
 def test_chunks_fill_memory_that_was_taken_once():
@@ -83,7 +83,7 @@ def test_a_step_that_fails_half_way_leaves_the_cache_as_it_was(turns, rows):
         with pytest.raises(torch.OutOfMemoryError):
             model(**inputs, past_key_values=cache, rows_per_chunk=rows)
         hook.remove()
-        assert cache.vision_mask.shape[1] == cache.get_seq_length()
+        assert cache.tokens.vision_mask.shape[1] == cache.get_seq_length()
         assert torch.equal(model(**token).logits, wanted)
 
 
@@ -110,7 +110,7 @@ def test_fork_leaves_the_original_alone():
     asked = model(input_ids=torch.tensor([[40, 41]]), past_key_values=twin).logits
     model(**prompt(1, seed=4), past_key_values=twin)
     assert all(torch.equal(a, layer.keys) for a, layer in zip(before, cache.layers, strict=True))
-    assert cache.frame_sizes == [[4] * 3]
+    assert cache.tokens.frame_sizes == [[4] * 3]
     again = model(input_ids=torch.tensor([[40, 41]]), past_key_values=cache.fork()).logits
     assert torch.equal(asked, again)
 
@@ -218,8 +218,8 @@ def test_crop_forgets_rows_and_their_frames():
     )
     cache.crop(-1)
     cache.crop(-(4 + 6))  # question and end of video, then one frame and a half
-    assert cache.frame_sizes == [[4, 4]]
-    assert cache.vision_mask.sum() == 6
+    assert cache.tokens.frame_sizes == [[4, 4]]
+    assert cache.tokens.vision_mask.sum() == 6
 
 
 def test_samples_can_be_chosen_and_repeated():
@@ -228,12 +228,12 @@ def test_samples_can_be_chosen_and_repeated():
     cache = model(**batch).past_key_values
     positions = cache.next_position
     cache.batch_repeat_interleave(2)
-    assert cache.frame_sizes == [[4] * 5] * 2 + [[4] * 2] * 2
+    assert cache.tokens.frame_sizes == [[4] * 5] * 2 + [[4] * 2] * 2
     cache.reorder_cache(torch.tensor([3, 0]))
     assert cache.next_position == positions[::-1]
     cache.batch_select_indices(torch.tensor([1]))
-    assert cache.frame_sizes == [[4] * 5]
-    assert cache.layers[0].keys.shape[0] == len(cache.vision_mask) == 1
+    assert cache.tokens.frame_sizes == [[4] * 5]
+    assert cache.layers[0].keys.shape[0] == len(cache.tokens.vision_mask) == 1
 
 
 def test_another_batch_size_is_refused():

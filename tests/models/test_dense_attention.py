@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from videonsa.models.attention import LowerRightBias, dense_attention
+from videonsa.models.dense import LowerRightBias, dense_attention
 from videonsa.ops import text_rows
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 16

@@ -58,16 +58,16 @@ def test_a_step_goes_along_with_everything_that_the_layers_read():
     assert step.to("cpu") is step
     moved = step.to("meta")
     assert step.to("meta") is moved, "layers on one device share one copy"
-    layout = moved.layout
-    tensors = [moved.vision_mask, moved.attention_mask, layout.order]
+    layout, tokens = moved.prepared, moved.tokens
+    tensors = [tokens.vision_mask, tokens.attention_mask, layout.order]
     for group in (*layout.text, *layout.vision):
         tensors += [x for x in (group.rows.numbers, group.keys.numbers) if x is not None]
     tensors += [group.positions for group in layout.text]
     for group in layout.vision:
         tensors += [group.blocks.offsets, *group.stream[:7]]
     assert all(x.is_meta for x in tensors)
-    assert layout.order.shape == step.layout.order.shape
-    assert not step.layout.order.is_meta
+    assert layout.order.shape == step.prepared.order.shape
+    assert not step.prepared.order.is_meta
 
 
 def test_a_later_layer_on_another_device_gets_its_masks_there():

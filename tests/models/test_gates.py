@@ -4,8 +4,8 @@ from tiny_models import config_fields, prompt
 from torch import nn
 
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.gates import branch_gates
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
 
 
 def fresh(**fields):

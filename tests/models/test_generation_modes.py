@@ -6,7 +6,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.methods import NSA
+from videonsa.models.recorder.frames import AttentionRecorder
 
 OPTIONS = {"max_new_tokens": 6, "pad_token_id": PAD, "eos_token_id": None}
 
@@ -36,9 +37,9 @@ def greedy_by_hand(model, inputs, steps, **options):
 def test_greedy_equals_full_forwards(attention, use_cache):
     model, inputs = tiny(), prompt(4)
     out = model.generate(
-        **inputs, attention=attention, do_sample=False, use_cache=use_cache, **OPTIONS
+        **inputs, method=attention, do_sample=False, use_cache=use_cache, **OPTIONS
     )
-    assert torch.equal(out, greedy_by_hand(model, inputs, 6, attention=attention))
+    assert torch.equal(out, greedy_by_hand(model, inputs, 6, method=attention))
 
 
 def test_padded_batch_answers_as_each_sample_alone():
@@ -127,8 +128,8 @@ def test_generation_stops_at_the_end_token():
 def test_options_of_the_call_reach_every_step():
     model, inputs = tiny(), prompt(6)
     spec = SPEC.with_options(branches=())
-    out = model.generate(**inputs, nsa_spec=spec, do_sample=False, **OPTIONS)
-    assert torch.equal(out, greedy_by_hand(model, inputs, 6, nsa_spec=spec))
+    out = model.generate(**inputs, method=NSA(spec), do_sample=False, **OPTIONS)
+    assert torch.equal(out, greedy_by_hand(model, inputs, 6, method=NSA(spec)))
 
 
 def test_static_cache_is_refused():

@@ -5,7 +5,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
 
 from videonsa.errors import UsageError
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import NSA
 from videonsa.ops.spec import NSASpec
 
 SPECS = {
@@ -77,14 +78,14 @@ class TestDense:
 
     def test_nsa_is_refused_without_gates(self, pair):
         with pytest.raises(UsageError, match="model without gates"):
-            pair[1](**prompt(2), attention="nsa")
+            pair[1](**prompt(2), method="nsa")
 
 
 def positions_of(model, inputs):
     """Position ids that the model gives these rows, seen from outside."""
     seen = {}
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda _, __, kwargs: seen.update(kwargs), with_kwargs=True
+    hook = model.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda _, args: seen.update(position_ids=args[1])
     )
     model(**inputs)
     hook.remove()
@@ -131,13 +132,13 @@ def test_vision_token_in_padding_is_padding():
 def test_nsa_equals_dense_on_text_alone(model):
     ids = torch.tensor([[20, 21, 22, 23]])
     torch.testing.assert_close(
-        model(input_ids=ids).logits, model(input_ids=ids, attention="dense").logits
+        model(input_ids=ids).logits, model(input_ids=ids, method="dense").logits
     )
 
 
 def test_nsa_differs_from_dense_on_video(model):
     inputs = prompt(6)
-    gap = model(**inputs).logits - model(**inputs, attention="dense").logits
+    gap = model(**inputs).logits - model(**inputs, method="dense").logits
     assert gap.abs().max() > 1e-3
 
 
@@ -149,7 +150,7 @@ def test_without_branches_vision_rows_attend_to_nothing():
     seen = []
     attention = model.model.language_model.layers[0].self_attn
     hook = attention.o_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    model(**inputs, nsa_spec=spec)
+    model(**inputs, method=NSA(spec))
     hook.remove()
     vision = inputs["input_ids"] == VIDEO
     assert torch.all(seen[0][vision] == 0)
@@ -160,7 +161,7 @@ def test_without_branches_vision_rows_attend_to_nothing():
 def test_every_branch_matters(branch):
     model, inputs = tiny(), prompt(8)
     others = tuple(name for name in SPEC.branches if name != branch)
-    without = model(**inputs, nsa_spec=SPEC.with_options(branches=others)).logits
+    without = model(**inputs, method=NSA(SPEC.with_options(branches=others))).logits
     assert (without - model(**inputs).logits).abs().max() > 1e-4
 
 
@@ -191,8 +192,8 @@ def test_auto_classes_know_the_model(tmp_path, model):
 def test_float32_weights_train_under_autocast(attention):
     model, inputs = tiny(), prompt(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = model(**inputs, labels=inputs["input_ids"], attention=attention)
-    exact = model(**inputs, labels=inputs["input_ids"], attention=attention)
+        result = model(**inputs, labels=inputs["input_ids"], method=attention)
+    exact = model(**inputs, labels=inputs["input_ids"], method=attention)
     torch.testing.assert_close(result.loss, exact.loss, rtol=2e-2, atol=0)
     result.loss.backward()
     grads = [p.grad for p in model.model.language_model.layers[0].self_attn.q_proj.parameters()]
@@ -241,7 +242,7 @@ def test_training_returns_no_cache_unless_asked():
         ({"video_times": None}, "1 videos without times"),
         ({"second_per_grid_ts": [1.0]}, "both given"),
         ({"video_times": None, "second_per_grid_ts": [1.0, 1.0]}, "times of 2 videos but 1"),
-        ({"attention": "sparse"}, "attention='sparse': want one of"),
+        ({"method": "sparse"}, "method='sparse': want one of"),
         ({"video_times": []}, "times of 0 videos but 1 video grids"),
         ({"video_grid_thw": None, "video_times": None}, "8 vision tokens of the prompt have no"),
         ({"pixel_values_videos": None}, "videos with no pixels and 1 grids"),

@@ -7,7 +7,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import NSASpec
 
 SIZES = {
@@ -108,8 +108,8 @@ def test_dense_equals_transformers(size):
     model = ours(size, attention="dense")
     model.load_state_dict(reference.state_dict())
     positions = []
-    model.model.language_model.register_forward_pre_hook(
-        lambda _, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True
+    model.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda _, args: positions.append(args[1])
     )
     for sample in samples():
         with torch.no_grad():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny_models import END, START, VIDEO, config_fields, video
 
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import NSASpec
 
 HEADS, KV_HEADS, DIM, BLOCK, PADDED = 28, 4, 16, 64, 64

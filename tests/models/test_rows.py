@@ -63,7 +63,7 @@ def test_images_alone_run_through_nsa():
         pixel_values=torch.randn(40, 1176),
         image_grid_thw=torch.tensor([[1, 4, 6], [1, 4, 4]]),
     )
-    assert out.past_key_values.frame_sizes == [[6, 4]]
+    assert out.past_key_values.tokens.frame_sizes == [[6, 4]]
     assert out.logits.isfinite().all()
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from videonsa.errors import ModelError
+from videonsa.models.methods import NSA, ReleasedNSA
 from videonsa.models.shape import load_shape, published_shape, shape_of_config
 from videonsa.ops.spec import NSASpec
 
@@ -24,15 +25,14 @@ def test_published_shapes_keep_their_number_of_parameters(name, parameters):
     assert shape is not None
     assert shape.num_parameters == parameters
     assert shape.head_dim == 128
-    assert (shape.attention, shape.context) == ("dense", 128_000)
+    assert (shape.method.name, shape.context) == ("dense", 128_000)
 
 
 def test_videonsa_adds_the_gates_of_28_layers_to_the_7b_model():
     shape, plain = published_shape("Enxin/VideoNSA"), published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
     gates = (3584 * 3584 + 3584) + (3584 * 84 + 84)
     assert shape.num_parameters - plain.num_parameters == 28 * gates
-    assert shape.attention == "nsa"
-    assert shape.spec == NSASpec.released()
+    assert shape.method == ReleasedNSA(NSASpec.released())
 
 
 def test_shape_of_a_saved_model_counts_its_parameters_exactly(tiny_folder):
@@ -41,8 +41,8 @@ def test_shape_of_a_saved_model_counts_its_parameters_exactly(tiny_folder):
     model = load_model(tiny_folder).model
     shape = load_shape(tiny_folder)
     assert shape.num_parameters == sum(weight.numel() for weight in model.parameters())
-    assert shape.spec == model.config.nsa_spec
-    assert (shape.attention, shape.context, shape.dtype) == ("nsa", 2048, "float32")
+    assert shape.method == NSA(model.config.nsa_spec)
+    assert (shape.context, shape.dtype) == (2048, "float32")
     tower = model.model.visual.parameters()
     assert shape.vision.num_parameters == sum(weight.numel() for weight in tower)
 

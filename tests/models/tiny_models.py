@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import NSASpec
 
 IMAGE, VIDEO, START, END, EOS, PAD = 10, 11, 12, 13, 1, 0

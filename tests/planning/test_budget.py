@@ -5,6 +5,7 @@ import re
 import pytest
 
 from videonsa.errors import BudgetError
+from videonsa.models.methods import NSA
 from videonsa.ops.spec import NSASpec
 from videonsa.planning.budget import attention_budget, check_context
 from videonsa.planning.defaults import change_sampling
@@ -14,21 +15,21 @@ HOUR = VideoInfo(path="x", duration=3600.0, num_frames=90_000, fps=25.0, width=1
 
 
 def test_budget_is_the_papers_at_128k():
-    budget = attention_budget(NSASpec(), prompt_tokens=128_000, tokens_per_frame=64)
+    budget = attention_budget(NSA(), prompt_tokens=128_000, tokens_per_frame=64)
     assert budget.keys == 32 * 64 + 256
     assert budget.gamma == pytest.approx(0.036, abs=5e-5)
     assert not budget.dense_equivalent
 
 
 def test_a_short_prompt_is_dense_equivalent():
-    short = attention_budget(NSASpec(), prompt_tokens=4609, tokens_per_frame=64)
+    short = attention_budget(NSA(), prompt_tokens=4609, tokens_per_frame=64)
     assert short.gamma == 1.0
     assert short.dense_equivalent
 
 
 def test_frame_blocks_count_the_tokens_of_a_frame():
     spec = NSASpec(block_size="frame", num_selected_blocks=4, window_size=16)
-    assert attention_budget(spec, prompt_tokens=1000, tokens_per_frame=60).keys == 4 * 60 + 16
+    assert attention_budget(NSA(spec), prompt_tokens=1000, tokens_per_frame=60).keys == 4 * 60 + 16
 
 
 def test_what_fits_to_the_last_token_passes():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from videonsa.errors import UsageError
+from videonsa.models.methods import NSA
 from videonsa.models.shape import published_shape
 from videonsa.planning.devices import Machine, find_machine, parse_memory, runs_by_kernels
 
@@ -38,10 +39,12 @@ def test_a_cpu_has_the_memory_of_its_machine_and_memory_stands_for_a_gpu_elsewhe
 
 
 def test_kernels_are_counted_on_where_they_can_run():
-    shape = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
+    dense = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
+    shape = replace(dense, method=NSA())
     released = published_shape("Enxin/VideoNSA")
     assert runs_by_kernels(shape, GPU)
     assert runs_by_kernels(released, GPU)
+    assert not runs_by_kernels(dense, GPU), "it has none of its own"
     assert not runs_by_kernels(shape, find_machine(CPU))
     assert not runs_by_kernels(replace(shape, dtype="float32"), GPU)
     assert not runs_by_kernels(replace(released, dtype="float32"), GPU)

@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from videonsa.bench.random_model import IDS, MODELS, config_fields, random_model
 from videonsa.models.cache import ROOM, VideoNSACache
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.features import PATCHES_PER_PART
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.methods import NSA, Dense
 from videonsa.ops.spec import NSASpec
 from videonsa.planning.memory import Workload, estimate_memory, tower_terms
 
@@ -50,14 +51,16 @@ def model_of(shape, spec, fake):
         torch.set_default_dtype(torch.float32)
 
 
-def workload(shape, grid, attention="nsa", *, kernels=True, **options):
+PAPER = NSA()
+
+
+def workload(shape, grid, method=PAPER, *, kernels=True, **options):
     tokens = grid[0] * grid[1] * grid[2] // 4 + sum(TEXT)
     return Workload(
-        shape=shape,
+        shape=replace(shape, method=method),
         grid=grid,
         prompt_tokens=tokens,
         max_new_tokens=1,
-        attention=attention,
         kernels=kernels,
         **options,
     )
@@ -83,14 +86,13 @@ def stage(work, name):
 def test_prefill_is_predicted_within_3_percent(fake, name, attention, spec, grid):
     shape = small(name)
     model = model_of(shape, spec, fake)
-    work = workload(replace(shape, spec=model.config.nsa_spec), grid, attention)
+    method = NSA(model.config.nsa_spec, "triton") if attention == "nsa" else Dense()
+    work = workload(shape, grid, method)
     with allocations() as counted:
         with fake:
             embeds = torch.empty(1, work.prompt_tokens, shape.hidden_size, dtype=torch.bfloat16)
         cache = VideoNSACache()
-        backend = "triton" if attention == "nsa" else "auto"
-        arguments = {"attention": attention, "backend": backend, "past_key_values": cache}
-        model(**prompt(grid), inputs_embeds=embeds, **arguments)
+        model(**prompt(grid), inputs_embeds=embeds, method=method, past_key_values=cache)
     terms = stage(work, "prefill").terms
     beside_weights = sum(terms.values()) - terms["weights"]
     assert beside_weights == pytest.approx(counted.peak, rel=0.03)
@@ -103,13 +105,14 @@ def test_prefill_is_predicted_within_3_percent(fake, name, attention, spec, grid
 def test_the_next_token_is_predicted_within_3_percent(fake, attention):
     shape, grid = small("7B"), (512, 16, 16)
     model = model_of(shape, {}, fake)
-    work = workload(replace(shape, spec=model.config.nsa_spec), grid, attention)
+    method = NSA(model.config.nsa_spec, "triton") if attention == "nsa" else Dense()
+    work = workload(shape, grid, method)
     with fake:
         embeds = torch.empty(1, work.prompt_tokens, shape.hidden_size, dtype=torch.bfloat16)
     cache = VideoNSACache()
-    arguments = {"attention": attention, "past_key_values": cache}
+    arguments = {"method": method, "past_key_values": cache}
     with allocations() as counted:
-        model(**prompt(grid), inputs_embeds=embeds, backend="triton", **arguments)
+        model(**prompt(grid), inputs_embeds=embeds, **arguments)
         counted.peak = counted.live
         model(input_ids=torch.tensor([[20]]), **arguments)
     terms = stage(work, "next token").terms
@@ -170,13 +173,14 @@ def test_joining_is_predicted_exactly(fake):
 @pytest.mark.parametrize("spec", [{}, {"block_size": "frame"}], ids=["blocks", "frames"])
 @pytest.mark.parametrize("frames", [30, 120])
 def test_the_reference_on_a_cpu_is_predicted_within_10_percent(spec, frames):
-    shape = replace(MODELS["tiny"], gates=True, dtype="float32", spec=NSASpec(**spec))
+    shape = replace(MODELS["tiny"], gates=True, dtype="float32")
     model = random_model(shape, device=torch.device("cpu"), dtype=torch.float32)
     grid = (frames, 8, 8)
-    work = workload(shape, grid, kernels=False)
+    method = NSA(NSASpec(**spec), "reference")
+    work = workload(shape, grid, method, kernels=False)
     embeds = torch.randn(1, work.prompt_tokens, shape.hidden_size)
     with allocations(torch.Tensor) as counted:
-        arguments = {"inputs_embeds": embeds.clone(), "nsa_spec": shape.spec}
-        model(**prompt(grid), **arguments, past_key_values=VideoNSACache(), backend="reference")
+        arguments = {"inputs_embeds": embeds.clone(), "method": method}
+        model(**prompt(grid), **arguments, past_key_values=VideoNSACache())
     terms = stage(work, "prefill").terms
     assert sum(terms.values()) - terms["weights"] == pytest.approx(counted.peak, rel=0.1)

@@ -33,7 +33,7 @@ def test_a_published_model_is_planned_without_weights_or_network(clip_path):
 
 
 def test_attention_and_dtype_can_be_chosen(clip_path, tiny_folder):
-    plan = videonsa.plan_video(clip_path, tiny_folder, attention="dense", dtype="bfloat16")
+    plan = videonsa.plan_video(clip_path, tiny_folder, method="dense", dtype="bfloat16")
     assert plan.budget is None
     assert plan.memory.peak.terms["weights"] == 2 * plan.parameters
     with pytest.raises(UsageError, match="dtype='int3'"):
@@ -91,8 +91,8 @@ def adapter(tiny_folder, tmp_path_factory):
     """An adapter that brings gates to a base without, beside which is how it samples."""
     folder = tmp_path_factory.mktemp("adapter")
     dense = shutil.copytree(tiny_folder, folder / "base")
-    videonsa.load(tiny_folder, attention="dense", device="cpu").model.save_pretrained(dense)
-    model = videonsa.load(dense, attention="nsa", fresh_gates=True, device="cpu").model
+    videonsa.load(tiny_folder, method="dense", device="cpu").model.save_pretrained(dense)
+    model = videonsa.load(dense, method="nsa", fresh_gates=True, device="cpu").model
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["g_proj_1", "g_proj_2"])
     get_peft_model(model, config).save_pretrained(folder / "adapter")
     (folder / "adapter/video_preprocessor_config.json").write_text('{"fps": 1.0}')
@@ -106,7 +106,7 @@ def test_an_adapter_is_planned_as_it_is_asked(adapter, clip_path, tmp_path, atte
     base = shutil.copytree(adapter.parent / "base", tmp_path / "base")
     if not settings:
         (folder / "video_preprocessor_config.json").unlink()
-    options = {"base": base, "attention": attention}
+    options = {"base": base, "method": attention}
     plan = videonsa.plan_video(clip_path, folder, **options)
     qa = videonsa.load(folder, device="cpu", **options)
     usage = qa.ask(clip_path, "What moves?", max_new_tokens=1).usage

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from videonsa.models.methods import NSA, Dense, ReleasedNSA
 from videonsa.models.shape import published_shape
 from videonsa.planning.memory import Workload
 from videonsa.planning.speed import (
     MEASURED,
-    dense_operations,
+    attention_seconds,
     estimate_time,
     linear_operations,
-    nsa_operations,
     rates_for,
     tower_operations,
 )
@@ -23,14 +23,13 @@ H200 = MEASURED["NVIDIA H200"]
 PREFILL = Path(__file__).parents[2] / "benchmarks/results/nvidia-h200/prefill.json"
 
 
-def work(tokens, attention="nsa", model="Qwen/Qwen2.5-VL-7B-Instruct", **changes):
-    shape = replace(published_shape(model), **changes)
+def work(tokens, method=None, model="Qwen/Qwen2.5-VL-7B-Instruct", **changes):
+    shape = replace(published_shape(model), method=method or NSA(), **changes)
     return Workload(
         shape=shape,
         grid=(tokens // 64, 16, 16),
         prompt_tokens=tokens,
         max_new_tokens=64,
-        attention=attention,
         kernels=True,
     )
 
@@ -39,8 +38,8 @@ def test_operations_of_the_7b_model_at_128k_tokens():
     whole = work(131_072)
     assert linear_operations(whole) == pytest.approx(1.71e15, rel=0.01)
     assert linear_operations(work(131_072, gates=True)) == pytest.approx(1.81e15, rel=0.01)
-    assert dense_operations(whole) / LAYERS == pytest.approx(123e12, rel=0.01)
-    assert nsa_operations(whole) / LAYERS == pytest.approx(7.2e12, rel=0.01)
+    assert Dense().operations(whole.attention) / LAYERS == pytest.approx(123e12, rel=0.01)
+    assert NSA().operations(whole.attention) / LAYERS == pytest.approx(7.2e12, rel=0.01)
     assert tower_operations(whole) == pytest.approx(0.68e15, rel=0.03)
 
 
@@ -49,19 +48,19 @@ def test_operations_of_the_7b_model_at_128k_tokens():
 )
 def test_attention_takes_what_was_measured_of_a_layer(tokens, milliseconds):
     """`videonsa bench attention` on an H200, rows that do not agree."""
-    seconds = nsa_operations(work(tokens)) / LAYERS / H200.nsa
+    seconds = attention_seconds(work(tokens), H200) / LAYERS
     assert 1e3 * seconds == pytest.approx(milliseconds, rel=0.15)
 
 
 def test_dense_attention_takes_what_was_measured_of_a_layer():
-    seconds = dense_operations(work(131_072)) / LAYERS / H200.dense
+    seconds = attention_seconds(work(131_072, Dense()), H200) / LAYERS
     assert 1e3 * seconds == pytest.approx(368.7, rel=0.02)
 
 
 def test_the_whole_is_the_sum_of_its_stages():
     time = estimate_time(work(65_536), H200)
     assert time.total == pytest.approx(time.vision_tower + time.prefill + 63 * time.next_token)
-    dense = estimate_time(work(65_536, "dense"), H200)
+    dense = estimate_time(work(65_536, Dense()), H200)
     assert dense.prefill > 2 * time.prefill
     assert dense.vision_tower == time.vision_tower
 
@@ -72,7 +71,7 @@ def test_a_gpu_that_was_not_measured_has_the_rates_of_one_that_is_named():
 
 
 def test_the_released_preset_takes_what_was_measured_of_a_layer():
-    long = work(131_072, model="Enxin/VideoNSA")
+    long = work(131_072, ReleasedNSA(), "Enxin/VideoNSA")
     linear = linear_operations(long) / H200.linear
     seconds = (estimate_time(long, H200).prefill - linear) / LAYERS
     assert seconds == pytest.approx(0.137)

@@ -8,13 +8,14 @@ import torch
 
 from videonsa.bench.calls import Prepared, attend_with_branches, backend_of
 from videonsa.bench.comparable import comparable
-from videonsa.bench.inputs import Inputs, Regime, make_inputs, mean_union
+from videonsa.bench.inputs import Inputs, Regime, make_inputs
 from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_line, watch_of
 from videonsa.bench.passes import Pass, make_tasks
 from videonsa.bench.registry import BASELINE, Op, hindrance
 from videonsa.bench.shapes import Shape
 from videonsa.bench.verify import KernelTests, passed_before, verify
 from videonsa.machine import measurement_facts
+from videonsa.models.recorder.unions import mean_union
 
 FORMAT = "videonsa attention benchmark 1"
 ANY = "any"

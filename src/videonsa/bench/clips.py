@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videonsa.bench.inputs import Regime
 from videonsa.bench.random_model import IDS
+from videonsa.models.methods import AttentionMethod, Dense
 
 TEXT_ROWS = (14, 50)
 """Before the video and behind it: the chat format, a question."""
@@ -94,13 +95,13 @@ def clip_pixels(clip: Clip, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def dense_backend(attention: str, device: torch.device) -> Iterator[None]:
+def dense_backend(method: AttentionMethod, device: torch.device) -> Iterator[None]:
     """Dense attention is compared with at its best: cuDNN on a GPU.
 
     Rows that are the last of more keys go to FlashAttention: without a mask cuDNN has no such rows.
     """
     with ExitStack() as stack:
-        if attention == "dense" and device.type == "cuda":
+        if isinstance(method, Dense) and device.type == "cuda":
             stack.enter_context(
                 sdpa_kernel(
                     [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],

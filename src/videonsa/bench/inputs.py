@@ -1,4 +1,4 @@
-"""The inputs of a shape in the two regimes, and how much neighbouring selections agree."""
+"""The inputs of a shape in the two regimes."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -12,11 +12,7 @@ Regime: TypeAlias = Literal["random", "coherent"]
 REGIMES: tuple[Regime, ...] = ("random", "coherent")
 
 COHERENT_NOISE = 0.1
-TILE_ROWS = 16
-"""Neighbouring rows whose selections are compared."""
 """Standard deviation of what tells the queries of a frame apart."""
-ENTRIES_PER_CHUNK = 2**24
-"""Block indices that `mean_union` sorts at a time."""
 
 
 class Inputs(NamedTuple):
@@ -72,28 +68,3 @@ def _queries(shape: Shape, regime: Regime, *, device: torch.device, seed: int) -
     frame = torch.randn((1, num_frames, *heads), generator=generator, dtype=dtype, device=device)
     of_token = frame.repeat_interleave(shape.block_tokens, dim=1)[:, : shape.tokens]
     return q.mul_(COHERENT_NOISE).add_(of_token)
-
-
-def mean_union(selected_blocks: Tensor, *, rows: int = TILE_ROWS) -> float:
-    """Mean number of distinct blocks that `rows` neighbouring rows of a KV head select together.
-
-    Args:
-        selected_blocks: `[B, T, H, n]` int, negative for none.
-        rows: rows of a tile; T // rows whole tiles are counted, rows left over are not.
-
-    Raises:
-        ValueError: not even one whole tile.
-    """
-    num_samples, num_rows, num_kv_heads, num_selected = selected_blocks.shape
-    num_tiles = num_rows // rows
-    if num_tiles == 0 or num_samples == 0:
-        raise ValueError(f"selected_blocks has {num_rows} rows: want at least {rows}, one tile")
-    chunk = max(1, ENTRIES_PER_CHUNK // (num_samples * num_kv_heads * num_selected * rows))
-    total = 0
-    for first in range(0, num_tiles, chunk):
-        last = min(first + chunk, num_tiles)
-        tiles = selected_blocks[:, first * rows : last * rows].unflatten(1, (last - first, rows))
-        blocks = tiles.transpose(2, 3).flatten(3).sort(dim=-1).values  # [B, tiles, H, rows * n]
-        new = blocks[..., 1:] != blocks[..., :-1]
-        total += int((new & (blocks[..., 1:] >= 0)).sum() + (blocks[..., 0] >= 0).sum())
-    return total / (num_samples * num_tiles * num_kv_heads)

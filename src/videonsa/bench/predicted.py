@@ -1,12 +1,14 @@
 """The memory that `videonsa plan` would predict for a stage of `bench prefill`."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.features import PATCHES_PER_CHUNK
 from videonsa.models.fused import ROWS_PER_CHUNK
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.methods import Dense
 from videonsa.models.shape import shape_of_config
 from videonsa.planning.devices import find_machine, runs_by_kernels
 from videonsa.planning.memory import Workload, decoding_terms, prefill_terms, tower_terms
@@ -38,12 +40,13 @@ def prediction(
     if peak is None or name.startswith("transformers"):
         return {"predicted_gb": None, "predicted_ratio": None}
     shape = shape_of_config(model.config.to_dict() | {"dtype": str(model.dtype)})
+    if Dense.name in name:
+        shape = replace(shape, method=Dense())
     work = Workload(
         shape=shape,
         grid=grid,
         prompt_tokens=prompt_tokens,
         max_new_tokens=1,
-        attention="dense" if "dense" in name else "nsa",
         kernels=runs_by_kernels(shape, find_machine(model.device)),
         rows_per_chunk=ROWS_PER_CHUNK
         if rows_per_chunk is None

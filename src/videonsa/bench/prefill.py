@@ -7,7 +7,7 @@ normal row a frame with 0.1 normal noise. A video file is read, encoded and answ
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +20,18 @@ from videonsa.bench.clips import (
     clip_pixels,
     dense_backend,
 )
-from videonsa.bench.inputs import TILE_ROWS, Regime
+from videonsa.bench.inputs import Regime
 from videonsa.bench.measure import one_line
 from videonsa.bench.predicted import prediction
-from videonsa.bench.probes import AttentionTime, UnionRecorder
+from videonsa.bench.probes import AttentionTime
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
 from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
 from videonsa.bench.stopwatch import timed_stage
 from videonsa.machine import measurement_facts
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import AttentionMethod, Dense
+from videonsa.models.recorder.unions import TILE_ROWS, SelectionUnions
 from videonsa.models.shape import VisionShape
 
 FORMAT = "videonsa prefill benchmark 2"
@@ -142,7 +144,7 @@ def _video(
 
     with torch.inference_mode():
         embeds = embed()
-    for stage in _prefill_stages(model, clip, "prefill, nsa", "nsa", embeds, request):
+    for stage in _prefill_stages(model, clip, "prefill, nsa", model.method, embeds, request):
         result["stages"].append(stage)
         yield result
     result["stages"].append(_stage("video to first token, nsa", first_token, request))
@@ -190,30 +192,34 @@ def _regime_stages(
     for regime in request.regimes:
         embeds = clip_embeddings(clip, width, regime, like=like)
         name = f"prefill, nsa, {regime}"
-        yield from _prefill_stages(model, clip, name, "nsa", embeds, request)
+        yield from _prefill_stages(model, clip, name, model.method, embeds, request)
     if request.dense:
         embeds = clip_embeddings(clip, width, "random", like=like)
-        yield from _prefill_stages(model, clip, "prefill, dense", "dense", embeds, request)
+        yield from _prefill_stages(model, clip, "prefill, dense", Dense(), embeds, request)
 
 
 def _prefill_stages(
     model: VideoNSAForConditionalGeneration,
     clip: Clip,
     name: str,
-    attention: Literal["nsa", "dense"],
+    method: AttentionMethod,
     embeds: Tensor,
     request: PrefillRequest,
 ) -> Iterator[dict[str, Any]]:
     """Prefill from embeddings, and the token after it."""
-    chunk = request.rows_per_chunk if attention == "nsa" else None
-    prefill, step = prefill_calls(model, clip, attention, embeds, rows_per_chunk=chunk)
-    with dense_backend(attention, request.device), AttentionTime(model) as inside:
+    inside = AttentionTime(request.device)
+    options = {
+        "rows_per_chunk": request.rows_per_chunk if method.is_chunked else None,
+        "recorder": inside,
+    }
+    prefill, step = prefill_calls(model, clip, method, embeds, **options)
+    with dense_backend(method, request.device):
         stage = _stage(name, prefill, request, before=inside.reset)
         if stage["error"] is not None:
             yield stage
             return
         stage |= inside.read()
-    if attention == "nsa":
+    if method.branches:
         stage |= _unions(model, clip, embeds)
     yield stage
     yield _stage(f"next token after {name}", step, request)
@@ -222,7 +228,7 @@ def _prefill_stages(
 def prefill_calls(
     model: VideoNSAForConditionalGeneration,
     clip: Clip,
-    attention: Literal["nsa", "dense"],
+    method: AttentionMethod,
     embeds: Tensor,
     **options: Any,
 ) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -231,7 +237,7 @@ def prefill_calls(
     Args:
         model: what is called.
         clip: the prompt.
-        attention: of both.
+        method: how both attend.
         embeds: `[1, T, hidden]`, the rows of the prompt.
         options: more arguments of the prefill.
     """
@@ -243,7 +249,7 @@ def prefill_calls(
             **clip.inputs,
             inputs_embeds=embeds,
             past_key_values=caches[0],
-            attention=attention,
+            method=method,
             logits_to_keep=1,
             **options,
         )
@@ -251,7 +257,7 @@ def prefill_calls(
     token = torch.full((1, 1), 20, device=model.device)
 
     def step() -> None:
-        model(input_ids=token, past_key_values=caches[0], attention=attention)
+        model(input_ids=token, past_key_values=caches[0], method=method)
 
     return prefill, step
 
@@ -261,15 +267,15 @@ def _unions(model: VideoNSAForConditionalGeneration, clip: Clip, embeds: Tensor)
     if not TILE_ROWS <= clip.tokens <= MOST_UNION_TOKENS:
         why = f"not looked at outside of {TILE_ROWS} to {MOST_UNION_TOKENS} tokens"
         return {"mean_unions": None, "no_unions": why}
-    recorder = UnionRecorder()
+    recorder = SelectionUnions()
     try:
         with torch.inference_mode():
             model(
                 **clip.inputs,
                 inputs_embeds=embeds,
                 use_cache=False,
-                attention="nsa",
                 recorder=recorder,
+                rows_per_chunk=0,
                 logits_to_keep=1,
             )
     except torch.OutOfMemoryError as error:
@@ -287,7 +293,7 @@ def _peer_stages(
     peer = random_qwen(MODELS[request.model], device=request.device, dtype=dtype)
     for tokens in request.tokens:
         clip = clip_of_tokens(tokens, request.frames[0], request.device)
-        with dense_backend("dense", request.device):
+        with dense_backend(Dense(), request.device):
             for name, call in _peer_calls(peer, clip, request).items():
                 yield clip, _stage(f"transformers: {name}", call, request)
 

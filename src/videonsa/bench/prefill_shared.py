@@ -6,7 +6,7 @@ result of one process is what the time of several is compared with.
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,8 @@ from videonsa.bench.random_model import MODELS, random_model
 from videonsa.bench.stopwatch import wall_times
 from videonsa.machine import measurement_facts
 from videonsa.models.distributed.sharded import share_encoding
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import AttentionMethod, Dense
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.run import join_processes
 
@@ -121,9 +122,9 @@ def _stages(
 ) -> Iterator[dict[str, Any]]:
     yield _tower(measuring, model, clip)
     for regime in measuring.request.regimes:
-        yield from _prefill(measuring, model, clip, f"prefill, nsa, {regime}", "nsa", regime)
+        yield from _prefill(measuring, model, clip, f"prefill, nsa, {regime}", model.method, regime)
     if measuring.request.dense:
-        yield from _prefill(measuring, model, clip, "prefill, dense", "dense", "random")
+        yield from _prefill(measuring, model, clip, "prefill, dense", Dense(), "random")
 
 
 def _tower(
@@ -145,15 +146,15 @@ def _prefill(
     model: VideoNSAForConditionalGeneration,
     clip: Clip,
     name: str,
-    attention: Literal["nsa", "dense"],
+    method: AttentionMethod,
     regime: Regime,
 ) -> Iterator[dict[str, Any]]:
     """Prefill from embeddings, and the token after it."""
     width = model.config.text_config.hidden_size
     embeds = clip_embeddings(clip, width, regime, like=model.lm_head.weight)
     cp_group = measuring.cp_group
-    prefill, step = prefill_calls(model, clip, attention, embeds, cp_group=cp_group)
-    with dense_backend(attention, measuring.device):
+    prefill, step = prefill_calls(model, clip, method, embeds, cp_group=cp_group)
+    with dense_backend(method, measuring.device):
         stage = measuring.stage(clip, name, prefill)
     yield stage
     yield measuring.stage(clip, f"next token after {name}", step)

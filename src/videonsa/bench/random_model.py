@@ -8,7 +8,7 @@ import torch
 
 from videonsa.models._hf import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.shape import ModelShape, VisionShape, published_shape
 
 IDS = MappingProxyType({"vision_start_token_id": 12, "image_token_id": 10, "video_token_id": 11})
@@ -82,7 +82,7 @@ def random_model(
     What every layer adds is scaled down by the root of their number, twice the layers. Without it
     the first layer's output swamps its input, and rows that were alike are so no more.
     """
-    config = VideoNSAConfig(attention="nsa", **config_fields(shape))
+    config = VideoNSAConfig(**config_fields(shape))
     model: VideoNSAForConditionalGeneration = _filled(
         VideoNSAForConditionalGeneration, config, device, dtype
     )

@@ -15,7 +15,7 @@ from videonsa.bench.stopwatch import timed_stage
 from videonsa.errors import UsageError, VideoError
 from videonsa.inference.encoded_clip import EncodedClip, encode_clip, part_size
 from videonsa.machine import usable_cores
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, read_video
 from videonsa.video.processing import patchify

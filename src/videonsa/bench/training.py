@@ -30,6 +30,7 @@ from videonsa.bench.training_steps import (
 from videonsa.errors import UsageError
 from videonsa.machine import measurement_facts
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.methods import DENSE, SPARSE, named_method
 from videonsa.models.shape import ModelShape
 from videonsa.ops.spec import NSASpec
 from videonsa.train.checks import check_processes
@@ -101,7 +102,7 @@ class _Measuring:
         check_processes(self.recipe, world_size=self.num_processes, on_gpu=request.on_gpu)
         self.cp_group = context_parallel_group(self.recipe, processes)
         self.progress = progress if self.is_first else lambda _: None
-        self.spec = VideoNSAConfig(attention="nsa").nsa_spec
+        self.spec = VideoNSAConfig().nsa_spec
         self.runs: list[dict[str, Any]] = []
 
     def plan(self, part: Part, layers: int, lengths: tuple[int, ...], repeats: int) -> Plan:
@@ -111,7 +112,7 @@ class _Measuring:
             shape=replace(MODELS[self.request.model], num_layers=layers),
             frame=self.request.frame,
             lengths=lengths,
-            attentions=("nsa", "dense") if self.request.dense else ("nsa",),
+            attentions=(SPARSE, DENSE) if self.request.dense else (SPARSE,),
             repeats=repeats,
             recipe=self.recipe,
             device=self.device,
@@ -299,7 +300,7 @@ def _work(
     frames, height, width = clip.grid
     flops = step_flops(
         shape,
-        spec if setting.attention == "nsa" else None,
+        spec if named_method(setting.attention, spec).uses_gates else None,
         vision_masks=[is_video],
         frame_patches=[height * width] * frames if part == "step" else [],
         num_labels=NUM_LABELS,
@@ -316,8 +317,8 @@ def _ratios(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Time of dense attention over that of NSA, where both have one."""
     found = []
     for run in runs:
-        dense = _run_in({"runs": runs}, run | {"attention": "dense"})
-        if run["attention"] == "nsa" and run["error"] is None and dense is not None:
+        dense = _run_in({"runs": runs}, run | {"attention": DENSE})
+        if run["attention"] == SPARSE and run["error"] is None and dense is not None:
             keys = ("part", "layers", "tokens")
             found.append({k: run[k] for k in keys} | {"dense_over_nsa": dense["ms"] / run["ms"]})
     return found

@@ -30,7 +30,6 @@ from videonsa.train.trainer import Extras, PackTrainer
 from videonsa.video.chat import IGNORED_LABEL
 from videonsa.video.sampling import SamplingSpec
 
-Attention = Literal["nsa", "dense"]
 Part = Literal["layers", "step"]
 NUM_LABELS = TEXT_ROWS[1]
 """The text behind the video has a loss."""
@@ -42,7 +41,7 @@ class Setting:
 
     tokens: int
     """Of the video."""
-    attention: Attention
+    attention: str
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,7 +67,7 @@ class Plan:
     frame: tuple[int, int]
     """Height and width in pixels."""
     lengths: tuple[int, ...]
-    attentions: tuple[Attention, ...]
+    attentions: tuple[str, ...]
     repeats: int
     """Timed steps of each setting, after one that is not."""
     recipe: Recipe
@@ -94,7 +93,7 @@ class TimedBatch(PackedBatch):
         """The arguments of the model's `forward`."""
         # Not super(): a dataclass with slots is another class than the one that stands here.
         inputs = PackedBatch.model_inputs(self, device, dtype=dtype)
-        inputs["attention"] = self.setting.attention
+        inputs["method"] = self.setting.attention
         if self.embeds is not None:
             inputs["video_grid_thw"] = torch.tensor([self.grid])
             inputs["video_times"] = self.video_times
@@ -186,8 +185,9 @@ class TimedTrainer(PackTrainer):
         times = self._times.setdefault(batch.setting, Times())
         if times.error is None:
             self._start()
+            method = self.inner_model.config.method_of(batch.setting.attention)
             try:
-                with dense_backend(batch.setting.attention, self.args.device):
+                with dense_backend(method, self.args.device):
                     loss = super().training_step(model, inputs, *rest, **named)
                 spent = self._spent()
             except Exception as error:  # whatever a setting raises, the others go on

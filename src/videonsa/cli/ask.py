@@ -104,7 +104,7 @@ def run(args: Namespace) -> int:
             args.model,
             base=args.base,
             revision=args.revision,
-            attention=args.attention,
+            method=args.attention,
             fresh_gates=args.fresh_gates,
             device=args.device,
             device_map=args.device_map,
@@ -150,7 +150,7 @@ def _report_usage(usage: "Usage") -> None:
         f"tokens     {usage.video_tokens} video + {usage.prompt_tokens - usage.video_tokens} text "
         f"= {usage.prompt_tokens} of {usage.context}"
     )
-    report(f"attention  {attention_text(usage.spec, usage.budget)}")
+    report(f"attention  {attention_text(usage)}")
     for note in usage.notes:
         report(f"note       {note}")
     for warning in usage.warnings:

@@ -24,8 +24,8 @@ from videonsa.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from videonsa.ops.spec import NSASpec
-    from videonsa.planning.budget import AttentionBudget
+    from videonsa.inference.answer import Usage
+    from videonsa.planning.plan import VideoPlan
     from videonsa.video.framelist import FrameList
 
 DEFAULT_MODEL = "embedded"
@@ -217,15 +217,18 @@ def video_argument(args: Namespace) -> "str | FrameList":
     return FrameList(args.video, fps=args.frame_rate)
 
 
-def attention_text(spec: "NSASpec | None", budget: "AttentionBudget | None") -> str:
-    """The attention of the vision rows and its budget in words; neither is given when dense."""
-    if spec is None or budget is None:
-        return "dense: every row attends to all keys before it"
+def attention_text(of: "Usage | VideoPlan") -> str:
+    """The attention of the vision rows and its budget in words."""
+    name, budget = of.attention, of.budget
+    if budget is None:
+        return f"{name}: every row attends to all keys before it"
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
+    mask = (of.spec or {}).get("compressed_mask")
+    title = name if mask is None else f"{name}, compressed mask {mask}"
     return (
-        f"nsa, compressed mask {spec.compressed_mask}: K = {budget.keys} keys a row (of each video "
-        f"token, in its selected blocks and window), budget 2K/(L-1) = {budget.gamma:.3g} of what "
-        f"dense attention to the prompt's L tokens reads{verdict}"
+        f"{title}: K = {budget.keys} keys a row (of each video token, in its selected blocks and "
+        f"window), budget 2K/(L-1) = {budget.gamma:.3g} of what dense attention to the prompt's L "
+        f"tokens reads{verdict}"
     )
 
 

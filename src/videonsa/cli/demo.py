@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
             args.model,
             base=args.base,
             revision=args.revision,
-            attention=args.attention,
+            method=args.attention,
             dtype=args.dtype,
         )
         clip = read_video(clip_path, sampling=model.sampling)
@@ -102,7 +102,7 @@ def _ask(
 ) -> "Answer":
     """Ask, and add what was looked at to the rows of the picture."""
     from videonsa.inference.timeline import TimelineRow
-    from videonsa.models.recorder import AttentionRecorder
+    from videonsa.models.recorder.frames import AttentionRecorder
 
     recorder = AttentionRecorder()
     answer = model.ask(clip, question.text, recorder=recorder)
@@ -133,7 +133,7 @@ def _report_usage(answer: "Answer") -> None:
     usage = answer.usage
     report(
         f"{usage.num_frames} frames of {usage.width}x{usage.height}, {usage.video_tokens} video "
-        f"tokens; {attention_text(usage.spec, usage.budget)}"
+        f"tokens; {attention_text(usage)}"
     )
 
 

@@ -25,7 +25,7 @@ from videonsa.errors import UsageError
 if TYPE_CHECKING:
     from videonsa.evals.tasks.suite.answerers import Answerer
     from videonsa.evals.tasks.suite.suite_run import SuiteRun
-    from videonsa.ops.spec import NSASpec
+    from videonsa.models.methods import AttentionMethod
 
 ORACLE, CONSTANT = _NO_MODELS = ("oracle", "constant")
 """In place of a model: reads the script; says the first option always."""
@@ -169,7 +169,7 @@ def run(args: Namespace) -> int:
         prepare_folder(args.out)
         with sole_writer(args.out, work="eval synthetic"):
             asked = _without_model(request) or _with_model(args, request)
-            task = SuiteTask(asked.request, asked.answerer, asked.spec)
+            task = SuiteTask(asked.request, asked.answerer, asked.method)
             run_task(task, args.out, machine=asked.machine)
             result = write_report(args.out)
     report(f"written to {args.out}: report.md, report.json, plots, samples.jsonl")
@@ -183,13 +183,14 @@ def run(args: Namespace) -> int:
 class _Asked(NamedTuple):
     request: "SuiteRun"
     answerer: "Answerer"
-    spec: "NSASpec | None"
+    method: "AttentionMethod | None"
     machine: dict[str, Any]
 
 
 def _request(args: Namespace) -> "SuiteRun":
     """The options as a run; attention, dtype and device are those of no model yet."""
     from videonsa.evals.tasks.suite.suite_run import SuiteRun
+    from videonsa.models.methods import SPARSE
     from videonsa.rendered.suite import KINDS
 
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
@@ -204,7 +205,7 @@ def _request(args: Namespace) -> "SuiteRun":
         positions=() if args.positions == "even" else _positions(args.positions),
         frame_size=size if args.frame_size is None else args.frame_size,
         style=args.style or ("free" if embedded else "choice"),
-        attention=args.attention or "nsa",
+        attention=args.attention or SPARSE,
         nsa=_spec_changes(args),
         split=args.split,
         seed=args.seed,
@@ -258,7 +259,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
         args.model,
         base=args.base,
         revision=args.revision,
-        attention=args.attention,
+        method=args.attention,
         device=args.device,
         dtype=args.dtype,
     )
@@ -272,13 +273,12 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
         )
     request = replace(
         request,
-        attention=qa.model.config.attention,
+        attention=qa.model.method.name,
         dtype=str(qa.model.dtype).removeprefix("torch."),
         device=qa.model.device.type,
     )
     answerer = ModelAnswerer(qa, request)
-    spec = answerer.spec if request.attention == "nsa" else None
-    return _Asked(request, answerer, spec, evaluation_facts(qa.model.device))
+    return _Asked(request, answerer, answerer.method, evaluation_facts(qa.model.device))
 
 
 def _text(result: dict[str, Any]) -> str:

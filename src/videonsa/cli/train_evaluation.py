@@ -48,15 +48,14 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         from videonsa.machine import evaluation_facts
 
         answerer = ModelAnswerer(VideoQA(model, tokenizer), request)
-        kind, dtype = model.config.attention, str(model.dtype).removeprefix("torch.")
-        asked = replace(request, attention=kind, dtype=dtype, device=model.device.type)
-        spec = answerer.spec if kind == "nsa" else None
+        method, dtype = answerer.method, str(model.dtype).removeprefix("torch.")
+        asked = replace(request, attention=method.name, dtype=dtype, device=model.device.type)
         with tempfile.TemporaryDirectory() as scratch:
             is_first = PartialState().is_main_process
             folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             machine = evaluation_facts(model.device)
-            task = SuiteTask(asked, answerer, spec)
+            task = SuiteTask(asked, answerer, method)
             lines = run_task(task, folder, machine=machine, progress=False)
         return _shares(lines)
 

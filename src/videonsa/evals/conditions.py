@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from videonsa.models.methods import AttentionMethod
 from videonsa.ops.spec import BRANCHES
 
 GREY = 128
@@ -21,6 +22,15 @@ class Condition:
     def ablates(self) -> bool:
         """Whether a branch is ablated: only with NSA are there any."""
         return self.branches != BRANCHES
+
+
+def under(method: AttentionMethod, condition: Condition) -> AttentionMethod:
+    """The method with the branches that a condition leaves.
+
+    Raises:
+        UsageError: a method without branches under a condition that takes some.
+    """
+    return method.with_options(branches=condition.branches) if condition.ablates else method
 
 
 def ablated(branch: str) -> Condition:

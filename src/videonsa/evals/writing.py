@@ -8,7 +8,7 @@ import torch
 
 from videonsa.inference.generation import GenerationOptions, decode, not_finite
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 
 def split_at_video(ids: list[int], vision_end: int) -> tuple[list[int], list[int]]:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from videonsa.errors import UsageError
 from videonsa.inference.generation import TextPieces
-from videonsa.ops.spec import NSASpec
 from videonsa.planning.budget import AttentionBudget, budget_to_dict
 
 
@@ -16,7 +15,8 @@ class Usage:
     """What the model was given. Known before the first token."""
 
     model: str
-    attention: Literal["nsa", "dense"]
+    attention: str
+    """Name of the method."""
     times: tuple[float, ...]
     """Seconds of each frame used."""
     height: int
@@ -27,10 +27,10 @@ class Usage:
     prompt_tokens: int
     """Video and text."""
     context: int
-    spec: NSASpec | None
-    """None with dense attention."""
+    spec: dict[str, Any] | None
+    """Parameters of the method; None where it has none."""
     budget: AttentionBudget | None
-    """None with dense attention."""
+    """None where a token attends to all before it."""
     warnings: tuple[str, ...] = ()
     """What was lost of the video."""
     notes: tuple[str, ...] = ()

@@ -21,9 +21,10 @@ from videonsa.inference.trace import Trace
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.shape import ModelShape, shape_of_config
 from videonsa.planning.budget import attention_budget, check_context
 from videonsa.planning.defaults import (
@@ -50,7 +51,6 @@ from videonsa.video.source import Decoder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Attention = Literal["nsa", "dense"]
 _DEMONSTRATION = (
     "this is the embedded demonstration model: it knows rendered clips of coloured shapes only; "
     "for other videos name a model with --model"
@@ -61,7 +61,7 @@ def load(
     model: str | Path = EMBEDDED,
     *,
     base: str | Path | None = None,
-    attention: Attention | None = None,
+    method: AttentionMethod | str | None = None,
     fresh_gates: bool = False,
     device: str | torch.device | None = None,
     device_map: DeviceMap | None = None,
@@ -77,7 +77,8 @@ def load(
             LoRA adapter in peft's format, which is merged into its base, or a training run, whose
             trained model is taken.
         base: of a LoRA adapter, in place of the one that it states.
-        attention: "nsa" or "dense"; None is what the weights were trained with.
+        method: how it attends: "nsa", "dense" or an `AttentionMethod` of your own; None is what
+            the weights were trained with.
         fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
         device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
         device_map: in place of `device`, for a model larger than a GPU: "auto" shares its layers
@@ -99,7 +100,7 @@ def load(
     loaded = load_model(
         where,
         base=None if base is None else locate_model(base),
-        attention=attention,
+        method=method,
         fresh_gates=fresh_gates,
         dtype=resolve_dtype(dtype, place),
         device=place if device_map is None else None,
@@ -135,7 +136,7 @@ class AskOptions(SamplingChanges, total=False):
     memory: int | None
     decoder: Decoder
     progress: bool | None
-    recorder: AttentionRecorder | None
+    recorder: Recorder | None
     trace: Trace | None
 
 
@@ -170,8 +171,7 @@ class VideoQA:
         """How the weights are run, for the reader."""
         shape = shape_of_config(model.config.to_dict())
         dtype = str(model.dtype).removeprefix("torch.")
-        gates = model.config.attention == "nsa"
-        self.shape: ModelShape = replace(shape, dtype=dtype, gates=gates, weights=weights)
+        self.shape: ModelShape = replace(shape, dtype=dtype, method=model.method, weights=weights)
         self.sampling = sampling or sampling_of_shape(self.shape)
         """Used where `ask` is told nothing else."""
 
@@ -211,7 +211,7 @@ class VideoQA:
         memory: int | None = None,
         decoder: Decoder = "cpu",
         progress: bool | None = None,
-        recorder: AttentionRecorder | None = None,
+        recorder: Recorder | None = None,
         trace: Trace | None = None,
         **changes: Unpack[SamplingChanges],
     ) -> Answer | AnswerStream:
@@ -250,7 +250,7 @@ class VideoQA:
         check_memory(memory)
         for name, value, kind in (
             ("sampling", sampling, SamplingSpec),
-            ("recorder", recorder, AttentionRecorder),
+            ("recorder", recorder, Recorder),
             ("trace", trace, Trace),
         ):
             if value is not None and not isinstance(value, kind):
@@ -359,7 +359,7 @@ class VideoQA:
         clip: EncodedClip,
         prompt: VideoPrompt,
         options: GenerationOptions,
-        recorder: AttentionRecorder | None,
+        recorder: Recorder | None,
         asked: "_Asked",
     ) -> AnswerStream:
         stop_ids = self.stop_ids
@@ -401,13 +401,11 @@ class VideoQA:
         frames, rows, columns = _grid_of(prompt)
         tokens_per_frame = rows * columns // self.shape.vision.merge_size**2
         length = prompt.input_ids.shape[1]
-        attention: Attention = self.model.config.attention
-        budget = attention_budget(
-            self.shape.spec, prompt_tokens=length, tokens_per_frame=tokens_per_frame
-        )
+        method = self.model.method
+        budget = attention_budget(method, prompt_tokens=length, tokens_per_frame=tokens_per_frame)
         return Usage(
             model=self.name,
-            attention=attention,
+            attention=method.name,
             times=clip.times,
             height=clip.height,
             width=clip.width,
@@ -415,8 +413,8 @@ class VideoQA:
             video_tokens=frames * tokens_per_frame,
             prompt_tokens=length,
             context=self.shape.context,
-            spec=self.shape.spec if attention == "nsa" else None,
-            budget=budget if attention == "nsa" else None,
+            spec=method.parameters(),
+            budget=budget,
             warnings=clip.warnings,
             notes=(*asked.notes, *clip.notes),
         )

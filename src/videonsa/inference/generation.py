@@ -11,12 +11,13 @@ from torch import Tensor
 
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.recorder.frames import Recorder
 from videonsa.planning.budget import check_new_tokens
 from videonsa.video.processing import VideoPrompt
 
 if TYPE_CHECKING:
-    from videonsa.models.modeling import VideoNSAForConditionalGeneration
-    from videonsa.models.recorder import AttentionRecorder
+    from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+    from videonsa.models.recorder.protocol import Recorder
 
 _REPLACEMENT = "\ufffd"
 _SEEDS = 2**63  # what a torch generator takes
@@ -102,7 +103,7 @@ def generate_tokens(
     *,
     options: GenerationOptions,
     stop_ids: Set[int],
-    recorder: "AttentionRecorder | None" = None,
+    recorder: "Recorder | None" = None,
     embeds: Tensor | None = None,
     advice: Callable[[], str] | None = None,
 ) -> Iterator[int]:
@@ -153,7 +154,7 @@ def decode(
     *,
     options: GenerationOptions,
     stop_ids: Set[int],
-    recorder: "AttentionRecorder | None" = None,
+    recorder: "Recorder | None" = None,
 ) -> Iterator[list[int]]:
     """Prefill a batch, then decode a token of every sample at a time.
 

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.methods import Attended
+from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.step import StepTokens
 from videonsa.ops.reference import rows_per_chunk
-from videonsa.ops.spec import BRANCHES, NSASpec
+from videonsa.ops.spec import BRANCHES
 
 STAGES = (
     "cli/ask",
@@ -21,19 +23,18 @@ STAGES = (
 """The modules that a question passes, first to last."""
 
 
-class Trace(AttentionRecorder):
+class Trace(Recorder):
     """Tells `emit` one line a stage; pass one to `VideoQA.ask` as `trace=`.
 
-    The model knows it as a recorder and shows it what a recorder is shown; it reports the prefill
-    of the first layer and stores no tensor.
+    The model knows it as a recorder; it reports the first step of the first layer and stores no
+    tensor.
     """
 
+    wants_branches = True
+
     def __init__(self, emit: Callable[[str], None]) -> None:
-        super().__init__()
         self._emit = emit
-        self._vision_mask: Tensor | None = None
-        self._selected: Tensor | None = None
-        self._spec = NSASpec()
+        self._num_vision = 0
         self._prefilled = False
 
     def stage(self, name: str, **values: object) -> None:
@@ -46,39 +47,32 @@ class Trace(AttentionRecorder):
     def _line(self, name: str, text: str) -> None:
         self._emit(f"{STAGES.index(name) + 1} {name:<17} {text}")
 
-    def begin_step(
-        self, vision_mask: Tensor, attention_mask: Tensor | None, frame_sizes: Tensor
-    ) -> None:
-        """Take note of which rows are vision rows."""
-        self._vision_mask = vision_mask
+    def begin_step(self, tokens: StepTokens) -> None:
+        """Take note of how many vision rows there are."""
+        if not self._prefilled:
+            self._num_vision = int(tokens.vision_mask.sum())
 
-    def record_selection(self, layer: int, selected_blocks: Tensor, spec: NSASpec) -> None:
-        """Take note of the selection of the first layer."""
-        if layer == 0 and not self._prefilled:
-            self._selected, self._spec = selected_blocks, spec
-
-    def record_text(self, layer: int, q: Tensor, k: Tensor) -> None:
+    def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
         """Report the stages from the embedded prompt to the attention of the first layer."""
-        if self._prefilled or self._vision_mask is None:
+        if self._prefilled:
             return
         self._prefilled = True
         length, heads, head_dim = q.shape[1:]
-        num_vision = int(self._vision_mask.sum())
+        num_vision, result = self._num_vision, attended.result
         self.stage("models/modeling", hidden=[1, length, heads * head_dim], vision_rows=num_vision)
-        if self._selected is None:
+        if result is None or attended.spec is None:
             self.stage("models/attention", q=q, k=k, v=k)
             self._skip("ops/nsa", "attention is dense")
             self._skip("ops/reference", "attention is dense")
             return
         self.stage("models/attention", q=q, k=k, v=k, gates=[1, length, heads, len(BRANCHES)])
-        self.stage("ops/nsa", selected_blocks=self._selected, out=q)
-        if self._spec.stream == "sequence":
+        self.stage("ops/nsa", selected_blocks=result.selected_blocks, out=q)
+        if attended.spec.stream == "sequence":
             self._skip("ops/reference", "the released preset has ops/released")
             return
         rows = min(rows_per_chunk(q[:, :num_vision], k[:, :num_vision]), num_vision)
         chunks = -(-num_vision // max(rows, 1))
         self.stage("ops/reference", masks=[rows, num_vision], query_chunks=chunks)
-        self._vision_mask = self._selected = None
 
 
 def _shown(value: object) -> str:

@@ -1,8 +1,10 @@
 """The KV cache and what later steps must know about the rows already in it."""
 
 import copy
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -100,55 +102,32 @@ class _Growing:
         return held is self._given and writable and end <= self._memory.shape[1]
 
 
-class VideoNSACache(DynamicCache):
-    """A growing KV cache that also remembers rows: which are vision, which are padding, where.
+@dataclass(slots=True)
+class CachedTokens:
+    """What is known of the tokens whose keys layers hold, from `first_layer` on.
 
-    A later turn may bring more vision rows; they attend to the vision keys kept here. The masks
-    are `[B, S]` over the keys so far.
+    Where tokens left after a layer, the layers behind it have a record of their own.
     """
 
-    vision_mask: Tensor
+    first_layer: int = 0
+    vision_mask: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
     """bool `[B, S]`: keys of images and videos."""
-    attention_mask: Tensor
+    attention_mask: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
     """bool `[B, S]`: False where padded."""
-    next_positions: Tensor
-    """int64 `[B, S]`: the position id that text after each row would get."""
-    frame_sizes: list[list[int]]
+    next_positions: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
+    """int64 `[B, S]`: the position id that text after each token would get."""
+    frame_sizes: list[list[int]] = field(default_factory=list)
     """For each sample, merged tokens of each temporal patch or image so far."""
-    is_padded: bool
-    """Whether any row is padded: kept, so that a step need not look at the mask."""
-    expected: int
-    """Rows that will come in all, as far as known: layers get memory for them at once."""
+    is_padded: bool = False
+    """Whether any token is padded: kept, so that a step need not look at the mask."""
+    places: list[int] | None = None
+    """Places of the tokens among those of the first layer; None: they are all there."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.layer_class_to_replicate = RowMajorLayer
-        self.vision_mask = torch.empty(0, 0, dtype=torch.bool)
-        self.attention_mask = torch.empty(0, 0, dtype=torch.bool)
-        self.next_positions = torch.empty(0, 0, dtype=torch.int64)
-        self.frame_sizes = []
-        self.is_padded = False
-        self.expected = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append new keys and values `[B, H, T, D]` to a layer; gives all."""
-        found: tuple[Tensor, Tensor] = super().update(
-            key_states, value_states, layer_idx, *args, expected=self.expected, **kwargs
-        )
-        return found
-
-    @property
-    def next_position(self) -> list[int]:
-        """The first free position id of each sample; empty while the cache is."""
-        return self.next_positions[:, -1].tolist() if self.next_positions.numel() else []
-
-    def append_rows(self, rows: NewRows) -> None:
-        """Take note of new rows; their keys are appended by the layers.
+    def append(self, rows: NewRows, places: Sequence[int] | None = None) -> None:
+        """Take note of new tokens, which stand at `places` among those of the first layer.
 
         Raises:
-            UsageError: another batch size than that of the cache.
+            UsageError: another batch size than that of the tokens so far.
         """
         if not self.frame_sizes:
             self.vision_mask, self.attention_mask = rows.vision_mask, rows.attention_mask
@@ -166,24 +145,112 @@ class VideoNSACache(DynamicCache):
         for sizes, new in zip(self.frame_sizes, rows.frame_sizes, strict=True):
             sizes.extend(new)
         self.is_padded = self.is_padded or rows.is_padded
+        if places is not None:
+            self.places = [*(self.places or ()), *places]
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last rows; `tokens_to_remove` is negative or counts them."""
-        self.keep(max(self.vision_mask.shape[1] - abs(tokens_to_remove), 0))
+    def count_below(self, num_rows: int) -> int:
+        """How many of the first tokens of the first layer are here."""
+        return num_rows if self.places is None else bisect_left(self.places, num_rows)
 
     def keep(self, num_rows: int) -> None:
-        """Forget all but the first rows, also where layers do not hold equally many."""
-        for layer in self.layers:
-            if (more := layer.get_seq_length() - num_rows) > 0:
-                layer.crop(-more)
-        self.vision_mask = self.vision_mask[:, :num_rows]
-        self.attention_mask = self.attention_mask[:, :num_rows]
-        self.next_positions = self.next_positions[:, :num_rows]
+        """Forget all but those of the first tokens of the first layer."""
+        count = self.count_below(num_rows)
+        self.vision_mask = self.vision_mask[:, :count]
+        self.attention_mask = self.attention_mask[:, :count]
+        self.next_positions = self.next_positions[:, :count]
+        if self.places is not None:
+            self.places = self.places[:count]
         counts = (self.vision_mask & self.attention_mask).sum(1).tolist()
         self.frame_sizes = [
             sizes[: frames_begun(sizes, count)]
             for sizes, count in zip(self.frame_sizes, counts, strict=True)
         ]
+
+    def select(self, samples: Tensor) -> None:
+        """Keep these samples, in that order."""
+        samples = samples.to(self.vision_mask.device)
+        self.vision_mask = self.vision_mask[samples]
+        self.attention_mask = self.attention_mask[samples]
+        self.next_positions = self.next_positions[samples]
+        self.frame_sizes = [list(self.frame_sizes[i]) for i in samples.tolist()]
+
+    def fork(self) -> Self:
+        """A record that grows on its own."""
+        sizes = [list(one) for one in self.frame_sizes]
+        return replace(self, frame_sizes=sizes, places=self.places and list(self.places))
+
+
+class VideoNSACache(DynamicCache):
+    """A growing KV cache that also remembers tokens: which are vision, which are padding, where.
+
+    A later turn may bring more vision tokens; they attend to the vision keys kept here.
+    """
+
+    records: list[CachedTokens]
+    """One, and another for each layer after which tokens left; by their first layers."""
+    expected: int
+    """Tokens that will come in all, as far as known: layers get memory for them at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.layer_class_to_replicate = RowMajorLayer
+        self.records = [CachedTokens()]
+        self.expected = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append new keys and values `[B, H, T, D]` to a layer; gives all."""
+        found: tuple[Tensor, Tensor] = super().update(
+            key_states, value_states, layer_idx, *args, expected=self.expected, **kwargs
+        )
+        return found
+
+    @property
+    def tokens(self) -> CachedTokens:
+        """All tokens: those of the first layer."""
+        return self.records[0]
+
+    @property
+    def next_position(self) -> list[int]:
+        """The first free position id of each sample; empty while the cache is."""
+        positions = self.tokens.next_positions
+        return positions[:, -1].tolist() if positions.numel() else []
+
+    def record_from(self, layer: int) -> CachedTokens | None:
+        """The record that begins with a layer, if tokens left before it."""
+        return next((record for record in self.records if record.first_layer == layer), None)
+
+    def begin_record(self, layer: int, *, num_new: int) -> CachedTokens:
+        """A record for the layers from this one on, without the new tokens of the step at hand.
+
+        Args:
+            layer: the first whose keys are fewer.
+            num_new: tokens of the step in the first layer; some of them are about to leave.
+        """
+        record = self.records[-1].fork()
+        record.keep(self.tokens.vision_mask.shape[1] - num_new)
+        if record.places is None:
+            record.places = list(range(record.vision_mask.shape[1]))
+        record.first_layer = layer
+        self.records.append(record)
+        return record
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens; `tokens_to_remove` is negative or counts them."""
+        self.keep(max(self.tokens.vision_mask.shape[1] - abs(tokens_to_remove), 0))
+
+    def keep(self, num_rows: int) -> None:
+        """Forget all but the first tokens, also where layers do not hold equally many."""
+        records = iter([*self.records[1:], None])
+        record, following = self.records[0], next(records)
+        for index, layer in enumerate(self.layers):
+            while following is not None and following.first_layer <= index:
+                record, following = following, next(records)
+            if (more := layer.get_seq_length() - record.count_below(num_rows)) > 0:
+                layer.crop(-more)
+        for record in self.records:
+            record.keep(num_rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the samples `beam_idx`, in that order."""
@@ -198,23 +265,20 @@ class VideoNSACache(DynamicCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sample `repeats` times."""
         super().batch_repeat_interleave(repeats)
-        samples = torch.arange(len(self.frame_sizes), device=self.vision_mask.device)
+        samples = torch.arange(len(self.tokens.frame_sizes), device=self.tokens.vision_mask.device)
         self._select(samples.repeat_interleave(repeats))
 
     def fork(self) -> Self:
-        """A cache with the same rows that grows on its own; no tensor is copied."""
+        """A cache with the same tokens that grows on its own; no tensor is copied."""
         twin = copy.copy(self)
         # Rows that were given are never written again, so sharing them is safe.
         twin.layers = [layer.fork() for layer in self.layers]
-        twin.frame_sizes = [list(sizes) for sizes in self.frame_sizes]
+        twin.records = [record.fork() for record in self.records]
         return twin
 
     def _select(self, samples: Tensor) -> None:
-        samples = samples.to(self.vision_mask.device)
-        self.vision_mask = self.vision_mask[samples]
-        self.attention_mask = self.attention_mask[samples]
-        self.next_positions = self.next_positions[samples]
-        self.frame_sizes = [list(self.frame_sizes[i]) for i in samples.tolist()]
+        for record in self.records:
+            record.select(samples)
 
 
 @contextmanager
@@ -223,11 +287,12 @@ def as_before_if_it_fails(cache: VideoNSACache | None) -> Iterator[None]:
     if cache is None:
         yield
         return
-    num_rows = cache.vision_mask.shape[1]
+    num_rows, num_records = cache.tokens.vision_mask.shape[1], len(cache.records)
     try:
         yield
     except BaseException:
         cache.keep(num_rows)
+        del cache.records[num_records:]
         raise
     finally:
         cache.expected = 0

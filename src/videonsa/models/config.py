@@ -8,13 +8,14 @@ from typing import Any, Literal
 from videonsa.errors import ModelError
 from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
 from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_names
+from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method
 from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
 
 QWEN = "qwen2_5_vl"
-ATTENTIONS = ("nsa", "dense")
+ATTENTIONS = (SPARSE, DENSE)
 GATE_INITS = ("half", "released")
-_OUR_FIELDS = ("nsa", "attention", "gate_init")
+_OUR_FIELDS = ("nsa", "attention", "gates", "gate_init")
 
 
 def spec_to_dict(spec: NSASpec) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[
     VideoNSA's; their config may state the selected blocks (`block_counts`) and the window.
     """
     if not has_gates(names):
-        return {"attention": "dense"}
+        return {"attention": DENSE}
     text = config.get("text_config") or config
     stated = {
         ours: text[theirs]
@@ -60,7 +61,15 @@ def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[
         spec = NSASpec.released(**stated)
     except (TypeError, ValueError) as error:
         raise ModelError(f"the config of the released VideoNSA cannot be used: {error}") from error
-    return {"attention": "nsa", "nsa": spec_to_dict(spec)}
+    return {"attention": SPARSE, "nsa": spec_to_dict(spec)}
+
+
+def stated_by(method: AttentionMethod | str | None) -> tuple[str | None, NSASpec | None]:
+    """The fields `attention` and `nsa` that a method asks for; None leaves one as it is."""
+    if not isinstance(method, AttentionMethod):
+        return method, None
+    fields = method.config_fields()
+    return fields["attention"], fields.get("nsa")
 
 
 def check_heads(config: "VideoNSAConfig", where: str) -> None:
@@ -71,7 +80,7 @@ def check_heads(config: "VideoNSAConfig", where: str) -> None:
     """
     text, wanted = config.text_config, (NUM_QUERY_HEADS, NUM_KV_HEADS)
     heads = (text.num_attention_heads, text.num_key_value_heads)
-    padded = config.attention == "nsa" and config.nsa_spec.head_map == "padded"
+    padded = config.method.uses_gates and config.nsa_spec.head_map == "padded"
     if padded and heads != wanted:
         raise ModelError(
             f"{where}: the released preset exists for {wanted[0]} query and {wanted[1]} KV heads, "
@@ -87,7 +96,9 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
 
     * `nsa`: an `NSASpec`, or its fields as a dict; None is the paper's. Kept as a dict and
       complete, so a saved config states every choice. Read it through `nsa_spec`.
-    * `attention`: "nsa", or "dense" for plain Qwen2.5-VL attention without gates.
+    * `attention`: how calls attend that say nothing else: "nsa", or "dense" as in Qwen2.5-VL.
+    * `gates`: whether the layers have the gates of the branches, which "nsa" needs; None where it
+      is what `attention` says.
     * `gate_init`: how fresh gates start, "half" (every gate 0.5) or "released" (normal weights).
 
     `from_pretrained` on a Qwen2.5-VL config looks at the names of the weights beside it: without
@@ -97,7 +108,8 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     model_type = "videonsa"
 
     nsa: dict[str, Any] | NSASpec | None = None
-    attention: Literal["nsa", "dense"] = "nsa"
+    attention: str = SPARSE
+    gates: bool | None = None
     gate_init: Literal["half", "released"] = "half"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -107,12 +119,31 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
                 raise ModelError(f"{name}={getattr(self, name)!r}: want one of {choices}")
         spec = self.nsa if isinstance(self.nsa, NSASpec) else spec_from_dict(self.nsa or {})
         self.nsa = spec_to_dict(spec)
+        needs_gates = self.method.uses_gates
+        self.gates = needs_gates if self.gates is None else self.gates
+        if needs_gates and not self.gates:
+            raise ModelError(f"attention={self.attention!r} with gates=False: it needs the gates")
         super().__post_init__(**kwargs)
 
     @property
     def nsa_spec(self) -> NSASpec:
         """The attention's spec, built from `nsa`."""
         return self.nsa if isinstance(self.nsa, NSASpec) else spec_from_dict(self.nsa or {})
+
+    @property
+    def method(self) -> AttentionMethod:
+        """How calls attend that say nothing else."""
+        return named_method(self.attention, self.nsa_spec)
+
+    def method_of(self, asked: AttentionMethod | str) -> AttentionMethod:
+        """A method as it is, or by its name, with this config's spec.
+
+        Raises:
+            UsageError: what is neither.
+        """
+        if isinstance(asked, AttentionMethod):
+            return asked
+        return named_method(asked, self.nsa_spec)
 
     @classmethod
     def get_config_dict(

@@ -1,22 +1,16 @@
-"""`VideoNSAForConditionalGeneration`: Qwen2.5-VL with the hybrid attention in every layer."""
+"""`SparseVideoModel`: the forward pass of a video-language model, whatever its family."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from videonsa.errors import ModelError, UsageError
-from videonsa.models._hf import (
-    Cache,
-    CausalLMOutputWithPast,
-    Qwen2_5_VLForConditionalGeneration,
-)
-from videonsa.models.attention import HybridAttention
+from videonsa.errors import UsageError
+from videonsa.models._hf import Cache, CausalLMOutputWithPast
 from videonsa.models.cache import VideoNSACache, as_before_if_it_fails
-from videonsa.models.checkpoints.adapters import refuse_applied
-from videonsa.models.choice import AttentionChoice, choose_attention, chunk_of_rows, even_chunk
+from videonsa.models.chunks import chunk_of_rows, even_chunk
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.distributed.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.distributed.prefill import check_prefill, rows_of_a_chunk, share_chunk
@@ -27,47 +21,53 @@ from videonsa.models.distributed.sharded import (
     share_encoding,
 )
 from videonsa.models.features import encode_frames, encode_patches, place_features
-from videonsa.models.fused import fuse_layer
+from videonsa.models.layers import Decoder, LayerFeatures, LayersOutput, enter_rows
 from videonsa.models.loss import loss_of_labels
-from videonsa.models.recorder import AttentionRecorder
-from videonsa.models.rope import Grid, TokenType
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.rope import Grid, TemporalIds, TokenType
 from videonsa.models.rows import (
     NewRows,
     PositionRules,
     VisionInputs,
     cut_rows,
     describe_rows,
-    repeat_vision,
     row_mask,
     vision_inputs,
 )
-from videonsa.models.step import attention_step
-from videonsa.models.vision import replace_slow_parts
-from videonsa.ops.nsa import Backend
-from videonsa.ops.spec import NSASpec
 from videonsa.parallel.context import ContextParallelGroup
 
-_VISION_ARGUMENTS = (
-    "pixel_values",
-    "image_grid_thw",
-    "pixel_values_videos",
-    "video_grid_thw",
-    "video_times",
-    "second_per_grid_ts",
-)
 
+def needed(input_ids: Tensor | None) -> Tensor:
+    """The ids.
 
-def _needed(input_ids: Tensor | None) -> Tensor:
+    Raises:
+        UsageError: there are none.
+    """
     if input_ids is None:
         raise UsageError("input_ids is missing: vision rows are found by token id, so pass it")
     return input_ids
 
 
-class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL whose image and video rows attend by NSA and whose text rows attend densely.
+class _Call(NamedTuple):
+    """How the rows of one call go through the layers."""
 
-    Parameters have Qwen2.5-VL's names; `config.attention` "nsa" adds the gates, `g_proj_1` and
-    `g_proj_2` of each layer's `self_attn`. Nothing is kept on the module between calls: what a
+    method: AttentionMethod
+    recorder: Recorder | None
+    features: LayerFeatures | None
+    cp_group: ContextParallelGroup | None
+    chunk: int
+    """Rows at a time; 0: all."""
+    kept: slice | Tensor
+    """Of the last hidden states."""
+    keep_all: bool
+    """Give the hidden states of all layers."""
+
+
+class SparseVideoModel:
+    """A video-language model whose tokens attend by an `AttentionMethod`.
+
+    A family (`models.families`) brings the modules. Nothing is kept on them between calls: what a
     later step needs is in the `VideoNSACache`.
 
     Arguments of `forward` (B samples, T new rows, S rows with the cached ones):
@@ -90,8 +90,10 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
     * `rows_per_chunk`: at most so many new rows go through the layers at once, for bounded memory.
       By default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
-    * `attention`, `nsa_spec`: in place of the config's, for this call. `backend`: of the ops.
-    * `recorder`: an `AttentionRecorder`, for a batch of one.
+    * `method`: how this call attends, in place of the model's: an `AttentionMethod`, or its name.
+    * `recorder`: a `Recorder`.
+    * `layer_features`: by layer, `[M, hidden]` to add after it to the hidden states of the new
+      vision tokens, a row for each of them in order.
     * `cp_group`: a `ContextParallelGroup` of processes that share the one sequence (packed or not)
       and pass equal arguments. Each encodes its frames and has its rows: the logits are of these,
       the loss of all, and the gradients are shares whose sum is the gradient. Not with what
@@ -102,60 +104,22 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     """
 
     config: VideoNSAConfig
-    accepts_loss_kwargs = True  # `num_items_in_batch`; Qwen2.5-VL's own loss takes none
-    # A dense model of weights with gates leaves them out; no other can find them unexpected.
-    _keys_to_ignore_on_load_unexpected = (r"self_attn\.g_proj_[12]\.",)
+    method: AttentionMethod
+    """How calls attend that say nothing else."""
+    training: bool
+    lm_head: nn.Linear
+    loss_function: Callable[..., Tensor]
+    get_input_embeddings: Callable[[], nn.Module]
 
-    def __init__(self, config: VideoNSAConfig) -> None:
-        super().__init__(config)
-        for index, layer in enumerate(self.model.language_model.layers):
-            layer.self_attn = HybridAttention(config, index)
-            fuse_layer(layer, config.text_config)
-        replace_slow_parts(self.model.visual, config.vision_config)
-        self.post_init()
+    @property
+    def _language_model(self) -> Any:
+        """Where the decoder layers are."""
+        raise NotImplementedError
 
-    def initialize_weights(self) -> None:
-        """Initialise what neither a checkpoint nor an earlier call has, gates included."""
-        fresh = [
-            module
-            for module in self.modules()
-            if isinstance(module, HybridAttention)
-            and module.has_gates
-            and not getattr(module.g_proj_2, "_is_hf_initialized", False)
-        ]
-        super().initialize_weights()
-        for attention in fresh:
-            attention.init_gates()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        *args: Any,
-        fresh_gates: bool = False,
-        output_loading_info: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """As in transformers, but weights that are missing or unexpected, or adapters, are errors.
-
-        Args:
-            *args: the folder or hub id, and what else transformers takes.
-            fresh_gates: gates may be missing; they start as `config.gate_init` says.
-            output_loading_info: return (model, info).
-            **kwargs: what else transformers takes.
-
-        Raises:
-            ModelError: naming the weights that are missing or unexpected, or an adapter.
-        """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        refuse_applied(model, args[0])
-        missing = {name for name in info["missing_keys"] if not (fresh_gates and "g_proj" in name)}
-        for title, names in (("missing", missing), ("unexpected", info["unexpected_keys"])):
-            if names:
-                raise ModelError(
-                    f"{len(names)} weights are {title} in {args[0]}, among them "
-                    f"{', '.join(sorted(names)[:4])}: want those of one complete checkpoint"
-                )
-        return (model, info) if output_loading_info else model
+    @property
+    def _tower(self) -> Any:
+        """The vision tower."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -176,10 +140,9 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         loss_only: bool = False,
         logits_to_keep: int | Tensor = 0,
         rows_per_chunk: int | None = None,
-        attention: Literal["nsa", "dense"] | None = None,
-        nsa_spec: NSASpec | None = None,
-        backend: Backend = "auto",
-        recorder: AttentionRecorder | None = None,
+        method: AttentionMethod | str | None = None,
+        recorder: Recorder | None = None,
+        layer_features: Mapping[int, Tensor] | None = None,
         cp_group: ContextParallelGroup | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -187,121 +150,141 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Logits of the new rows, and the loss where there are `labels`; see the class."""
-        input_ids = _needed(input_ids)
-        choice = choose_attention(self.config, attention, nsa_spec, backend, recorder)
+        input_ids = needed(input_ids)
+        method = self._method(method)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
         prefills = cp_group is not None and (past_key_values is not None or bool(use_cache))
         if lengths is not None or (cp_group is not None and not prefills):
             what = "cu_seqlens" if cp_group is None or prefills else "cp_group"
             given = (attention_mask, past_key_values, use_cache, rows_per_chunk, logits_to_keep)
-            check_goes_whole(what, choice, *given)
+            check_goes_whole(what, method, recorder, *given)
             use_cache, rows_per_chunk = False, 0
         cache = self._cache(past_key_values, use_cache)
+        temporal_ids = method.temporal_ids or self.config.nsa_spec.temporal_ids
         times = (video_times, second_per_grid_ts)
-        vision = vision_inputs(
-            image_grid_thw, video_grid_thw, *times, temporal_ids=choice.spec.temporal_ids
-        )
+        vision = vision_inputs(image_grid_thw, video_grid_thw, *times, temporal_ids=temporal_ids)
         past = 0 if cache is None else cache.get_seq_length()
         mask = row_mask(input_ids, attention_mask, past=past)
         types = self._token_types(input_ids) * mask
-        rows = self._describe(types, mask, position_ids, vision, cache, choice.spec, lengths)
+        rows = self._describe(types, mask, position_ids, vision, cache, temporal_ids, lengths)
         if cp_group is not None and cache is not None:
             check_prefill(
-                rows, cache, choice, output_hidden_states, labels=labels, kept=logits_to_keep
+                rows,
+                cache,
+                method,
+                recorder,
+                output_hidden_states=output_hidden_states,
+                labels=labels,
+                kept=logits_to_keep,
             )
             chunk = rows_of_a_chunk(rows_per_chunk, rows, cp_group)
         else:
-            chunk = chunk_of_rows(rows_per_chunk, choice, output_hidden_states=output_hidden_states)
+            chunk = chunk_of_rows(rows_per_chunk, method, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
             pixels = (pixel_values, pixel_values_videos)
             inputs_embeds = self._embed(input_ids, types, *pixels, vision, cp_group)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        call = _Call(
+            method=method,
+            recorder=recorder,
+            features=LayerFeatures.of(layer_features, rows),
+            cp_group=cp_group,
+            chunk=chunk,
+            kept=slice(-logits_to_keep, None)
+            if isinstance(logits_to_keep, int)
+            else logits_to_keep,
+            keep_all=bool(output_hidden_states),
+        )
         with as_before_if_it_fails(cache):
-            last, hidden_states, sharded = self._run(
-                inputs_embeds, rows, cache, choice, chunk, kept, cp_group, output_hidden_states
-            )
+            found, sharded = self._run(inputs_embeds, rows, cache, call)
         if labels is not None and lengths is not None:
             labels = labels_within(labels, lengths)
-        logits = None if loss_only else self.lm_head(last)
+        logits = None if loss_only else self.lm_head(found.last)
         result = CausalLMOutputWithPast(
-            loss=self._loss(last, logits, labels, num_items_in_batch, cp_group, sharded),
+            loss=self._loss(found.last, logits, labels, num_items_in_batch, cp_group, sharded),
             logits=logits,
             past_key_values=cache,
-            hidden_states=hidden_states,
+            hidden_states=found.hidden_states,
         )
         return result.to_tuple() if return_dict is False else result
 
+    def _method(self, given: AttentionMethod | str | None) -> AttentionMethod:
+        """How a call attends.
+
+        Raises:
+            UsageError: a name of none, or a method whose gates the model lacks.
+        """
+        method = self.method if given is None else self.config.method_of(given)
+        if method.uses_gates and not self.config.gates:
+            raise UsageError(
+                f"method={method.name!r} on a model without gates: load it with "
+                f"method={method.name!r} and fresh_gates=True"
+            )
+        return method
+
     def _run(
-        self,
-        embeds: Tensor,
-        rows: NewRows,
-        cache: VideoNSACache | None,
-        choice: AttentionChoice,
-        chunk: int,
-        kept: slice | Tensor,
-        cp_group: ContextParallelGroup | None,
-        output_hidden_states: bool | None,
-    ) -> tuple[Tensor, Any, ShardedRows | None]:
+        self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: _Call
+    ) -> tuple[LayersOutput, ShardedRows | None]:
         """The kept rows of the last hidden states, those of all layers, and what rows are ours."""
-        if chunk and (cp_group is not None or embeds.shape[1] > chunk):
-            last = self._run_chunks(embeds, rows, cache, choice, chunk, kept, cp_group)
-            return last, None, None
-        sharded = None if cp_group is None else shard_rows(rows, choice, cp_group)
-        outputs = self._run_layers(embeds, rows, cache, choice, output_hidden_states, sharded)
-        return outputs.last_hidden_state[:, kept], outputs.hidden_states, sharded
+        if call.chunk and (call.cp_group is not None or embeds.shape[1] > call.chunk):
+            return LayersOutput(self._run_chunks(embeds, rows, cache, call), None), None
+        sharded = None
+        if call.cp_group is not None:
+            sharded = shard_rows(rows, call.method, call.cp_group, call.recorder)
+        found = self._run_layers(embeds, rows, cache, call, sharded=sharded)
+        return found._replace(last=found.last[:, call.kept]), sharded
 
     def _run_layers(
         self,
         embeds: Tensor,
         rows: NewRows,
         cache: VideoNSACache | None,
-        choice: AttentionChoice,
-        output_hidden_states: bool | None = None,
+        call: _Call,
+        *,
         sharded: ShardedRows | None = None,
-    ) -> Any:
+        is_last: bool = True,
+    ) -> LayersOutput:
+        """All rows, or those of this process, through the layers."""
+        features = call.features
         if sharded is None:
-            positions, step = rows.position_ids, attention_step(rows, cache, choice)
+            step = enter_rows(rows, cache, call.method, call.recorder, is_last=is_last)
         else:
-            embeds, step = embeds[:, sharded.positions], sharded.step
-            positions = rows.position_ids[:, :, sharded.positions]
-        return self.model.language_model(
-            inputs_embeds=embeds,
-            position_ids=positions,
-            attention_mask={"full_attention": None},  # the step holds the masks
-            past_key_values=cache,
-            use_cache=cache is not None,
-            output_hidden_states=output_hidden_states,
-            step=step,
-        )
+            own, step = sharded
+            embeds = embeds[:, own]
+            rows = rows._replace(position_ids=rows.position_ids[:, :, own])
+            features = None if features is None else features.of_tokens(own)
+        decoder = Decoder(self._language_model, cache)
+        return decoder.run(embeds, rows, step, features=features, keep_all=call.keep_all)
 
     def _run_chunks(
-        self,
-        embeds: Tensor,
-        rows: NewRows,
-        cache: VideoNSACache | None,
-        choice: AttentionChoice,
-        rows_per_chunk: int,
-        kept: slice | Tensor,
-        cp_group: ContextParallelGroup | None,
+        self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: _Call
     ) -> Tensor:
         """The kept rows of the last hidden states; every chunk attends to those before it."""
         cache = VideoNSACache() if cache is None else cache
-        cache.expected = cache.get_seq_length() + embeds.shape[1]
-        rows_per_chunk = even_chunk(embeds.shape[1], rows_per_chunk)
+        num_rows = embeds.shape[1]
+        cache.expected = cache.get_seq_length() + num_rows
+        rows_per_chunk = even_chunk(num_rows, call.chunk)
         parts = []
-        for start in range(0, embeds.shape[1], rows_per_chunk):
-            stop = start + rows_per_chunk
-            chunk = cut_rows(rows, start, stop)
-            shared = None if cp_group is None else share_chunk(chunk, cache, choice, cp_group)
-            sharded = None if shared is None else shared.sharded
+        for start in range(0, num_rows, rows_per_chunk):
+            own = slice(start, start + rows_per_chunk)
+            chunk = cut_rows(rows, start, own.stop)
+            shared = None
+            if call.cp_group is not None:
+                shared = share_chunk(chunk, cache, call.method, call.cp_group)
+            features = None if call.features is None else call.features.of_tokens(own)
             last = self._run_layers(
-                embeds[:, start:stop], chunk, cache, choice, sharded=sharded
-            ).last_hidden_state
-            if shared is not None and isinstance(kept, slice):
-                last = shared.rows_of_all(last, kept)
+                embeds[:, own],
+                chunk,
+                cache,
+                call._replace(features=features),
+                sharded=None if shared is None else shared.sharded,
+                is_last=own.stop >= num_rows,
+            ).last
+            if shared is not None and isinstance(call.kept, slice):
+                last = shared.rows_of_all(last, call.kept)
             # The last rows of all are among the last of each; a view would keep the others alive.
-            parts.append(last[:, kept].clone() if isinstance(kept, slice) else last)
-        return torch.cat(parts, dim=1)[:, kept]
+            whole = not isinstance(call.kept, slice)
+            parts.append(last if whole else last[:, call.kept].clone())
+        return torch.cat(parts, dim=1)[:, call.kept]
 
     def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Features of the merged tokens of images or videos, `[M, hidden]`.
@@ -314,7 +297,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         Raises:
             UsageError: patches and grids that do not match.
         """
-        return encode_patches(self.model.visual, self.config.vision_config, pixels, grids)
+        return encode_patches(self._tower, self.config.vision_config, pixels, grids)
 
     def encode_frames(self, parts: Iterable[Tensor]) -> Tensor:
         """Features of the merged tokens of one video, `[M, hidden]`, while its frames come.
@@ -329,7 +312,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         Raises:
             UsageError: no frames, frames of another type or size, or a temporal patch cut in two.
         """
-        return encode_frames(self.model.visual, self.config.vision_config, parts)
+        return encode_frames(self._tower, self.config.vision_config, parts)
 
     def embed_prompt(
         self,
@@ -381,7 +364,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         position_ids: Tensor | None,
         vision: VisionInputs,
         cache: VideoNSACache | None,
-        spec: NSASpec,
+        temporal_ids: TemporalIds,
         lengths: list[int] | None,
     ) -> NewRows:
         batch, length = types.shape
@@ -398,7 +381,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             rules=PositionRules(
                 tokens_per_second=self.config.vision_config.tokens_per_second,
                 merge_size=self.config.vision_config.spatial_merge_size,
-                temporal_ids=spec.temporal_ids,
+                temporal_ids=temporal_ids,
             ),
             position_ids=position_ids,
             lengths=lengths,
@@ -455,50 +438,3 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items
         )
         return loss
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Leave out, after the first step, the images and videos that are in the cache."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
-        if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
-            for name in _VISION_ARGUMENTS:
-                inputs.pop(name, None)
-        return inputs
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every sample, its images, videos and their times too."""
-        if expand_size == 1:
-            return input_ids, model_kwargs
-        vision = {name: model_kwargs.pop(name, None) for name in _VISION_ARGUMENTS}
-        kept = {name: value for name, value in model_kwargs.items() if value is not None}
-        types = self._token_types(_needed(input_ids))
-        input_ids, expanded = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kept
-        )
-        merge_size = self.config.vision_config.spatial_merge_size
-        return input_ids, expanded | repeat_vision(
-            vision, types, repeats=expand_size, merge_size=merge_size
-        )
-
-    def _prepare_position_ids_for_generation(self, *_: Any, **__: Any) -> None:
-        """None: `forward` computes the positions of the new rows."""
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        """Give `generate` the cache that knows vision rows."""
-        kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
-            raise UsageError(
-                f"cache_implementation={kind!r}: the hybrid attention has the growing cache only; "
-                "leave it out"
-            )
-        wanted = generation_config.use_cache is not False
-        if wanted and model_kwargs.get("past_key_values") is None:  # an empty cache is falsy
-            model_kwargs["past_key_values"] = VideoNSACache()
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)

@@ -89,6 +89,31 @@ def cut_rows(rows: NewRows, start: int, stop: int) -> NewRows:
     )
 
 
+def select_rows(rows: NewRows, kept: Tensor) -> NewRows:
+    """Some of the rows of one sample; a frame keeps its number, also where none of its rows stays.
+
+    Args:
+        rows: B = 1.
+        kept: int64 `[K]`, ascending.
+    """
+    kept = kept.to(rows.vision_mask.device)
+    (sizes,) = rows.frame_sizes
+    is_frame = rows.vision_mask & rows.attention_mask
+    frames = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+    number = is_frame[0].cumsum(0)[kept] - 1  # of each kept row, among the vision rows
+    number = number[is_frame[0, kept]].cpu()
+    vision, mask = rows.vision_mask[:, kept], rows.attention_mask[:, kept]
+    return rows._replace(
+        vision_mask=vision,
+        attention_mask=mask,
+        position_ids=rows.position_ids[:, :, kept],
+        next_positions=rows.next_positions[:, kept],
+        frame_sizes=[frames[number].bincount(minlength=len(sizes)).tolist()],
+        has_vision=bool(vision.any()),
+        is_padded=not bool(mask.all()),
+    )
+
+
 def frames_begun(sizes: Sequence[int], tokens: int) -> int:
     """How many frames have their first token among the first `tokens`."""
     begun = 0

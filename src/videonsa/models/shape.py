@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from videonsa.models.checkpoints.adapters import Adapter, is_adapter, read_adapter
 from videonsa.models.checkpoints.checkpoint import choose_config, read_checkpoint, without_gates
@@ -16,8 +16,9 @@ from videonsa.models.checkpoints.hub import FILES, WEIGHTS, is_cached, model_fol
 from videonsa.models.checkpoints.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
 from videonsa.models.checkpoints.stored import is_whole, stored_names
 from videonsa.models.checkpoints.validation import checked_fields
-from videonsa.models.config import spec_from_dict
+from videonsa.models.config import spec_from_dict, spec_to_dict, stated_by
 from videonsa.models.locate import locate_model
+from videonsa.models.methods import DENSE, AttentionMethod, Dense, named_method, nsa_method
 from videonsa.ops.spec import NSASpec
 
 BYTES_PER_VALUE = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8})
@@ -105,8 +106,7 @@ class ModelShape:
     dtype: str = "bfloat16"
     weights: Weights = "full"
     gates: bool = False
-    attention: Literal["nsa", "dense"] = "dense"
-    spec: NSASpec = field(default_factory=NSASpec)
+    method: AttentionMethod = field(default_factory=Dense)
 
     @property
     def head_dim(self) -> int:
@@ -205,7 +205,7 @@ def published_shape(model: str) -> ModelShape | None:
         case "Qwen/Qwen2.5-VL-72B-Instruct":
             return ModelShape(**_qwen(8192, 29568, 80, 64, 8, vision_mlp=3456))
         case "Enxin/VideoNSA":
-            return ModelShape(**seven, gates=True, attention="nsa", spec=NSASpec.released())
+            return ModelShape(**seven, gates=True, method=nsa_method(NSASpec.released()))
     return None
 
 
@@ -214,7 +214,7 @@ def load_shape(
     *,
     base: str | Path | None = None,
     revision: str | None = None,
-    attention: Literal["nsa", "dense"] | None = None,
+    method: AttentionMethod | str | None = None,
     fresh_gates: bool = False,
 ) -> ModelShape:
     """The shape of a model by folder, hub id or 'embedded', as loading it would give.
@@ -225,8 +225,8 @@ def load_shape(
         model: folder, hub id or 'embedded'; of a checkpoint or a LoRA adapter.
         base: of an adapter, in place of the one that it states.
         revision: of a hub id.
-        attention: None is what the weights were trained with.
-        fresh_gates: allow "nsa" on weights without gates.
+        method: as for `load_model`.
+        fresh_gates: allow a method that uses gates on weights without.
 
     Raises:
         ModelError: an unknown or unreachable model, or one that could not be loaded.
@@ -236,35 +236,46 @@ def load_shape(
     where = locate_model(model)
     folder = planned_folder(where, revision=revision)
     adapter = adapter_of(where, folder, base=base, revision=revision)
-    if adapter is None:
-        return _shape_of(where, folder, attention=attention, fresh_gates=fresh_gates)
-    asked = adapter.asked_of_base(attention=attention, fresh_gates=fresh_gates, nsa_spec=None)
-    spec = asked.pop("nsa_spec")
-    of_base = _shape_of(adapter.base, planned_folder(adapter.base), **asked)
-    return of_base if spec is None else replace(of_base, spec=spec)
+    attention, spec = stated_by(method)
+    asked: dict[str, Any] = {
+        "attention": attention,
+        "fresh_gates": fresh_gates,
+        "nsa_spec": spec,
+    }
+    if adapter is not None:
+        where, asked = adapter.base, adapter.asked_of_base(**asked)
+        folder = planned_folder(where)
+    shape = _shape_of(where, folder, **asked)
+    return replace(shape, method=method) if isinstance(method, AttentionMethod) else shape
 
 
 def _shape_of(
     where: str,
     folder: Path | None,
     *,
-    attention: Literal["nsa", "dense"] | None,
+    attention: str | None,
     fresh_gates: bool,
+    nsa_spec: NSASpec | None,
 ) -> ModelShape:
     """The shape of a whole checkpoint, from what `planned_folder` found."""
     if folder is None:
         shape = published_shape(where)
         assert shape is not None, "planned_folder leaves only published ids without a folder"
-        if attention == "nsa" and not (shape.gates or fresh_gates):
+        if attention is None:
+            return shape
+        stated = shape.method.config_fields().get("nsa", NSASpec())
+        method = named_method(attention, nsa_spec or stated)
+        if method.uses_gates and not (shape.gates or fresh_gates):
             raise without_gates(where)
-        used = attention or shape.attention
-        return replace(shape, attention=used, gates=used == "nsa")
+        return replace(shape, method=method, gates=method.uses_gates)
     names = stored_names(folder)
     if is_whole(folder) or (names and Path(where).is_dir()):
-        read = read_checkpoint(folder, attention=attention, fresh_gates=fresh_gates)
-        config = read.config
+        config = read_checkpoint(
+            folder, attention=attention, fresh_gates=fresh_gates, nsa_spec=nsa_spec
+        ).config
     else:
-        given = {"attention": attention}
+        nsa = None if nsa_spec is None else spec_to_dict(nsa_spec)
+        given = {"attention": attention, "nsa": nsa}
         config, _ = choose_config(folder, names, fresh_gates=fresh_gates, given=given)
     return shape_of_config(config.to_dict())
 
@@ -317,13 +328,14 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
     """
     fields = checked_fields(config, "config.json")
     text, vision = fields["text_config"], fields["vision_config"]
-    attention = fields.get("attention", "dense")
+    spec = spec_from_dict(fields.get("nsa") or {})
+    method = named_method(fields.get("attention", DENSE), spec)
+    gates = fields.get("gates")
     return ModelShape(
         **{name: text[key] for key, name in _TEXT_KEYS.items()},
         tied_embeddings=fields["tie_word_embeddings"],
         vision=VisionShape(**{name: vision[key] for key, name in _VISION_KEYS.items()}),
         dtype=fields.get("dtype", "float32"),
-        gates=attention == "nsa",
-        attention=attention,
-        spec=spec_from_dict(fields.get("nsa") or {}),
+        gates=method.uses_gates if gates is None else gates,
+        method=method,
     )

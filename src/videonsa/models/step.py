@@ -1,62 +1,133 @@
 """What the attention of every layer is told about one forward step, worked out once."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, NamedTuple, Self
+
 import torch
 from torch import Tensor
 
-from videonsa.models.attention import AttentionStep
-from videonsa.models.cache import VideoNSACache
-from videonsa.models.choice import AttentionChoice
-from videonsa.models.distributed.packed import cumulative
-from videonsa.models.rows import NewRows
-from videonsa.ops.layout import HybridLayout, hybrid_layout
-from videonsa.ops.spec import NSASpec
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Moment, Recorder
 
 
-def attention_step(
-    rows: NewRows, cache: VideoNSACache | None, choice: AttentionChoice
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTokens:
+    """T new tokens of each of B samples: the last of the S keys that they may see."""
+
+    num_tokens: int
+    """T."""
+    has_vision: bool
+    """Whether one of them is a vision token."""
+    vision_mask: Tensor
+    """bool `[B, S]`: keys of images and videos."""
+    attention_mask: Tensor | None
+    """bool `[B, S]`: False where padded; None where nothing is."""
+    position_ids: Tensor
+    """int64 `[3, B, T]`."""
+    frame_sizes: Callable[[], Sequence[int]]
+    """Vision tokens of each frame (temporal patch or image) among the keys, samples concatenated;
+    the last one may still be arriving. Worked out where it is asked for."""
+    segments: Sequence[tuple[int, int]] | None = None
+    """Queries and keys of each packed sample, or of each piece of a process's share; they are the
+    last of its keys, and see no others."""
+    is_last: bool = True
+    """Whether no chunk of the same call follows."""
+
+    @property
+    def cumulative(self) -> tuple[Tensor | None, Tensor | None]:
+        """The segments as `cu_seqlens` of queries and keys, int32 on the CPU."""
+        if self.segments is None:
+            return None, None
+        queries, keys = (
+            torch.tensor([0, *accumulate(counts)], dtype=torch.int32)
+            for counts in zip(*self.segments, strict=True)
+        )
+        return queries, keys
+
+    def to(self, device: torch.device) -> Self:
+        """The same tokens with their tensors on another device."""
+        padding = self.attention_mask
+        return replace(
+            self,
+            vision_mask=self.vision_mask.to(device),
+            attention_mask=None if padding is None else padding.to(device),
+            position_ids=self.position_ids.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionStep:
+    """What the attention of every layer needs to know; made by `build_step`."""
+
+    method: AttentionMethod
+    tokens: StepTokens
+    prepared: Any
+    """What the method worked out for all layers."""
+    gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    """Turns the k and v of a process's own tokens into those of the S keys; with a cache, of all
+    new tokens in order, which the cache then takes."""
+    parts: "Sequence[StepPart] | None"
+    """Of the tokens, where each part sees the keys up to its own last token only."""
+    recorder: Recorder | None
+    copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
+    """Of this step on other devices, made once for all their layers."""
+
+    @property
+    def wants_branches(self) -> bool:
+        """Whether branch outputs, LSEs and the selection are to be given."""
+        return self.recorder is not None and self.recorder.wants_branches
+
+    def mark(self, layer: int, moment: Moment) -> None:
+        """Tell the recorder that a layer has come so far."""
+        if self.recorder is not None:
+            self.recorder.mark(layer, moment)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The step with its tensors on `device`; itself where they are there."""
+        device = torch.device(device)
+        if self.tokens.vision_mask.device == device:
+            return self
+        if device not in self.copies:
+            prepared = None if self.prepared is None else self.prepared.to(device)
+            moved = replace(self, tokens=self.tokens.to(device), prepared=prepared, copies={})
+            self.copies[device] = moved
+        return self.copies[device]
+
+
+class StepPart(NamedTuple):
+    """Tokens that follow one another, and see the first keys of their step."""
+
+    num_tokens: int
+    step: AttentionStep
+    """As if these tokens were the last; its vision mask tells how many keys there are."""
+
+
+def build_step(
+    method: AttentionMethod,
+    tokens: StepTokens,
+    *,
+    recorder: Recorder | None = None,
+    gather_keys: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    parts: Sequence[StepPart] | None = None,
 ) -> AttentionStep:
-    """Enter the rows into the cache, and put together what the layers need."""
-    known = cache if cache is not None else VideoNSACache()
-    known.append_rows(rows)
-    padding = known.attention_mask if known.is_padded else None
-    frame_sizes = torch.tensor(
-        [size for sizes in known.frame_sizes for size in sizes], dtype=torch.int64
-    )
-    if choice.recorder is not None:
-        choice.recorder.begin_step(known.vision_mask, padding, frame_sizes)
-    # Without a vision row the hybrid layer is dense attention: no need for gates and streams.
-    dense = choice.attention == "dense" or not rows.has_vision
+    """The one place where a step is made.
+
+    Args:
+        method: how its tokens attend.
+        tokens: which they are.
+        recorder: told of the tokens here, then by the layers.
+        gather_keys: of a process that shares the sequence.
+        parts: in place of one preparation for all tokens.
+    """
+    if recorder is not None:
+        recorder.begin_step(tokens)
     return AttentionStep(
-        attention="dense" if dense else "nsa",
-        spec=choice.spec,
-        vision_mask=_vision_mask(rows, known, choice.spec),
-        attention_mask=padding,
-        layout=None if dense else _layout(rows, known, frame_sizes, choice),
-        pieces=None if rows.lengths is None else [(n, n) for n in rows.lengths],
-        backend=choice.backend,
-        recorder=choice.recorder,
+        method=method,
+        tokens=tokens,
+        prepared=None if parts is not None else method.prepare(tokens),
+        gather_keys=gather_keys,
+        parts=parts,
+        recorder=recorder,
     )
-
-
-def _layout(
-    rows: NewRows, cache: VideoNSACache, frame_sizes: Tensor, choice: AttentionChoice
-) -> HybridLayout | None:
-    if choice.is_released:
-        return None  # the released preset takes the sequence as it is
-    return hybrid_layout(
-        cache.vision_mask,
-        spec=choice.spec,
-        num_rows=rows.vision_mask.shape[1],
-        attention_mask=cache.attention_mask,
-        cu_seqlens_k=None if rows.lengths is None else cumulative(rows.lengths),
-        frame_sizes=frame_sizes if choice.spec.block_size == "frame" else None,
-    )
-
-
-def _vision_mask(rows: NewRows, cache: VideoNSACache, spec: NSASpec) -> Tensor:
-    """The rows that attend by NSA: by token ids, or as the released code finds them."""
-    if spec.vision_mask == "token_ids" or cache.vision_mask.shape[1] > rows.vision_mask.shape[1]:
-        return cache.vision_mask
-    t, h, w = rows.position_ids
-    off_diagonal: Tensor = (t != h) | (h != w)
-    return off_diagonal & rows.attention_mask

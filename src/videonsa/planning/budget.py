@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from videonsa.errors import BudgetError, UsageError
-from videonsa.ops.spec import NSASpec
+from videonsa.models.methods import AttentionMethod
 from videonsa.video.sampling import SamplingPlan
 
 
@@ -25,10 +25,12 @@ class AttentionBudget:
 
 
 def attention_budget(
-    spec: NSASpec, *, prompt_tokens: int, tokens_per_frame: int
-) -> AttentionBudget:
-    """K and gamma of a prompt of `prompt_tokens` tokens (paper section 3)."""
-    keys = spec.attention_keys(tokens_per_frame)
+    method: AttentionMethod, *, prompt_tokens: int, tokens_per_frame: int
+) -> AttentionBudget | None:
+    """K and gamma of a prompt of `prompt_tokens` tokens (paper section 3); None: K is all keys."""
+    keys = method.attended_keys(tokens_per_frame)
+    if keys is None:
+        return None
     return AttentionBudget(keys=keys, gamma=2 * keys / max(prompt_tokens - 1, 1))
 
 

@@ -11,7 +11,6 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.models.shape import ModelShape
-from videonsa.ops.triton.support import why_not_inputs
 
 _MEMORY, _OWN_PAGES = Path("/proc/meminfo"), Path("/proc/self/statm")
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
@@ -90,14 +89,12 @@ def runs_by_kernels(shape: ModelShape, machine: Machine) -> bool:
     """Whether vision rows attend by the kernels on a GPU of a kind that has them."""
     if machine.kind != "cuda":
         return False
-    if shape.spec.head_map == "padded":
-        return shape.value_bytes == 2
     dtype = getattr(torch, shape.dtype)
     q, k = (
         torch.empty(1, 1, heads, shape.head_dim, dtype=dtype, device="meta")
         for heads in (shape.num_heads, shape.num_kv_heads)
     )
-    return why_not_inputs(q, k, shape.spec) is None
+    return shape.method.runs_by_kernels(q, k)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

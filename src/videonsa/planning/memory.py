@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from videonsa.models.cache import ROOM
-from videonsa.models.choice import even_chunk
+from videonsa.models.chunks import even_chunk
+from videonsa.models.costs import AttentionCall
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.fused import ROWS_PER_CHUNK
+from videonsa.models.methods import AttentionMethod
 from videonsa.models.shape import ModelShape, up_to
 from videonsa.models.vision import ALIGNED
-from videonsa.ops.reference import SCORES_PER_CHUNK
-from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
-from videonsa.ops.triton.memory import AttentionShape, kernel_bytes, released_bytes
-from videonsa.ops.triton.tuning import Tuning, hopper
 
 _FLOAT32 = 4
-_COPIES_PER_CHUNK = 3  # scores, the masked ones or probabilities, and the masks of a chunk
 
 HEADROOM = 0.1
 """Share of the estimate that has to be free beside it: the prediction's own error, and memory that
@@ -37,16 +34,15 @@ class Workload:
     """Temporal patches, rows and columns of patches."""
     prompt_tokens: int
     max_new_tokens: int
-    attention: Literal["nsa", "dense"]
     kernels: bool
     """Vision rows attend by the GPU's kernels; else by the reference."""
     rows_per_chunk: int = ROWS_PER_CHUNK
     patches_per_chunk: int = PATCHES_PER_PART
 
     @property
-    def spec(self) -> NSASpec:
-        """Of the attention."""
-        return self.shape.spec
+    def method(self) -> AttentionMethod:
+        """How the model attends."""
+        return self.shape.method
 
     @property
     def video_tokens(self) -> int:
@@ -61,12 +57,8 @@ class Workload:
 
     @property
     def chunk_rows(self) -> int:
-        """R: rows that go through the layers at a time; the rule of `models.choice`."""
-        whole = (
-            self.attention == "dense"
-            or self.spec.stream == "sequence"
-            or self.spec.selection_scope == "block"
-        )
+        """R: rows that go through the layers at a time; the rule of `models.chunks`."""
+        whole = not self.method.is_chunked or self.method.why_at_once() is not None
         return self.prompt_tokens if whole else even_chunk(self.prompt_tokens, self.rows_per_chunk)
 
     @property
@@ -77,14 +69,21 @@ class Workload:
         return min(frames, self.grid[0]) * rows * columns
 
     @property
-    def num_blocks(self) -> int:
-        """Blocks of the stream that vision rows attend to."""
-        size = self.spec.block_size
-        if size == "frame":
-            tokens = self.video_tokens // self.grid[0]
-            return self.grid[0] * -(-tokens // MAX_BLOCK_SIZE)
-        released = self.spec.stream == "sequence"
-        return -(-(self.prompt_tokens if released else self.video_tokens) // size)
+    def attention(self) -> AttentionCall:
+        """The attention of the last chunk, as a method is asked about it."""
+        shape = self.shape
+        return AttentionCall(
+            prompt_tokens=self.prompt_tokens,
+            chunk_tokens=self.chunk_rows,
+            video_tokens=self.video_tokens,
+            num_frames=self.grid[0],
+            num_layers=shape.num_layers,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            value_bytes=shape.value_bytes,
+            kernels=self.kernels,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +177,7 @@ def prefill_terms(work: Workload) -> dict[str, int]:
     """The last layer on the last chunk of rows: all of the cache is there."""
     chunked = work.chunk_rows < work.prompt_tokens
     previous = 1 if chunked else 0  # the last hidden states of the chunk before
-    mlp, attention = _mlp(work), _attention(work)
+    mlp, attention = _mlp(work), work.method.workspace_bytes(work.attention)
     return {
         "weights": work.shape.weight_bytes,
         "embeddings": _embeddings(work),
@@ -249,56 +248,6 @@ def _mlp(work: Workload) -> int:
     width = 3 * rows * shape.intermediate_size * shape.value_bytes
     parts = 2 if rows < work.chunk_rows else 1
     return parts * _hidden(work) + width + shape.restored_bytes
-
-
-def _attention(work: Workload) -> int:
-    """Queries, and what it takes to attend: by kernels, by the reference, or fused."""
-    queries = work.chunk_rows * work.shape.num_heads * _head(work)
-    if work.attention == "dense":
-        return 2 * queries
-    gates = work.chunk_rows * work.shape.num_heads * 3 * work.shape.value_bytes
-    return queries + gates + (_by_kernels(work) if work.kernels else _by_reference(work))
-
-
-def attention_shape(work: Workload) -> AttentionShape:
-    """The call of the last chunk; all of its rows are counted as vision rows."""
-    shape, released = work.shape, work.spec.stream == "sequence"
-    return AttentionShape(
-        num_rows=work.chunk_rows,
-        num_keys=work.prompt_tokens if released else work.video_tokens,
-        num_blocks=work.num_blocks,
-        num_selected=work.spec.num_selected_blocks,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        value_bytes=shape.value_bytes,
-    )
-
-
-def _by_kernels(work: Workload) -> int:
-    """The kernels' buffers: vision rows and keys that follow one another are not copied."""
-    call, tuning = attention_shape(work), _tuning(work)
-    bytes_of = released_bytes if work.spec.stream == "sequence" else kernel_bytes
-    return bytes_of(call, tuning)
-
-
-def _tuning(work: Workload) -> Tuning:
-    """That of the newest GPUs, whose buffers are the largest."""
-    size = work.spec.block_size
-    if size == "frame":
-        tokens = work.video_tokens // work.grid[0]
-        size = -(-tokens // -(-tokens // MAX_BLOCK_SIZE))
-    return hopper(size)
-
-
-def _by_reference(work: Workload) -> int:
-    """Vision rows, keys and values, these in float32 too, and a chunk of scores."""
-    call = attention_shape(work)
-    in_float32 = 2 * call.key_bytes * _FLOAT32 // call.value_bytes
-    scores = min(SCORES_PER_CHUNK, call.num_heads * call.num_rows * call.num_keys)
-    outputs = 2 * call.query_bytes
-    vision = call.query_bytes + 2 * call.key_bytes
-    return vision + in_float32 + outputs + _COPIES_PER_CHUNK * scores * _FLOAT32
 
 
 def size_text(count: int) -> str:

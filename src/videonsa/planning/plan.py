@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from videonsa.errors import BudgetError, UsageError
 from videonsa.models.checkpoints.quantised import WEIGHTS, Weights
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
+from videonsa.models.methods import AttentionMethod
 from videonsa.models.shape import (
     BYTES_PER_VALUE,
     ModelShape,
@@ -16,7 +17,6 @@ from videonsa.models.shape import (
     load_shape,
     planned_folder,
 )
-from videonsa.ops.spec import NSASpec
 from videonsa.planning.budget import (
     AttentionBudget,
     attention_budget,
@@ -55,7 +55,8 @@ class VideoPlan:
     """Frames, tokens, memory and time of one question about one video."""
 
     model: str
-    attention: Literal["nsa", "dense"]
+    attention: str
+    """Name of the method."""
     dtype: str
     weights: Weights
     info: VideoInfo
@@ -70,10 +71,10 @@ class VideoPlan:
     memory: MemoryEstimate
     time: TimeEstimate | None
     """None on a CPU, whose rates are not known."""
-    spec: NSASpec | None
-    """None with dense attention."""
+    spec: dict[str, Any] | None
+    """Parameters of the method; None where it has none."""
     budget: AttentionBudget | None
-    """None with dense attention."""
+    """None where a token attends to all before it."""
     fit: str | None = None
     """What was chosen to fit, in words; None where that was not asked for."""
     notes: tuple[str, ...] = ()
@@ -118,7 +119,7 @@ class VideoPlan:
             "seconds_estimated": self.time.to_dict() if self.time else None,
             "fit": self.fit,
             "notes": list(self.notes),
-            "spec": asdict(self.spec) if self.spec else None,
+            "spec": self.spec,
             "budget": budget_to_dict(self.budget),
         }
 
@@ -128,7 +129,7 @@ def plan_video(
     model: str | Path = EMBEDDED,
     *,
     sampling: SamplingSpec | None = None,
-    attention: Literal["nsa", "dense"] | None = None,
+    method: AttentionMethod | str | None = None,
     dtype: str | None = None,
     text_tokens: int = TEXT_TOKENS,
     max_new_tokens: int = NEW_TOKENS,
@@ -146,7 +147,7 @@ def plan_video(
         video: as for `read_video`.
         model: folder, hub id or 'embedded'.
         sampling: which frames; None is the model's default.
-        attention: None is what the model's config says.
+        method: how it would attend, as for `load`.
         dtype: of weights and cache, for example "bfloat16"; None is the config's.
         text_tokens: tokens of the prompt beside the video's.
         max_new_tokens: longest answer.
@@ -157,7 +158,7 @@ def plan_video(
         weights: "int8" or "int4" where the decoder layers are quantised.
         base: of a LoRA adapter, in place of the one that it states.
         revision: branch, tag or commit of a hub id.
-        fresh_gates: allow "nsa" on weights without gates.
+        fresh_gates: allow a method that uses gates on weights without.
 
     Raises:
         VideoError: a video that cannot be read.
@@ -167,9 +168,7 @@ def plan_video(
 
     """
     check_new_tokens(max_new_tokens)
-    shape = load_shape(
-        model, base=base, revision=revision, attention=attention, fresh_gates=fresh_gates
-    )
+    shape = load_shape(model, base=base, revision=revision, method=method, fresh_gates=fresh_gates)
     if dtype is not None:
         if dtype not in BYTES_PER_VALUE:
             raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
@@ -212,7 +211,6 @@ class Question:
             grid=frames.grid,
             prompt_tokens=frames.num_tokens + self.text_tokens,
             max_new_tokens=self.max_new_tokens,
-            attention=self.shape.attention,
             kernels=runs_by_kernels(self.shape, self.machine),
         )
 
@@ -270,14 +268,13 @@ class Question:
     ) -> VideoPlan:
         """The plan of the question about these frames."""
         work, shape = self.workload(frames), self.shape
-        sparse = shape.attention == "nsa"
         on_gpu = self.machine.kind == "cuda"
         budget = attention_budget(
-            shape.spec, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
+            shape.method, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
         )
         return VideoPlan(
             model=model,
-            attention=shape.attention,
+            attention=shape.method.name,
             dtype=shape.dtype,
             weights=shape.weights,
             info=info,
@@ -289,7 +286,7 @@ class Question:
             machine=self.machine,
             memory=estimate_memory(work),
             time=estimate_time(work, rates_for(self.machine.name)) if on_gpu else None,
-            spec=shape.spec if sparse else None,
-            budget=budget if sparse else None,
+            spec=shape.method.parameters(),
+            budget=budget,
             fit=fit,
         )

@@ -86,7 +86,7 @@ def rates_for(gpu: str) -> Rates:
 def estimate_time(work: Workload, rates: Rates) -> TimeEstimate:
     """Seconds of tower, prefill and the tokens after the first."""
     tower = tower_operations(work) / rates.tower
-    prefill = linear_operations(work) / rates.linear + _attention_seconds(work, rates)
+    prefill = linear_operations(work) / rates.linear + attention_seconds(work, rates)
     token = _token_seconds(work, rates)
     return TimeEstimate(
         rates_of=rates.gpu,
@@ -116,28 +116,10 @@ def linear_operations(work: Workload) -> float:
     return 2.0 * work.prompt_tokens * work.shape.num_layers * work.shape.layer_weights
 
 
-def nsa_operations(work: Workload) -> float:
-    """Selected blocks, window, compressed keys and the scoring of blocks, of all layers."""
-    shape, tokens = work.shape, work.video_tokens
-    keys = min(work.spec.attention_keys(tokens // work.grid[0]), tokens / 2)
-    compressed = 1.5 * work.num_blocks / 2
-    width = shape.num_heads * shape.head_dim
-    return 4.0 * tokens * (keys + compressed) * width * shape.num_layers
-
-
-def dense_operations(work: Workload) -> float:
-    """Causal attention of all layers."""
-    shape = work.shape
-    width = shape.num_heads * shape.head_dim
-    return 2.0 * work.prompt_tokens**2 * width * shape.num_layers
-
-
-def _attention_seconds(work: Workload, rates: Rates) -> float:
-    if work.attention == "dense":
-        return dense_operations(work) / rates.dense
-    if work.spec.stream == "sequence":
-        return work.prompt_tokens * work.shape.num_layers / rates.released_rows
-    return nsa_operations(work) / rates.nsa
+def attention_seconds(work: Workload, rates: Rates) -> float:
+    """Of the prefill in all layers, by what the method counts and at its rate."""
+    rate: float = getattr(rates, work.method.rate)
+    return work.method.operations(work.attention) / rate
 
 
 def _token_seconds(work: Workload, rates: Rates) -> float:

@@ -1,52 +1,16 @@
 """What a run is watched by: gates, throughput, and the share of the hardware that it uses."""
 
 import time
-from collections.abc import Sequence
-from functools import partial
-
-import torch
-from torch import Tensor, nn
-
-from videonsa.ops.spec import BRANCHES
+from collections.abc import Mapping, Sequence
 
 
-class GateMeter:
-    """The mean gate of each layer and branch over the vision rows since it was last read.
-
-    It listens to the last projection of the gates (a forward hook in each layer), so the model
-    itself keeps nothing. `rows` says which rows of the next forward pass to count.
-    """
-
-    def __init__(self, model: nn.Module, *, temperature: float) -> None:
-        self.rows: Tensor | None = None
-        """int64 `[n]`; None counts nothing, as in an evaluation."""
-        self._temperature = temperature
-        self._sums: dict[int, Tensor] = {}
-        self._counts: dict[int, int] = {}
-        found = [module for name, module in model.named_modules() if name.endswith("g_proj_2")]
-        for layer, module in enumerate(found):
-            module.register_forward_hook(partial(self._note, layer))
-
-    def _note(self, layer: int, _: nn.Module, __: tuple[Tensor, ...], logits: Tensor) -> None:
-        if self.rows is None or not len(self.rows):
-            return
-        own = logits.detach()[0, self.rows.to(logits.device)].float()
-        gates = torch.sigmoid(own / self._temperature).unflatten(-1, (-1, len(BRANCHES)))
-        total = gates.mean(1).sum(0)
-        self._sums[layer] = self._sums[layer] + total if layer in self._sums else total
-        self._counts[layer] = self._counts.get(layer, 0) + len(own)
-
-    def read(self) -> dict[str, float]:
-        """The means, by names such as `gates/layer_00/window`; begins anew."""
-        means = {
-            f"gates/layer_{layer:02d}/{branch}": value
-            for layer in sorted(self._sums)
-            for branch, value in zip(
-                BRANCHES, (self._sums[layer] / self._counts[layer]).tolist(), strict=True
-            )
-        }
-        self._sums, self._counts = {}, {}
-        return means
+def gate_log(means: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Mean gates under the names of the log, such as `gates/layer_00/window`."""
+    return {
+        f"gates/layer_{layer:02d}/{branch}": value
+        for layer, branches in means.items()
+        for branch, value in branches.items()
+    }
 
 
 class RateMeter:

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from videonsa.errors import UsageError, missing_package
 from videonsa.models.checkpoints.stored import is_gate
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import BRANCHES
 from videonsa.train.settings import ModelSettings, OptimizerSettings
 
@@ -47,7 +47,7 @@ def _with_lora(model: VideoNSAForConditionalGeneration, settings: ModelSettings)
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=_PROJECTIONS,
-        modules_to_save=["g_proj_1", "g_proj_2"] if model.config.attention == "nsa" else None,
+        modules_to_save=["g_proj_1", "g_proj_2"] if model.config.gates else None,
     )
     return get_peft_model(model, config)
 

@@ -30,8 +30,9 @@ from videonsa.models._hf import quiet_loading
 from videonsa.models.checkpoints.checkpoint import read_checkpoint
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
+from videonsa.models.config import stated_by
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import locate_model
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
 from videonsa.models.shape import load_shape, shape_of_config
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.parsing import one_line
@@ -315,24 +316,21 @@ def _model(start: _Start) -> tuple[Any, Path]:
     """The model that the run starts or resumes with, and the folder that it came from."""
     recipe, base = start.recipe, locate_model(start.recipe.model.base)
     settings, attention = recipe.model, recipe.attention
-    if attention.kind == "dense" and settings.closed_gates:
+    method = attention.method()
+    if not method.uses_gates and settings.closed_gates:
         raise UsageError(
             f"model.closed_gates={list(settings.closed_gates)} with attention.kind=dense, which "
             "has no gates: leave one of the two out"
         )
-    choice: dict[str, Any] = {
-        "attention": attention.kind,
-        "fresh_gates": True,
-        "nsa_spec": attention.spec(),
-    }
     if start.checkpoint is not None and holds_weights(recipe):
-        loaded = load_model(start.checkpoint, dtype=torch.float32, **choice)
+        loaded = load_model(start.checkpoint, dtype=torch.float32, method=method, fresh_gates=True)
         return loaded.model, loaded.folder
     if settings.fresh:
-        checkpoint = read_checkpoint(base, **choice)
+        stated, spec = stated_by(method)
+        checkpoint = read_checkpoint(base, attention=stated, fresh_gates=True, nsa_spec=spec)
         model, folder = VideoNSAForConditionalGeneration(checkpoint.config), checkpoint.folder
     else:
-        loaded = load_model(base, dtype=torch.float32, **choice)
+        loaded = load_model(base, dtype=torch.float32, method=method, fresh_gates=True)
         model, folder = loaded.model, loaded.folder
     close_gates(model, settings.closed_from)
     return model.float(), folder

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from videonsa.errors import UsageError
+from videonsa.models.methods import AttentionMethod, named_method
 from videonsa.ops.spec import BRANCHES, NSASpec
 
 PARTS = ("vit", "merger", "llm")
@@ -109,20 +110,19 @@ class AttentionSettings:
         _within("attention", 1, 2**24, window_size=self.window_size)
         _within("attention", 1, 2**12, num_selected_blocks=self.num_selected_blocks)
         try:
-            self.spec()
+            self.method()
         except ValueError as error:
             raise UsageError(f"attention: {error}") from error
 
-    def spec(self) -> NSASpec | None:
-        """The NSA settings; None for dense attention."""
-        if self.kind == "dense":
-            return None
-        return NSASpec.paper(
+    def method(self) -> AttentionMethod:
+        """How the model attends."""
+        spec = NSASpec.paper(
             block_size=self.block_size,
             num_selected_blocks=self.num_selected_blocks,
             window_size=self.window_size,
             branches=tuple(branch for branch in BRANCHES if branch in self.branches),
         )
+        return named_method(self.kind, spec)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,11 +18,12 @@ from transformers import Trainer
 
 from videonsa.data.collate import PackedBatch
 from videonsa.errors import TrainingError
+from videonsa.models.recorder.gates import GateMeans
 from videonsa.models.shape import ModelShape
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.beside import Files, write_beside
 from videonsa.train.flops import step_flops
-from videonsa.train.meters import GateMeter, RateMeter
+from videonsa.train.meters import RateMeter, gate_log
 from videonsa.train.parameters import all_finite, parameter_groups
 from videonsa.train.saving import PARTIAL, publish, reading, saving
 from videonsa.train.settings import Recipe
@@ -70,9 +71,8 @@ class PackTrainer(Trainer):
         self._saves_to = self.folder
         config = self.inner_model.config
         self._vision_ids = (config.image_token_id, config.video_token_id)
-        spec = config.nsa_spec
-        self._spec = spec if config.attention == "nsa" else None
-        self.gates = GateMeter(self.model, temperature=spec.gate_temperature)
+        self._spec = config.nsa_spec if config.method.uses_gates else None
+        self.gates = GateMeans()
         peak = recipe.run.peak_tflops
         whole = not recipe.model.freeze and not recipe.model.lora_rank
         usable = peak is not None and whole and self.args.device.type != "cpu"
@@ -122,7 +122,10 @@ class PackTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch: PackedBatch = inputs["batch"]
-        prepared = batch.model_inputs(self.args.device) | {"loss_only": True}
+        prepared = batch.model_inputs(self.args.device) | {
+            "loss_only": True,
+            "recorder": self.gates,
+        }
         if self.extras.cp_group is not None:
             prepared["cp_group"] = self.extras.cp_group
         self.gates.rows = self._vision_rows(batch)
@@ -209,7 +212,7 @@ class PackTrainer(Trainer):
             logs |= {"tokens": self.state.num_input_tokens_seen, **self.rates.rates(total)}
             if self._lost_loss:
                 logs["loss"], self._lost_loss = math.nan, False
-            logs |= self.gates.read() | {"skipped_in_a_row": self.num_skipped}
+            logs |= gate_log(self.gates.read()) | {"skipped_in_a_row": self.num_skipped}
         super().log(logs)
 
     def _open_entrances(self) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from videonsa.cli.main import main
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 STAGES = [
     "vision tower",

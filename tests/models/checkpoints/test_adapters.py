@@ -14,7 +14,7 @@ from videonsa.errors import ModelError, UsageError
 from videonsa.models.checkpoints.adapters import CONFIG, TENSORS, read_adapter
 from videonsa.models.checkpoints.convert import convert
 from videonsa.models.checkpoints.loading import load_model, read_checkpoint
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.train.parameters import _PROJECTIONS
 
 GATES = ["g_proj_1", "g_proj_2"]
@@ -28,7 +28,7 @@ def logits_of(model):
 
 def write_adapter(folder, base, *, attention="nsa", gates=True, **options):
     """A trained adapter of a base on disk, as peft writes it, and what base and adapter compute."""
-    model = load_model(base, attention=attention, fresh_gates=True).model
+    model = load_model(base, method=attention, fresh_gates=True).model
     config = {"r": 3, "lora_alpha": 7, "target_modules": _PROJECTIONS} | options
     saved = {"modules_to_save": GATES} if gates else {}
     adapted = get_peft_model(model, LoraConfig(**config, **saved)).eval()
@@ -96,7 +96,7 @@ def test_gates_of_an_adapter_attend_as_its_config_says_or_its_base_with_a_note(a
 
 
 def test_dense_attention_leaves_the_gates_of_an_adapter_out_and_says_so(adapters):
-    loaded = load_model(adapters[0] / "brings gates", attention="dense")
+    loaded = load_model(adapters[0] / "brings gates", method="dense")
     assert "the gates of the adapter are left out" in loaded.notes[-1]
     assert logits_of(loaded.model).isfinite().all()
 

@@ -9,7 +9,8 @@ from tiny_models import EOS, IMAGE, VIDEO, config_fields, prompt, qwen, tiny
 
 from videonsa.errors import BudgetError, ModelError
 from videonsa.models.checkpoints.loading import load_model
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import nsa_method
 from videonsa.ops.spec import NSASpec
 
 OLD, NEW = "published", "as in memory"
@@ -226,7 +227,7 @@ def test_gates_under_a_qwen_config_are_the_released_ones(tmp_path):
     assert loaded.model.config.nsa_spec == NSASpec.released()
     assert "released" in loaded.notes[0]
     assert "current_and_later" in loaded.notes[0]
-    paper = load_model(tmp_path, nsa_spec=NSASpec.paper(block_size=4))
+    paper = load_model(tmp_path, method=nsa_method(NSASpec.paper(block_size=4)))
     assert paper.model.config.nsa_spec == NSASpec(block_size=4)
     assert paper.notes == ()
 
@@ -235,14 +236,14 @@ def test_gates_under_a_qwen_config_of_other_heads_are_none_that_can_run(tmp_path
     write(tmp_path, qwen(), weights=tiny().state_dict())
     message = refused(tmp_path)
     assert "28 query and 4 KV heads, and this model has 4 and 2" in message
-    assert load_model(tmp_path, attention="dense").model.config.attention == "dense"
-    assert load_model(tmp_path, nsa_spec=NSASpec()).model.config.nsa_spec == NSASpec()
+    assert load_model(tmp_path, method="dense").model.config.attention == "dense"
+    assert load_model(tmp_path, method=nsa_method(NSASpec())).model.config.nsa_spec == NSASpec()
 
 
 def test_nsa_on_weights_without_gates_needs_fresh_gates(plain):
     with pytest.raises(ModelError, match=r"have no gates .*--attention dense.*--fresh-gates"):
-        load_model(plain, attention="nsa")
-    loaded = load_model(plain, attention="nsa", fresh_gates=True)
+        load_model(plain, method="nsa")
+    loaded = load_model(plain, method="nsa", fresh_gates=True)
     assert "untrained" in loaded.notes[0]
     for layer in loaded.model.model.language_model.layers:
         assert not layer.self_attn.g_proj_2.weight.any()
@@ -255,16 +256,16 @@ def test_nsa_on_weights_without_gates_needs_fresh_gates(plain):
 
 
 def test_dense_on_weights_with_gates_leaves_them_out(ours):
-    loaded = load_model(ours, attention="dense")
+    loaded = load_model(ours, method="dense")
     assert "left out" in loaded.notes[0]
     inputs = prompt(4)
     nsa = load_model(ours).model
-    dense = nsa(**inputs, attention="dense").logits
+    dense = nsa(**inputs, method="dense").logits
     torch.testing.assert_close(loaded.model(**inputs).logits, dense)
 
 
 def test_fresh_gates_do_not_touch_trained_ones(ours):
-    loaded = load_model(ours, attention="nsa", fresh_gates=True)
+    loaded = load_model(ours, method="nsa", fresh_gates=True)
     assert loaded.notes == ()
     assert torch.equal(loaded.model(**prompt(4)).logits, load_model(ours).model(**prompt(4)).logits)
 
@@ -281,7 +282,7 @@ def test_missing_weight_is_named_with_its_shape(ours, attention):
     with pytest.raises(
         ModelError, match=r"missing: model.language_model.layers.1.self_attn.k_proj.bias \[32\]"
     ):
-        load_model(ours, attention=attention)
+        load_model(ours, method=attention)
     with pytest.raises(ModelError, match=r"missing .*layers.1.self_attn.k_proj.bias"):
         VideoNSAForConditionalGeneration.from_pretrained(ours)
 

@@ -21,7 +21,7 @@ from videonsa.models import config as config_module
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.stored import name_on_disk, parameter_name
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.ops.spec import NSASpec
 
 RELEASED_FIELDS = {"block_counts": 32, "window_size": 256}

@@ -4,6 +4,7 @@ import torch
 from tiny_models import END, SPEC, START, VIDEO, prompt, tiny, video
 
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.methods import NSA, Dense
 from videonsa.ops.spec import NSASpec
 
 FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
@@ -59,7 +60,8 @@ def prefill(name, cp_group=None, *, device="cpu"):
     make, spec, attention, options = PREFILLS[name]
     model = tiny(spec=spec).to(device)
     cache = VideoNSACache()
-    arguments = {"past_key_values": cache, "attention": attention, "backend": "reference"}
+    method = Dense() if attention == "dense" else NSA(spec, backend="reference")
+    arguments = {"past_key_values": cache, "method": method}
     shared = {"cp_group": cp_group, **options} if cp_group is not None else {}
     logits = model(**on(device, make()), **arguments, **shared, logits_to_keep=2).logits
     found = {"logits": logits} | _contents(cache)
@@ -82,9 +84,9 @@ def _contents(cache):
     return {
         "keys": torch.stack([layer.keys for layer in cache.layers]),
         "values": torch.stack([layer.values for layer in cache.layers]),
-        "vision_mask": cache.vision_mask.clone(),
-        "next_positions": cache.next_positions.clone(),
-        "frame_sizes": [list(sizes) for sizes in cache.frame_sizes],
+        "vision_mask": cache.tokens.vision_mask.clone(),
+        "next_positions": cache.tokens.next_positions.clone(),
+        "frame_sizes": [list(sizes) for sizes in cache.tokens.frame_sizes],
     }
 
 

@@ -7,7 +7,8 @@ from tiny_models import IMAGE, SPEC, VIDEO, prompt, tiny, video
 from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.distributed.packed import sample_lengths
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.methods import nsa_method
+from videonsa.models.recorder.frames import AttentionRecorder
 from videonsa.ops.spec import NSASpec
 
 WAYS = {
@@ -176,8 +177,8 @@ def test_one_sample_is_a_pack_too(model):
 def test_given_positions_are_used(model):
     packed = pack(samples())
     seen = {}
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda _, __, kwargs: seen.update(kwargs), with_kwargs=True
+    hook = model.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda _, args: seen.update(position_ids=args[1])
     )
     logits = model(**packed).logits
     hook.remove()
@@ -215,7 +216,7 @@ def test_gradient_checkpoints_change_nothing(model):
         ({"past_key_values": VideoNSACache()}, "a cache"),
         ({"rows_per_chunk": 4}, "rows_per_chunk"),
         ({"recorder": AttentionRecorder()}, "a recorder"),
-        ({"nsa_spec": NSASpec.released(), "attention": "nsa"}, "the released preset"),
+        ({"method": nsa_method(NSASpec.released())}, "the released preset"),
     ],
 )
 def test_what_does_not_go_with_packs_is_refused(beside, named):

@@ -12,6 +12,7 @@ from tiny_models import SPEC, prompt, tiny
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.methods import NSA, Dense
 from videonsa.ops.spec import NSASpec
 from videonsa.parallel.context import ContextParallelGroup
 
@@ -51,9 +52,9 @@ def run(name, cp_group=None, *, device="cpu"):
     """Loss, logits and gradients of a case."""
     make, spec, attention = CASES[name]
     model = tiny(spec=spec).to(device)
-    model.config.attention = attention
     # The reference is exact to float32 wherever it runs; the kernels' products are not.
-    result = model(**on(device, make()), cp_group=cp_group, use_cache=False, backend="reference")
+    method = Dense() if attention == "dense" else NSA(spec, backend="reference")
+    result = model(**on(device, make()), cp_group=cp_group, use_cache=False, method=method)
     result.loss.backward()
     grads = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -198,7 +199,10 @@ def test_what_needs_all_rows_in_one_process_is_refused(beside, named):
         ({"attention_mask": torch.ones(1, 20).index_fill(1, torch.tensor([0]), 0)}, "padding"),
         ({"input_ids": torch.arange(20, 60).view(2, 20)}, "a batch of 2"),
         ({"output_hidden_states": True}, "rows that cannot be shared: the hidden states of all"),
-        ({"nsa_spec": NSASpec(block_size=4, selection_scope="block")}, "selection_scope='block'"),
+        (
+            {"method": NSA(NSASpec(block_size=4, selection_scope="block"))},
+            "selection_scope='block'",
+        ),
     ],
 )
 def test_what_a_shared_prefill_cannot_have_is_refused(beside, named):

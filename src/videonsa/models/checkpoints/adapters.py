@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,10 +30,9 @@ from videonsa.models.checkpoints.stored import (
     read_json,
 )
 from videonsa.models.config import spec_from_dict
+from videonsa.models.methods import DENSE, SPARSE
 from videonsa.ops.spec import NSASpec
 from videonsa.parsing import read_json_object
-
-Attention = Literal["nsa", "dense"]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -76,15 +75,15 @@ class Adapter:
     def asked_of_base(
         self,
         *,
-        attention: Attention | None,
+        attention: str | None,
         fresh_gates: bool,
         nsa_spec: NSASpec | None,
     ) -> dict[str, Any]:
         """How its base is read: as was asked for, else as the config beside the adapter says."""
         stated = self.stated_attention()
-        brings_gates = self.has_gates and attention != "dense"
+        brings_gates = self.has_gates and attention != DENSE
         return {
-            "attention": attention or ("nsa" if brings_gates else stated.get("attention")),
+            "attention": attention or (SPARSE if brings_gates else stated.get("attention")),
             "fresh_gates": fresh_gates or brings_gates,
             "nsa_spec": nsa_spec or stated.get("nsa_spec"),
         }

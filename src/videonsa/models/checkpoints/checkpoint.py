@@ -31,7 +31,8 @@ from videonsa.models.config import (
     fields_for_weights,
     spec_to_dict,
 )
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import named_method
 from videonsa.ops.spec import NSASpec
 from videonsa.parsing import one_line
 
@@ -72,7 +73,7 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(
     model: str | Path,
     *,
-    attention: Literal["nsa", "dense"] | None = None,
+    attention: str | None = None,
     fresh_gates: bool = False,
     gate_init: Literal["half", "released"] | None = None,
     nsa_spec: NSASpec | None = None,
@@ -82,10 +83,10 @@ def read_checkpoint(
 
     Args:
         model: a folder, or an id of the Hugging Face hub, which is then downloaded.
-        attention: as in `load_model`.
+        attention: the field of the config, in place of the one of the weights.
         fresh_gates: as in `load_model`.
         gate_init: how fresh gates start; None is what the config says.
-        nsa_spec: as in `load_model`.
+        nsa_spec: likewise.
         revision: as in `load_model`.
 
     Raises:
@@ -153,7 +154,12 @@ def choose_config(
     released = fields.pop("model_type") == QWEN
     if released:
         fields |= fields_for_weights(stated, names)
-    gated = has_gates(names) if names else fields["attention"] == "nsa"
+    believed = fields.get("gates")
+    if believed is None:
+        believed = named_method(fields["attention"], NSASpec()).uses_gates
+    gated = has_gates(names) if names else believed
+    if given.get("attention") is not None:
+        fields.pop("gates", None)  # the layers get those that are asked for
     fields |= {name: value for name, value in given.items() if value is not None}
     fields.setdefault("dtype", dtype)
     check_nsa(fields.get("nsa") or {}, str(folder))  # also of an adapter, or the released one
@@ -161,7 +167,7 @@ def choose_config(
         config: VideoNSAConfig = VideoNSAConfig.from_dict(fields)
     except CONFIG_ERRORS as error:
         raise _bad_config(folder, error) from error
-    if config.attention == "nsa" and not gated and not fresh_gates:
+    if config.gates and not gated and not fresh_gates:
         raise without_gates(str(folder))
     check_heads(config, str(folder))
     notes = _notes(config, gated=gated, released=released and given.get("nsa") is None)
@@ -190,7 +196,7 @@ def _check_not_quantised(folder: Path, names: Collection[str]) -> None:
 
 def _notes(config: VideoNSAConfig, *, gated: bool, released: bool) -> tuple[str, ...]:
     spec = config.nsa_spec
-    if config.attention == "dense":
+    if not config.gates:
         if gated:
             return ("dense attention was asked for: the gates of these weights are left out",)
         return ("these weights have no gates: attention is dense",)
@@ -223,7 +229,7 @@ def _check_weights(
         for name, tensor in tensors.items()
         if name not in expected
         and not is_ignored(name)
-        and not (config.attention == "dense" and is_gate(name))
+        and not (not config.gates and is_gate(name))
     ]
     known = {name: tensor for name, tensor in tensors.items() if name in expected}
     reshaped = [

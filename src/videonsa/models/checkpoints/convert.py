@@ -33,8 +33,9 @@ from videonsa.models.checkpoints.stored import (
     name_on_disk,
 )
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.gates import init_gates
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.methods import SPARSE
 from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line
 
@@ -115,7 +116,7 @@ def convert(
     checkpoint = read_checkpoint(
         source,
         revision=revision,
-        attention="nsa" if fresh_gates else None,
+        attention=SPARSE if fresh_gates else None,
         fresh_gates=fresh_gates is not None,
         gate_init=fresh_gates,
     )
@@ -165,7 +166,7 @@ def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> list[_Planned]:
         for name, tensor in checkpoint.tensors.items()
         if name not in dropped and not is_ignored(name)
     ]
-    if config.attention == "nsa" and not has_gates(checkpoint.tensors):
+    if config.gates and not has_gates(checkpoint.tensors):
         for layer in range(config.text_config.num_hidden_layers):
             prefix = f"model.language_model.layers.{layer}.self_attn."
             like = FLOATS[checkpoint.tensors[f"{prefix}q_proj.weight"].dtype]

@@ -17,8 +17,9 @@ from videonsa.models.checkpoints.checkpoint import CONFIG_ERRORS, read_checkpoin
 from videonsa.models.checkpoints.generation_config import read_generation
 from videonsa.models.checkpoints.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.checkpoints.quantised import NOTES, Weights, check_weights, quantise
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.ops.spec import NSASpec
+from videonsa.models.config import stated_by
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import AttentionMethod
 from videonsa.parsing import one_line
 
 DeviceMap = Literal["auto"] | dict[str, int | str]
@@ -50,9 +51,8 @@ def load_model(
     model: str | Path,
     *,
     base: str | Path | None = None,
-    attention: Literal["nsa", "dense"] | None = None,
+    method: AttentionMethod | str | None = None,
     fresh_gates: bool = False,
-    nsa_spec: NSASpec | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     device_map: DeviceMap | None = None,
@@ -71,9 +71,10 @@ def load_model(
         model: a folder, or an id of the Hugging Face hub; of a checkpoint, or of a LoRA adapter in
             peft's format.
         base: of an adapter, in place of the one that it states.
-        attention: "nsa" or "dense"; None is what the weights were trained with.
-        fresh_gates: allow "nsa" on weights without gates; they then start as `gate_init` says.
-        nsa_spec: in place of the one of the weights.
+        method: how the model attends: "nsa", "dense" or an `AttentionMethod`; None is what the
+            weights were trained with. Gates are loaded where it uses them.
+        fresh_gates: allow a method that uses gates on weights without; they then start as
+            `gate_init` says.
         dtype: None is the one of the config, or of the weights.
         device: None is the CPU.
         device_map: in place of `device`: "auto" shares the layers out among the GPUs, a mapping
@@ -101,6 +102,7 @@ def load_model(
     if is_adapter(found):
         found = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
     adapter = read_adapter(found, base=base)
+    attention, nsa_spec = stated_by(method)
     asked: dict[str, Any] = {
         "attention": attention,
         "fresh_gates": fresh_gates,
@@ -121,11 +123,13 @@ def load_model(
                 folder, config=config, dtype=dtype or "auto", fresh_gates=fresh_gates, **placing
             )
             if adapter is not None:
-                spec = None if config.attention == "dense" else config.nsa_spec
+                spec = config.nsa_spec if config.gates else None
                 merge_adapter(loaded, adapter, dense=spec is None)
                 notes = adapter.notes(notes, spec=spec, base=tensors)
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
+    if isinstance(method, AttentionMethod):
+        placed.method = method
     notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied)
     return LoadedModel(
         model=placed.eval(),

@@ -7,7 +7,7 @@ from videonsa.models._hf import (
     register_checkpoint_conversion_mapping,
 )
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 
 def register() -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from videonsa.errors import ModelError
+from videonsa.models.methods import DENSE, SPARSE
 
 FAMILIES = ("qwen2_5_vl", "videonsa")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -124,7 +125,8 @@ _VISION = MappingProxyType(
 )
 _OURS = MappingProxyType(
     {
-        "attention": _one_of("nsa", "dense", default="nsa"),
+        "attention": _one_of(SPARSE, DENSE, default=SPARSE),
+        "gates": _one_of(True, False, None, default=None),
         "gate_init": _one_of("half", "released", default="half"),
         "nsa": _or_null(_Domain(lambda value: isinstance(value, dict), "an object")),
     }

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import Cache
-from videonsa.models.choice import AttentionChoice
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.video.chat import IGNORED_LABEL
 
 
@@ -39,7 +40,8 @@ def sample_lengths(cu_seqlens: Tensor, shape: Sequence[int]) -> list[int]:
 
 def check_goes_whole(
     what: str,
-    choice: AttentionChoice,
+    method: AttentionMethod,
+    recorder: Recorder | None,
     attention_mask: Tensor | None,
     cache: Cache | None,
     use_cache: bool | None,
@@ -50,7 +52,8 @@ def check_goes_whole(
 
     Args:
         what: `cu_seqlens` or `cp_group`.
-        choice: how the call attends.
+        method: how the call attends.
+        recorder: as it was given.
         attention_mask: as it was given.
         cache: as it was given.
         use_cache: as it was given.
@@ -64,10 +67,11 @@ def check_goes_whole(
         "attention_mask": attention_mask is not None,
         "a cache": cache is not None or bool(use_cache),
         "rows_per_chunk": bool(rows_per_chunk),
-        "a recorder": choice.recorder is not None,
+        "a recorder": recorder is not None and not recorder.takes_packed,
         "logits_to_keep": what == "cp_group"
         and (isinstance(logits_to_keep, Tensor) or logits_to_keep > 0),
-        "the released preset": choice.is_released,
+        "the released preset": not method.is_causal,
+        "tokens that leave": bool(method.leaves_after),
     }
     found = [what for what, given in came.items() if given]
     if found:
@@ -77,15 +81,10 @@ def check_goes_whole(
         )
 
 
-def cumulative(lengths: Sequence[int]) -> Tensor:
-    """int32 `[N + 1]` on the CPU, as the ops take it."""
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-
-
 def labels_within(labels: Tensor, lengths: Sequence[int]) -> Tensor:
     """Labels `[1, T]` without the first token of each sample.
 
     In the loss every row predicts the next, and before that token stands another sample.
     """
-    firsts = cumulative(lengths)[:-1].long().to(labels.device)
+    firsts = torch.tensor([0, *accumulate(lengths[:-1])]).to(labels.device)
     return labels.index_fill(1, firsts, IGNORED_LABEL)

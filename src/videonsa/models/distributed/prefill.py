@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models.attention import AttentionStep, StepPart
-from videonsa.models.cache import VideoNSACache
-from videonsa.models.choice import AttentionChoice, why_at_once
+from videonsa.models.cache import CachedTokens, VideoNSACache
+from videonsa.models.chunks import why_at_once
 from videonsa.models.distributed.sharded import ShardedRows, gathering
 from videonsa.models.fused import ROWS_PER_CHUNK
+from videonsa.models.layers import tokens_of_step
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.rows import NewRows, frames_begun
-from videonsa.ops.layout import hybrid_layout
+from videonsa.models.step import StepPart, StepTokens, build_step
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.parallel.shard import Piece, SequenceShard
 
@@ -25,9 +27,10 @@ from videonsa.parallel.shard import Piece, SequenceShard
 def check_prefill(
     rows: NewRows,
     cache: VideoNSACache,
-    choice: AttentionChoice,
-    output_hidden_states: bool | None,
+    method: AttentionMethod,
+    recorder: Recorder | None,
     *,
+    output_hidden_states: bool | None,
     labels: Tensor | None,
     kept: int | Tensor,
 ) -> None:
@@ -36,7 +39,8 @@ def check_prefill(
     Args:
         rows: the new ones.
         cache: of those before.
-        choice: how the call attends.
+        method: how the call attends.
+        recorder: as it was given.
         output_hidden_states: as it was given.
         labels: as they were given.
         kept: `logits_to_keep`, as it was given.
@@ -48,11 +52,13 @@ def check_prefill(
         "labels": labels is not None,
         "gradients (want torch.inference_mode or no_grad)": torch.is_grad_enabled(),
         "chosen logits_to_keep (want a number of last rows)": isinstance(kept, Tensor),
-        "padding": rows.is_padded or cache.is_padded,
+        "padding": rows.is_padded or cache.tokens.is_padded,
         f"a batch of {len(rows.vision_mask)}": len(rows.vision_mask) != 1,
     }
     found = [what for what, given in came.items() if given]
-    reason = why_at_once(choice, output_hidden_states=bool(output_hidden_states))
+    reason = why_at_once(method, output_hidden_states=output_hidden_states)
+    if reason is None and recorder is not None:
+        reason = "a recorder wants all rows in one process"
     if reason is not None:
         found.append(f"rows that cannot be shared: {reason}")
     if found:
@@ -108,14 +114,14 @@ class SharedChunk:
 
 
 def share_chunk(
-    rows: NewRows, cache: VideoNSACache, choice: AttentionChoice, cp_group: ContextParallelGroup
+    rows: NewRows, cache: VideoNSACache, method: AttentionMethod, cp_group: ContextParallelGroup
 ) -> SharedChunk | None:
     """Enter the rows of a chunk into the cache, and share them out.
 
     Args:
         rows: the same in all processes, B = 1, nothing padded.
         cache: of the rows before, the same in all processes.
-        choice: how the call attends.
+        method: how the call attends.
         cp_group: between the processes.
 
     Returns:
@@ -125,43 +131,35 @@ def share_chunk(
     num_rows = rows.vision_mask.shape[1]
     if num_rows < 2 * cp_group.world_size:
         return None
-    cache.append_rows(rows)
+    cache.tokens.append(rows)
     device = rows.vision_mask.device
     shard = cp_group.shard([0, num_rows])
-    step = AttentionStep(
-        attention=choice.attention,
-        spec=choice.spec,
-        vision_mask=cache.vision_mask,
-        attention_mask=None,
+    step = build_step(
+        method,
+        tokens_of_step(rows, cache.tokens),
         gather_keys=gathering(cp_group, shard, torch.arange(num_rows, device=device)),
-        parts=[_part(piece, rows, cache, choice) for piece in shard.pieces],
-        backend=choice.backend,
+        parts=[_part(piece, rows, cache.tokens, method) for piece in shard.pieces],
     )
     positions = torch.tensor(shard.rows, device=device)
     return SharedChunk(shard, ShardedRows(positions=positions, step=step), cp_group)
 
 
-def _part(piece: Piece, rows: NewRows, cache: VideoNSACache, choice: AttentionChoice) -> StepPart:
+def _part(piece: Piece, rows: NewRows, record: CachedTokens, method: AttentionMethod) -> StepPart:
     """A piece of this process, after which nothing is there."""
     later = rows.vision_mask.shape[1] - piece.end
-    vision_mask = cache.vision_mask[:, : cache.vision_mask.shape[1] - later]
-    has_vision = bool(rows.vision_mask[:, piece.first : piece.end].any())
-    layout = None
-    if choice.attention == "nsa" and has_vision:
-        sizes = cache.frame_sizes[0]
-        begun = sizes[: frames_begun(sizes, int(vision_mask.sum()))]
-        layout = hybrid_layout(
-            vision_mask,
-            spec=choice.spec,
-            num_rows=piece.num_rows,
-            frame_sizes=begun if choice.spec.block_size == "frame" else None,
-        )
-    step = AttentionStep(
-        attention="dense" if layout is None else "nsa",  # without vision rows they are the same
-        spec=choice.spec,
+    vision_mask = record.vision_mask[:, : record.vision_mask.shape[1] - later]
+
+    def frame_sizes() -> list[int]:
+        sizes = record.frame_sizes[0]
+        return sizes[: frames_begun(sizes, int(vision_mask.sum()))]
+
+    own = slice(piece.first, piece.end)
+    tokens = StepTokens(
+        num_tokens=piece.num_rows,
+        has_vision=bool(rows.vision_mask[:, own].any()),
         vision_mask=vision_mask,
         attention_mask=None,
-        layout=layout,
-        backend=choice.backend,
+        position_ids=rows.position_ids[:, :, own],
+        frame_sizes=frame_sizes,
     )
-    return StepPart(piece.num_rows, step)
+    return StepPart(piece.num_rows, build_step(method, tokens))

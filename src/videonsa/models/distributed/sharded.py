@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models.attention import AttentionStep
-from videonsa.models.choice import AttentionChoice
-from videonsa.models.distributed.packed import cumulative
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.rope import Grid
 from videonsa.models.rows import NewRows, frames_begun
-from videonsa.ops.layout import HybridLayout, hybrid_layout
+from videonsa.models.step import AttentionStep, StepTokens, build_step
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.parallel.shard import SequenceShard
 from videonsa.video.chat import IGNORED_LABEL
@@ -29,14 +28,18 @@ class ShardedRows(NamedTuple):
 
 
 def shard_rows(
-    rows: NewRows, choice: AttentionChoice, cp_group: ContextParallelGroup
+    rows: NewRows,
+    method: AttentionMethod,
+    cp_group: ContextParallelGroup,
+    recorder: Recorder | None = None,
 ) -> ShardedRows:
     """The rows of this process, and what its attention needs to know.
 
     Args:
         rows: all T rows, B = 1.
-        choice: how the call attends.
-        cp_group: between the processes.
+        method: how the call attends.
+        cp_group: of the processes.
+        recorder: told of this process's own rows.
 
     Raises:
         UsageError: more than one row of ids.
@@ -49,19 +52,20 @@ def shard_rows(
     device = rows.vision_mask.device
     shard = cp_group.shard([0, *accumulate(rows.lengths or [rows.vision_mask.shape[1]])])
     keys = torch.tensor(shard.keys, device=device)
-    dense = choice.attention == "dense" or not rows.has_vision
-    vision_mask = rows.vision_mask[:, keys]
-    step = AttentionStep(
-        attention="dense" if dense else "nsa",
-        spec=choice.spec,
-        vision_mask=vision_mask,
+    positions = torch.tensor(shard.rows, device=device)
+    tokens = StepTokens(
+        num_tokens=shard.counts[shard.rank],
+        has_vision=rows.has_vision,
+        vision_mask=rows.vision_mask[:, keys],
         attention_mask=None,
-        layout=None if dense else _layout(rows, vision_mask, shard, choice),
-        pieces=[(piece.num_rows, piece.num_keys) for piece in shard.pieces],
-        gather_keys=gathering(cp_group, shard, keys),
-        backend=choice.backend,
+        position_ids=rows.position_ids[:, :, positions],
+        frame_sizes=lambda: list(_frames_of_pieces(rows, shard)),
+        # Each piece is a packed sample whose rows are the last of its keys.
+        segments=[(piece.num_rows, piece.num_keys) for piece in shard.pieces],
     )
-    return ShardedRows(positions=torch.tensor(shard.rows, device=device), step=step)
+    gather = gathering(cp_group, shard, keys)
+    step = build_step(method, tokens, gather_keys=gather, recorder=recorder)
+    return ShardedRows(positions=positions, step=step)
 
 
 def gathering(
@@ -82,21 +86,6 @@ def gathering(
         return found[None, :, 0], found[None, :, 1]
 
     return gather
-
-
-def _layout(
-    rows: NewRows, vision_mask: Tensor, shard: SequenceShard, choice: AttentionChoice
-) -> HybridLayout:
-    """Each piece is a packed sample whose rows are the last of its keys."""
-    by_frames = choice.spec.block_size == "frame"
-    return hybrid_layout(
-        vision_mask,
-        spec=choice.spec,
-        num_rows=shard.counts[shard.rank],
-        cu_seqlens_q=cumulative([piece.num_rows for piece in shard.pieces]),
-        cu_seqlens_k=cumulative([piece.num_keys for piece in shard.pieces]),
-        frame_sizes=list(_frames_of_pieces(rows, shard)) if by_frames else None,
-    )
 
 
 def _frames_of_pieces(rows: NewRows, shard: SequenceShard) -> Iterator[int]:

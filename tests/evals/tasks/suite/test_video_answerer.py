@@ -14,6 +14,7 @@ from videonsa.evals.tasks.suite import video_answerer
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.inference.engine import VideoQA, load
 from videonsa.inference.generation import GenerationOptions, generate_tokens
+from videonsa.models.methods import nsa_method
 from videonsa.ops.spec import NSASpec
 from videonsa.rendered.suite import iter_frames, make_script, questions_of
 from videonsa.video.chat import VisionSlot, chat_tokens
@@ -191,7 +192,7 @@ def test_the_spec_can_be_changed_and_nonsense_is_refused(qa, tmp_path) -> None:
 
 
 def test_dense_attention_is_all_of_it(tiny_folder, tmp_path) -> None:
-    qa = load(tiny_folder, attention="dense", device="cpu")
+    qa = load(tiny_folder, method="dense", device="cpu")
     run = small_run(model="tiny", samples=1, attention="dense")
     lines = ask(run, tmp_path, ModelAnswerer(qa, run))
     assert {line.attention_fraction for line in lines if line.condition == "whole"} == {1.0}
@@ -201,7 +202,7 @@ def test_dense_attention_is_all_of_it(tiny_folder, tmp_path) -> None:
 def test_the_released_attention_reads_each_question_with_the_video(qa, monkeypatch) -> None:
     run = small_run(model="tiny")
     answerer, script = ModelAnswerer(qa, run), script_of(run)
-    answerer.spec = NSASpec.released()
+    answerer.method = nsa_method(NSASpec.released())
     given = []
 
     def recorded(model, cache, first, **_):
@@ -212,7 +213,7 @@ def test_the_released_attention_reads_each_question_with_the_video(qa, monkeypat
     questions = questions_of(script)
     replies = list(answerer.answers(script, questions, "whole"))
     assert len(replies) == len(given) == len(questions)
-    assert all(first["nsa_spec"] == NSASpec.released() for first in given)
+    assert all(first["method"] == nsa_method(NSASpec.released()) for first in given)
     assert [first["input_ids"].shape[1] for first in given] == [
         reply.cost.prompt_tokens for reply in replies
     ]

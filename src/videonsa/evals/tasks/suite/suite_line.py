@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from videonsa.evals.journal import read_lines
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS
+from videonsa.models.methods import SPARSE
 from videonsa.parsing import typed
 from videonsa.rendered.suite import KINDS
 
@@ -79,7 +80,8 @@ def parse_line(content: Any) -> SuiteLine:
     """
     line: SuiteLine = typed(SuiteLine, content)
     unknown = line.condition not in CONDITIONS or line.kind not in KINDS
-    lacking = set() if line.spec is None else _SPEC - line.spec.keys()
+    is_nsa = line.spec is not None and line.attention == SPARSE
+    lacking = _SPEC - (line.spec or {}).keys() if is_nsa else set()
     if unknown or lacking or line.answer not in line.options:
         raise ValueError("it is no line of this suite")
     return line

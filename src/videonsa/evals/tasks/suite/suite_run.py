@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from videonsa.errors import UsageError
 from videonsa.evals.conditions import Condition, ablated
+from videonsa.models.methods import SPARSE
 from videonsa.ops.spec import BRANCHES
 from videonsa.rendered.suite import KINDS, SuiteSpec, frames_for_tokens, suite_seed
 
@@ -57,9 +58,10 @@ class SuiteRun:
     """Where the evidence lies, taken in turn by the videos of a length; empty: drawn evenly."""
     frame_size: int = 112
     style: Style = "free"
-    attention: Literal["nsa", "dense"] = "nsa"
+    attention: str = SPARSE
+    """Name of the method."""
     nsa: tuple[tuple[str, Any], ...] = ()
-    """Changes to the model's `NSASpec`, as pairs of field and value."""
+    """Changes to the method's parameters, as pairs of name and value."""
     dtype: str = "float32"
     device: str = "cpu"
     split: Literal["train", "test"] = "test"
@@ -82,12 +84,6 @@ class SuiteRun:
         if unknown:
             raise UsageError(
                 f"conditions {', '.join(unknown)}: want some of {', '.join(CONDITIONS)}"
-            )
-        off = [name for name in self.conditions if CONDITIONS[name].ablates]
-        if self.attention == "dense" and off:
-            raise UsageError(
-                f"conditions {', '.join(off)} with dense attention: it has no branches; leave them "
-                "out, or use a model with gates"
             )
         for length in self.lengths:
             self.spec_of(length, 0)

@@ -5,15 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from videonsa.errors import UsageError, VideoNSAError
-from videonsa.evals.conditions import Condition
+from videonsa.evals.conditions import Condition, under
 from videonsa.evals.journal import Key
 from videonsa.evals.replies import Reply
 from videonsa.evals.tasks.suite.answer_styles import judge
 from videonsa.evals.tasks.suite.answerers import Answerer
 from videonsa.evals.tasks.suite.suite_line import SuiteKey, SuiteLine, parse_line
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, SuiteVideo
-from videonsa.models.config import spec_to_dict
-from videonsa.ops.spec import NSASpec
+from videonsa.models.methods import AttentionMethod
 from videonsa.rendered.suite import Script, SuiteQuestion, make_script, oracle, questions_of
 
 _TEXT_TOKENS = 64
@@ -40,7 +39,7 @@ class SuiteTask:
 
     run: SuiteRun
     answerer: Answerer
-    spec: NSASpec | None
+    method: AttentionMethod | None
     """Of the answerer's attention, all branches on; None without NSA."""
 
     @property
@@ -128,7 +127,7 @@ def _line(task: SuiteTask, group: SuiteGroup, question: SuiteQuestion, reply: Re
         right=verdict.right,
         model=run.model,
         attention=run.attention,
-        spec=_spec_of(task.spec, CONDITIONS[condition]),
+        spec=_spec_of(task.method, CONDITIONS[condition]),
         difficulty=run.difficulty,
         frame_size=run.frame_size,
         style=run.style,
@@ -144,9 +143,16 @@ def _position(script: Script, question: SuiteQuestion) -> float | None:
     return question.position if last - first <= seconds / 2 else None
 
 
-def _spec_of(spec: NSASpec | None, condition: Condition) -> dict[str, Any] | None:
-    if spec is None or condition.video == "absent":
+def _spec_of(method: AttentionMethod | None, condition: Condition) -> dict[str, Any] | None:
+    """Of NSA, the parameters that a report names; of another method, all."""
+    if method is None or condition.video == "absent":
         return None
-    stated = spec_to_dict(spec.with_options(branches=condition.branches))
+    parameters = under(method, condition).parameters()
     names = ("block_size", "num_selected_blocks", "window_size", "branches", "compressed_mask")
-    return {name: stated[name] for name in names}
+    if parameters is None or not parameters.keys() >= set(names):
+        return parameters
+    return {name: _as_json(parameters[name]) for name in names}
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

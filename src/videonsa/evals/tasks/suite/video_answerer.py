@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.evals.conditions import GREY, Condition
+from videonsa.evals.conditions import GREY, Condition, under
 from videonsa.evals.peak import forget_peak, peak_bytes
 from videonsa.evals.replies import Cost, Reply
 from videonsa.evals.tasks.suite.answer_styles import prompt_text
@@ -20,7 +20,7 @@ from videonsa.evals.writing import likeliest_answer, split_at_video, write_answe
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.generation import out_of_memory
 from videonsa.models.cache import VideoNSACache
-from videonsa.ops.spec import NSASpec
+from videonsa.models.methods import AttentionMethod
 from videonsa.planning.budget import attention_budget
 from videonsa.rendered.suite import Script, SuiteQuestion, iter_frames
 from videonsa.video.chat import VisionSlot, chat_tokens
@@ -49,10 +49,13 @@ class ModelAnswerer:
 
     def __init__(self, qa: VideoQA, run: SuiteRun) -> None:
         self._qa, self._model, self._run = qa, qa.model, run
-        try:
-            self.spec = self._model.config.nsa_spec.with_options(**dict(run.nsa))
-        except ValueError as error:
-            raise UsageError(f"the attention asked for cannot be: {error}") from error
+        self.method = qa.model.method.with_options(**dict(run.nsa))
+        off = [name for name in run.conditions if CONDITIONS[name].ablates]
+        if off and not self.method.branches:
+            raise UsageError(
+                f"conditions {', '.join(off)} with {self.method.name} attention: it has no "
+                "branches; leave them out, or use a model with gates"
+            )
         self._last: tuple[Script, bool, _Video] | None = None
 
     def answers(
@@ -76,13 +79,12 @@ class ModelAnswerer:
             return
         forget_peak(self._model.device)
         video = self._watch(script, chosen)
-        spec = self.spec.with_options(branches=chosen.branches)
-        # The released attention also sees later tokens: what follows the video changes it.
-        if self._run.attention == "nsa" and spec.stream == "sequence":
+        method = under(self.method, chosen)
+        if not method.is_causal:  # what follows the video changes how it attends
             for question in questions:
-                yield self._answer_at_once(video, question, spec)
+                yield self._answer_at_once(video, question, method)
             return
-        yield from self._answer_after_prefill(video, questions, spec)
+        yield from self._answer_after_prefill(video, questions, method)
 
     def _answer_blind(self, question: SuiteQuestion) -> Reply:
         ids = self._chat(question, video_tokens=None)
@@ -91,23 +93,27 @@ class ModelAnswerer:
         seconds = time.perf_counter() - start
         return Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
 
-    def _answer_at_once(self, video: _Video, question: SuiteQuestion, spec: NSASpec) -> Reply:
+    def _answer_at_once(
+        self, video: _Video, question: SuiteQuestion, method: AttentionMethod
+    ) -> Reply:
         ids = self._chat(question, video_tokens=len(video.features))
         start = time.perf_counter()
-        text = self._reply(VideoNSACache(), self._inputs(ids, video, spec), question)
+        text = self._reply(VideoNSACache(), self._inputs(ids, video, method), question)
         seconds = time.perf_counter() - start
-        cost = self._cost(video, spec, prompt_tokens=len(ids))
+        cost = self._cost(video, method, prompt_tokens=len(ids))
         return Reply(text=text, cost=replace(cost, prefill_seconds=seconds))
 
     def _answer_after_prefill(
-        self, video: _Video, questions: Sequence[SuiteQuestion], spec: NSASpec
+        self, video: _Video, questions: Sequence[SuiteQuestion], method: AttentionMethod
     ) -> Iterator[Reply]:
         start = time.perf_counter()
         ids = self._chat(questions[0], video_tokens=len(video.features))
         head, _ = split_at_video(ids, self._model.config.vision_end_token_id)
         cache = VideoNSACache()
         with torch.inference_mode():
-            self._model(**self._inputs(head, video, spec), past_key_values=cache, logits_to_keep=1)
+            self._model(
+                **self._inputs(head, video, method), past_key_values=cache, logits_to_keep=1
+            )
         self._wait()
         prefill = time.perf_counter() - start
         for question in questions:
@@ -117,7 +123,7 @@ class ModelAnswerer:
             text = self._reply(cache, {"input_ids": self._tensor(tail)}, question)
             # Not a fork: it would copy every key as soon as it grows.
             cache.crop(len(head) - cache.get_seq_length())
-            cost = self._cost(video, spec, prompt_tokens=len(head) + len(tail))
+            cost = self._cost(video, method, prompt_tokens=len(head) + len(tail))
             seconds = time.perf_counter() - start
             yield Reply(
                 text=text, cost=replace(cost, prefill_seconds=prefill, answer_seconds=seconds)
@@ -146,7 +152,7 @@ class ModelAnswerer:
         for frames in _ahead(iter_frames(script, chunk=_FRAMES_PER_CHUNK)):
             yield torch.full_like(frames, GREY) if condition.video == "grey" else frames
 
-    def _inputs(self, ids: list[int], video: _Video, spec: NSASpec) -> dict[str, Any]:
+    def _inputs(self, ids: list[int], video: _Video, method: AttentionMethod) -> dict[str, Any]:
         """Arguments of the forward for a prompt with the video in it."""
         input_ids = self._tensor(ids)
         with torch.inference_mode():
@@ -156,7 +162,7 @@ class ModelAnswerer:
             "inputs_embeds": embeds,
             "video_grid_thw": torch.tensor([video.grid]),
             "video_times": [[second * self._run.time_scale for second in video.times]],
-            "nsa_spec": spec,
+            "method": method,
         }
 
     def _reply(self, cache: VideoNSACache, first: dict[str, Any], question: SuiteQuestion) -> str:
@@ -181,16 +187,16 @@ class ModelAnswerer:
         text = prompt_text(question, self._run.style)
         return chat_tokens(text, tokenizer=self._qa.tokenizer, vision=slots).ids
 
-    def _cost(self, video: _Video, spec: NSASpec, *, prompt_tokens: int) -> Cost:
+    def _cost(self, video: _Video, method: AttentionMethod, *, prompt_tokens: int) -> Cost:
         frame_tokens = len(video.features) // video.grid[0]
-        keys = _attended_keys(spec, frame_tokens)
-        budget = attention_budget(spec, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens)
-        dense = self._run.attention == "dense"
+        budget = attention_budget(
+            method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
+        )
         return Cost(
             video_tokens=len(video.features),
             prompt_tokens=prompt_tokens,
-            attended_keys=None if dense else keys,
-            attention_fraction=1.0 if dense else min(1.0, budget.gamma * keys / budget.keys),
+            attended_keys=None if budget is None else budget.keys,
+            attention_fraction=1.0 if budget is None else min(1.0, budget.gamma),
             encode_seconds=video.seconds,
             peak_bytes=peak_bytes(self._model.device),
         )
@@ -202,12 +208,6 @@ class ModelAnswerer:
         """Wait until the GPU is done."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
-
-
-def _attended_keys(spec: NSASpec, frame_tokens: int) -> int:
-    """K of the branches not ablated, as the paper counts: without compressed keys."""
-    selected = spec.attention_keys(frame_tokens) - spec.window_size
-    return selected * ("selected" in spec.branches) + spec.window_size * ("window" in spec.branches)
 
 
 def _ahead(chunks: Iterator[Tensor]) -> Iterator[Tensor]:

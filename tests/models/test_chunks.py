@@ -7,9 +7,9 @@ import torch
 from tiny_models import SPEC, left_padded, prompt, tiny
 
 from videonsa.errors import UsageError
-from videonsa.models import choice
+from videonsa.models import chunks
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.methods import NSA
 from videonsa.ops.spec import NSASpec
 
 BLOCKS = NSASpec(block_size=8, num_selected_blocks=3, window_size=6)
@@ -25,9 +25,9 @@ def run(model, inputs, rows, **options):
 def assert_same(ours, theirs):
     torch.testing.assert_close(ours[0], theirs[0], atol=2e-5, rtol=1e-4)
     for name in ("vision_mask", "attention_mask", "next_positions"):
-        assert torch.equal(getattr(ours[1], name), getattr(theirs[1], name)), name
-    assert ours[1].frame_sizes == theirs[1].frame_sizes
-    assert ours[1].is_padded == theirs[1].is_padded
+        assert torch.equal(getattr(ours[1].tokens, name), getattr(theirs[1].tokens, name)), name
+    assert ours[1].tokens.frame_sizes == theirs[1].tokens.frame_sizes
+    assert ours[1].tokens.is_padded == theirs[1].tokens.is_padded
     assert ours[1].get_seq_length() == theirs[1].get_seq_length()
 
 
@@ -36,7 +36,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("attention", ["nsa", "dense"])
 def test_chunks_give_what_one_go_gives(spec, attention, rows):
     model, inputs = tiny(spec=spec), prompt(6)
-    options = {"attention": attention}
+    options = {"method": attention}
     assert_same(run(model, inputs, rows, **options), run(model, inputs, 0, **options))
 
 
@@ -70,7 +70,7 @@ def test_next_turn_continues_after_chunks():
 def test_long_prompts_are_cut_by_themselves(monkeypatch):
     model, inputs = tiny(), prompt(6)
     wanted = run(model, inputs, 0)
-    monkeypatch.setattr(choice, "ROWS_PER_CHUNK", 6)
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 6)
     lengths = []
     layer = model.model.language_model.layers[0]
     layer.register_forward_pre_hook(
@@ -88,7 +88,7 @@ def test_long_prompts_are_cut_by_themselves(monkeypatch):
 @pytest.mark.parametrize("num_rows", [1, 6, 7, 1000, 131_072, 131_136, 262_145])
 @pytest.mark.parametrize("most", [1, 6, 500, 16_384])
 def test_chunks_are_few_and_the_last_is_no_crumb(num_rows, most):
-    rows = choice.even_chunk(num_rows, most)
+    rows = chunks.even_chunk(num_rows, most)
     lengths = [min(rows, num_rows - start) for start in range(0, num_rows, rows)]
     assert max(lengths) <= most
     assert len(lengths) == math.ceil(num_rows / most)
@@ -99,10 +99,9 @@ def test_chunks_are_few_and_the_last_is_no_crumb(num_rows, most):
     ("options", "reason"),
     [
         ({"output_hidden_states": True}, "hidden states"),
-        ({"recorder": AttentionRecorder()}, "a recorder wants"),
-        ({"nsa_spec": NSASpec(selection_scope="block")}, "choose together"),
+        ({"method": NSA(NSASpec(selection_scope="block"))}, "choose together"),
     ],
-    ids=["hidden states", "recorder", "block scope"],
+    ids=["hidden states", "block scope"],
 )
 def test_what_needs_all_rows_at_once_is_refused(options, reason):
     with pytest.raises(UsageError, match=f"rows_per_chunk=4: .*{reason}"):

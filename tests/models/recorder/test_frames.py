@@ -3,9 +3,10 @@ import torch
 from tiny_models import SPEC, VIDEO, config_fields, left_padded, prompt, qwen, tiny
 
 from videonsa.errors import UsageError
+from videonsa.models.cache import VideoNSACache
 from videonsa.models.config import VideoNSAConfig
-from videonsa.models.modeling import VideoNSAForConditionalGeneration
-from videonsa.models.recorder import AttentionRecorder
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.recorder.frames import AttentionRecorder
 from videonsa.ops.spec import NSASpec
 
 
@@ -90,7 +91,7 @@ def test_a_step_that_ends_in_a_frame_records_no_text():
 
 def test_dense_model_records_text_only():
     recorder = AttentionRecorder()
-    tiny()(**prompt(3), recorder=recorder, attention="dense")
+    tiny()(**prompt(3), recorder=recorder, method="dense")
     assert recorder.text_mass().shape == (2, 1, 3)
     assert recorder.selection_frequency().shape == (0, 3)
 
@@ -123,3 +124,19 @@ def test_released_preset_is_recorded():
 def test_a_batch_is_refused():
     with pytest.raises(UsageError, match="a recorder with a batch of 2"):
         tiny()(**left_padded([prompt(2), prompt(3)]), recorder=AttentionRecorder())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 20])
+@pytest.mark.parametrize("spec", [SPEC, NSASpec(block_size=8, num_selected_blocks=3)], ids=str)
+def test_chunks_record_what_one_go_records(spec, rows):
+    model, inputs, found = tiny(spec=spec), prompt(6), []
+    for chunk in (rows, 0):
+        recorder = AttentionRecorder()
+        with torch.no_grad():
+            model(
+                **inputs, past_key_values=VideoNSACache(), recorder=recorder, rows_per_chunk=chunk
+            )
+        found.append((recorder.text_mass(), recorder.selection_frequency()))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)

@@ -1,0 +1,1 @@
+"""What looks on while a model attends: a protocol, and aggregators that keep sums, not tensors."""
