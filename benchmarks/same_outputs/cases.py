@@ -11,12 +11,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.same_outputs.models import (
+    KEPT,
     LAYERS,
     PAD,
     SHARED_BY,
     SPECS,
     VIDEO,
     Cache,
+    attend_by,
+    attending,
     context_parallel,
     fill,
     image_and_video,
@@ -29,6 +32,7 @@ from benchmarks.same_outputs.models import (
     recorded,
     text,
     video,
+    with_backend,
     with_lora,
 )
 
@@ -60,11 +64,12 @@ class Place:
 
     def prompt(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `forward` as they are passed here."""
-        return on(self.device, arguments) | {"backend": self.backend}
+        return on(self.device, arguments) | with_backend(self.backend)
 
     def model(self, preset: str, dtype: torch.dtype | None = None) -> Any:
         """A model of this place, in its dtype unless another is given."""
         model = make_model(preset, device=self.device, dtype=dtype or self.dtype)
+        attend_by(model, self.backend)
         if self.nudged:
             nudge(model)
         return model
@@ -119,8 +124,9 @@ def _trained(model: Any, prompt: dict[str, Any], **options: Any) -> Found:
 def _continued(model: Any, prompt: dict[str, Any], *, turn: bool = True, **options: Any) -> Found:
     """Logits and cache of a prefill, of tokens after it, and of a second turn with a video."""
     cache, place = Cache(), prompt["input_ids"].device
-    lasting = {"backend": prompt["backend"], "past_key_values": cache}
-    lasting |= {key: options.pop(key) for key in ("attention", "nsa_spec") if key in options}
+    lasting = {"past_key_values": cache}
+    lasting |= {key: prompt[key] for key in KEPT if key in prompt}
+    lasting |= {key: options.pop(key) for key in KEPT if key in options}
     out = model(**prompt | lasting, **options)
     found = {"logits": out.logits} | _rows(cache, "after the prefill")
     batch = len(prompt["input_ids"])
@@ -298,10 +304,10 @@ def _of_calls() -> Iterator[tuple[str, Case]]:
     """What a single call may ask for."""
     plain = partial(_plain, preset="frame")
     no_branch = SPECS["paper"].with_options(branches=())
-    yield "plain/frame/dense by call", Case(run=partial(plain, make=video, attention="dense"))
+    yield "plain/frame/dense by call", Case(run=partial(plain, make=video, **attending()))
     yield (
         "decode/frame/spec by call without branches",
-        Case(run=partial(_decoded, preset="frame", make=video, nsa_spec=no_branch)),
+        Case(run=partial(_decoded, preset="frame", make=video, **attending(no_branch))),
     )
     yield "plain/frame/positions given", Case(run=partial(plain, make=_positions_given))
     yield "plain/frame/seconds of a grid", Case(run=partial(plain, make=_seconds_per_grid))

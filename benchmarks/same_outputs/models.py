@@ -9,6 +9,7 @@ import inspect
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,10 +34,15 @@ def first_of(*places: str) -> Any:
 
 
 Config = first_of("videonsa.models.config:VideoNSAConfig")
-Model = first_of("videonsa.models.modeling:VideoNSAForConditionalGeneration")
+Model = first_of(
+    "videonsa.models.families.qwen2_5_vl:VideoNSAForConditionalGeneration",
+    "videonsa.models.modeling:VideoNSAForConditionalGeneration",
+)
 Cache = first_of("videonsa.models.cache:VideoNSACache")
 Spec = first_of("videonsa.ops.spec:NSASpec")
 _PARAMETERS = inspect.signature(Model.forward).parameters
+KEPT = ("attention", "nsa_spec", "backend", "method")
+"""Keywords of `forward` that hold for all calls after a cache."""
 SHARED_BY = next(name for name in ("cp_group", "exchange") if name in _PARAMETERS)
 """The keyword of `forward` for the processes that one sequence is sharded over."""
 
@@ -50,6 +56,25 @@ def context_parallel() -> Any:
     return kind()
 
 
+def attending(spec: Any = None) -> dict[str, Any]:
+    """The keywords of `forward` for attention by a spec, or densely."""
+    if "method" not in _PARAMETERS:
+        return {"attention": "dense"} if spec is None else {"nsa_spec": spec}
+    methods = importlib.import_module("videonsa.models.methods")
+    return {"method": methods.Dense() if spec is None else methods.nsa_method(spec)}
+
+
+def with_backend(backend: str) -> dict[str, Any]:
+    """The keywords of `forward` for a backend of the ops; none where it belongs to the method."""
+    return {} if "method" in _PARAMETERS else {"backend": backend}
+
+
+def attend_by(model: Any, backend: str) -> None:
+    """Where a backend belongs to the method, give it to that of the model."""
+    if hasattr(getattr(model, "method", None), "backend"):
+        model.method = replace(model.method, backend=backend)
+
+
 def with_lora(model: Any) -> Any:
     """LoRA around a model, as training puts it there."""
     choose = first_of("videonsa.train.parameters:choose_parameters")
@@ -59,7 +84,11 @@ def with_lora(model: Any) -> Any:
 
 def recorded(run: Callable[[Any], Any]) -> dict[str, Tensor]:
     """What a recorder holds after `run`, which is given it."""
-    recorder = first_of("videonsa.models.recorder:AttentionRecorder")()
+    kind = first_of(
+        "videonsa.models.recorder.frames:AttentionRecorder",
+        "videonsa.models.recorder:AttentionRecorder",
+    )
+    recorder = kind()
     run(recorder)
     return {"text mass": recorder.text_mass(), "selection": recorder.selection_frequency()}
 
