@@ -184,7 +184,7 @@ def _frames(place: Place) -> Found:
         video_grid_thw=torch.tensor([[5, 8, 8]], device=place.device),
         video_times=[(0.0, 1.0, 2.0, 3.0, 4.0)],
         logits_to_keep=2,
-        backend=place.backend,
+        **with_backend(place.backend),
     )
     return {"features": features, "logits": out.logits}
 

@@ -1,0 +1,94 @@
+"""A method written here runs through `load`, `ask`, the suite and `plan`: no file knows of it."""
+
+import json
+from dataclasses import dataclass
+
+import torch
+
+import videonsa
+from videonsa.evals.runner import run_task
+from videonsa.evals.tasks.suite.suite_run import SuiteRun
+from videonsa.evals.tasks.suite.suite_task import SuiteTask
+from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
+from videonsa.models.dense import dense_attention
+from videonsa.models.methods import AttentionMethod
+
+
+@dataclass(frozen=True)
+class SlidingWindow(AttentionMethod):
+    """Every token attends to the last `size` tokens."""
+
+    name = "sliding_window"
+    is_chunked = True
+    size: int = 8
+
+    def attend(self, layer, hidden, q, k, v, step):
+        first = k.shape[1] - q.shape[1]
+        outputs = []
+        for row in range(q.shape[1]):
+            keys = slice(max(first + row + 1 - self.size, 0), first + row + 1)
+            outputs.append(dense_attention(q[:, row : row + 1], k[:, keys], v[:, keys]))
+        return torch.cat(outputs, dim=1)
+
+    def parameters(self):
+        return {"size": self.size}
+
+    def attended_keys(self, tokens_per_frame):
+        return self.size
+
+
+METHOD = SlidingWindow(size=12)
+
+
+def test_it_answers_through_load_and_ask(tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, method=METHOD, device="cpu")
+    answer = qa.ask(clip_path, "What moves?", max_new_tokens=4)
+    assert answer.usage.attention == "sliding_window"
+    assert answer.usage.spec == {"size": 12}
+    assert answer.usage.budget.keys == 12
+    assert not qa.model.config.gates, "it uses none, so none are loaded"
+
+
+def test_a_window_of_all_tokens_is_dense_attention(tiny_folder, clip_path):
+    texts = [
+        videonsa.load(tiny_folder, method=method, device="cpu").ask(clip_path, "What?").text
+        for method in (SlidingWindow(size=10_000), "dense")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_another_window_gives_other_logits_and_chunks_the_same(tiny_folder):
+    model = videonsa.load(tiny_folder, method=METHOD, device="cpu").model
+    ids = torch.arange(40, 80)[None]
+    with torch.inference_mode():
+        whole = model(ids, rows_per_chunk=0).logits
+        chunks = model(ids, rows_per_chunk=16).logits
+        wide = model(ids, method=SlidingWindow(size=40)).logits
+    torch.testing.assert_close(chunks, whole)
+    assert (wide - whole).abs().max() > 1e-6
+
+
+def test_it_is_planned_as_it_is_asked(tiny_folder, clip_path):
+    plan = videonsa.plan_video(clip_path, tiny_folder, method=METHOD)
+    usage = videonsa.load(tiny_folder, method=METHOD, device="cpu").ask(clip_path, "What?").usage
+    assert plan.attention == usage.attention
+    assert plan.spec == usage.spec
+    assert plan.budget.keys == usage.budget.keys
+    assert plan.memory.total > 0
+    json.dumps(plan.to_dict())
+
+
+def test_the_suite_asks_it(tiny_folder, tmp_path):
+    qa = videonsa.load(tiny_folder, method=METHOD, device="cpu")
+    run = SuiteRun(
+        model="tiny",
+        lengths=(256,),
+        samples=1,
+        kinds=("needle",),
+        conditions=("whole",),
+        attention=METHOD.name,
+    )
+    task = SuiteTask(run, ModelAnswerer(qa, run), METHOD)
+    lines = run_task(task, tmp_path, machine={}, progress=False)
+    assert {(line.attention, line.attended_keys) for line in lines} == {("sliding_window", 12)}
+    assert all(line.spec == {"size": 12} for line in lines)
