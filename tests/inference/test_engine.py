@@ -353,7 +353,7 @@ def test_the_folder_of_a_run_is_taken_for_its_model_with_a_note(tiny_folder, cli
         ({"memory": "24GB", "fit": True}, "memory='24GB': want bytes"),
         ({"memory": 0, "fit": True}, "memory=0: want bytes"),
         ({"sampling": 3}, "sampling came as int: want SamplingSpec"),
-        ({"recorder": "all"}, "recorder came as str: want AttentionRecorder"),
+        ({"recorder": "all"}, "recorder came as str: want Recorder"),
         ({"trace": True}, "trace came as bool: want Trace"),
         ({"system": None}, "system came as NoneType; wanted a str"),
         ({"top_p": None}, "top_p=None"),

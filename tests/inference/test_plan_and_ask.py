@@ -78,9 +78,10 @@ VARIANTS = {
         folder, tie_word_embeddings=..., text_config=text_of(folder) | {"tie_word_embeddings": True}
     ),
     "untied": untied,
-    "dense twin": lambda folder: saved(folder, attention="dense"),
+    "dense twin": lambda folder: saved(folder, attention="dense", gates=None),
+    "dense with gates": lambda folder: edit(folder, attention="dense"),
     "Qwen2.5-VL": lambda folder: (
-        saved(folder, attention="dense"),
+        saved(folder, attention="dense", gates=None),
         edit(folder, model_type="qwen2_5_vl", nsa=..., attention=..., gate_init=...),
     ),
     "released": released,
@@ -128,14 +129,14 @@ def test_plan_and_ask_agree(variant, copy, clip_path):
 
 @pytest.mark.parametrize("attention", ["nsa", "dense"])
 def test_plan_and_ask_agree_on_the_attention_that_is_asked_for(attention, copy, clip_path):
-    check_agreement(copy, clip_path, attention=attention)
-    saved(copy, attention="dense")
+    check_agreement(copy, clip_path, method=attention)
+    saved(copy, attention="dense", gates=None)
     if attention == "dense":
         return
-    check_agreement(copy, clip_path, attention="nsa", fresh_gates=True)
+    check_agreement(copy, clip_path, method="nsa", fresh_gates=True)
     for call in (load_shape, videonsa.load):
         with pytest.raises(ModelError, match="have no gates"):
-            call(copy, attention="nsa")
+            call(copy, method="nsa")
 
 
 @pytest.mark.parametrize("revision", [None, "old"])

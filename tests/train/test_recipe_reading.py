@@ -24,7 +24,7 @@ def test_the_recipe_of_the_paper():
     assert (optimizer.betas, optimizer.max_grad_norm) == ((0.9, 0.999), 1.0)
     assert (optimizer.batch_size, optimizer.epochs, optimizer.steps) == (32, 1, None)
     assert (recipe.data.context, recipe.data.fps, recipe.data.max_pixels) == (36_864, 4.0, 50_176)
-    assert recipe.attention.spec() == NSASpec.paper(
+    assert recipe.attention.method().spec == NSASpec.paper(
         block_size=64, num_selected_blocks=32, window_size=256
     )
     assert recipe.model.freeze == ()
@@ -37,12 +37,12 @@ def test_the_dense_baseline_differs_in_its_attention_alone():
     assert dense.pop("attention")["kind"] == "dense"
     sparse.pop("attention")
     assert dense == sparse
-    assert read_recipe("dense-7b").attention.spec() is None
+    assert read_recipe("dense-7b").attention.method().name == "dense"
 
 
 def test_one_and_two_branches():
     found = {
-        read_recipe(name).attention.spec().branches
+        read_recipe(name).attention.method().spec.branches
         for name in recipe_names()
         if name.startswith("branch-")
     }

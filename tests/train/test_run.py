@@ -228,7 +228,7 @@ def test_lora_goes_on_after_it_died_and_leaves_a_whole_model(tiny_folder, manife
     assert not torch.equal(models[0][name], before[name])
     # Its last checkpoint is an adapter that knows its base and how it attends.
     loaded = load_model(outs[0] / "checkpoint-6")
-    assert loaded.model.config.nsa_spec == recipe.attention.spec()
+    assert loaded.model.config.nsa_spec == recipe.attention.method().spec
     assert loaded.notes == (f"LoRA adapter {loaded.adapter} (rank 4) merged into {tiny_folder}",)
     for name, value in loaded.model.state_dict().items():
         torch.testing.assert_close(value, models[0][name])

@@ -18,7 +18,6 @@ from videonsa.rendered.suite import suite_seed
         ({"lengths": ()}, "lengths=()"),
         ({"lengths": (256, 256)}, "each once"),
         ({"conditions": ("whole", "half")}, "conditions half: want some of whole, no-compressed"),
-        ({"attention": "dense", "conditions": ("whole", "none")}, "none with dense attention"),
         ({"kinds": ("riddle",)}, "kinds=('riddle',)"),
         ({"positions": (1.5,)}, "position=1.5: want 0 to 1"),
         ({"difficulty": "brutal"}, "difficulty='brutal'"),
