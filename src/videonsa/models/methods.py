@@ -243,8 +243,10 @@ class NSA(AttentionMethod):
         return asdict(self.spec)
 
     def attended_keys(self, tokens_per_frame: int) -> int | None:
-        """N * s + w; compressed keys are not counted."""
-        return self.spec.attention_keys(tokens_per_frame)
+        """K = n * s + w of the branches that are on; compressed keys are not counted."""
+        spec, window = self.spec, self.spec.window_size
+        selected = spec.attention_keys(tokens_per_frame) - window
+        return selected * ("selected" in spec.branches) + window * ("window" in spec.branches)
 
     def workspace_bytes(self, call: AttentionCall) -> int:
         """Queries, gates and the buffers of kernels or reference."""
