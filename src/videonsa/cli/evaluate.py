@@ -189,13 +189,14 @@ class _Asked(NamedTuple):
 
 def _request(args: Namespace) -> "SuiteRun":
     """The options as a run; attention, dtype and device are those of no model yet."""
-    from videonsa.evals.tasks.suite.suite_run import SuiteRun
-    from videonsa.models.methods import SPARSE
+    from videonsa.evals.tasks.suite.suite_run import SuiteRun, check_conditions
+    from videonsa.models.methods import SPARSE, named_method
+    from videonsa.ops.spec import NSASpec
     from videonsa.rendered.suite import KINDS
 
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
     size = _SMALL_FRAME if embedded else _FRAME
-    return SuiteRun(
+    asked = SuiteRun(
         model=args.model if args.revision is None else f"{args.model}@{args.revision}",
         lengths=tuple(parse_tokens(text, "--lengths") for text in args.lengths.split(",")),
         samples=args.samples,
@@ -211,6 +212,8 @@ def _request(args: Namespace) -> "SuiteRun":
         seed=args.seed,
         time_scale=args.time_scale,
     )
+    check_conditions(asked.conditions, named_method(asked.attention, NSASpec()))
+    return asked
 
 
 def _positions(text: str) -> tuple[float, ...]:

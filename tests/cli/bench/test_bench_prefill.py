@@ -55,9 +55,9 @@ def test_sparse_rows_go_through_the_layers_as_many_at_a_time_as_is_wished(tmp_pa
     chunks = []
     run = VideoNSAForConditionalGeneration._run_chunks
 
-    def noted(self, embeds, rows, cache, choice, rows_per_chunk, *rest):
-        chunks.append((choice.attention, rows_per_chunk))
-        return run(self, embeds, rows, cache, choice, rows_per_chunk, *rest)
+    def noted(self, embeds, rows, cache, call):
+        chunks.append((call.method.name, call.chunk))
+        return run(self, embeds, rows, cache, call)
 
     monkeypatch.setattr(VideoNSAForConditionalGeneration, "_run_chunks", noted)
     path = tmp_path / "prefill.json"

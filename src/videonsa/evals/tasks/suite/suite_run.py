@@ -1,12 +1,13 @@
 """What a run of the suite asks, and of whom."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from videonsa.errors import UsageError
 from videonsa.evals.conditions import Condition, ablated
-from videonsa.models.methods import SPARSE
+from videonsa.models.methods import SPARSE, AttentionMethod
 from videonsa.ops.spec import BRANCHES
 from videonsa.rendered.suite import KINDS, SuiteSpec, frames_for_tokens, suite_seed
 
@@ -26,6 +27,20 @@ _SAMPLE_BITS, _LENGTH_BITS = 16, 24
 """Of the number of a video within its split."""
 _MOST_SCALE = 1000
 _SELECTION = ("lengths", "samples", "conditions")
+
+
+def check_conditions(names: Sequence[str], method: AttentionMethod) -> None:
+    """Refuse conditions that ablate what a method does not have.
+
+    Raises:
+        UsageError: naming them.
+    """
+    off = [name for name in names if CONDITIONS[name].ablates]
+    if off and not method.branches:
+        raise UsageError(
+            f"conditions {', '.join(off)} with {method.name} attention: it has no branches; leave "
+            "them out, or use a model with gates"
+        )
 
 
 class SuiteVideo(NamedTuple):

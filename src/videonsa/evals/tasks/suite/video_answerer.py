@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from videonsa.errors import UsageError
 from videonsa.evals.conditions import GREY, Condition, under
 from videonsa.evals.peak import forget_peak, peak_bytes
 from videonsa.evals.replies import Cost, Reply
 from videonsa.evals.tasks.suite.answer_styles import prompt_text
-from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun
+from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, check_conditions
 from videonsa.evals.writing import likeliest_answer, split_at_video, write_answers
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.generation import out_of_memory
@@ -50,12 +49,7 @@ class ModelAnswerer:
     def __init__(self, qa: VideoQA, run: SuiteRun) -> None:
         self._qa, self._model, self._run = qa, qa.model, run
         self.method = qa.model.method.with_options(**dict(run.nsa))
-        off = [name for name in run.conditions if CONDITIONS[name].ablates]
-        if off and not self.method.branches:
-            raise UsageError(
-                f"conditions {', '.join(off)} with {self.method.name} attention: it has no "
-                "branches; leave them out, or use a model with gates"
-            )
+        check_conditions(run.conditions, self.method)
         self._last: tuple[Script, bool, _Video] | None = None
 
     def answers(
