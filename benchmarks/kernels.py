@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from videonsa.bench.calls import prepare_videonsa
-from videonsa.bench.inputs import REGIMES, make_inputs
+from videonsa.bench.attention_inputs import REGIMES, make_inputs
+from videonsa.bench.attention_shapes import SHAPES
 from videonsa.bench.measure import Task
+from videonsa.bench.op_calls import prepare_videonsa
 from videonsa.bench.passes import Pass, make_tasks
-from videonsa.bench.shapes import SHAPES
 from videonsa.disk import write_atomic
 from videonsa.machine import measurement_facts
 

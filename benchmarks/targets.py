@@ -53,11 +53,11 @@ def run_of(result: Result, shape: str, op: str, regime: str) -> dict[str, Any] |
 
 
 def faster(
-    result: Result, *, shape: str, regime: str, op: str = "videonsa", peer: str = "sdpa-cudnn"
+    result: Result, *, shape: str, regime: str, op: str = "videonsa", competitor: str = "sdpa-cudnn"
 ) -> float | None:
-    """Time of the peer over time of the op."""
+    """Time of the competitor over time of the op."""
     ours = run_of(result, shape, op, regime)
-    theirs = run_of(result, shape, peer, "any" if peer.startswith("sdpa") else regime)
+    theirs = run_of(result, shape, competitor, "any" if competitor.startswith("sdpa") else regime)
     return theirs["ms"] / ours["ms"] if ours and theirs else None
 
 
@@ -202,7 +202,7 @@ def _against_fla(file: str, pass_name: str, lengths: tuple[str, ...]) -> Iterato
             yield Target(
                 what=f"{length} {pass_name}, {regime}: faster than fla's NSA",
                 file=file,
-                find=partial(faster, shape=f"7b-{length}", regime=regime, peer="fla-nsa"),
+                find=partial(faster, shape=f"7b-{length}", regime=regime, competitor="fla-nsa"),
                 want=FLA_FACTOR,
                 aim=FLA_AIM,
             )

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.report.attention import FILES, attention_figure, render_attention
-from benchmarks.report.prefill import FILES as PREFILL_FILES
-from benchmarks.report.prefill import render_prefill
-from benchmarks.report.study import FILES as STUDY_FILES
-from benchmarks.report.study import draw_study, render_study
+from benchmarks.report.attention_section import FILES, attention_figure, render_attention
+from benchmarks.report.prefill_section import FILES as PREFILL_FILES
+from benchmarks.report.prefill_section import render_prefill
+from benchmarks.report.study_section import FILES as STUDY_FILES
+from benchmarks.report.study_section import draw_study, render_study
 from videonsa.disk import write_atomic
 from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.markdown import provenance, table

@@ -49,7 +49,7 @@ def run_case(name: str, place: Place, out: Path) -> None:
     if note is None:
         try:
             found = case.run(place)
-        except Exception as error:  # told in the table; the other cases go on
+        except Exception as error:  # told in the table; other cases follow
             traceback.print_exc()
             note = f"{FAILED}{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if note is None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.study.archives import unpack
-from benchmarks.study.design import Design
-from benchmarks.study.jobs import Call, Clock, call_apart
-from benchmarks.study.keep import keep_pair
-from benchmarks.study.parts import (
+from benchmarks.study.kept_models import keep_pair
+from benchmarks.study.parallel_jobs import Call, Clock, call_apart
+from benchmarks.study.study_design import Design
+from benchmarks.study.study_parts import (
     check_settings,
     evaluate,
     note_time,
@@ -23,7 +23,7 @@ from benchmarks.study.parts import (
     read_times,
     train,
 )
-from benchmarks.study.summary import all_answers, summarise
+from benchmarks.study.study_summary import all_answers, summarise
 from videonsa.disk import sole_writer, write_atomic
 from videonsa.errors import VideoNSAError
 from videonsa.machine import measurement_facts

@@ -9,9 +9,9 @@ from videonsa.bench import attention as attention_module
 from videonsa.bench import passes as passes_module
 from videonsa.bench import verify as verify_module
 from videonsa.bench.attention import Request, bench_attention
-from videonsa.bench.calls import Prepared
-from videonsa.bench.registry import BASELINE, OPS, Op
-from videonsa.bench.shapes import SHAPES
+from videonsa.bench.attention_shapes import SHAPES
+from videonsa.bench.op_calls import Prepared
+from videonsa.bench.op_registry import BASELINE, OPS, Op
 from videonsa.errors import VideoNSAError
 
 CPU = torch.device("cpu")
@@ -63,15 +63,15 @@ def runs_of(result, index=0):
 
 
 def test_sparse_ops_run_in_every_regime_and_dense_ones_once():
-    (result,), _ = bench(BASE, made_up("peer"))
+    (result,), _ = bench(BASE, made_up("other"))
     runs = runs_of(result)
-    assert list(runs) == [(BASELINE, "any"), ("peer", "random"), ("peer", "coherent")]
+    assert list(runs) == [(BASELINE, "any"), ("other", "random"), ("other", "coherent")]
     assert all(len(run["times_ms"]) == 2 for run in runs.values())
-    assert runs["peer", "random"]["notes"] == ["made up"]
+    assert runs["other", "random"]["notes"] == ["made up"]
 
 
 def test_every_time_is_a_ratio_to_the_baseline_of_the_same_shape():
-    (result,), _ = bench(made_up("peer"), BASE)
+    (result,), _ = bench(made_up("other"), BASE)
     runs = runs_of(result)
     for run in runs.values():
         assert run["ratio"] == run["ms"] / runs[BASELINE, "any"]["ms"]
@@ -79,7 +79,7 @@ def test_every_time_is_a_ratio_to_the_baseline_of_the_same_shape():
 
 
 def test_without_the_baseline_there_is_no_ratio():
-    (result,), _ = bench(made_up("peer"))
+    (result,), _ = bench(made_up("other"))
     assert all(run["ratio"] is None for run in result["shapes"][0]["runs"])
 
 
@@ -123,12 +123,12 @@ def test_an_op_without_a_backward_pass_is_told_and_its_forward_pass_measured():
         return Prepared(lambda: inputs.q.detach() * 2, inputs)
 
     op = Op(name="forward only", what="", prepare=no_backward, sparse=False)
-    forward, backward = bench(op, made_up("peer"), passes=("forward", "backward"))[0]
+    forward, backward = bench(op, made_up("other"), passes=("forward", "backward"))[0]
     assert runs_of(forward)["forward only", "any"]["status"] == "measured"
     run = runs_of(backward)["forward only", "any"]
     assert (run["status"], run["ms"]) == ("failed", None)
     assert "does not require grad" in run["error"]
-    assert runs_of(backward)["peer", "random"]["status"] == "measured"
+    assert runs_of(backward)["other", "random"]["status"] == "measured"
 
 
 def test_only_the_forward_pass_runs_without_gradients():
@@ -177,7 +177,7 @@ def test_an_op_that_cannot_run_is_told_and_the_others_run():
         Op(name="breaks", what="", prepare=lambda *_: Prepared(breaks, ())),
         made_up("gpu only", needs_gpu=True),
         made_up("missing", packages=(("no_such_module", "no-such-package"),)),
-        made_up("peer"),
+        made_up("other"),
         regimes=("random",),
     )
     found = {run["op"]: (run["status"], run["error"]) for run in result["shapes"][0]["runs"]}
@@ -190,7 +190,7 @@ def test_an_op_that_cannot_run_is_told_and_the_others_run():
             "not installed",
             "no-such-package not found: pip install no-such-package",
         ),
-        "peer": ("measured", None),
+        "other": ("measured", None),
     }
     assert "tiny-256 forward: breaks, random: failed: RuntimeError: no kernel" in lines
 
@@ -204,7 +204,7 @@ def test_inputs_that_do_not_fit_leave_no_number_and_the_next_shape_runs(monkeypa
         return real(shape, *args, **options)
 
     monkeypatch.setattr(attention_module, "make_inputs", small_only)
-    results, _ = bench(made_up("peer"), shapes=("tiny-256", "tiny-1k"))
+    results, _ = bench(made_up("other"), shapes=("tiny-256", "tiny-1k"))
     statuses = [{run["status"] for run in entry["runs"]} for entry in results[-1]["shapes"]]
     assert statuses == [{"out of memory"}, {"measured"}]
 
@@ -222,13 +222,13 @@ def test_a_union_that_does_not_fit_is_noted_and_the_time_kept(monkeypatch):
 
 
 def test_a_result_is_given_after_every_shape():
-    results, _ = bench(made_up("peer"), shapes=("tiny-256", "tiny-1k"))
+    results, _ = bench(made_up("other"), shapes=("tiny-256", "tiny-1k"))
     names = [[entry["shape"]["name"] for entry in result["shapes"]] for result in results]
     assert names == [["tiny-256"], ["tiny-256", "tiny-1k"]]
 
 
 def test_shapes_are_measured_from_the_shortest_on():
-    results, _ = bench(made_up("peer"), shapes=("tiny-1k", "tiny-256"))
+    results, _ = bench(made_up("other"), shapes=("tiny-1k", "tiny-256"))
     assert [entry["shape"]["name"] for entry in results[0]["shapes"]] == ["tiny-256"]
 
 
@@ -238,7 +238,7 @@ PASSED = {"tests": "tests/ops/triton: 89 passed in 104 s", "tests_date": "2026-0
 @pytest.fixture
 def earlier():
     """A result of this code and machine, as if the kernels' tests had run on a GPU."""
-    (result,), _ = bench(made_up("peer"))
+    (result,), _ = bench(made_up("other"))
     result["shapes"][0]["verification"] |= PASSED
     return result
 
@@ -251,7 +251,7 @@ def kernel_tests(result):
 @pytest.mark.parametrize("which", ["forward", "both"])
 def test_the_kernels_tests_are_kept_from_any_pass_of_the_same_code_and_machine(earlier, which):
     earlier["pass"] = which
-    (result,), lines = bench(made_up("peer"), before={which: earlier})
+    (result,), lines = bench(made_up("other"), before={which: earlier})
     assert kernel_tests(result) == PASSED
     assert "89 passed in 104 s (2026-01-02, same code and machine: not run again)" in lines[0]
 
@@ -259,7 +259,7 @@ def test_the_kernels_tests_are_kept_from_any_pass_of_the_same_code_and_machine(e
 def test_tests_of_an_older_result_have_the_day_of_its_shape(earlier):
     entry = earlier["shapes"][0]
     del entry["verification"]["tests_date"]
-    (result,), _ = bench(made_up("peer"), before={"forward": earlier})
+    (result,), _ = bench(made_up("other"), before={"forward": earlier})
     assert kernel_tests(result) == PASSED | {"tests_date": entry["date"]}
 
 
@@ -271,7 +271,7 @@ def test_the_kernels_tests_are_not_kept(earlier, why):
         said = "tests/ops/triton not run: pytest is not installed"
         earlier["shapes"][0]["verification"]["tests"] = said
     again = why == "asked for"
-    (result,), _ = bench(made_up("peer"), before={"forward": earlier}, tests_again=again)
+    (result,), _ = bench(made_up("other"), before={"forward": earlier}, tests_again=again)
     assert kernel_tests(result) == {"tests": None, "tests_date": None}
 
 
@@ -293,7 +293,7 @@ def test_failed_verification_gives_no_result(monkeypatch):
 
 
 def test_other_shapes_of_an_earlier_result_of_the_same_code_are_kept():
-    (earlier,), _ = bench(made_up("peer"), shapes=("tiny-1k",))
+    (earlier,), _ = bench(made_up("other"), shapes=("tiny-1k",))
     (result,), _ = bench(made_up("other"), shapes=("tiny-256",), before={"forward": earlier})
     assert result["shapes"][0] == earlier["shapes"][0]
     assert [entry["shape"]["name"] for entry in result["shapes"]] == ["tiny-1k", "tiny-256"]
@@ -303,8 +303,8 @@ def test_other_shapes_of_an_earlier_result_of_the_same_code_are_kept():
 
 
 def test_an_earlier_result_of_other_code_is_replaced_and_that_is_told():
-    (earlier,), _ = bench(made_up("peer"), shapes=("tiny-1k",))
+    (earlier,), _ = bench(made_up("other"), shapes=("tiny-1k",))
     earlier["machine"]["sources_sha256"] = "0" * 16
-    (result,), lines = bench(made_up("peer"), before={"forward": earlier})
+    (result,), lines = bench(made_up("other"), before={"forward": earlier})
     assert [entry["shape"]["name"] for entry in result["shapes"]] == ["tiny-256"]
     assert any("it is replaced" in line for line in lines)

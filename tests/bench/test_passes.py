@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from videonsa.bench.calls import Prepared
 from videonsa.bench.measure import CudaWatch, measure_in_turn
+from videonsa.bench.op_calls import Prepared
 from videonsa.bench.passes import make_tasks
 
 

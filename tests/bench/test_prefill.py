@@ -6,7 +6,7 @@ import torch
 
 from videonsa.bench import prefill
 from videonsa.bench.prefill import PrefillRequest, bench_prefill
-from videonsa.bench.reading import ReadingRequest
+from videonsa.bench.video_reading import ReadingRequest
 
 REQUEST = PrefillRequest(model="tiny", tokens=(64,), repeats=1, device=torch.device("cpu"))
 
@@ -23,7 +23,7 @@ def test_a_stage_that_fails_has_its_line_and_no_number():
 
 def test_a_result_is_given_after_every_stage(clip_path):
     reading = ReadingRequest(video=clip_path, workers=1, max_pixels=56 * 56)
-    request = replace(REQUEST, tokens=(16,), frames=((56, 56),), peers=True, reading=reading)
+    request = replace(REQUEST, tokens=(16,), frames=((56, 56),), baseline=True, reading=reading)
     counts = [
         len(result["lengths"][0]["stages"]) + len((result["video"] or {"stages": []})["stages"])
         for result in bench_prefill(request, progress=lambda _: None)

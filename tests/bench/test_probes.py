@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from videonsa.bench.clips import clip_embeddings, clip_of_tokens
+from videonsa.bench.clip_rows import clip_embeddings, clip_of_tokens
 from videonsa.bench.probes import AttentionTime
 from videonsa.bench.random_model import MODELS, random_model
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from videonsa.bench import verify as verify_module
-from videonsa.bench.inputs import make_inputs
-from videonsa.bench.registry import OPS
-from videonsa.bench.shapes import SHAPES
+from videonsa.bench.attention_inputs import make_inputs
+from videonsa.bench.attention_shapes import SHAPES
+from videonsa.bench.op_registry import OPS
 from videonsa.bench.verify import check_op, compare_selections, error_over_allowed, verify
 from videonsa.errors import VideoNSAError
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from videonsa.bench.calls import Prepared, attend_with_branches, backend_of
+from videonsa.bench.attention_inputs import Inputs, Regime, make_inputs
+from videonsa.bench.attention_shapes import Shape
 from videonsa.bench.comparable import comparable
-from videonsa.bench.inputs import Inputs, Regime, make_inputs
 from videonsa.bench.measure import METHOD, Measurement, measure_in_turn, one_line, watch_of
+from videonsa.bench.op_calls import Prepared, attend_with_branches, backend_of
+from videonsa.bench.op_registry import BASELINE, Op, hindrance
 from videonsa.bench.passes import Pass, make_tasks
-from videonsa.bench.registry import BASELINE, Op, hindrance
-from videonsa.bench.shapes import Shape
 from videonsa.bench.verify import KernelTests, passed_before, verify
 from videonsa.machine import measurement_facts
 from videonsa.models.recorder.unions import mean_union
@@ -190,7 +190,7 @@ def _make_ready(run: _Run, inputs: Inputs, shape: Shape) -> None:
     try:
         with torch.no_grad():
             run.prepared = run.op.prepare(inputs, shape)
-    except Exception as error:  # whatever an op raises, the others go on
+    except Exception as error:  # whatever an op raises, others follow
         run.found.fail(error)
         return
     run.notes = list(run.prepared.notes)

@@ -109,7 +109,7 @@ class HostWatch:
                 timed = task.start()
                 begin = time.perf_counter()
                 timed()
-            except Exception as error:  # whatever an op raises, the others go on
+            except Exception as error:  # whatever an op raises, others follow
                 found.fail(error)
                 continue
             elapsed = 1e3 * (time.perf_counter() - begin)
@@ -160,7 +160,7 @@ class CudaWatch:
                 begin.record()
                 enqueued = time.perf_counter()
                 timed()
-            except Exception as error:  # whatever an op raises, the others go on
+            except Exception as error:  # whatever an op raises, others follow
                 found.fail(error)
                 continue
             found.host_ms.append(1e3 * (time.perf_counter() - enqueued))
@@ -208,7 +208,7 @@ def measure_in_turn(
         with _told_if_long(name, progress):
             try:
                 found[name].extra_bytes = watch.warm(task)
-            except Exception as error:  # whatever an op raises, the others go on
+            except Exception as error:  # whatever an op raises, others follow
                 found[name].fail(error)
         if found[name].error:
             watch.free()
@@ -223,7 +223,7 @@ def measure_in_turn(
 
 @contextmanager
 def _told_if_long(name: str, progress: Callable[[str], None]) -> Iterator[None]:
-    """A line while a warm-up goes on, since the run may be cut off in it, and one at its end."""
+    """A line during a warm-up, since the run may be cut off in it, and one at its end."""
     late = threading.Timer(LONG_SECONDS, progress, [f"{name}: still warming up"])
     late.daemon = True
     begin = time.perf_counter()

@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from videonsa.bench.calls import Prepared
-from videonsa.bench.inputs import make_grad_output
+from videonsa.bench.attention_inputs import make_grad_output
 from videonsa.bench.measure import Outcome, Task
+from videonsa.bench.op_calls import Prepared
 
 Pass: TypeAlias = Literal["forward", "backward", "both"]
 PASSES: tuple[Pass, ...] = ("forward", "backward", "both")

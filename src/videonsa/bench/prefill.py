@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonsa.bench.clips import (
+from videonsa.bench.attention_inputs import Regime
+from videonsa.bench.clip_rows import (
     Clip,
     clip_embeddings,
     clip_of_grid,
@@ -20,13 +21,12 @@ from videonsa.bench.clips import (
     clip_pixels,
     dense_backend,
 )
-from videonsa.bench.inputs import Regime
 from videonsa.bench.measure import one_line
-from videonsa.bench.predicted import prediction
+from videonsa.bench.predicted_memory import prediction
 from videonsa.bench.probes import AttentionTime
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
-from videonsa.bench.reading import ReadingRequest, encode_video, measure_reading
 from videonsa.bench.stopwatch import timed_stage
+from videonsa.bench.video_reading import ReadingRequest, encode_video, measure_reading
 from videonsa.machine import measurement_facts
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -62,7 +62,7 @@ class PrefillRequest:
     repeats: int = 3
     dense: bool = True
     """Also dense attention, beside NSA."""
-    peers: bool = False
+    baseline: bool = False
     """Also transformers' own model."""
     rows_per_chunk: int | None = None
     """Of NSA; None is the model's own choice."""
@@ -95,7 +95,7 @@ def bench_prefill(
         "video": None,
         "lengths": [],
     }
-    for stages in (_own_stages(model, request), _peer_stages(request, dtype)):
+    for stages in (_own_stages(model, request), _baseline_stages(request, dtype)):
         for clip, stage in stages:
             progress(f"{clip.tokens} tokens, {clip.size}: {_line(stage)}")
             _entry_of(clip, result["lengths"])["stages"].append(stage)
@@ -284,33 +284,35 @@ def _unions(model: VideoNSAForConditionalGeneration, clip: Clip, embeds: Tensor)
     return {"mean_unions": recorder.unions, "no_unions": None}
 
 
-def _peer_stages(
+def _baseline_stages(
     request: PrefillRequest, dtype: torch.dtype
 ) -> Iterator[tuple[Clip, dict[str, Any]]]:
     """Transformers' tower and prefill, in its own way."""
-    if not request.peers:
+    if not request.baseline:
         return
-    peer = random_qwen(MODELS[request.model], device=request.device, dtype=dtype)
+    baseline = random_qwen(MODELS[request.model], device=request.device, dtype=dtype)
     for tokens in request.tokens:
         clip = clip_of_tokens(tokens, request.frames[0], request.device)
         with dense_backend(Dense(), request.device):
-            for name, call in _peer_calls(peer, clip, request).items():
+            for name, call in _baseline_calls(baseline, clip, request).items():
                 yield clip, _stage(f"transformers: {name}", call, request)
 
 
-def _peer_calls(peer: Any, clip: Clip, request: PrefillRequest) -> dict[str, Callable[[], object]]:
+def _baseline_calls(
+    baseline: Any, clip: Clip, request: PrefillRequest
+) -> dict[str, Callable[[], object]]:
     pixels = clip_pixels(clip, request.device)
     grid = clip.inputs["video_grid_thw"]
     ids = clip.inputs["input_ids"]
-    positions = _positions(peer, ids, grid, (ids == IDS["video_token_id"]) * 2)
-    width = peer.config.text_config.hidden_size
-    embeds = clip_embeddings(clip, width, "random", like=peer.lm_head.weight)
+    positions = _positions(baseline, ids, grid, (ids == IDS["video_token_id"]) * 2)
+    width = baseline.config.text_config.hidden_size
+    embeds = clip_embeddings(clip, width, "random", like=baseline.lm_head.weight)
 
     def tower() -> None:
-        peer.model.visual(pixels.to(peer.dtype), grid_thw=grid)
+        baseline.model.visual(pixels.to(baseline.dtype), grid_thw=grid)
 
     def prefill() -> None:
-        peer(
+        baseline(
             input_ids=None,
             inputs_embeds=embeds,
             position_ids=positions,
@@ -321,8 +323,8 @@ def _peer_calls(peer: Any, clip: Clip, request: PrefillRequest) -> dict[str, Cal
     return {"vision tower": tower, "prefill": prefill}
 
 
-def _positions(peer: Any, ids: Tensor, grid: Tensor, types: Tensor) -> Tensor:
-    positions: Tensor = peer.model.get_rope_index(
+def _positions(baseline: Any, ids: Tensor, grid: Tensor, types: Tensor) -> Tensor:
+    positions: Tensor = baseline.model.get_rope_index(
         input_ids=ids,
         mm_token_type_ids=types,
         video_grid_thw=grid,

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from videonsa.bench.clips import (
+from videonsa.bench.attention_inputs import Regime
+from videonsa.bench.clip_rows import (
     Clip,
     clip_embeddings,
     clip_of_tokens,
@@ -19,7 +20,6 @@ from videonsa.bench.clips import (
     dense_backend,
 )
 from videonsa.bench.comparable import check_one
-from videonsa.bench.inputs import Regime
 from videonsa.bench.prefill import FORMAT as FORMAT_OF_ONE
 from videonsa.bench.prefill import PrefillRequest, prefill_calls
 from videonsa.bench.random_model import MODELS, random_model
@@ -83,7 +83,7 @@ def bench_shared_prefill(
     """Measure, as one of the processes of torchrun; the first gives the result after every stage.
 
     Args:
-        request: what to measure: lengths of one frame size, no peers, no file.
+        request: what to measure: lengths of one frame size, no baseline, no file.
         one: the result of one process, which this is compared with.
         progress: told a line a stage, in the first process.
 

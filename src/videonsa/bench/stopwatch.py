@@ -73,7 +73,7 @@ def timed_stage(
     try:
         with torch.inference_mode():
             times, peak = wall_times(call, device=device, repeats=repeats, before=before)
-    except Exception as error:  # whatever a stage raises, the others go on
+    except Exception as error:  # whatever a stage raises, others follow
         if device.type == "cuda":
             torch.cuda.empty_cache()
         return stage | {"error": one_line(error)}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from videonsa.bench.clips import TEXT_ROWS, clip_of_tokens
+from videonsa.bench.clip_rows import TEXT_ROWS, clip_of_tokens
 from videonsa.bench.comparable import check_one
 from videonsa.bench.random_model import IDS, MODELS
 from videonsa.bench.training_steps import (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from videonsa.bench.clips import TEXT_ROWS, Clip, clip_embeddings, clip_of_tokens, dense_backend
+from videonsa.bench.clip_rows import TEXT_ROWS, Clip, clip_embeddings, clip_of_tokens, dense_backend
 from videonsa.bench.measure import one_line
 from videonsa.bench.random_model import random_model
 from videonsa.data.collate import PackedBatch
@@ -190,7 +190,7 @@ class TimedTrainer(PackTrainer):
                 with dense_backend(method, self.args.device):
                     loss = super().training_step(model, inputs, *rest, **named)
                 spent = self._spent()
-            except Exception as error:  # whatever a setting raises, the others go on
+            except Exception as error:  # whatever a setting raises, others follow
                 if self._plan.num_processes > 1:
                     raise  # the other processes wait for this one
                 times.error = one_line(error)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 import videonsa
-from videonsa.bench.calls import Scope, attend, attend_with_branches, backend_of
-from videonsa.bench.inputs import REGIMES, Inputs, Regime, make_grad_output, make_inputs
-from videonsa.bench.plain import PlainResult, importances, plain_nsa
-from videonsa.bench.registry import Op
-from videonsa.bench.shapes import Shape
+from videonsa.bench.attention_inputs import REGIMES, Inputs, Regime, make_grad_output, make_inputs
+from videonsa.bench.attention_shapes import Shape
+from videonsa.bench.op_calls import Scope, attend, attend_with_branches, backend_of
+from videonsa.bench.op_registry import Op
+from videonsa.bench.plain_nsa import PlainResult, importances, plain_nsa
 from videonsa.errors import VideoNSAError
 from videonsa.ops import NSAResult, masks
 
@@ -88,7 +88,7 @@ def verify(
     """Check the ops of this package on the options of the shapes; run the kernels' tests.
 
     Args:
-        ops: those that will be measured; peers are not checked.
+        ops: those that will be measured; competitors are not checked.
         shapes: likewise; their length does not matter.
         gradients: check those too.
         device: where they will be measured.

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.report import __main__ as report
 from benchmarks.report.__main__ import SUITE_FILES, figures, main, pictures, render
-from benchmarks.report.study import FILES as STUDY_FILES
+from benchmarks.report.study_section import FILES as STUDY_FILES
 from videonsa.errors import UsageError
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.study.__main__ import AGAIN, main
 from benchmarks.study.archives import STATE_BYTES
-from benchmarks.study.design import Design, Run, Stage
+from benchmarks.study.study_design import Design, Run, Stage
 from videonsa.cli.main import main as videonsa
 from videonsa.models.checkpoints.loading import load_model
 

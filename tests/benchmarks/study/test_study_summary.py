@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from benchmarks.study.design import STAGES, Design, Run
-from benchmarks.study.summary import attended_shares
+from benchmarks.study.study_design import STAGES, Design, Run
+from benchmarks.study.study_summary import attended_shares
 from videonsa.errors import UsageError
 from videonsa.ops.spec import NSASpec
 from videonsa.train.reading import read_recipe

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from benchmarks.report.attention import render_attention
+from benchmarks.report.attention_section import render_attention
 from videonsa.bench import verify as verify_module
-from videonsa.bench.registry import OPS
-from videonsa.bench.shapes import SHAPES
+from videonsa.bench.attention_shapes import SHAPES
+from videonsa.bench.op_registry import OPS
 from videonsa.cli.main import main
 
 TINY = ["bench", "attention", "--device", "cpu", "--repeats", "2", "--shapes", "tiny-256"]

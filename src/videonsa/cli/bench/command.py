@@ -140,10 +140,10 @@ def _request(args: Namespace) -> "Request":
     import torch
 
     from videonsa.bench.attention import Request
-    from videonsa.bench.inputs import REGIMES
+    from videonsa.bench.attention_inputs import REGIMES
+    from videonsa.bench.attention_shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY
+    from videonsa.bench.op_registry import OPS, pick
     from videonsa.bench.passes import PASSES
-    from videonsa.bench.registry import OPS, pick
-    from videonsa.bench.shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY
 
     on_cpu = args.device == "cpu"
     shapes = pick(
@@ -207,8 +207,8 @@ def _earlier(path: Path, which: "Pass", request: "Request") -> dict[str, Any] | 
 
 
 def _emit_list(*, as_json: bool) -> None:
-    from videonsa.bench.registry import OPS
-    from videonsa.bench.shapes import SHAPES
+    from videonsa.bench.attention_shapes import SHAPES
+    from videonsa.bench.op_registry import OPS
 
     texts = {
         "shapes": {shape.name: shape.text for shape in SHAPES.values()},

@@ -28,7 +28,7 @@ from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.bench.prefill import PrefillRequest
-    from videonsa.bench.reading import ReadingRequest
+    from videonsa.bench.video_reading import ReadingRequest
 
 NAME = "prefill"
 
@@ -139,9 +139,9 @@ def run(args: Namespace) -> int:
 def _request(args: Namespace) -> "PrefillRequest":
     import torch
 
-    from videonsa.bench.inputs import REGIMES
+    from videonsa.bench.attention_inputs import REGIMES
+    from videonsa.bench.op_registry import pick
     from videonsa.bench.prefill import PrefillRequest
-    from videonsa.bench.registry import pick
 
     check_model(args)
     return PrefillRequest(
@@ -151,7 +151,7 @@ def _request(args: Namespace) -> "PrefillRequest":
         regimes=pick(args.regimes.split(","), {name: name for name in REGIMES}, "regimes"),
         repeats=args.repeats,
         dense=not args.no_dense,
-        peers=args.peers,
+        baseline=args.peers,
         rows_per_chunk=args.rows_per_chunk,
         reading=_reading(args),
         device=torch.device(args.device),
@@ -163,8 +163,8 @@ def _frames(args: Namespace) -> tuple[tuple[int, int], ...]:
 
 
 def _reading(args: Namespace) -> "ReadingRequest | None":
-    from videonsa.bench.reading import ReadingRequest
     from videonsa.bench.sample_video import sample_video
+    from videonsa.bench.video_reading import ReadingRequest
     from videonsa.machine import usable_cores
     from videonsa.video.decode import MOST_WORKERS, probe
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from videonsa.bench.shapes import Shape
+from videonsa.bench.attention_shapes import Shape
 
 Regime: TypeAlias = Literal["random", "coherent"]
 REGIMES: tuple[Regime, ...] = ("random", "coherent")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from videonsa.bench.calls import spec_of
-from videonsa.bench.shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY, Shape
+from videonsa.bench.attention_shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY, Shape
+from videonsa.bench.op_calls import spec_of
 
 LENGTHS = ("16k", "32k", "64k", "128k", "256k", "1m")
 

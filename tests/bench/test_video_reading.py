@@ -4,7 +4,7 @@ import av
 import pytest
 
 from videonsa.bench import sample_video
-from videonsa.bench.reading import ReadingRequest, in_turn
+from videonsa.bench.video_reading import ReadingRequest, in_turn
 from videonsa.errors import UsageError
 from videonsa.models.shape import VisionShape
 

@@ -7,8 +7,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from videonsa.bench import calls
-from videonsa.bench.calls import (
+from videonsa.bench import op_calls
+from videonsa.bench.attention_inputs import make_inputs
+from videonsa.bench.attention_shapes import SHAPES
+from videonsa.bench.op_calls import (
     attend,
     attend_with_branches,
     pad_groups,
@@ -17,8 +19,6 @@ from videonsa.bench.calls import (
     prepare_videonsa,
     spec_of,
 )
-from videonsa.bench.inputs import make_inputs
-from videonsa.bench.shapes import SHAPES
 from videonsa.ops import nsa_attention
 from videonsa.ops.reference import dense_reference
 
@@ -52,7 +52,7 @@ def test_every_call_selects_anew(monkeypatch):
         asked.append(options.get("selected_blocks"))
         return nsa_attention(*args, **options)
 
-    monkeypatch.setattr(calls, "nsa_attention", watched)
+    monkeypatch.setattr(op_calls, "nsa_attention", watched)
     attend(inputs, shape, scope="token", backend="reference")
     assert asked == [None]
 
@@ -77,7 +77,7 @@ def test_where_groups_are_refused_keys_are_expanded_and_it_is_said(monkeypatch):
             raise RuntimeError("No available kernel")
         return plain(q, k, v, is_causal=is_causal)
 
-    monkeypatch.setattr(calls.F, "scaled_dot_product_attention", refusing)
+    monkeypatch.setattr(op_calls.F, "scaled_dot_product_attention", refusing)
     prepared = prepare_dense(inputs, shape, backend="flash")
     torch.testing.assert_close(
         prepared.forward(), wanted_dense(inputs, shape), rtol=1e-5, atol=1e-5

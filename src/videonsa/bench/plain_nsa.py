@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videonsa.bench.calls import Scope
-from videonsa.bench.inputs import Inputs
-from videonsa.bench.shapes import Shape
+from videonsa.bench.attention_inputs import Inputs
+from videonsa.bench.attention_shapes import Shape
+from videonsa.bench.op_calls import Scope
 from videonsa.ops import masks
 from videonsa.ops.reference import pool_blocks
 from videonsa.ops.varlen import BlockTable, block_borders, block_table

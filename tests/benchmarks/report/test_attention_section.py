@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.report.attention import attention_figure, render_attention
+from benchmarks.report.attention_section import attention_figure, render_attention
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/bench/attention.json"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -97,7 +97,7 @@ def test_the_plot_has_a_line_and_a_label_for_every_measured_curve(result):
     assert {"length in tokens", "time in milliseconds", "16K", "64K"} <= set(texts)
     assert any("Made-up GPU" in text and "n = 32" in text for text in texts)
     points = [len(line.get("points").split()) for line in root.iter(f"{SVG}polyline")]
-    # Flash and the peer have no number at 64K.
+    # Flash and the competitor have no number at 64K.
     assert sorted(points) == [1, 1, 2, 2, 2]
 
 

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from benchmarks.study import jobs
-from benchmarks.study.design import STAGES
-from benchmarks.study.jobs import Clock, Job, call_apart, run_jobs
+from benchmarks.study import parallel_jobs
+from benchmarks.study.parallel_jobs import Clock, Job, call_apart, run_jobs
+from benchmarks.study.study_design import STAGES
 
 
 class Work:
@@ -59,7 +59,7 @@ def test_one_that_fails_leaves_the_others_and_what_stopped_early_is_left(tmp_pat
 
 
 def test_the_end_of_a_failed_log_is_told_and_now_and_then_what_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "TOLD_EVERY", 0.005)
+    monkeypatch.setattr(parallel_jobs, "TOLD_EVERY", 0.005)
     work, told = Work("a", failing="a"), []
     bar = "step: 1%\rstep: 2%\r"
     (tmp_path / "a").write_bytes("\n".join([*map(str, range(60)), "Traceback", bar]).encode())

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from videonsa.bench.calls import attend_with_branches
-from videonsa.bench.inputs import Inputs, make_inputs
-from videonsa.bench.plain import importances, plain_nsa
-from videonsa.bench.shapes import SHAPES
+from videonsa.bench.attention_inputs import Inputs, make_inputs
+from videonsa.bench.attention_shapes import SHAPES
+from videonsa.bench.op_calls import attend_with_branches
+from videonsa.bench.plain_nsa import importances, plain_nsa
 from videonsa.ops import masks
 
 CPU = torch.device("cpu")

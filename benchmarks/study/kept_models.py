@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.design import TRAINING_TOKENS, Design
+from benchmarks.study.study_design import TRAINING_TOKENS, Design
 from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.evals.markdown import table

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import torch
 
-from videonsa.bench.calls import Prepared, Scope, prepare_dense, prepare_fla, prepare_videonsa
-from videonsa.bench.inputs import Inputs
+from videonsa.bench.attention_inputs import Inputs
+from videonsa.bench.attention_shapes import Shape
 from videonsa.bench.measure import Status
-from videonsa.bench.shapes import Shape
+from videonsa.bench.op_calls import Prepared, Scope, prepare_dense, prepare_fla, prepare_videonsa
 from videonsa.errors import UsageError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Op:
     prepare: Callable[[Inputs, Shape], Prepared]
     """Makes all ready that is not timed. Raises ValueError for a shape that the op refuses."""
     scope: Scope | None = None
-    """Selection scope of an op of this package, which is verified first; None for a peer."""
+    """Selection scope of an op of this package, which is verified first; None for a competitor."""
     sparse: bool = True
     """False: its time depends on no regime, so it runs once a shape."""
     packages: tuple[tuple[str, str], ...] = ()

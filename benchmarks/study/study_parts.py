@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from benchmarks.study.archives import STATE_BYTES, pack
-from benchmarks.study.design import FRAME_SIZE, Design, Run, Stage, data_folder
-from benchmarks.study.jobs import Call, Clock, Ended, Job, run_jobs
-from benchmarks.study.summary import is_answered
+from benchmarks.study.parallel_jobs import Call, Clock, Ended, Job, run_jobs
+from benchmarks.study.study_design import FRAME_SIZE, Design, Run, Stage, data_folder
+from benchmarks.study.study_summary import is_answered
 from videonsa.data.files import json_lines
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError

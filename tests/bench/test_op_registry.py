@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from videonsa.bench import registry
-from videonsa.bench.registry import BASELINE, OPS, hindrance, pick
+from videonsa.bench import op_registry
+from videonsa.bench.op_registry import BASELINE, OPS, hindrance, pick
 from videonsa.errors import UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -20,17 +20,17 @@ def test_the_ops_are_these():
 
 
 def test_an_op_without_its_gpu_or_packages_says_so(monkeypatch):
-    monkeypatch.setattr(registry, "_installed", lambda module: module == "triton")
-    peer = OPS["fla-nsa"]
-    assert hindrance(peer, CPU) == ("needs a GPU", "fla-nsa needs a CUDA GPU, this is cpu")
-    assert hindrance(peer, GPU) == (
+    monkeypatch.setattr(op_registry, "_installed", lambda module: module == "triton")
+    competitor = OPS["fla-nsa"]
+    assert hindrance(competitor, CPU) == ("needs a GPU", "fla-nsa needs a CUDA GPU, this is cpu")
+    assert hindrance(competitor, GPU) == (
         "not installed",
         "fla-core einops not found: pip install fla-core einops",
     )
 
 
 def test_nothing_hinders_an_op_whose_needs_are_met(monkeypatch):
-    monkeypatch.setattr(registry, "_installed", lambda _: True)
+    monkeypatch.setattr(op_registry, "_installed", lambda _: True)
     assert hindrance(OPS["fla-nsa"], GPU) is None
     assert hindrance(OPS["videonsa"], CPU) is None
 

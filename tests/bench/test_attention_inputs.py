@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from videonsa.bench.inputs import REGIMES, make_inputs
-from videonsa.bench.shapes import SHAPES
+from videonsa.bench.attention_inputs import REGIMES, make_inputs
+from videonsa.bench.attention_shapes import SHAPES
 
 CPU = torch.device("cpu")
 SHAPE = replace(SHAPES["tiny-1k"], dtype="float32")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from videonsa.bench.predicted import prediction
+from videonsa.bench.predicted_memory import prediction
 from videonsa.bench.random_model import MODELS, random_model
 from videonsa.models.methods import Dense
 from videonsa.planning.memory import Workload, prefill_terms

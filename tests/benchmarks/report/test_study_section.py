@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.report.study import draw_study, render_study
+from benchmarks.report.study_section import draw_study, render_study
 
 LENGTHS = (4096, 16384)
 RIGHT = {("nsa", 4096): 60, ("dense", 4096): 61, ("nsa", 16384): 55, ("dense", 16384): 40}

@@ -31,10 +31,10 @@ def prediction(
         grid: temporal patches, rows and columns of patches of the clip.
         prompt_tokens: video and text.
         rows_per_chunk: as it was given to the model; None is its own choice, 0 all rows.
-        held_bytes: weights on the device, of a peer too.
+        held_bytes: weights on the device, of a baseline too.
 
     Returns:
-        `predicted_gb` and `predicted_ratio`; None for stages of a peer and without a measurement.
+        `predicted_gb` and `predicted_ratio`; None for a baseline and without a measurement.
     """
     name, peak = stage["name"], stage["peak_gb"]
     if peak is None or name.startswith("transformers"):

@@ -1,7 +1,7 @@
 import json
 
 from benchmarks.report.__main__ import render
-from benchmarks.report.prefill import render_prefill
+from benchmarks.report.prefill_section import render_prefill
 from videonsa.cli.main import main
 
 MACHINE = {"device": "NVIDIA H200", "torch": "2.11.0"}

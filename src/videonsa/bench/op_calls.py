@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from videonsa.bench.inputs import Inputs
-from videonsa.bench.shapes import Shape
+from videonsa.bench.attention_inputs import Inputs
+from videonsa.bench.attention_shapes import Shape
 from videonsa.ops import NSAResult, NSASpec, nsa_attention
 from videonsa.ops.nsa import Backend
 

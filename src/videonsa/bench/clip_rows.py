@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from videonsa.bench.inputs import Regime
+from videonsa.bench.attention_inputs import Regime
 from videonsa.bench.random_model import IDS
 from videonsa.models.methods import AttentionMethod, Dense
 

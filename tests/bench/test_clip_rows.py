@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from videonsa.bench.clips import clip_embeddings, clip_of_tokens
+from videonsa.bench.clip_rows import clip_embeddings, clip_of_tokens
 
 
 def test_clip_has_the_tokens_asked_for_in_whole_frames():

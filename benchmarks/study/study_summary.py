@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.study.design import FRAME_SIZE, Design, Run
+from benchmarks.study.study_design import FRAME_SIZE, Design, Run
 from videonsa.errors import UsageError
 from videonsa.evals.journal import SAMPLES
 from videonsa.evals.scoring import Z_95, best_constant
