@@ -4,21 +4,8 @@ import pytest
 from tiny_models import config_fields
 
 from videonsa.errors import ModelError
-from videonsa.models.config import VideoNSAConfig, spec_from_dict, spec_to_dict
+from videonsa.models.config import VideoNSAConfig
 from videonsa.ops.spec import NSASpec
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        NSASpec(),
-        NSASpec(block_size="frame", num_selected_blocks=4, branches=("selected", "window")),
-        NSASpec(branches=()),
-        NSASpec.released(temporal_ids="truncated"),
-    ],
-)
-def test_spec_survives_json(spec):
-    assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
 
 
 def test_config_survives_the_disk(tmp_path):

@@ -1,7 +1,6 @@
 """`VideoNSAConfig`: Qwen2.5-VL's config and the choices of the hybrid attention."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,36 +10,12 @@ from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_
 from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method
 from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
+from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
 
 QWEN = "qwen2_5_vl"
 ATTENTIONS = (SPARSE, DENSE)
 GATE_INITS = ("half", "released")
 _OUR_FIELDS = ("nsa", "attention", "gates", "gate_init")
-
-
-def spec_to_dict(spec: NSASpec) -> dict[str, Any]:
-    """The fields of a spec as JSON keeps them: tuples become lists."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(spec).items()
-    }
-
-
-def spec_from_dict(options: dict[str, Any]) -> NSASpec:
-    """The spec of a config's `nsa` field; fields that it leaves out have the paper's values.
-
-    Raises:
-        ModelError: a field that no spec has, or a value outside its domain.
-    """
-    known = {field.name for field in fields(NSASpec)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ModelError(f"config field nsa has {unknown}: want only {sorted(known)}")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    try:
-        return NSASpec(**values)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"config field nsa cannot be used: {error}") from error
 
 
 def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

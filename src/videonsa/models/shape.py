@@ -16,10 +16,11 @@ from videonsa.models.checkpoints.hub import FILES, WEIGHTS, is_cached, model_fol
 from videonsa.models.checkpoints.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
 from videonsa.models.checkpoints.stored import is_whole, stored_names
 from videonsa.models.checkpoints.validation import checked_fields
-from videonsa.models.config import spec_from_dict, spec_to_dict, stated_by
+from videonsa.models.config import stated_by
 from videonsa.models.locate import locate_model
 from videonsa.models.methods import DENSE, AttentionMethod, Dense, named_method, nsa_method
 from videonsa.ops.spec import NSASpec
+from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
 
 BYTES_PER_VALUE = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8})
 

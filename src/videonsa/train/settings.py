@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from videonsa.errors import UsageError
 from videonsa.models.methods import AttentionMethod, named_method
-from videonsa.ops.spec import BRANCHES, NSASpec
+from videonsa.ops.spec import BRANCHES
+from videonsa.ops.stated_spec import spec_from_dict
 
 PARTS = ("vit", "merger", "llm")
 """What may be frozen: the vision tower, its merger, the language model without its gates."""
@@ -105,23 +106,17 @@ class AttentionSettings:
         _among("attention.branches", self.branches, BRANCHES)
         if len(set(self.branches)) < len(self.branches):
             raise UsageError(f"attention.branches={list(self.branches)}: want each once")
-        if self.block_size != "frame":
-            _within("attention", 1, 2**16, block_size=self.block_size)
-        _within("attention", 1, 2**24, window_size=self.window_size)
-        _within("attention", 1, 2**12, num_selected_blocks=self.num_selected_blocks)
-        try:
-            self.method()
-        except ValueError as error:
-            raise UsageError(f"attention: {error}") from error
+        self.method()
 
     def method(self) -> AttentionMethod:
         """How the model attends."""
-        spec = NSASpec.paper(
-            block_size=self.block_size,
-            num_selected_blocks=self.num_selected_blocks,
-            window_size=self.window_size,
-            branches=tuple(branch for branch in BRANCHES if branch in self.branches),
-        )
+        stated = {
+            "block_size": self.block_size,
+            "num_selected_blocks": self.num_selected_blocks,
+            "window_size": self.window_size,
+            "branches": [branch for branch in BRANCHES if branch in self.branches],
+        }
+        spec = spec_from_dict(stated, where="attention", error=UsageError)
         return named_method(self.kind, spec)
 
 

@@ -323,7 +323,7 @@ def test_unusable_folders_get_one_clear_line(tmp_path, ours):
         (lambda: edit(broken, model_type="llama"), "model_type='llama'"),
         (lambda: edit(broken, text_config={"hidden_size": "wide"}), "hidden_size is 'wide'"),
         (lambda: edit(broken, vision_config={"num_heads": 0}), "hidden_size is missing"),
-        (lambda: edit(broken, nsa={"window_size": -1}), "nsa.window_size is -1"),
+        (lambda: edit(broken, nsa={"window_size": -1}), "nsa.window_size=-1: want"),
         (lambda: (broken / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda: (broken / "model.safetensors").write_bytes(b"weights"), "no readable safetensors"),
         (lambda: truncate(broken / "model.safetensors"), "no readable safetensors"),

@@ -129,7 +129,7 @@ REFUSED = [
     ({"text_config": {"vocab_size": 7}}, "video_token_id is 7"),
     ({"image_token_id": 7}, "are not different ids"),
     ({"dtype": "int8"}, "dtype is 'int8'"),
-    ({"nsa": {"num_selected_blocks": 10**9}}, "nsa.num_selected_blocks is 1000000000"),
+    ({"nsa": {"num_selected_blocks": 10**9}}, "nsa.num_selected_blocks=1000000000: want"),
     ({"nsa": []}, r"nsa is \[\]"),
     ({"model_type": "qwen3_vl"}, "model_type='qwen3_vl'.* other families are not read"),
     ({"quantization_config": {"quant_method": "awq", "bits": 4}}, r"quantised \(awq, 4 bits\)"),

@@ -29,9 +29,9 @@ from videonsa.models.checkpoints.stored import (
     read_header,
     read_json,
 )
-from videonsa.models.config import spec_from_dict
 from videonsa.models.methods import DENSE, SPARSE
 from videonsa.ops.spec import NSASpec
+from videonsa.ops.stated_spec import spec_from_dict
 from videonsa.parsing import read_json_object
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"

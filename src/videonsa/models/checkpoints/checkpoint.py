@@ -29,11 +29,11 @@ from videonsa.models.config import (
     VideoNSAConfig,
     check_heads,
     fields_for_weights,
-    spec_to_dict,
 )
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import named_method
 from videonsa.ops.spec import NSASpec
+from videonsa.ops.stated_spec import spec_to_dict
 from videonsa.parsing import one_line
 
 Stored = Mapping[str, StoredTensor]

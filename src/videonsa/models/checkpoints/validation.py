@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from videonsa.errors import ModelError
 from videonsa.models.methods import DENSE, SPARSE
+from videonsa.ops.stated_spec import spec_from_dict
 
 FAMILIES = ("qwen2_5_vl", "videonsa")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -131,21 +132,6 @@ _OURS = MappingProxyType(
         "nsa": _or_null(_Domain(lambda value: isinstance(value, dict), "an object")),
     }
 )
-_NSA = MappingProxyType(
-    {
-        "block_size": _Domain(
-            lambda value: value == "frame" or _whole(1, 2**16).holds(value),
-            "'frame' or a whole number from 1 to 65536",
-        ),
-        "num_selected_blocks": _whole(1, 2**12),
-        "window_size": _whole(1, 2**24),
-        "num_init_blocks": _whole(0, 2**12),
-        "num_local_blocks": _whole(0, 2**12),
-        "gate_temperature": _number(0, 2**16),
-        "branches": _Domain(lambda value: isinstance(value, list | tuple), "a list of branches"),
-    }
-)
-"""What bounds the work; the names and all else are `NSASpec`'s to check."""
 
 
 def checked_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -376,21 +362,22 @@ def _rope(
 
 
 def check_nsa(options: Mapping[str, Any], where: str) -> None:
-    """Hold the sizes of an `nsa` that comes from elsewhere than config.json against their bounds.
+    """Check an `nsa` that comes from elsewhere than config.json.
 
     Raises:
         ModelError: names the field, what it is and what was wanted.
     """
     try:
-        _check_nsa(options)
-    except _FieldError as error:
+        spec_from_dict(options)
+    except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
 
 
 def _check_nsa(options: Mapping[str, Any]) -> None:
-    for name, domain in _NSA.items():
-        if name in options and not domain.holds(options[name]):
-            raise _refuse(f"nsa.{name}", options[name], domain.wanted)
+    try:
+        spec_from_dict(options)
+    except ModelError as error:
+        raise _FieldError(str(error)) from error
 
 
 def _check_not_quantised(part: Mapping[str, Any]) -> None:
