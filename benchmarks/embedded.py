@@ -9,11 +9,10 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from videonsa.disk import write_atomic
 from videonsa.evals.conditions import GREY, Condition, ablated, under
@@ -39,6 +38,9 @@ from videonsa.rendered.clips import (
 )
 from videonsa.rendered.clips.scene import SAMPLE_PERIOD
 from videonsa.video.chat import VisionSlot, chat_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MAX_ANSWER_TOKENS = 8
 
@@ -77,7 +79,7 @@ class ClipAnswerer:
     def __init__(
         self,
         model: VideoNSAForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         condition: Condition,
     ) -> None:
         self.model, self.tokenizer, self.condition = model, tokenizer, condition
@@ -151,7 +153,7 @@ def score(
 
 def evaluate(
     model: VideoNSAForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     *,
     clips: int,
     frames: int,
