@@ -7,7 +7,9 @@ import torch
 
 import videonsa
 from videonsa.evals.runner import run_task
+from videonsa.evals.tasks.suite.report_markdown import render_suite
 from videonsa.evals.tasks.suite.suite_run import SuiteRun
+from videonsa.evals.tasks.suite.suite_summary import summarise
 from videonsa.evals.tasks.suite.suite_task import SuiteTask
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.models.dense import dense_attention
@@ -88,7 +90,10 @@ def test_the_suite_asks_it(tiny_folder, tmp_path):
         conditions=("whole",),
         attention=METHOD.name,
     )
-    task = SuiteTask(run, ModelAnswerer(qa, run), METHOD)
+    task = SuiteTask(run, ModelAnswerer(qa, run))
     lines = run_task(task, tmp_path, machine={}, progress=False)
     assert {(line.attention, line.attended_keys) for line in lines} == {("sliding_window", 12)}
     assert all(line.spec == {"size": 12} for line in lines)
+    assert "sliding_window attention (size = 12)" in render_suite(
+        summarise(lines) | {"run": {"machine": {}, "seconds": 1.0}}, title="# A", figures=()
+    )

@@ -25,7 +25,6 @@ from videonsa.errors import UsageError
 if TYPE_CHECKING:
     from videonsa.evals.tasks.suite.answerers import Answerer
     from videonsa.evals.tasks.suite.suite_run import SuiteRun
-    from videonsa.models.methods import AttentionMethod
 
 ORACLE, CONSTANT = _NO_MODELS = ("oracle", "constant")
 """In place of a model: reads the script; says the first option always."""
@@ -169,7 +168,7 @@ def run(args: Namespace) -> int:
         prepare_folder(args.out)
         with sole_writer(args.out, work="eval synthetic"):
             asked = _without_model(request) or _with_model(args, request)
-            task = SuiteTask(asked.request, asked.answerer, asked.method)
+            task = SuiteTask(asked.request, asked.answerer)
             run_task(task, args.out, machine=asked.machine)
             result = write_report(args.out)
     report(f"written to {args.out}: report.md, report.json, plots, samples.jsonl")
@@ -183,7 +182,6 @@ def run(args: Namespace) -> int:
 class _Asked(NamedTuple):
     request: "SuiteRun"
     answerer: "Answerer"
-    method: "AttentionMethod | None"
     machine: dict[str, Any]
 
 
@@ -249,7 +247,7 @@ def _without_model(request: "SuiteRun") -> _Asked | None:
     answerers: dict[str, Answerer] = {ORACLE: OracleAnswerer(), CONSTANT: ConstantAnswerer()}
     if request.model not in answerers:
         return None
-    return _Asked(request, answerers[request.model], None, evaluation_facts(torch.device("cpu")))
+    return _Asked(request, answerers[request.model], evaluation_facts(torch.device("cpu")))
 
 
 def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
@@ -281,7 +279,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
         device=qa.model.device.type,
     )
     answerer = ModelAnswerer(qa, request)
-    return _Asked(request, answerer, answerer.method, evaluation_facts(qa.model.device))
+    return _Asked(request, answerer, evaluation_facts(qa.model.device))
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
             folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             machine = evaluation_facts(model.device)
-            task = SuiteTask(asked, answerer, method)
+            task = SuiteTask(asked, answerer)
             lines = run_task(task, folder, machine=machine, progress=False)
         return _shares(lines)
 

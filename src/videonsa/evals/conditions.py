@@ -25,10 +25,10 @@ class Condition:
 
 
 def under(method: AttentionMethod, condition: Condition) -> AttentionMethod:
-    """The method with the branches that a condition leaves.
+    """The method with the branches ablated that a condition ablates.
 
     Raises:
-        UsageError: a method without branches under a condition that takes some.
+        UsageError: a method without branches under a condition that ablates some.
     """
     return method.with_options(branches=condition.branches) if condition.ablates else method
 

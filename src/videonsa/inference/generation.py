@@ -11,7 +11,6 @@ from torch import Tensor
 
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.recorder.protocol import Recorder
 from videonsa.planning.budget import check_new_tokens
 from videonsa.video.processing import VideoPrompt
 

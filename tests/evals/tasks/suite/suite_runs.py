@@ -19,7 +19,7 @@ def small_run(**options: Any) -> SuiteRun:
     return SuiteRun(**(values | options))
 
 
-def ask(run: SuiteRun, folder: Path, answerer: Any = None, spec: Any = None) -> list[SuiteLine]:
+def ask(run: SuiteRun, folder: Path, answerer: Any = None) -> list[SuiteLine]:
     folder.mkdir(parents=True, exist_ok=True)
     chosen = answerer or {"oracle": OracleAnswerer, "constant": ConstantAnswerer}[run.model]()
-    return run_task(SuiteTask(run, chosen, spec), folder, machine=MACHINE, progress=False)
+    return run_task(SuiteTask(run, chosen), folder, machine=MACHINE, progress=False)

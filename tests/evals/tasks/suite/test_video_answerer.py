@@ -86,7 +86,7 @@ def test_the_likeliest_option_is_that_of_whole_prompts_with_each_answer(qa) -> N
 def test_conditions_differ_in_what_is_watched_and_computed(qa, tmp_path) -> None:
     run = small_run(model="tiny", samples=1, conditions=EVERY)
     answerer = ModelAnswerer(qa, run)
-    lines = ask(run, tmp_path, answerer, answerer.method)
+    lines = ask(run, tmp_path, answerer)
     by = {line.condition: line for line in lines if line.kind == "order"}
     assert set(by) == set(EVERY)
     # n = 2 blocks of 8 tokens, a window of 8, and a prompt of the video and some text.
@@ -184,7 +184,7 @@ def test_running_out_of_memory_is_one_line_that_says_what_to_do(qa, monkeypatch)
 def test_the_spec_can_be_changed_and_nonsense_is_refused(qa, tmp_path) -> None:
     run = small_run(model="tiny", samples=1, conditions=("whole",), nsa=(("window_size", 16),))
     answerer = ModelAnswerer(qa, run)
-    line = ask(run, tmp_path, answerer, answerer.method)[0]
+    line = ask(run, tmp_path, answerer)[0]
     assert (line.attended_keys, line.spec["window_size"]) == (32, 16)
     assert json.loads((tmp_path / SAMPLES).read_text().splitlines()[0])["attended_keys"] == 32
     with pytest.raises(UsageError, match="the attention asked for cannot be: window_size=0"):

@@ -5,11 +5,16 @@ from typing import Protocol
 
 from videonsa.evals.replies import Cost, Reply
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS
+from videonsa.models.methods import AttentionMethod
 from videonsa.rendered.suite import Script, SuiteQuestion, oracle
 
 
 class Answerer(Protocol):
     """Someone who watches videos and answers."""
+
+    @property
+    def method(self) -> AttentionMethod | None:
+        """How it attends, no branch ablated; None for one that has no attention."""
 
     def answers(
         self, script: Script, questions: Sequence[SuiteQuestion], condition: str
@@ -26,6 +31,8 @@ class Answerer(Protocol):
 class OracleAnswerer:
     """Reads the script instead of the video: right wherever a question can be answered."""
 
+    method = None
+
     def answers(
         self, script: Script, questions: Sequence[SuiteQuestion], condition: str
     ) -> Iterator[Reply]:
@@ -39,6 +46,8 @@ class OracleAnswerer:
 
 class ConstantAnswerer:
     """Always the first option: as good as chance where a question is not guessable."""
+
+    method = None
 
     def answers(
         self, script: Script, questions: Sequence[SuiteQuestion], condition: str

@@ -81,20 +81,24 @@ def _introduction(result: Mapping[str, Any]) -> str:
     videos = ", ".join(
         f"{number} of {length_text(length)}" for length, number in result["videos"].items()
     )
-    spec = result["spec"]
-    attention = "dense attention"
-    if spec is not None:
-        attention = (
-            f"n = {spec['num_selected_blocks']}, s = {spec['block_size']}, "
-            f"w = {spec['window_size']}"
-        )
     style = _STYLES.get(result["style"], f"style '{result['style']}'")
     return (
-        f"Model {result['model']}, {attention}. Rendered videos of the {result['split']} split, "
+        f"Model {result['model']}, {_attention(result)}. "
+        f"Rendered videos of the {result['split']} split, "
         f"difficulty {result['difficulty']}, frames of {result['frame_size']} pixels a side at "
         f"2 a second; videos by tokens: {videos}. One question of each kind a video; "
         f"{style}. Right answers in percent, with 95 % Wilson intervals.\n"
     )
+
+
+def _attention(result: Mapping[str, Any]) -> str:
+    """NSA by its sizes, another method by its name and parameters."""
+    spec = result["spec"] or {}
+    sizes = {"n": "num_selected_blocks", "s": "block_size", "w": "window_size"}
+    if spec.keys() >= set(sizes.values()):
+        return ", ".join(f"{letter} = {spec[name]}" for letter, name in sizes.items())
+    parameters = ", ".join(f"{name} = {value}" for name, value in spec.items())
+    return f"{result['attention']} attention" + (f" ({parameters})" if parameters else "")
 
 
 def _by_length(result: Mapping[str, Any], lengths: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from videonsa.evals.journal import Key
 from videonsa.evals.replies import Reply
 from videonsa.evals.tasks.suite.answer_styles import judge
 from videonsa.evals.tasks.suite.answerers import Answerer
-from videonsa.evals.tasks.suite.suite_line import SuiteKey, SuiteLine, parse_line
+from videonsa.evals.tasks.suite.suite_line import NSA_PARAMETERS, SuiteKey, SuiteLine, parse_line
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, SuiteVideo
 from videonsa.models.methods import AttentionMethod
 from videonsa.rendered.suite import Script, SuiteQuestion, make_script, oracle, questions_of
@@ -39,8 +39,6 @@ class SuiteTask:
 
     run: SuiteRun
     answerer: Answerer
-    method: AttentionMethod | None
-    """Of the answerer's attention, all branches on; None without NSA."""
 
     @property
     def unit(self) -> str:
@@ -127,7 +125,7 @@ def _line(task: SuiteTask, group: SuiteGroup, question: SuiteQuestion, reply: Re
         right=verdict.right,
         model=run.model,
         attention=run.attention,
-        spec=_spec_of(task.method, CONDITIONS[condition]),
+        spec=_spec_of(task.answerer.method, CONDITIONS[condition]),
         difficulty=run.difficulty,
         frame_size=run.frame_size,
         style=run.style,
@@ -144,13 +142,13 @@ def _position(script: Script, question: SuiteQuestion) -> float | None:
 
 
 def _spec_of(method: AttentionMethod | None, condition: Condition) -> dict[str, Any] | None:
-    """Of NSA, the parameters that a report names; of another method, all."""
+    """The parameters of a method; of NSA's, those that a report is about."""
     if method is None or condition.video == "absent":
         return None
     parameters = under(method, condition).parameters()
-    names = ("block_size", "num_selected_blocks", "window_size", "branches", "compressed_mask")
-    if parameters is None or not parameters.keys() >= set(names):
-        return parameters
+    if parameters is None:
+        return None
+    names = NSA_PARAMETERS if parameters.keys() >= set(NSA_PARAMETERS) else parameters
     return {name: _as_json(parameters[name]) for name in names}
 
 

@@ -183,14 +183,18 @@ class ModelAnswerer:
 
     def _cost(self, video: _Video, method: AttentionMethod, *, prompt_tokens: int) -> Cost:
         frame_tokens = len(video.features) // video.grid[0]
-        budget = attention_budget(
-            method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
+        whole = attention_budget(
+            self.method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
         )
+        keys = method.attended_keys(frame_tokens)
+        fraction = 1.0
+        if whole is not None and keys is not None:
+            fraction = min(1.0, whole.gamma * keys / max(whole.keys, 1))
         return Cost(
             video_tokens=len(video.features),
             prompt_tokens=prompt_tokens,
-            attended_keys=None if budget is None else budget.keys,
-            attention_fraction=1.0 if budget is None else min(1.0, budget.gamma),
+            attended_keys=keys,
+            attention_fraction=fraction,
             encode_seconds=video.seconds,
             peak_bytes=peak_bytes(self._model.device),
         )
