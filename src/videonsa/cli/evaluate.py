@@ -58,6 +58,12 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_options(parser: LineParser) -> None:
+    _add_questions(parser)
+    _add_ways_to_ask(parser)
+    _add_run(parser)
+
+
+def _add_questions(parser: LineParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
     parser.add_argument(
         "--lengths",
@@ -94,6 +100,9 @@ def _add_options(parser: LineParser) -> None:
         help="where the evidence lies, from 0 to 1; videos take these in turn (default: even, "
         "which draws uniformly)",
     )
+
+
+def _add_ways_to_ask(parser: LineParser) -> None:
     parser.add_argument(
         "--frame-size",
         type=values.integer,
@@ -130,6 +139,9 @@ def _add_options(parser: LineParser) -> None:
         help="multiplies the seconds that the model is told: 0.25 gives a video of four times the "
         "training length the position ids of training (default: 1)",
     )
+
+
+def _add_run(parser: LineParser) -> None:
     parser.add_argument(
         "--split",
         choices=("test", "train"),
