@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videonsa.ops.triton.forward import Branches, Options, num_multiprocessors
+from videonsa.ops.triton.forward import Branches, Options
 from videonsa.ops.triton.grad_compressed import compressed_gradients
 from videonsa.ops.triton.grad_keys import block_gradients
 from videonsa.ops.triton.grad_pairs import pair_gradients
@@ -63,26 +63,15 @@ def nsa_backward(
     queries, grad_gates = query_terms(q, grad, saved, gates, branches=options.branches)
     keys, means = pool(k, v, index)
     grad_q = torch.empty_like(queries.grad)
-    block_s = tuning.selected.block_n
     tiles = row_tiles(index, rows_of_tile(group, tuning.selected.block_m), aligned=True)
     plan = sums_cmp = None
     if selected is not None:
-        plan = plan_tiles(selected, tiles, index, min_shared=tuning.min_shared, block_n=block_s)
-        pair_gradients(
-            queries,
-            keys,
-            grad_q,
-            tiles,
-            plan,
-            index,
-            partial_bytes=tuning.partial_bytes,
-            num_multiprocessors=num_multiprocessors(q.device),
-            config=tuning.pair_gradient,
+        plan = plan_tiles(
+            selected, tiles, index, min_shared=tuning.min_shared, block_n=tuning.selected.block_n
         )
+        pair_gradients(queries, keys, grad_q, tiles, plan, index, tuning=tuning)
     if "compressed" in options.branches:
-        sums_cmp = compressed_gradients(
-            queries, means, index, splits=tuning.splits, config=tuning.compressed_gradient
-        )
+        sums_cmp = compressed_gradients(queries, means, index, tuning=tuning)
     query_gradient(
         queries,
         keys,
@@ -92,17 +81,8 @@ def nsa_backward(
         plan,
         index,
         window_size=window_size,
-        config=tuning.query_gradient,
-        block_s=block_s,
+        tuning=tuning,
     )
     inverse = invert_selection(selected, index, num_kv_heads=k.shape[1])
-    sums = block_gradients(
-        queries,
-        keys,
-        inverse,
-        index,
-        window_size=window_size,
-        config=tuning.block_gradient,
-        block_s=block_s,
-    )
+    sums = block_gradients(queries, keys, inverse, index, window_size=window_size, tuning=tuning)
     return Gradients(grad_q, *sum_gradients(sums, sums_cmp, inverse, index, k), grad_gates)

@@ -19,7 +19,7 @@ from videonsa.ops.triton.common import (
 from videonsa.ops.triton.grad_keys import key_step
 from videonsa.ops.triton.grad_terms import Queries, QueryTile, load_terms
 from videonsa.ops.triton.index import StreamIndex
-from videonsa.ops.triton.tuning import Config
+from videonsa.ops.triton.tuning import Tuning
 
 
 @triton.jit
@@ -123,10 +123,10 @@ def _compressed_gradient_kernel(
 
 
 def compressed_gradients(
-    queries: Queries, means: Keys, index: StreamIndex, *, splits: int, config: Config
+    queries: Queries, means: Keys, index: StreamIndex, *, tuning: Tuning
 ) -> Tensor:
     """Sums over the rows that see a block, split by split: `[splits, 2, C, H, D]` float32."""
-    q = queries.q
+    q, config, splits = queries.q, tuning.compressed_gradient, tuning.splits
     num_blocks, num_kv_heads, dim = means.k.shape
     first = torch.arange(0, num_blocks, config.block_n, dtype=torch.int32, device=q.device)
     last = (first + config.block_n).clamp(max=num_blocks) - 1

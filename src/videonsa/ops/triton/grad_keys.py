@@ -13,7 +13,7 @@ from videonsa.ops.triton.common import Keys, load_rows, needs_wide_offsets, scor
 from videonsa.ops.triton.grad_terms import Queries, QueryTile, gated_weights, load_terms
 from videonsa.ops.triton.index import StreamIndex
 from videonsa.ops.triton.inverse import Inverse
-from videonsa.ops.triton.tuning import Config
+from videonsa.ops.triton.tuning import Tuning
 
 
 @triton.jit
@@ -153,8 +153,7 @@ def block_gradients(
     index: StreamIndex,
     *,
     window_size: int | None,
-    config: Config,
-    block_s: int,
+    tuning: Tuning,
 ) -> Tensor:
     """Sums over the rows that selected a block or have it in their window, item by item.
 
@@ -164,16 +163,17 @@ def block_gradients(
         inverse: of the selection.
         index: of these rows and keys.
         window_size: None without a window branch.
-        config: of the kernel.
-        block_s: tokens of the largest block, as a power of two.
+        tuning: how.
 
     Returns:
-        `[items, 2, block_s, D]` float32: dK before scaling, and dV.
+        `[items, 2, block size, D]` float32: dK before scaling, and dV.
     """
     dim, num_items, num_kv_heads = queries.q.shape[2], len(inverse.item_list), keys.k.shape[1]
+    config = tuning.block_gradient
+    block_s = tuning.selected.block_n  # tokens of the largest block, as a power of two
     sums = torch.empty((num_items, 2, block_s, dim), dtype=torch.float32, device=queries.q.device)
-    block_n, window_rows = min(block_s, config.block_n), _window_rows(index)
     k, v, _ = keys.arguments
+    block_n, window_rows = min(block_s, config.block_n), _window_rows(index)
     for is_poisoned in (False, True):  # one of the two returns at once
         _block_gradient_kernel[(num_items, block_s // block_n)](
             *queries.arguments,

@@ -15,11 +15,12 @@ from videonsa.ops.triton.common import (
     store_rows,
     tile_rows,
 )
+from videonsa.ops.triton.forward import num_multiprocessors
 from videonsa.ops.triton.grad_terms import Queries, gated_weights, load_terms
 from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.scattered import MERGE_PROGRAMS, chunks, pair_lists
 from videonsa.ops.triton.selected import Plan
-from videonsa.ops.triton.tuning import Config
+from videonsa.ops.triton.tuning import Tuning
 
 
 @triton.jit(do_not_specialize=["i_chunk", "region", "max_items"])
@@ -135,9 +136,7 @@ def pair_gradients(
     plan: Plan,
     index: StreamIndex,
     *,
-    partial_bytes: int,
-    num_multiprocessors: int,
-    config: Config,
+    tuning: Tuning,
 ) -> None:
     """Writes into grad_q `[R, HQ, D]` the rows that have scattered pairs, and no others.
 
@@ -148,17 +147,18 @@ def pair_gradients(
         tiles: of at most 32 rows.
         plan: of these tiles.
         index: of these rows and keys.
-        partial_bytes: size of the buffer of partial gradients.
-        num_multiprocessors: of the GPU.
-        config: of the pair kernel.
+        tuning: how; its `partial_bytes` are those of the buffer of partial gradients.
     """
     q, num_kv_heads, dim = queries.q, keys.k.shape[1], keys.k.shape[2]
     group = q.shape[1] // num_kv_heads
-    lists = pair_lists(plan, tiles, index, q, partial_bytes=partial_bytes, block_m=config.block_m)
+    config, num_processors = tuning.pair_gradient, num_multiprocessors(q.device)
+    lists = pair_lists(
+        plan, tiles, index, q, partial_bytes=tuning.partial_bytes, block_m=config.block_m
+    )
     partial = q.new_empty(lists.region * group * dim)
     k, v, _ = keys.arguments
     for chunk, i_chunk in chunks(plan, tiles, lists):
-        _pair_gradient_kernel[(config.programs * num_multiprocessors,)](
+        _pair_gradient_kernel[(config.programs * num_processors,)](
             *queries.arguments,
             k,
             v,
@@ -179,7 +179,7 @@ def pair_gradients(
             WIDE=needs_wide_offsets(q) or needs_wide_offsets(queries.grad),
             **config.launch,
         )
-        _pair_sum_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
+        _pair_sum_kernel[(MERGE_PROGRAMS * num_processors,)](
             partial,
             plan.pairs,
             lists.pair_end,

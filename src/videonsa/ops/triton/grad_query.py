@@ -25,7 +25,7 @@ from videonsa.ops.triton.common import (
 from videonsa.ops.triton.grad_terms import Queries, QueryTile, Terms, gated_weights, load_terms
 from videonsa.ops.triton.index import StreamIndex, Tiles
 from videonsa.ops.triton.selected import Plan
-from videonsa.ops.triton.tuning import Config, rows_of_tile
+from videonsa.ops.triton.tuning import Tuning, rows_of_tile
 
 
 class KeyHead(NamedTuple):
@@ -323,8 +323,7 @@ def query_gradient(
     index: StreamIndex,
     *,
     window_size: int | None,
-    config: Config,
-    block_s: int,
+    tuning: Tuning,
 ) -> None:
     """Completes grad_q `[R, HQ, D]`.
 
@@ -337,11 +336,12 @@ def query_gradient(
         plan: of these tiles, None without a selected branch.
         index: of these rows and keys.
         window_size: None without a window branch.
-        config: of the kernel; the rows of its tile may be a part of a tile of the plan.
-        block_s: tokens of the largest block, as a power of two.
+        tuning: how; a tile of this kernel may be a part of a tile of the plan.
     """
     num_keys, num_kv_heads, dim = keys.k.shape
     group = queries.q.shape[1] // num_kv_heads
+    config = tuning.query_gradient
+    block_s = tuning.selected.block_n  # tokens of the largest block, as a power of two
     rows = rows_of_tile(group, config.block_m, most=tiles.size)
     of_keys = (keys.k, config.block_n), (keys.v, config.block_n)
     compressed: tuple[Any, ...] = (None,) * 5
