@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny_models import VIDEO, left_padded, prompt, tiny
+from tiny_models import VIDEO, config_fields, left_padded, prompt, tiny
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import NSA, Dense
 from videonsa.models.recorder.frames import AttentionRecorder
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.ops.spec import NSASpec
 
 SPEC = NSASpec(block_size="frame", num_selected_blocks=3, window_size=6)
@@ -151,8 +152,114 @@ def test_places_that_cannot_be_are_refused(kept, message):
 def test_tokens_leave_one_sample_at_a_time_and_in_one_step():
     with torch.no_grad(), pytest.raises(UsageError, match="tokens leave in a batch of 2"):
         tiny()(**left_padded([prompt(2), prompt(3)]), method=LeavingDense())
-    with pytest.raises(UsageError, match="rows_per_chunk=4: tokens leave inside the layers"):
-        tiny()(**prompt(6), method=LeavingDense(), rows_per_chunk=4)
+    for method in (LeavingDense(), LeavingNSA(SPEC)):
+        with pytest.raises(UsageError, match="rows_per_chunk=4: tokens leave inside the layers"):
+            tiny()(**prompt(6), method=method, rows_per_chunk=4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"labels": torch.ones(1, 30, dtype=torch.int64)}, "labels with method 'dense'"),
+        ({"logits_to_keep": torch.tensor([3])}, "chosen logits_to_keep with method 'dense'"),
+    ],
+    ids=["labels", "chosen logits"],
+)
+def test_what_counts_tokens_that_may_be_gone_is_refused(asked, message):
+    with pytest.raises(UsageError, match=message):
+        tiny()(**prompt(6), method=LeavingDense(), **asked)
+
+
+def test_no_token_leaves_after_the_last_layer():
+    class Late(LeavingDense):
+        leaves_after = (0, 1)
+
+    with pytest.raises(UsageError, match=r"after layers \[0, 1\]: want layers from 0 to 0"):
+        tiny()(**prompt(6), method=Late())
+
+
+def test_turns_that_leave_after_an_earlier_layer_than_those_before_keep_all_keys_in_order():
+    class After(LeavingDense):
+        def __init__(self, layer):
+            self.leaves_after = (layer,)
+
+    model, cache = tiny(**config_fields(num_hidden_layers=4)), VideoNSACache()
+    with torch.no_grad():
+        for layer in (2, 0):
+            model(**prompt(6, seed=layer), past_key_values=cache, method=After(layer))
+        assert [record.first_layer for record in cache.records] == [0, 1, 3]
+        assert [len(record.places or range(60)) for record in cache.records] == [60, 48, 36]
+        assert [layer.get_seq_length() for layer in cache.layers] == [60, 48, 48, 36]
+        hook = model.model.language_model.norm.register_forward_pre_hook(fail)
+        first = list(cache.records)
+        with pytest.raises(RuntimeError, match="on purpose"):
+            model(**prompt(6, seed=3), past_key_values=cache, method=After(1))
+        hook.remove()
+        assert cache.records == first
+        assert [layer.get_seq_length() for layer in cache.layers] == [60, 48, 48, 36]
+        logits = model(torch.tensor([[40]]), past_key_values=cache).logits
+    assert torch.all(logits.isfinite())
+
+
+class Scores:
+    """What the first layer leaves in its step."""
+
+    value = None
+
+    def to(self, device):
+        return self
+
+
+class MostAttended(Dense):
+    """FastV: the tokens that the last one attended to most in the first layer go on."""
+
+    leaves_after = (0,)
+
+    def prepare(self, tokens):
+        return Scores()
+
+    def attend(self, layer, hidden, q, k, v, step):
+        if layer.layer_idx == 0:
+            scores = torch.einsum("hgd,shd->hgs", q[0, -1].unflatten(0, (2, -1)), k[0])
+            step.prepared.value = scores.mul(q.shape[-1] ** -0.5).softmax(-1).mean((0, 1))
+        return super().attend(layer, hidden, q, k, v, step)
+
+    def kept_after(self, layer, hidden, step):
+        count = step.tokens.num_tokens
+        if count == 1:
+            return None
+        best = step.prepared.value[:-1].topk(count // 2).indices
+        return torch.cat([best, torch.tensor([count - 1])]).sort().values
+
+
+def test_attention_of_a_layer_can_decide_which_tokens_leave_after_it():
+    model, recorder, cache = tiny(attention="dense"), AttentionRecorder(), VideoNSACache()
+    with torch.no_grad():
+        model(**prompt(6), past_key_values=cache, method=MostAttended(), recorder=recorder)
+        kept = set(cache.records[1].places)
+        counts = [layer.get_seq_length() for layer in cache.layers]
+        assert counts == [30, 16]
+        model(torch.tensor([[40]]), past_key_values=cache, method=MostAttended())
+    assert [layer.get_seq_length() for layer in cache.layers] == [31, 17]
+    q, k = first_layer_queries_and_keys(model, prompt(6))
+    weights = torch.stack(
+        [(q[head] @ k[head // 2].T * 16**-0.5).softmax(-1) for head in range(4)]
+    ).mean(0)
+    assert kept == {29, *weights[:29].topk(15).indices.tolist()}
+
+
+def first_layer_queries_and_keys(model, inputs):
+    """`[HQ, D]` of the last token and `[H, S, D]`, as a recorder sees them."""
+
+    class Seen(Recorder):
+        def record(self, layer, q, k, attended):
+            if layer == 0:
+                self.q, self.k = q[0, -1], k[0].transpose(0, 1)
+
+    seen = Seen()
+    with torch.no_grad():
+        model(**inputs, recorder=seen)
+    return seen.q, seen.k
 
 
 @pytest.mark.parametrize("rows", [0, 5])
@@ -182,3 +289,8 @@ def test_features_are_added_to_vision_tokens_after_their_layer(rows):
 def test_features_of_another_number_of_tokens_are_refused():
     with pytest.raises(UsageError, match=r"layer_features of layer 1 are \[3, 64\]: want \[16"):
         tiny()(**prompt(4), layer_features={1: torch.zeros(3, 64)})
+
+
+def test_features_of_a_layer_that_is_not_there_are_refused():
+    with pytest.raises(UsageError, match=r"layer_features of layers \[2\]: want layers from 0 to 1"):
+        tiny()(**prompt(4), layer_features={0: torch.zeros(16, 64), 2: torch.zeros(16, 64)})

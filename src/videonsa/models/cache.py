@@ -228,12 +228,13 @@ class VideoNSACache(DynamicCache):
             layer: the first whose keys are fewer.
             num_new: tokens of the step in the first layer; some of them are about to leave.
         """
-        record = self.records[-1].fork()
+        number = bisect_left(self.records, layer, key=lambda record: record.first_layer)
+        record = self.records[number - 1].fork()
         record.keep(self.tokens.vision_mask.shape[1] - num_new)
         if record.places is None:
             record.places = list(range(record.vision_mask.shape[1]))
         record.first_layer = layer
-        self.records.append(record)
+        self.records.insert(number, record)
         return record
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -287,12 +288,12 @@ def as_before_if_it_fails(cache: VideoNSACache | None) -> Iterator[None]:
     if cache is None:
         yield
         return
-    num_rows, num_records = cache.tokens.vision_mask.shape[1], len(cache.records)
+    num_rows, records = cache.tokens.vision_mask.shape[1], list(cache.records)
     try:
         yield
     except BaseException:
         cache.keep(num_rows)
-        del cache.records[num_records:]
+        cache.records = records
         raise
     finally:
         cache.expected = 0

@@ -23,14 +23,20 @@ class LayerFeatures(NamedTuple):
     """int64 `[B, T]`: which of the M a token has; -1 for text."""
 
     @classmethod
-    def of(cls, by_layer: Mapping[int, Tensor] | None, rows: NewRows) -> Self | None:
+    def of(
+        cls, by_layer: Mapping[int, Tensor] | None, rows: NewRows, *, num_layers: int
+    ) -> Self | None:
         """Of all new tokens of a call; None where there are none.
 
         Raises:
-            UsageError: not a row for each vision token.
+            UsageError: a layer that is not there, or not a row for each vision token.
         """
         if not by_layer:
             return None
+        if unknown := sorted(set(by_layer) - set(range(num_layers))):
+            raise UsageError(
+                f"layer_features of layers {unknown}: want layers from 0 to {num_layers - 1}"
+            )
         is_vision = rows.vision_mask & rows.attention_mask
         wanted = int(is_vision.sum())
         for layer, features in by_layer.items():
@@ -55,6 +61,36 @@ class LayerFeatures(NamedTuple):
         places = (numbers >= 0).nonzero()[:, 0].to(hidden.device)
         added = features.to(hidden)[numbers[numbers >= 0].to(hidden.device)]
         return hidden.flatten(0, 1).index_add(0, places, added).view_as(hidden)
+
+
+def check_leaving(
+    method: AttentionMethod, *, num_layers: int, labels: Tensor | None, kept: int | Tensor
+) -> None:
+    """Refuse what a call asks for beside tokens that leave inside the layers.
+
+    Args:
+        method: how the call attends.
+        num_layers: of the model.
+        labels: as they were given.
+        kept: `logits_to_keep`, as it was given.
+
+    Raises:
+        UsageError: labels or chosen logits, which count tokens that may be gone, or layers after
+            which no token can leave.
+    """
+    if not method.leaves_after:
+        return
+    if not set(method.leaves_after) <= set(range(num_layers - 1)):
+        raise UsageError(
+            f"method {method.name!r} lets tokens leave after layers {list(method.leaves_after)}: "
+            f"want layers from 0 to {num_layers - 2}, before the last"
+        )
+    what = "labels" if labels is not None else "chosen logits_to_keep"
+    if labels is not None or isinstance(kept, Tensor):
+        raise UsageError(
+            f"{what} with method {method.name!r}, which lets tokens leave: want a number of last "
+            "logits"
+        )
 
 
 class LayersOutput(NamedTuple):
@@ -128,7 +164,7 @@ class Decoder:
             keep_all: give the hidden states of all layers.
         """
         hidden = embeds
-        angles = self._model.rotary_emb(hidden, rows.position_ids)
+        angles = self._model.rotary_emb(hidden, rows.position_ids.to(hidden.device))
         states = [hidden]
         places: Tensor | None = None  # of the tokens left, among those of the first layer
         for index, layer in enumerate(self._model.layers):
@@ -143,7 +179,8 @@ class Decoder:
                 hidden = features.add_after(index, hidden)
             kept = None
             if index in step.method.leaves_after:
-                kept = _checked(step.method.kept_after(index, hidden, step), hidden)
+                own = step.to(hidden.device)  # as the layer had it
+                kept = _checked(step.method.kept_after(index, hidden, own), hidden)
             if kept is not None:
                 hidden, rows = hidden[:, kept], select_rows(rows, kept)
                 angles = tuple(x[:, kept] for x in angles)

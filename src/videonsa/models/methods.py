@@ -56,7 +56,7 @@ class AttentionMethod(ABC):
     temporal_ids: TemporalIds | None = None
     """The rule of temporal position ids it was made for; None: the config's."""
     leaves_after: tuple[int, ...] = ()
-    """Layers after which tokens may leave the step; see `kept_after`."""
+    """Layers after which tokens may leave the step, never the last; see `kept_after`."""
     rate: ClassVar[str] = "dense"
     """The measured rate (a field of `planning.speed.Rates`) that `operations` are divided by."""
 
@@ -91,10 +91,13 @@ class AttentionMethod(ABC):
     def kept_after(self, layer: int, hidden: Tensor, step: "AttentionStep") -> Tensor | None:
         """Which of the T tokens go on after a layer of `leaves_after`; None: all.
 
+        Asked in every step, a decoded token's included.
+
         Args:
             layer: its number.
             hidden: `[1, T, hidden]`, its output.
-            step: of that layer.
+            step: as `attend` had it in that layer: what `attend` found out about its tokens can be
+                left in `step.prepared`.
 
         Returns:
             int64 `[K]`, ascending places among the T; the last token is one of them.
@@ -102,8 +105,11 @@ class AttentionMethod(ABC):
         return None
 
     def why_at_once(self) -> str | None:
-        """Why all tokens must go through the layers in one step; None where they need not."""
-        return "tokens leave inside the layers" if self.leaves_after else None
+        """Why all tokens must go through the layers in one step; None where they need not.
+
+        That tokens leave inside the layers is a reason that need not be given here.
+        """
+        return None
 
     def parameters(self) -> dict[str, Any] | None:
         """What the method was told, as records keep it; None where there is nothing."""

@@ -21,7 +21,13 @@ from videonsa.models.distributed.sharded import (
     share_encoding,
 )
 from videonsa.models.features import encode_frames, encode_patches, place_features
-from videonsa.models.layers import Decoder, LayerFeatures, LayersOutput, enter_rows
+from videonsa.models.layers import (
+    Decoder,
+    LayerFeatures,
+    LayersOutput,
+    check_leaving,
+    enter_rows,
+)
 from videonsa.models.loss import loss_of_labels
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
@@ -85,13 +91,15 @@ class SparseVideoModel:
       `second_per_grid_ts`: `[V]`, the seconds of a temporal patch.
     * `cu_seqlens`: int32 `[N + 1]`, where each of N samples that are packed in one row begins, and
       the end. They do not see each other, positions start anew in each, and the loss predicts no
-      first token. Not with `attention_mask`, a cache, `rows_per_chunk` or a recorder.
+      first token. Not with `attention_mask`, a cache, `rows_per_chunk`, tokens that leave, or a
+      recorder, unless it `takes_packed`.
     * `loss_only`: the loss without logits, which are None then: for memory, with many rows.
-    * `logits_to_keep`: how many last logits, or which, to compute; 0 is all.
+    * `logits_to_keep`: how many last logits, or which, to compute; 0 is all. Where tokens leave
+      inside the layers, of those that passed the last one.
     * `rows_per_chunk`: at most so many new rows go through the layers at once, for bounded memory.
       By default `ROWS_PER_CHUNK` for NSA without gradients, where that can be; 0 is all in one go.
     * `method`: how this call attends, in place of the model's: an `AttentionMethod`, or its name.
-    * `recorder`: a `Recorder`.
+    * `recorder`: a `Recorder`, told of every step and layer.
     * `layer_features`: by layer, `[M, hidden]` to add after it to the hidden states of the new
       vision tokens, a row for each of them in order.
     * `cp_group`: a `ContextParallelGroup` of processes that share the one sequence (packed or not)
@@ -151,7 +159,8 @@ class SparseVideoModel:
     ) -> Any:
         """Logits of the new rows, and the loss where there are `labels`; see the class."""
         input_ids = needed(input_ids)
-        method = self._method(method)
+        method, num_layers = self._method(method), self.config.text_config.num_hidden_layers
+        check_leaving(method, num_layers=num_layers, labels=labels, kept=logits_to_keep)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
         prefills = cp_group is not None and (past_key_values is not None or bool(use_cache))
         if lengths is not None or (cp_group is not None and not prefills):
@@ -186,7 +195,7 @@ class SparseVideoModel:
         call = _Call(
             method=method,
             recorder=recorder,
-            features=LayerFeatures.of(layer_features, rows),
+            features=LayerFeatures.of(layer_features, rows, num_layers=num_layers),
             cp_group=cp_group,
             chunk=chunk,
             kept=slice(-logits_to_keep, None)

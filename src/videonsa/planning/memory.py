@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from videonsa.models.cache import ROOM
-from videonsa.models.chunks import even_chunk
+from videonsa.models.chunks import even_chunk, why_at_once
 from videonsa.models.costs import AttentionCall
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.fused import ROWS_PER_CHUNK
@@ -58,7 +58,7 @@ class Workload:
     @property
     def chunk_rows(self) -> int:
         """R: rows that go through the layers at a time; the rule of `models.chunks`."""
-        whole = not self.method.is_chunked or self.method.why_at_once() is not None
+        whole = not self.method.is_chunked or why_at_once(self.method) is not None
         return self.prompt_tokens if whole else even_chunk(self.prompt_tokens, self.rows_per_chunk)
 
     @property

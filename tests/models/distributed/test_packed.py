@@ -21,9 +21,7 @@ WAYS = {
 @pytest.fixture(params=WAYS)
 def model(request):
     spec, attention = WAYS[request.param]
-    model = tiny(spec=spec)
-    model.config.attention = attention
-    return model
+    return tiny(spec=spec, attention=attention)
 
 
 def with_image(seed=7):
