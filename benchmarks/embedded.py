@@ -125,6 +125,7 @@ class ClipAnswerer:
             {"input_ids": ids, "attention_mask": mask.to(device)},
             stop_ids={self.tokenizer.eos_token_id},
             max_new_tokens=MAX_ANSWER_TOKENS,
+            method=self.method,
         )
         return [str(self.tokenizer.decode(row)) for row in rows]
 

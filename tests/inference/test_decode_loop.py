@@ -15,6 +15,7 @@ from videonsa.inference.generation import (
     generate_tokens,
 )
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.methods import Dense
 from videonsa.video.processing import build_prompt
 
 TEXTS = [
@@ -249,3 +250,22 @@ def test_logits_that_are_not_finite_end_the_answer_and_name_its_step(tiny_folder
         with pytest.raises(ModelError, match=f"token {step} of the answer are not finite"):
             list(tokens)
     assert len(calls) == step
+
+
+class Counted(Dense):
+    """Dense, and how many tokens each of its steps had."""
+
+    def __init__(self):
+        self.tokens = []
+
+    def attend(self, layer, hidden, q, k, v, step):
+        if layer.layer_idx == 0:
+            self.tokens.append(q.shape[1])
+        return super().attend(layer, hidden, q, k, v, step)
+
+
+def test_prompt_and_every_token_attend_by_the_method(qa):
+    method, options = Counted(), GenerationOptions(max_new_tokens=3)
+    ids = {"input_ids": torch.tensor([[40, 41, 42, 43]])}
+    list(decode(qa.model, ids, VideoNSACache(), options=options, stop_ids=set(), method=method))
+    assert method.tokens == [4, 1, 1]

@@ -9,6 +9,7 @@ import torch
 from videonsa.inference.generation import GenerationOptions, decode, not_finite
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import AttentionMethod
 
 
 def split_at_video(ids: list[int], vision_end: int) -> tuple[list[int], list[int]]:
@@ -29,6 +30,7 @@ def write_answers(
     *,
     stop_ids: Set[int],
     max_new_tokens: int,
+    method: AttentionMethod | None = None,
 ) -> list[list[int]]:
     """Read the rest of a batch of prompts and answer each greedily; the cache grows.
 
@@ -39,6 +41,7 @@ def write_answers(
             same place.
         stop_ids: tokens that end an answer.
         max_new_tokens: longest answer.
+        method: how prompts and answers attend; None is as the model does.
 
     Returns:
         The ids of each answer, without the one that ended it.
@@ -47,7 +50,7 @@ def write_answers(
         ModelError: logits that are not finite.
     """
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    steps = decode(model, first, cache, options=options, stop_ids=stop_ids)
+    steps = decode(model, first, cache, options=options, stop_ids=stop_ids, method=method)
     return [_until_stop(list(row), stop_ids) for row in zip(*steps, strict=True)]
 
 
@@ -63,6 +66,7 @@ def likeliest_answer(
     first: dict[str, Any],
     *,
     candidates: Sequence[list[int]],
+    method: AttentionMethod | None = None,
 ) -> int:
     """Read the rest of one prompt and weigh answers to it; the cache grows by the prompt.
 
@@ -71,6 +75,7 @@ def likeliest_answer(
         cache: what was read before; empty where `first` is all.
         first: arguments of the model's forward for the rest of the prompt, batch 1.
         candidates: the ids of each answer, with the token that ends it.
+        method: how prompt and answers attend; None is as the model does.
 
     Returns:
         Which candidate the model would write with the highest probability; the first of equals.
@@ -78,14 +83,15 @@ def likeliest_answer(
     Raises:
         ModelError: logits that are not finite.
     """
-    logits = model(**first, past_key_values=cache, logits_to_keep=1).logits[:, -1:]
+    kept: dict[str, Any] = {"past_key_values": cache, "method": method}
+    logits = model(**first, **kept, logits_to_keep=1).logits[:, -1:]
     length = cache.get_seq_length()
     scores = []
     for ids in candidates:
         rows = logits
         if len(ids) > 1:
             shown = torch.tensor([ids[:-1]], device=logits.device)
-            rows = torch.cat([logits, model(input_ids=shown, past_key_values=cache).logits], dim=1)
+            rows = torch.cat([logits, model(input_ids=shown, **kept).logits], dim=1)
             cache.crop(length - cache.get_seq_length())
         wanted = torch.tensor(ids, device=logits.device)[:, None]
         scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.planning.budget import check_new_tokens
 from videonsa.video.processing import VideoPrompt
 
 if TYPE_CHECKING:
     from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
-    from videonsa.models.recorder.protocol import Recorder
 
 _REPLACEMENT = "\ufffd"
 _SEEDS = 2**63  # what a torch generator takes
@@ -102,7 +103,7 @@ def generate_tokens(
     *,
     options: GenerationOptions,
     stop_ids: Set[int],
-    recorder: "Recorder | None" = None,
+    recorder: Recorder | None = None,
     embeds: Tensor | None = None,
     advice: Callable[[], str] | None = None,
 ) -> Iterator[int]:
@@ -153,7 +154,8 @@ def decode(
     *,
     options: GenerationOptions,
     stop_ids: Set[int],
-    recorder: "Recorder | None" = None,
+    method: AttentionMethod | None = None,
+    recorder: Recorder | None = None,
 ) -> Iterator[list[int]]:
     """Prefill a batch, then decode a token of every sample at a time.
 
@@ -165,6 +167,7 @@ def decode(
         options: how tokens are chosen, and how many at most.
         stop_ids: tokens that end the answer of a sample. It is decoded on, to no purpose, until
             all have ended.
+        method: how prompts and answers attend; None is as the model does.
         recorder: collects where the answers looked.
 
     Yields:
@@ -183,6 +186,7 @@ def decode(
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                method=method,
                 recorder=recorder,
             )
             ids = choose(output.logits[:, -1].float())

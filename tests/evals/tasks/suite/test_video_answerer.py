@@ -14,7 +14,7 @@ from videonsa.evals.tasks.suite import video_answerer
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.inference.engine import VideoQA, load
 from videonsa.inference.generation import GenerationOptions, generate_tokens
-from videonsa.models.methods import nsa_method
+from videonsa.models.methods import Dense, nsa_method
 from videonsa.ops.spec import NSASpec
 from videonsa.rendered.suite import iter_frames, make_script, questions_of
 from videonsa.video.chat import VisionSlot, chat_tokens
@@ -207,8 +207,8 @@ def test_the_released_attention_reads_each_question_with_the_video(qa, monkeypat
     answerer.method = nsa_method(NSASpec.released())
     given = []
 
-    def recorded(model, cache, first, **_):
-        given.append(first)
+    def recorded(model, cache, first, *, method, **_):
+        given.append(first | {"method": method})
         return [[5]]
 
     monkeypatch.setattr(video_answerer, "write_answers", recorded)
@@ -230,3 +230,17 @@ def test_logits_that_are_not_finite_are_an_error_and_no_answer(tiny_folder, styl
     answers = ModelAnswerer(spoiled, run).answers(script, questions_of(script), "whole")
     with pytest.raises(ModelError, match="not finite"):
         list(answers)
+
+
+@pytest.mark.parametrize("style", ["free", "likeliest"])
+def test_questions_and_answers_attend_by_the_method_of_the_run(qa, style, monkeypatch) -> None:
+    class Never(Dense):
+        def attend(self, *_):
+            raise AssertionError("this is the model's own method")
+
+    monkeypatch.setattr(qa.model, "method", Never())
+    run = small_run(model="tiny", style=style)
+    answerer, script = ModelAnswerer(qa, run), script_of(run)
+    answerer.method = Dense()
+    for condition in ("whole", "blind"):
+        assert texts(answerer.answers(script, questions_of(script), condition))

@@ -83,7 +83,8 @@ class ModelAnswerer:
     def _answer_blind(self, question: SuiteQuestion) -> Reply:
         ids = self._chat(question, video_tokens=None)
         start = time.perf_counter()
-        text = self._reply(VideoNSACache(), {"input_ids": self._tensor(ids)}, question)
+        first = {"input_ids": self._tensor(ids)}
+        text = self._reply(VideoNSACache(), first, question, self.method)
         seconds = time.perf_counter() - start
         return Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
 
@@ -92,7 +93,7 @@ class ModelAnswerer:
     ) -> Reply:
         ids = self._chat(question, video_tokens=len(video.features))
         start = time.perf_counter()
-        text = self._reply(VideoNSACache(), self._inputs(ids, video, method), question)
+        text = self._reply(VideoNSACache(), self._inputs(ids, video), question, method)
         seconds = time.perf_counter() - start
         cost = self._cost(video, method, prompt_tokens=len(ids))
         return Reply(text=text, cost=replace(cost, prefill_seconds=seconds))
@@ -105,16 +106,16 @@ class ModelAnswerer:
         head, _ = split_at_video(ids, self._model.config.vision_end_token_id)
         cache = VideoNSACache()
         with torch.inference_mode():
-            self._model(
-                **self._inputs(head, video, method), past_key_values=cache, logits_to_keep=1
-            )
+            first = self._inputs(head, video)
+            self._model(**first, past_key_values=cache, method=method, logits_to_keep=1)
+            del first  # else the embedded prompt would stay until the last question
         self._wait()
         prefill = time.perf_counter() - start
         for question in questions:
             start = time.perf_counter()
             ids = self._chat(question, video_tokens=1)
             _, tail = split_at_video(ids, self._model.config.vision_end_token_id)
-            text = self._reply(cache, {"input_ids": self._tensor(tail)}, question)
+            text = self._reply(cache, {"input_ids": self._tensor(tail)}, question, method)
             # Not a fork: it would copy every key as soon as it grows.
             cache.crop(len(head) - cache.get_seq_length())
             cost = self._cost(video, method, prompt_tokens=len(head) + len(tail))
@@ -146,7 +147,7 @@ class ModelAnswerer:
         for frames in _ahead(iter_frames(script, chunk=_FRAMES_PER_CHUNK)):
             yield torch.full_like(frames, GREY) if condition.video == "grey" else frames
 
-    def _inputs(self, ids: list[int], video: _Video, method: AttentionMethod) -> dict[str, Any]:
+    def _inputs(self, ids: list[int], video: _Video) -> dict[str, Any]:
         """Arguments of the forward for a prompt with the video in it."""
         input_ids = self._tensor(ids)
         with torch.inference_mode():
@@ -156,16 +157,23 @@ class ModelAnswerer:
             "inputs_embeds": embeds,
             "video_grid_thw": torch.tensor([video.grid]),
             "video_times": [[second * self._run.time_scale for second in video.times]],
-            "method": method,
         }
 
-    def _reply(self, cache: VideoNSACache, first: dict[str, Any], question: SuiteQuestion) -> str:
+    def _reply(
+        self,
+        cache: VideoNSACache,
+        first: dict[str, Any],
+        question: SuiteQuestion,
+        method: AttentionMethod,
+    ) -> str:
         tokenizer = self._qa.tokenizer
         options = [list(tokenizer.encode(o, add_special_tokens=False)) for o in question.options]
         if self._run.style == "likeliest":
             end = [tokenizer.eos_token_id]
             candidates = [option + end for option in options]
-            chosen = likeliest_answer(self._model, cache, first, candidates=candidates)
+            chosen = likeliest_answer(
+                self._model, cache, first, candidates=candidates, method=method
+            )
             return question.options[chosen]
         (ids,) = write_answers(
             self._model,
@@ -173,6 +181,7 @@ class ModelAnswerer:
             first,
             stop_ids=self._qa.stop_ids,
             max_new_tokens=max(map(len, options)) + _SPARE_TOKENS,
+            method=method,
         )
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
