@@ -110,3 +110,19 @@ def test_without_accelerate_one_line_names_the_extra(tiny_folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'videonsa\[multi-gpu\]'"):
         load_model(tiny_folder, device_map="auto")
+
+
+def test_positions_follow_a_whole_language_model_to_its_device():
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module, attach_execution_device_hook
+
+    model, seen = tiny(attention="dense"), []
+    for part in (model.model.language_model, model.lm_head):
+        part.to("meta")
+        add_hook_to_module(part, AlignDevicesHook("meta", skip_keys="past_key_values"))
+        attach_execution_device_hook(part, "meta", skip_keys="past_key_values")
+    model.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda _, args: seen.append([x.device.type for x in args])
+    )
+    with torch.inference_mode():
+        model(**left_padded([prompt(5), prompt(3, seed=1)]))
+    assert seen == [["meta", "meta"]]

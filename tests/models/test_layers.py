@@ -292,5 +292,21 @@ def test_features_of_another_number_of_tokens_are_refused():
 
 
 def test_features_of_a_layer_that_is_not_there_are_refused():
-    with pytest.raises(UsageError, match=r"layer_features of layers \[2\]: want layers from 0 to 1"):
+    with pytest.raises(
+        UsageError, match=r"layer_features of layers \[2\]: want layers from 0 to 1"
+    ):
         tiny()(**prompt(4), layer_features={0: torch.zeros(16, 64), 2: torch.zeros(16, 64)})
+
+
+def test_generate_adds_features_to_the_prompt_only():
+    model, inputs = tiny(), prompt(4)
+    options = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
+    features = {0: 5 * torch.randn(16, 64)}
+    found = model.generate(**inputs, layer_features=features, **options)
+    cache = VideoNSACache()
+    with torch.no_grad():
+        model(**inputs, layer_features=features, past_key_values=cache)
+        last = cache.layers[1].keys[:, :, :-1]
+    plain = model.generate(**inputs, **options, return_dict_in_generate=True)
+    assert found.shape == plain.sequences.shape
+    assert (last - plain.past_key_values.layers[1].keys[:, :, : last.shape[2]]).abs().max() > 1e-3

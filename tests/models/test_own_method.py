@@ -3,9 +3,11 @@
 import json
 from dataclasses import dataclass
 
+import pytest
 import torch
 
 import videonsa
+from videonsa.errors import UsageError
 from videonsa.evals.runner import run_task
 from videonsa.evals.tasks.suite.report_markdown import render_suite
 from videonsa.evals.tasks.suite.suite_run import SuiteRun
@@ -13,7 +15,8 @@ from videonsa.evals.tasks.suite.suite_summary import summarise
 from videonsa.evals.tasks.suite.suite_task import SuiteTask
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.models.dense import dense_attention
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods import NSA, AttentionMethod, ReleasedNSA, nsa_method
+from videonsa.ops.spec import NSASpec
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,27 @@ def test_the_suite_asks_it(tiny_folder, tmp_path):
     assert "sliding_window attention (size = 12)" in render_suite(
         summarise(lines) | {"run": {"machine": {}, "seconds": 1.0}}, title="# A", figures=()
     )
+
+
+def test_notes_name_it_where_the_gates_are_left_out_or_never_were(tiny_folder, tmp_path):
+    left_out = videonsa.load(tiny_folder, method=METHOD, device="cpu")
+    note = "sliding_window attention was asked for: the gates of these weights are left out"
+    assert note in left_out.notes
+    left_out.model.save_pretrained(tmp_path)
+    left_out.tokenizer.save_pretrained(tmp_path)
+    again = videonsa.load(tmp_path, method=METHOD, device="cpu")
+    assert "these weights have no gates: attention is sliding_window" in again.notes
+
+
+@pytest.mark.parametrize("method", ["sliding", 3])
+def test_what_is_no_method_is_refused_by_that_word(tiny_folder, method):
+    with pytest.raises(UsageError, match=f"method={method!r}: want one of 'dense' and 'nsa', or"):
+        videonsa.load(tiny_folder, method=method, device="cpu")
+
+
+@pytest.mark.parametrize("pair", [(NSA, NSASpec.released()), (ReleasedNSA, NSASpec())])
+def test_a_spec_of_the_other_class_is_refused(pair):
+    kind, spec = pair
+    with pytest.raises(UsageError, match=f"^{kind.__name__} with a spec of stream"):
+        kind(spec)
+    assert type(nsa_method(spec)) is not kind

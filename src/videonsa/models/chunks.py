@@ -46,9 +46,7 @@ def even_chunk(num_rows: int, most: int) -> int:
     return min(most, num_rows, -(-even // _ROUNDED_TO) * _ROUNDED_TO)
 
 
-def why_at_once(
-    method: AttentionMethod, *, output_hidden_states: bool | None = None
-) -> str | None:
+def why_at_once(method: AttentionMethod, *, output_hidden_states: bool | None = None) -> str | None:
     """Why all rows must go through the layers in one step; None where they need not."""
     if output_hidden_states:
         return "the hidden states of all layers are wanted, of all rows in one step"

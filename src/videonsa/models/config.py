@@ -40,9 +40,15 @@ def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[
 
 
 def stated_by(method: AttentionMethod | str | None) -> tuple[str | None, NSASpec | None]:
-    """The fields `attention` and `nsa` that a method asks for; None leaves one as it is."""
+    """The fields `attention` and `nsa` that a method asks for; None leaves one as it is.
+
+    Raises:
+        UsageError: a name of none.
+    """
+    if method is None:
+        return None, None
     if not isinstance(method, AttentionMethod):
-        return method, None
+        return named_method(method, NSASpec()).name, None  # the spec is the config's
     fields = method.config_fields()
     return fields["attention"], fields.get("nsa")
 

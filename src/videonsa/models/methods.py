@@ -173,9 +173,19 @@ class NSA(AttentionMethod):
     is_chunked = True
     branches = BRANCHES
     rate = "nsa"
+    stream: ClassVar[str] = "vision"
+    """Of the specs it computes; `nsa_method` chooses the class by it."""
 
     spec: NSASpec = field(default_factory=NSASpec)
     backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse a spec of the other class: UsageError."""
+        if self.spec.stream != self.stream:
+            raise UsageError(
+                f"{type(self).__name__} with a spec of stream {self.spec.stream!r}: want "
+                f"{self.stream!r}; nsa_method takes either"
+            )
 
     @property
     def temporal_ids(self) -> TemporalIds:  # type: ignore[override]
@@ -289,6 +299,7 @@ class ReleasedNSA(NSA):
     is_chunked = False
     is_causal = False
     rate = "released_rows"
+    stream = "sequence"
 
     spec: NSASpec = field(default_factory=NSASpec.released)
 

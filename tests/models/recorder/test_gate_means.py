@@ -1,7 +1,12 @@
+import pytest
 import torch
+from tiny_models import left_padded, prompt, tiny
 
+from videonsa.errors import UsageError
 from videonsa.models.methods import Attended
 from videonsa.models.recorder.gates import GateMeans
+from videonsa.models.recorder.protocol import Recorder, Recorders
+from videonsa.models.recorder.unions import SelectionUnions
 
 
 def test_gates_are_means_over_chosen_tokens_and_heads():
@@ -20,3 +25,18 @@ def test_gates_are_means_over_chosen_tokens_and_heads():
     assert found[1]["window"] == 0.5
     assert list(found) == [0, 1]
     assert recorder.read() == {}
+
+
+def test_several_recorders_take_packed_samples_if_each_does():
+    class Packed(GateMeans):
+        wants_branches = True
+
+    both = Recorders(GateMeans(), Packed())
+    assert (both.takes_packed, both.wants_branches) == (True, True)
+    assert not Recorders(GateMeans(), Recorder()).takes_packed
+
+
+@pytest.mark.parametrize("recorder", [GateMeans, SelectionUnions])
+def test_a_batch_is_refused(recorder):
+    with pytest.raises(UsageError, match="a recorder with a batch of 2"):
+        tiny()(**left_padded([prompt(2), prompt(3)]), recorder=recorder())

@@ -93,20 +93,27 @@ class Adapter:
         return f"LoRA adapter {self.folder} (rank {self.options['r']}) merged into {self.base}"
 
     def notes(
-        self, of_base: tuple[str, ...], *, spec: NSASpec | None, base: Iterable[str]
+        self,
+        of_base: tuple[str, ...],
+        *,
+        spec: NSASpec | None,
+        base: Iterable[str],
+        without_gates_by: str = DENSE,
     ) -> tuple[str, ...]:
         """What to say of base and adapter.
 
         Args:
             of_base: what is to be said of the base alone.
-            spec: of the attention; None is dense.
+            spec: of the attention; None where the model has no gates.
             base: the names of the base's tensors.
+            without_gates_by: name of the method that attends then.
         """
         notes = (self.describe(), *of_base)
         if not self.has_gates:
             return notes
         if spec is None:
-            return (*notes, "dense attention was asked for: the gates of the adapter are left out")
+            asked = f"{without_gates_by} attention was asked for"
+            return (*notes, f"{asked}: the gates of the adapter are left out")
         if has_gates(base):
             return notes
         # The gates are the adapter's, not fresh.

@@ -31,7 +31,7 @@ from videonsa.models.config import (
     fields_for_weights,
 )
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
-from videonsa.models.methods import named_method
+from videonsa.models.methods import DENSE, named_method
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.stated_spec import spec_to_dict
 from videonsa.parsing import one_line
@@ -78,6 +78,7 @@ def read_checkpoint(
     gate_init: Literal["half", "released"] | None = None,
     nsa_spec: NSASpec | None = None,
     revision: str | None = None,
+    without_gates_by: str = DENSE,
 ) -> Checkpoint:
     """Look at a checkpoint and choose its config, without loading a weight.
 
@@ -88,6 +89,7 @@ def read_checkpoint(
         gate_init: how fresh gates start; None is what the config says.
         nsa_spec: likewise.
         revision: as in `load_model`.
+        without_gates_by: name of the method that attends where the model has no gates.
 
     Raises:
         ModelError: as `load_model`.
@@ -111,7 +113,12 @@ def read_checkpoint(
     dtypes = (tensor.dtype for tensor in tensors.values() if tensor.dtype in FLOATS)
     dtype = next((str(FLOATS[name]).removeprefix("torch.") for name in dtypes), None)
     config, notes = choose_config(
-        folder, tensors, fresh_gates=fresh_gates, dtype=dtype, given=given
+        folder,
+        tensors,
+        fresh_gates=fresh_gates,
+        dtype=dtype,
+        given=given,
+        without_gates_by=without_gates_by,
     )
     _check_weights(folder, config, tensors, fresh_gates=fresh_gates and not has_gates(tensors))
     read_generation(folder)  # what is wrong in it is told before weights are read
@@ -136,6 +143,7 @@ def choose_config(
     fresh_gates: bool = False,
     dtype: str | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
+    without_gates_by: str = DENSE,
 ) -> tuple[VideoNSAConfig, tuple[str, ...]]:
     """The config for the weights of a folder, and what to say about it.
 
@@ -145,6 +153,7 @@ def choose_config(
         fresh_gates: as in `load_model`.
         dtype: of the weights, for a config that states none.
         given: fields in place of the config's; None leaves one as it is.
+        without_gates_by: as in `read_checkpoint`.
 
     Raises:
         ModelError: a config that cannot be used, quantised weights, or gates that are missing.
@@ -170,7 +179,12 @@ def choose_config(
     if config.gates and not gated and not fresh_gates:
         raise without_gates(str(folder))
     check_heads(config, str(folder))
-    notes = _notes(config, gated=gated, released=released and given.get("nsa") is None)
+    notes = _notes(
+        config,
+        gated=gated,
+        released=released and given.get("nsa") is None,
+        without_gates_by=without_gates_by,
+    )
     if any(part.get("auto_map") for part in (stated, fields)):
         notes = (*notes, "config.json names code of the checkpoint (auto_map): it is not run")
     return config, notes
@@ -194,12 +208,14 @@ def _check_not_quantised(folder: Path, names: Collection[str]) -> None:
         )
 
 
-def _notes(config: VideoNSAConfig, *, gated: bool, released: bool) -> tuple[str, ...]:
-    spec = config.nsa_spec
+def _notes(
+    config: VideoNSAConfig, *, gated: bool, released: bool, without_gates_by: str
+) -> tuple[str, ...]:
+    spec, name = config.nsa_spec, without_gates_by
     if not config.gates:
         if gated:
-            return ("dense attention was asked for: the gates of these weights are left out",)
-        return ("these weights have no gates: attention is dense",)
+            return (f"{name} attention was asked for: the gates of these weights are left out",)
+        return (f"these weights have no gates: attention is {name}",)
     if not gated:
         return (f"the gates are fresh (gate_init {config.gate_init!r}) and untrained",)
     if released:

@@ -19,7 +19,7 @@ from videonsa.models.checkpoints.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.checkpoints.quantised import NOTES, Weights, check_weights, quantise
 from videonsa.models.config import stated_by
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods import DENSE, AttentionMethod
 from videonsa.parsing import one_line
 
 DeviceMap = Literal["auto"] | dict[str, int | str]
@@ -112,7 +112,10 @@ def load_model(
         if device_map is not None:
             raise UsageError("device_map with a LoRA adapter: load it on one device")
         model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
-    folder, config, tensors, notes = read_checkpoint(model, revision=revision, **asked)
+    name = method.name if isinstance(method, AttentionMethod) else DENSE
+    folder, config, tensors, notes = read_checkpoint(
+        model, revision=revision, without_gates_by=name, **asked
+    )
     fresh_gates = asked["fresh_gates"]
     generation, not_applied = read_generation(folder)
     placing["generation_config"] = generation
@@ -125,7 +128,7 @@ def load_model(
             if adapter is not None:
                 spec = config.nsa_spec if config.gates else None
                 merge_adapter(loaded, adapter, dense=spec is None)
-                notes = adapter.notes(notes, spec=spec, base=tensors)
+                notes = adapter.notes(notes, spec=spec, base=tensors, without_gates_by=name)
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
     if isinstance(method, AttentionMethod):

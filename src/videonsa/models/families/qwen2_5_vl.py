@@ -123,7 +123,7 @@ class VideoNSAForConditionalGeneration(SparseVideoModel, Qwen2_5_VLForConditiona
         """Leave out, after the first step, the images and videos that are in the cache."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
-            for name in _VISION_ARGUMENTS:
+            for name in (*_VISION_ARGUMENTS, "layer_features"):
                 inputs.pop(name, None)
         return inputs
 

@@ -5,9 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from videonsa.errors import UsageError
 from videonsa.models.methods import Attended
-from videonsa.models.recorder.protocol import Recorder, Recorders
+from videonsa.models.recorder.protocol import Recorder, Recorders, check_one_sample
 from videonsa.models.step import StepTokens
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.varlen import block_borders
@@ -26,12 +25,8 @@ class FrameRecorder(Recorder):
         Raises:
             UsageError: more than one sample.
         """
+        check_one_sample(tokens)
         vision_mask = tokens.vision_mask
-        if len(vision_mask) != 1:
-            raise UsageError(
-                f"a recorder with a batch of {len(vision_mask)}: want a batch of 1, so ask one "
-                "question at a time"
-            )
         device, sizes = vision_mask.device, torch.tensor(tokens.frame_sizes(), dtype=torch.int64)
         frames = torch.arange(len(sizes)).repeat_interleave(sizes).to(device)
         self._key_frame = torch.full(vision_mask.shape[1:], -1, device=device)
@@ -72,7 +67,7 @@ class TextMass(FrameRecorder):
 
     def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
         """Add the attention of the last token of a call, unless it is a vision token."""
-        if self._key_frame[-1] >= 0 or not self._is_last:
+        if not self._is_last or self._key_frame[-1] >= 0:
             return
         keys = k[0].detach().float()
         groups = q[0, -1].detach().float().unflatten(0, (keys.shape[1], -1))  # [H, G, D]
@@ -95,6 +90,13 @@ class FrameSelection(FrameRecorder):
         super().__init__()
         self._chosen: dict[int, Tensor] = {}
         self._chances: dict[int, Tensor] = {}
+
+    def begin_step(self, tokens: StepTokens) -> None:
+        """See `FrameRecorder`; a step without vision tokens selects nothing."""
+        if tokens.has_vision:
+            super().begin_step(tokens)
+        else:
+            self._num_frames = len(tokens.frame_sizes())
 
     def selection_frequency(self) -> Tensor:
         """How often the vision tokens of later frames selected each frame, float32 `[layers, F]`.

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from videonsa.models.methods import Attended
-from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.recorder.protocol import Recorder, check_one_sample
+from videonsa.models.step import StepTokens
 from videonsa.ops.spec import BRANCHES
 
 
@@ -17,6 +18,14 @@ class GateMeans(Recorder):
         """int64 `[n]`, places among the tokens of the next calls; None counts nothing."""
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
+
+    def begin_step(self, tokens: StepTokens) -> None:
+        """Places are among the tokens of one sample, or of several packed in one row.
+
+        Raises:
+            UsageError: a batch.
+        """
+        check_one_sample(tokens)
 
     def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
         """Add the gates of the chosen tokens."""

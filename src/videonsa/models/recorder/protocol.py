@@ -1,8 +1,10 @@
 """`Recorder`: what is told of every step and layer. `Recorders`: several as one."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
+
+from videonsa.errors import UsageError
 
 if TYPE_CHECKING:
     from videonsa.models.methods import Attended
@@ -20,7 +22,7 @@ class Recorder:
 
     wants_branches: bool = False
     """Whether `attended.result` is needed: then kernels give branches, without gradients."""
-    takes_packed: ClassVar[bool] = False
+    takes_packed: bool = False
     """Whether it may be told of packed samples, and of a process's own share of a sequence."""
 
     def begin_step(self, tokens: "StepTokens") -> None:
@@ -40,12 +42,22 @@ class Recorder:
         """Called inside a layer, to take the time."""
 
 
+def check_one_sample(tokens: "StepTokens") -> None:
+    """Refuse a step of more than one sample: UsageError."""
+    if len(tokens.vision_mask) != 1:
+        raise UsageError(
+            f"a recorder with a batch of {len(tokens.vision_mask)}: want a batch of 1, so ask one "
+            "question at a time"
+        )
+
+
 class Recorders(Recorder):
     """Several recorders, told the same."""
 
     def __init__(self, *recorders: Recorder) -> None:
         self._recorders = recorders
         self.wants_branches = any(one.wants_branches for one in recorders)
+        self.takes_packed = all(one.takes_packed for one in recorders)
 
     def begin_step(self, tokens: "StepTokens") -> None:
         """See `Recorder`."""

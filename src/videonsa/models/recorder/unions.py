@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from videonsa.models.methods import Attended
-from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.recorder.protocol import Recorder, check_one_sample
 from videonsa.models.step import StepTokens
 
 TILE_ROWS = 16
@@ -54,7 +54,12 @@ class SelectionUnions(Recorder):
         return [self._totals[layer] / self._tiles[layer] for layer in sorted(self._totals)]
 
     def begin_step(self, tokens: StepTokens) -> None:
-        """Remember the new vision tokens of the one sample."""
+        """Remember the new vision tokens.
+
+        Raises:
+            UsageError: more than one sample.
+        """
+        check_one_sample(tokens)
         self._vision_rows = tokens.vision_mask[0, -tokens.num_tokens :]
 
     def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
