@@ -33,6 +33,7 @@ class KeyHead(NamedTuple):
 
     k: Any  # `heads`
     v: Any
+    k_again: Any  # k through another pointer: where poison is read, addresses are made anew
     poison: Any  # of `Keys`
     k_tma: Any  # descriptors, or None
     v_tma: Any
@@ -68,7 +69,7 @@ def _load_keys(head, start, o_n, m_n, D: tl.constexpr, POISONED: tl.constexpr):
     """Keys and values [N, D] from `start` on; where POISONED, keys that are not finite are 0."""
     o_d = tl.arange(0, triton.next_power_of_2(D))
     if POISONED:
-        b_k, _ = load_finite_head(head.k, head.poison, start, head.i_h, o_n, m_n, o_d, D)
+        b_k, _ = load_finite_head(head.k_again, head.poison, start, head.i_h, o_n, m_n, o_d, D)
     else:
         b_k = load_head(head.k, head.k_tma, start, head.i_h, o_n, m_n, o_d, D)
     return b_k, load_head(head.v, head.v_tma, start, head.i_h, o_n, m_n, o_d, D)
@@ -211,10 +212,12 @@ def _query_gradient_kernel(
     k,  # heads of [S, H, D]
     v,  # likewise
     poison,  # of `Keys`
+    k_again,  # [S, H, D] k as another pointer: else addresses are kept through all loops, and spill
     k_tma,  # descriptor of k, or None
     v_tma,
     k_cmp,  # [C, H, D], or None without a compressed branch
     v_cmp,  # [C, H, D], likewise
+    k_cmp_again,  # [C, H, D], likewise
     poison_cmp,  # [C, H], likewise
     k_cmp_tma,  # descriptor of k_cmp, or None
     v_cmp_tma,
@@ -239,6 +242,7 @@ def _query_gradient_kernel(
     FULL_BLOCKS: tl.constexpr,
 ):
     HQ, H, grad, poisoned = q[3], k[3], upstream[0], poison[1]
+    k_again = (k_again, k[1], k[2], H)
     row_key, _, row_begin, row_end = rows
     block_start, _, num_blocks = blocks
     cuts: tl.constexpr = TILE // ROWS  # of a tile of the plan
@@ -272,9 +276,16 @@ def _query_gradient_kernel(
             all_end=begin + all_seen,
             end=tl.load(row_end + first_row + num_rows - 1),
         )
-        k_cmp, v_cmp = (k_cmp, H * D, D, H), (v_cmp, H * D, D, H)
-        poison_cmp = (poison_cmp, poisoned)
-        head = KeyHead(k_cmp, v_cmp, poison_cmp, k_cmp_tma, v_cmp_tma, num_blocks, i_h)
+        head = KeyHead(
+            k=(k_cmp, H * D, D, H),
+            v=(v_cmp, H * D, D, H),
+            k_again=(k_cmp_again, H * D, D, H),
+            poison=(poison_cmp, poisoned),
+            k_tma=k_cmp_tma,
+            v_tma=v_cmp_tma,
+            num=num_blocks,
+            i_h=i_h,
+        )
         b_dq = _interval_gradient(tile, b_dq, seen, head, D, BLOCK_N)
     if window is not None:
         tile = QueryTile(b_q, b_do, load_terms(upstream, o_hq, m_row, 2))
@@ -289,7 +300,7 @@ def _query_gradient_kernel(
             all_end=all_begin + (key + 1 - all_begin) // BLOCK_N * BLOCK_N,
             end=key + num_rows,
         )
-        head = KeyHead(k, v, poison, k_tma, v_tma, num_keys, i_h)
+        head = KeyHead(k, v, k_again, poison, k_tma, v_tma, num_keys, i_h)
         b_dq = _interval_gradient(tile, b_dq, seen, head, D, BLOCK_N)
     if shared is not None:
         tile = QueryTile(b_q, b_do, load_terms(upstream, o_hq, m_row, 1))
@@ -304,7 +315,7 @@ def _query_gradient_kernel(
             b_bit=i_cut * ROWS + o_t,
             end=key + num_rows,
         )
-        head = KeyHead(k, v, poison, k_tma, v_tma, num_keys, i_h)
+        head = KeyHead(k, v, k_again, poison, k_tma, v_tma, num_keys, i_h)
         b_dq = _shared_gradient(tile, b_dq, walked, head, D, BLOCK_S, PARTS, FULL_BLOCKS)
     b_dq *= scale
     if shared is not None:
@@ -344,13 +355,15 @@ def query_gradient(
     block_s = tuning.selected.block_n  # tokens of the largest block, as a power of two
     rows = rows_of_tile(group, config.block_m, most=tiles.size)
     of_keys = (keys.k, config.block_n), (keys.v, config.block_n)
-    compressed: tuple[Any, ...] = (None,) * 5
+    compressed: tuple[Any, ...] = (None,) * 6
     if means is not None:
         of_means = (means.k, config.block_n), (means.v, config.block_n)
-        compressed = (*means[:3], *descriptors(*of_means, tma=config.tma))
+        pointers = means.k, means.v, means.k, means.poison
+        compressed = (*pointers, *descriptors(*of_means, tma=config.tma))
     _query_gradient_kernel[(tiles.num * num_kv_heads * (tiles.size // rows),)](
         *queries.arguments,
         *keys.arguments,
+        keys.k,
         *descriptors(*of_keys, tma=config.tma and block_s >= config.block_n),
         *compressed,
         grad_q,
