@@ -2,11 +2,15 @@
 
 Run as a script, in a process whose kernels are not interpreted: one JSON list on stdout, an object
 for each different launch. The tensors are on the meta device: nothing is computed.
+
+With a path, `compiling.py resources.json`, it writes what `test_compiled` holds equal: after a
+change that is meant to change what kernels need, or for another Triton.
 """
 
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,6 +223,15 @@ def resources_of(
     )
 
 
+def table(launches: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Registers, spilled bytes and shared bytes of each kernel of a shape, launch by launch."""
+    found: dict[str, list[str]] = {}
+    for x in launches:
+        needs = "{registers} registers, {spilled_bytes} spilled, {shared_bytes} shared".format(**x)
+        found.setdefault("sm_{capability}, {shape}: {kernel}".format(**x), []).append(needs)
+    return found
+
+
 def main() -> None:
     """Every different launch of all targets and shapes."""
     found = {}
@@ -229,7 +242,12 @@ def main() -> None:
                 key = (capability, source.hash(), *launch.options.items())
                 if key not in found:
                     found[key] = resources_of(source, launch.options, capability, name)
-    print(json.dumps([asdict(resources) for resources in found.values()], indent=1))
+    launches = [asdict(resources) for resources in found.values()]
+    if len(sys.argv) > 1:
+        held = {"triton": triton.__version__, "launches": table(launches)}
+        Path(sys.argv[1]).write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    else:
+        print(json.dumps(launches, indent=1))
 
 
 if __name__ == "__main__":

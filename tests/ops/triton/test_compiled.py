@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import triton
+from compiling import table
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may have, by compute capability."""
@@ -102,6 +104,21 @@ def test_shared_memory_is_within_the_limit(launches):
 def allowed_spills(launch):
     key = (launch["capability"], launch["kernel"])
     return SPILLS.get((*key, launch["shape"]), SPILLS.get(key, 0))
+
+
+@pytest.mark.slow
+def test_registers_spills_and_shared_memory_are_those_that_were_measured(launches):
+    held = json.loads(Path(__file__).with_name("resources.json").read_text(encoding="utf-8"))
+    if triton.__version__ != held["triton"]:
+        pytest.skip(f"resources.json is of Triton {held['triton']}, not {triton.__version__}")
+    found, wanted = table(launches), held["launches"]
+    assert found.keys() == wanted.keys()
+    differ = [
+        f"{name}: {found[name]}, wanted {needs}"
+        for name, needs in wanted.items()
+        if found[name] != needs
+    ]
+    assert not differ, "\n".join(differ)
 
 
 @pytest.mark.slow
