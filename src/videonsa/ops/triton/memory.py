@@ -111,10 +111,10 @@ def _plan_bytes(shape: AttentionShape, tuning: Tuning) -> int:
 
 def _pair_bytes(shape: AttentionShape, tuning: Tuning) -> int:
     """Partial outputs of a chunk of pairs, and the lists of the chunks of one pass."""
-    line = shape.head_dim * shape.value_bytes + _FLOAT32
+    row = shape.head_dim * shape.value_bytes + _FLOAT32
     tile = rows_of_tile(shape.group, tuning.selected.block_m)
     most = shape.num_rows * shape.num_kv_heads * shape.num_selected
-    capacity = max(1, min(most, tuning.partial_bytes // (shape.group * line)))
+    capacity = max(1, min(most, tuning.partial_bytes // (shape.group * row)))
     region = min(most, capacity + tile * shape.num_selected)
     chunks = min(_CHUNKS_PER_PASS, -(-most // capacity))
     lists = shape.num_kv_heads * shape.num_blocks
@@ -122,7 +122,7 @@ def _pair_bytes(shape: AttentionShape, tuning: Tuning) -> int:
     items = region // item + min(lists, region)
     ints = chunks * (2 * lists + 2 + 2 * region + 3 * items)
     ints += -(-shape.num_rows // tile) * shape.num_kv_heads
-    return region * shape.group * line + ints * _INT
+    return region * shape.group * row + ints * _INT
 
 
 def _up_to(count: int, multiple: int) -> int:

@@ -53,9 +53,9 @@ class Tuning(NamedTuple):
     """Buffer for the partial outputs of one chunk of rows, or their partial gradients."""
 
 
-def rows_of_tile(group: int, lines: int, *, most: int = MAX_TILE_ROWS) -> int:
-    """Rows of a tile of the selected branch: a power of two whose heads fill at most `lines`."""
-    return min(most, 1 << ((lines // group).bit_length() - 1))
+def rows_of_tile(group: int, block_m: int, *, most: int = MAX_TILE_ROWS) -> int:
+    """Tokens of a tile of the selected branch: a power of two whose heads are at most `block_m`."""
+    return min(most, 1 << ((block_m // group).bit_length() - 1))
 
 
 def _block_rows(max_size: int) -> int:
