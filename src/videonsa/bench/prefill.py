@@ -41,9 +41,9 @@ METHOD = (
     "wall time between device synchronisations, each run twice and the second and later ones "
     "timed; attention is from the end of v_proj to the beginning of o_proj of every layer, by CUDA "
     "events of the last run, rotary embedding and cache in it, less the gates, which are from the "
-    "beginning of their first projection to the end of their second: temperature and sigmoid are "
-    "in attention; mean_unions is how many blocks 16 neighbouring rows select, layer by layer, of "
-    "a run that is not timed; memory is the peak of PyTorch's allocator, weights included; "
+    "beginning of their first projection to the end of their sigmoid; mean_unions is how many "
+    "blocks 16 neighbouring rows select, layer by layer, of a run that is not timed; memory is the "
+    "peak of PyTorch's allocator, weights included; "
     "predicted_gb is what videonsa plan says of the stage; one and many workers read in turn, "
     "after a reading that is not timed, and their frames are compared"
 )

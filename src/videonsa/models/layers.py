@@ -50,6 +50,8 @@ class LayerFeatures(NamedTuple):
 
     def of_tokens(self, places: slice | Tensor) -> Self:
         """Of some of the tokens."""
+        if isinstance(places, Tensor):
+            places = places.to(self.numbers.device)
         return self._replace(numbers=self.numbers[:, places])
 
     def add_after(self, layer: int, hidden: Tensor) -> Tensor:
@@ -133,89 +135,87 @@ def enter_rows(
     return build_step(method, tokens_of_step(rows, record, is_last=is_last), recorder=recorder)
 
 
-class Decoder:
-    """Runs the layers of a language model on the tokens of one step.
+def run_layers(
+    language_model: Any,
+    embeds: Tensor,
+    rows: NewRows,
+    step: AttentionStep,
+    cache: VideoNSACache | None,
+    *,
+    features: LayerFeatures | None = None,
+    keep_all: bool = False,
+) -> LayersOutput:
+    """Pass the tokens of one step through all layers of a language model.
 
     Args:
         language_model: with `layers`, `norm` and `rotary_emb`, as transformers builds it.
+        embeds: `[B, T, hidden]`.
+        rows: the same T; their positions turn queries and keys.
+        step: of the first layer.
         cache: to which the layers append; None keeps nothing.
+        features: what is added inside.
+        keep_all: give the hidden states of all layers.
     """
+    hidden = embeds
+    angles = language_model.rotary_emb(hidden, rows.position_ids.to(hidden.device))
+    states = [hidden]
+    places: Tensor | None = None  # of the tokens left, among those of the first layer
+    for index, layer in enumerate(language_model.layers):
+        hidden = layer(
+            hidden,
+            position_embeddings=angles,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            step=step,
+        )
+        if features is not None:
+            hidden = features.add_after(index, hidden)
+        kept = None
+        if index in step.method.leaves_after:
+            own = step.to(hidden.device)  # as the layer had it
+            kept = _checked(step.method.kept_after(index, hidden, own), hidden)
+        if kept is not None:
+            hidden, rows = hidden[:, kept], select_rows(rows, kept)
+            angles = tuple(x[:, kept.to(x.device)] for x in angles)
+            features = None if features is None else features.of_tokens(kept)
+            places = kept if places is None else places[kept.to(places.device)]
+        if kept is not None or (cache is not None and cache.record_from(index + 1) is not None):
+            step = _next_step(rows, step, index + 1, cache, places, embeds.shape[1])
+        if keep_all:
+            states.append(hidden)
+    last = language_model.norm(hidden)
+    return LayersOutput(last, (*states[:-1], last) if keep_all else None)
 
-    def __init__(self, language_model: Any, cache: VideoNSACache | None) -> None:
-        self._model = language_model
-        self._cache = cache
 
-    def run(
-        self,
-        embeds: Tensor,
-        rows: NewRows,
-        step: AttentionStep,
-        *,
-        features: LayerFeatures | None = None,
-        keep_all: bool = False,
-    ) -> LayersOutput:
-        """Pass tokens through all layers.
+def _next_step(
+    rows: NewRows,
+    step: AttentionStep,
+    layer: int,
+    cache: VideoNSACache | None,
+    places: Tensor | None,
+    num_new: int,
+) -> AttentionStep:
+    """The step of the layers from `layer` on, which hold fewer keys.
 
-        Args:
-            embeds: `[B, T, hidden]`.
-            rows: the same T; their positions turn queries and keys.
-            step: of the first layer.
-            features: what is added inside.
-            keep_all: give the hidden states of all layers.
-        """
-        hidden = embeds
-        angles = self._model.rotary_emb(hidden, rows.position_ids.to(hidden.device))
-        states = [hidden]
-        places: Tensor | None = None  # of the tokens left, among those of the first layer
-        for index, layer in enumerate(self._model.layers):
-            hidden = layer(
-                hidden,
-                position_embeddings=angles,
-                past_key_values=self._cache,
-                use_cache=self._cache is not None,
-                step=step,
-            )
-            if features is not None:
-                hidden = features.add_after(index, hidden)
-            kept = None
-            if index in step.method.leaves_after:
-                own = step.to(hidden.device)  # as the layer had it
-                kept = _checked(step.method.kept_after(index, hidden, own), hidden)
-            if kept is not None:
-                hidden, rows = hidden[:, kept], select_rows(rows, kept)
-                angles = tuple(x[:, kept] for x in angles)
-                features = None if features is None else features.of_tokens(kept)
-                places = kept if places is None else places[kept]
-            if kept is not None or self._has_record(index + 1):
-                step = self._next_step(rows, step, index + 1, places, embeds.shape[1])
-            if keep_all:
-                states.append(hidden)
-        last = self._model.norm(hidden)
-        return LayersOutput(last, (*states[:-1], last) if keep_all else None)
-
-    def _has_record(self, layer: int) -> bool:
-        return self._cache is not None and self._cache.record_from(layer) is not None
-
-    def _next_step(
-        self,
-        rows: NewRows,
-        step: AttentionStep,
-        layer: int,
-        places: Tensor | None,
-        num_new: int,
-    ) -> AttentionStep:
-        """The step of the layers from `layer` on, which hold fewer keys."""
-        if self._cache is None:
-            record = CachedTokens()
-            record.append(rows)
-        else:
-            found = self._cache.record_from(layer)
-            record = found or self._cache.begin_record(layer, num_new=num_new)
-            first = self._cache.tokens.vision_mask.shape[1] - num_new
-            own = range(num_new) if places is None else places.tolist()
-            record.append(rows, [first + place for place in own])
-        tokens = tokens_of_step(rows, record, is_last=step.tokens.is_last)
-        return build_step(step.method, tokens, recorder=step.recorder)
+    Args:
+        rows: the tokens left.
+        step: of the layer before.
+        layer: its number.
+        cache: of all layers.
+        places: of the tokens left, among the new ones of the first layer; None: all are left.
+        num_new: how many there were.
+    """
+    if cache is None:
+        record = CachedTokens()
+        record.append(rows)
+    else:
+        found = cache.record_from(layer)
+        record = found or cache.begin_record(layer, num_new=num_new)
+        first = cache.tokens.vision_mask.shape[1] - num_new
+        own = range(num_new) if places is None else places.tolist()
+        record.append(rows, [first + place for place in own])
+    tokens = tokens_of_step(rows, record, is_last=step.tokens.is_last)
+    return build_step(step.method, tokens, recorder=step.recorder)
 
 
 def _checked(kept: Tensor | None, hidden: Tensor) -> Tensor | None:

@@ -22,11 +22,11 @@ from videonsa.models.distributed.sharded import (
 )
 from videonsa.models.features import encode_frames, encode_patches, place_features
 from videonsa.models.layers import (
-    Decoder,
     LayerFeatures,
     LayersOutput,
     check_leaving,
     enter_rows,
+    run_layers,
 )
 from videonsa.models.loss import loss_of_labels
 from videonsa.models.methods import AttentionMethod
@@ -261,8 +261,15 @@ class SparseVideoModel:
             embeds = embeds[:, own]
             rows = rows._replace(position_ids=rows.position_ids[:, :, own])
             features = None if features is None else features.of_tokens(own)
-        decoder = Decoder(self._language_model, cache)
-        return decoder.run(embeds, rows, step, features=features, keep_all=call.keep_all)
+        return run_layers(
+            self._language_model,
+            embeds,
+            rows,
+            step,
+            cache,
+            features=features,
+            keep_all=call.keep_all,
+        )
 
     def _run_chunks(
         self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: _Call

@@ -28,7 +28,8 @@ class StepTokens:
     """int64 `[3, B, T]`."""
     frame_sizes: Callable[[], Sequence[int]]
     """Vision tokens of each frame (temporal patch or image) among the keys, samples concatenated;
-    the last one may still be arriving. Worked out where it is asked for."""
+    the last one may still be arriving, and where tokens left a frame may have none. Worked out
+    when asked for: ask in `prepare` or `begin_step`, later steps add to them."""
     segments: Sequence[tuple[int, int]] | None = None
     """Queries and keys of each packed sample, or of each piece of a process's share; they are the
     last of its keys, and see no others."""

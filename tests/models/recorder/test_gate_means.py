@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_models import left_padded, prompt, tiny
+from tiny_models import VIDEO, left_padded, prompt, tiny
 
 from videonsa.errors import UsageError
 from videonsa.models.methods import Attended
@@ -40,3 +40,27 @@ def test_several_recorders_take_packed_samples_if_each_does():
 def test_a_batch_is_refused(recorder):
     with pytest.raises(UsageError, match="a recorder with a batch of 2"):
         tiny()(**left_padded([prompt(2), prompt(3)]), recorder=recorder())
+
+
+def test_gates_that_the_backward_pass_repeats_leave_the_means_as_they_are():
+    inputs, found = prompt(4), []
+    for checkpointing in (False, True):
+        model, recorder, recorded = tiny().train(), GateMeans(), []
+        recorder.rows = (inputs["input_ids"][0] == VIDEO).nonzero()[:, 0]
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        watching = Recorders(recorder, Counted(recorded))
+        model(**inputs, labels=inputs["input_ids"], recorder=watching).loss.backward()
+        assert recorded == ([0, 1, 1, 0] if checkpointing else [0, 1])
+        found.append(recorder.read())
+    assert found[0].keys() == found[1].keys() == {0, 1}
+    for layer in (0, 1):
+        assert found[1][layer] == pytest.approx(found[0][layer], rel=1e-6)
+
+
+class Counted(Recorder):
+    def __init__(self, layers):
+        self.layers = layers
+
+    def record(self, layer, q, k, attended):
+        self.layers.append(layer)
