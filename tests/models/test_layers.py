@@ -8,9 +8,11 @@ from tiny_models import VIDEO, config_fields, left_padded, prompt, tiny
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.layers import enter_rows
 from videonsa.models.methods import NSA, Dense
 from videonsa.models.recorder.frames import AttentionRecorder
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.rows import NewRows
 from videonsa.ops.spec import NSASpec
 
 SPEC = NSASpec(block_size="frame", num_selected_blocks=3, window_size=6)
@@ -45,9 +47,6 @@ def dense_by_hand(model, ids, embeds, positions, kept):
         first = model(ids, inputs_embeds=embeds, position_ids=positions, output_hidden_states=True)
         hidden = first.hidden_states[1][:, kept]
         layer, angles = inner.layers[1], inner.rotary_emb(hidden, positions[:, :, kept])
-        from videonsa.models.layers import enter_rows  # the step of the tokens left
-        from videonsa.models.rows import NewRows
-
         mask = torch.ones(1, len(kept), dtype=torch.bool)
         rows = NewRows(~mask, mask, positions[:, :, kept], mask.long(), [[]], False, False)
         step = enter_rows(rows, None, Dense())
@@ -119,6 +118,65 @@ def test_a_step_that_fails_behind_the_layer_leaves_the_cache_as_it_was():
 
 def fail(*_):
     raise RuntimeError("on purpose")
+
+
+@dataclass(frozen=True)
+class LeavingFrames(NSA):
+    """Frames 1, 4 and 5 of six leave, whole."""
+
+    leaves_after = (0,)
+
+    def kept_after(self, layer, hidden, step):
+        vision = step.tokens.vision_mask[0, -step.tokens.num_tokens :]
+        frame = (vision.cumsum(0) - 1) // 4
+        return (~vision | torch.isin(frame, torch.tensor([0, 2, 3]))).nonzero()[:, 0]
+
+
+def test_blocks_of_the_frames_that_are_left_are_those_of_a_video_of_these_frames():
+    model, inputs, method = tiny(), prompt(6), LeavingFrames(SPEC)
+    vision = inputs["input_ids"][0] == VIDEO
+    frame = (vision.cumsum(0) - 1) // 4
+    kept = (~vision | torch.isin(frame, torch.tensor([0, 2, 3]))).nonzero()[:, 0]
+    inner, cache = model.model.language_model, VideoNSACache()
+    with torch.no_grad():
+        first = model(**inputs, output_hidden_states=True)
+        hidden = first.hidden_states[1][:, kept]
+        positions = positions_of(model, inputs)[:, :, kept]
+        mask = torch.ones(1, len(kept), dtype=torch.bool)
+        rows = NewRows(vision[None, kept], mask, positions, mask.long(), [[4] * 3], True, False)
+        angles = inner.rotary_emb(hidden, positions)
+        step = enter_rows(rows, None, NSA(SPEC))
+        last = inner.layers[1](hidden, position_embeddings=angles, step=step)
+        found = model(**inputs, method=method, past_key_values=cache).logits
+        torch.testing.assert_close(found, model.lm_head(inner.norm(last)), atol=1e-6, rtol=1e-5)
+    assert [record.frame_sizes for record in cache.records] == [[[4] * 6], [[4, 0, 4, 4, 0, 0]]]
+
+
+def positions_of(model, inputs):
+    seen = []
+    hook = model.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda _, args: seen.append(args[1])
+    )
+    with torch.no_grad():
+        model(**inputs)
+    hook.remove()
+    return seen[0]
+
+
+def test_frames_keep_their_numbers_where_tokens_are_forgotten_behind_those_that_left():
+    model, cache, recorder = tiny(), VideoNSACache(), AttentionRecorder()
+    with torch.no_grad():
+        model(**prompt(6), past_key_values=cache, method=LeavingFrames(SPEC))
+        cache.crop(-3)
+        assert [record.frame_sizes for record in cache.records] == [[[4] * 6], [[4, 0, 4, 4, 0, 0]]]
+        model(**prompt(2, seed=1), past_key_values=cache, recorder=recorder)
+        assert cache.records[1].frame_sizes == [[4, 0, 4, 4, 0, 0, 4, 4]]
+        cache.crop(16 - 41)  # half of frame 3 stays
+        assert [record.frame_sizes for record in cache.records] == [[[4] * 4], [[4, 0, 4, 4]]]
+    mass = recorder.text_mass()
+    assert mass.shape == (2, 1, 8)
+    assert torch.all(mass[1, 0, [1, 4, 5]] == 0)
+    assert torch.all(mass[1, 0, [0, 2, 3, 6, 7]] > 0)
 
 
 def test_a_recorder_sees_the_tokens_that_are_left():

@@ -152,19 +152,30 @@ class CachedTokens:
         """How many of the first tokens of the first layer are here."""
         return num_rows if self.places is None else bisect_left(self.places, num_rows)
 
-    def keep(self, num_rows: int) -> None:
-        """Forget all but those of the first tokens of the first layer."""
-        count = self.count_below(num_rows)
+    def frames_among(self, num_rows: int) -> list[int]:
+        """How many frames of each sample begin among the first tokens of the first layer."""
+        own = slice(self.count_below(num_rows))
+        counts = (self.vision_mask[:, own] & self.attention_mask[:, own]).sum(1).tolist()
+        return [frames_begun(*one) for one in zip(self.frame_sizes, counts, strict=True)]
+
+    def keep(self, num_rows: int, num_frames: Sequence[int]) -> None:
+        """Forget all but those of the first tokens of the first layer.
+
+        Args:
+            num_rows: how many tokens of the first layer stay.
+            num_frames: how many frames of each sample begin among them in the first layer; here,
+                some of these may have no token.
+        """
+        count, begun = self.count_below(num_rows), self.frames_among(num_rows)
+        self.frame_sizes = [
+            sizes[:here] + [0] * (there - here)
+            for sizes, here, there in zip(self.frame_sizes, begun, num_frames, strict=True)
+        ]
         self.vision_mask = self.vision_mask[:, :count]
         self.attention_mask = self.attention_mask[:, :count]
         self.next_positions = self.next_positions[:, :count]
         if self.places is not None:
             self.places = self.places[:count]
-        counts = (self.vision_mask & self.attention_mask).sum(1).tolist()
-        self.frame_sizes = [
-            sizes[: frames_begun(sizes, count)]
-            for sizes, count in zip(self.frame_sizes, counts, strict=True)
-        ]
 
     def select(self, samples: Tensor) -> None:
         """Keep these samples, in that order."""
@@ -230,7 +241,8 @@ class VideoNSACache(DynamicCache):
         """
         number = bisect_left(self.records, layer, key=lambda record: record.first_layer)
         record = self.records[number - 1].fork()
-        record.keep(self.tokens.vision_mask.shape[1] - num_new)
+        before = self.tokens.vision_mask.shape[1] - num_new
+        record.keep(before, self.tokens.frames_among(before))
         if record.places is None:
             record.places = list(range(record.vision_mask.shape[1]))
         record.first_layer = layer
@@ -250,8 +262,9 @@ class VideoNSACache(DynamicCache):
                 record, following = following, next(records)
             if (more := layer.get_seq_length() - record.count_below(num_rows)) > 0:
                 layer.crop(-more)
+        num_frames = self.tokens.frames_among(num_rows)
         for record in self.records:
-            record.keep(num_rows)
+            record.keep(num_rows, num_frames)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the samples `beam_idx`, in that order."""

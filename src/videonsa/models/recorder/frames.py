@@ -135,7 +135,8 @@ class FrameSelection(FrameRecorder):
     def _coverage(self, stream: Tensor, spec: NSASpec) -> Tensor:
         """Share of each frame's tokens that each block covers, `[C, F]`."""
         sizes = stream[stream >= 0].bincount(minlength=self._num_frames)
-        frame_sizes = sizes if spec.block_size == "frame" else None
+        # A frame whose tokens have all left has no block.
+        frame_sizes = sizes[sizes > 0] if spec.block_size == "frame" else None
         borders = block_borders(spec.block_size, frame_sizes, [len(stream)])[0]
         block = torch.arange(len(borders) - 1).repeat_interleave(
             torch.tensor([stop - start for start, stop in pairwise(borders)])
