@@ -124,3 +124,13 @@ def test_a_spec_of_the_other_class_is_refused(pair):
     with pytest.raises(UsageError, match=f"^{kind.__name__} with a spec of stream"):
         kind(spec)
     assert type(nsa_method(spec)) is not kind
+
+
+def test_packed_samples_that_it_would_not_keep_apart_are_refused(tiny_folder):
+    model = videonsa.load(tiny_folder, method=METHOD, device="cpu").model
+    packed = {"input_ids": torch.arange(40, 50)[None], "cu_seqlens": torch.tensor([0, 4, 10]).int()}
+    with pytest.raises(
+        UsageError, match="cu_seqlens with method 'sliding_window', which takes no packed"
+    ):
+        model(**packed)
+    model(**packed, method="dense")

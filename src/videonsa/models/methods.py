@@ -51,6 +51,9 @@ class AttentionMethod(ABC):
     is_causal: ClassVar[bool] = True
     """Whether a token's output does not depend on what follows: only then can a video be prefilled
     before its question."""
+    takes_packed: ClassVar[bool] = False
+    """Whether `attend` heeds `step.tokens.segments`, that is several packed samples, or pieces of a
+    process's share of a sequence; else both are refused."""
     branches: ClassVar[tuple[str, ...]] = ()
     """What can be ablated."""
     temporal_ids: TemporalIds | None = None
@@ -78,7 +81,8 @@ class AttentionMethod(ABC):
             q: `[B, T, HQ, D]` after mRoPE.
             k: `[B, S, H, D]`, the cached ones included; the T tokens are the last of the S keys.
             v: `[B, S, H, D]`.
-            step: which tokens these are, and what `prepare` gave.
+            step: which tokens these are, which of them are padding or of one packed sample, and
+                what `prepare` gave.
 
         Returns:
             `[B, T, HQ, D]`, alone or with what a recorder may see.
@@ -150,6 +154,7 @@ class Dense(AttentionMethod):
     """Every token attends to all before it."""
 
     name = "dense"
+    takes_packed = True
 
     def attend(
         self,
@@ -171,6 +176,7 @@ class NSA(AttentionMethod):
     name = "nsa"
     uses_gates = True
     is_chunked = True
+    takes_packed = True
     branches = BRANCHES
     rate = "nsa"
     stream: ClassVar[str] = "vision"

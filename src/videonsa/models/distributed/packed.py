@@ -71,6 +71,7 @@ def check_goes_whole(
         "logits_to_keep": what == "cp_group"
         and (isinstance(logits_to_keep, Tensor) or logits_to_keep > 0),
         "the released preset": not method.is_causal,
+        f"method {method.name!r}, which takes no packed samples": not method.takes_packed,
         "tokens that leave": bool(method.leaves_after),
     }
     found = [what for what, given in came.items() if given]
