@@ -63,6 +63,47 @@ def test_plan_for_a_gpu_elsewhere_tells_memory_and_time(clip_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_plan_for_a_named_gpu_says_what_it_stands_on(clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", "Qwen/Qwen2.5-VL-7B-Instruct", "--gpu"]
+    assert main([*arguments, "rtx 4090"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "of 23.0 GB on NVIDIA GeForce RTX 4090: fits" in out
+    assert (
+        "gpu        24.0 GB by the data sheet, 1.0 GB of it left for driver and context; the "
+        "kernels run there (compute capability 8.9)\n"
+        "time       not estimated: rates were measured on NVIDIA H200 only\n"
+    ) in out
+    assert "bfloat16" in out
+    assert main([*arguments, "h200"]) == 0
+    assert "time       about" in capsys.readouterr().out
+    assert main([*arguments, "4080"]) == 0
+    assert "on NVIDIA GeForce RTX 4080: does NOT fit: the weights alone" in capsys.readouterr().out
+    assert main([*arguments, "t4", "--weights", "int8"]) == 0
+    assert "no kernels: the GPU has compute capability 7.5" in capsys.readouterr().out
+
+
+def test_frames_are_fitted_to_a_named_gpu_and_json_has_its_data_sheet(clip_path, capsys):
+    arguments = ["plan", str(clip_path), "--model", "Qwen/Qwen2.5-VL-7B-Instruct", "--json"]
+    assert main([*arguments, "--gpu", "4090", "--fit"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fit"].endswith("as asked")
+    assert plan["machine"]["memory"] == 23 * 10**9
+    assert plan["machine"]["gpu"]["capability"] == [8, 9]
+    assert plan["seconds_estimated"] is None
+    assert main([*arguments, "--gpu", "4080", "--fit"]) == 2
+    assert "the weights take 16.6 GB of 15.0 GB" in capsys.readouterr().err
+
+
+def test_an_unknown_gpu_is_refused_with_the_names(clip_path, capsys):
+    assert main(["plan", str(clip_path), "--gpu", "voodoo"]) == 2
+    err = capsys.readouterr().err
+    assert "GPU 'voodoo' is not known: want one of b200, h200" in err
+    assert err.count("\n") == 1
+    assert main(["plan", str(clip_path), "--gpu", "h100", "--memory", "24GB"]) == 2
+    assert "both gpu and memory: pass one" in capsys.readouterr().err
+
+
 def test_a_memory_size_that_is_none_is_refused(clip_path, capsys):
     assert main(["plan", str(clip_path), "--memory", "lots"]) == 2
     assert "want a size such as 24GB" in capsys.readouterr().err

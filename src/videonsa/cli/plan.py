@@ -42,6 +42,7 @@ def add_parser(commands: Commands) -> None:
             "videonsa plan film.mkv --model Enxin/VideoNSA --fps 4 --max-frames 4096",
             "videonsa plan film.mkv --start 60 --end 90 --num-frames 32",
             "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --memory 24GB --fit",
+            "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --gpu 4090 --fit",
             "videonsa plan film.mkv --model Qwen/Qwen2.5-VL-7B-Instruct --json",
         ),
     )
@@ -53,6 +54,12 @@ def add_parser(commands: Commands) -> None:
     add_weights_option(parser)
     add_sampling_options(parser)
     add_fit_options(parser)
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="plan for a GPU that is not here, by its data sheet: h200, h100, a100, l40s, 4090, "
+        "... (another name lists all)",
+    )
     add_length_option(parser)
 
 
@@ -70,15 +77,17 @@ def run(args: Namespace) -> int:
         usual = default_sampling(args.model, shape, **where)
         sampling = change_sampling(usual, **sampling_options(args))
         memory = None if args.memory is None else parse_memory(args.memory)
-        # With --memory it is a GPU that is planned for, here or elsewhere.
-        place = resolve_device(None if memory is None else "cpu")
-        dtype = None if memory and args.dtype is None else resolve_dtype(args.dtype, place)
+        # With --memory or --gpu it is a GPU that is planned for, here or elsewhere.
+        for_gpu = args.gpu is not None or memory is not None
+        place = resolve_device("cpu" if for_gpu else None)
+        dtype = None if for_gpu and args.dtype is None else resolve_dtype(args.dtype, place)
         plan = plan_video(
             video_argument(args),
             args.model,
             sampling=sampling,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             memory=memory,
+            gpu=args.gpu,
             fit=args.fit,
             weights=args.weights,
             max_new_tokens=args.max_new_tokens,
@@ -115,6 +124,7 @@ def _text(plan: "VideoPlan") -> str:
         f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, "
         f"{plan.dtype if plan.weights == 'full' else f'{plan.weights} and {plan.dtype}'}",
         *_memory_lines(plan),
+        *_gpu_lines(plan),
         *_time_lines(plan),
     )
     return "\n".join(lines) + "\n"
@@ -138,6 +148,24 @@ def _memory_lines(plan: "VideoPlan") -> Iterator[str]:
         yield f"  {stage.name:<13}{size_text(stage.total)}: {terms}"
 
 
+def _gpu_lines(plan: "VideoPlan") -> Iterator[str]:
+    """What is taken from the data sheet of a GPU that is not here, and whether the kernels run."""
+    from videonsa.planning.gpus import RESERVED
+    from videonsa.planning.memory import size_text
+
+    gpu = plan.machine.gpu
+    if gpu is None:
+        return
+    reason = gpu.why_no_kernels()
+    kernels = (
+        f"no kernels: {reason}" if reason else f"the kernels run there ({gpu.capability_text})"
+    )
+    yield (
+        f"gpu        {size_text(gpu.memory)} by the data sheet, {size_text(RESERVED)} of it left "
+        f"for driver and context; {kernels}"
+    )
+
+
 def _memory_advice(plan: "VideoPlan") -> str:
     """What to do where the memory is too small."""
     elsewhere = "" if plan.machine.kind == "cuda" else " (--memory 24GB plans for a GPU)"
@@ -149,8 +177,12 @@ def _memory_advice(plan: "VideoPlan") -> str:
 
 
 def _time_lines(plan: "VideoPlan") -> Iterator[str]:
+    from videonsa.planning.speed import MEASURED
+
     time = plan.time
     if time is None:
+        if plan.machine.gpu is not None:
+            yield f"time       not estimated: rates were measured on {', '.join(MEASURED)} only"
         return
     yield (
         f"time       about {time.total:.1f} s (estimated with rates measured on {time.rates_of}): "

@@ -11,6 +11,7 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.models.shape import ModelShape
+from videonsa.planning.gpus import GPU, find_gpu
 
 _MEMORY, _OWN_PAGES = Path("/proc/meminfo"), Path("/proc/self/statm")
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
@@ -26,6 +27,8 @@ class Machine:
     name: str
     memory: int | None
     """Bytes that a model may take; None where there is no bound to plan for, or it is not known."""
+    gpu: GPU | None = None
+    """The data sheet that stands for a GPU which is not here."""
 
 
 def find_machine(device: torch.device, memory: int | None = None) -> Machine:
@@ -47,6 +50,20 @@ def find_machine(device: torch.device, memory: int | None = None) -> Machine:
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     name = torch.cuda.get_device_name(device)
     return Machine(kind="cuda", name=name, memory=free if memory is None else memory)
+
+
+def machine_elsewhere(gpu: str) -> Machine:
+    """A GPU that is not here, with the memory of its data sheet less `RESERVED`.
+
+    Args:
+        gpu: its name, as for `find_gpu`.
+
+    Raises:
+        UsageError: a name that is not known.
+
+    """
+    found = find_gpu(gpu)
+    return Machine(kind="cuda", name=found.name, memory=found.usable, gpu=found)
 
 
 def check_memory(memory: int | None) -> None:
@@ -87,7 +104,7 @@ def parse_memory(text: str) -> int:
 
 def runs_by_kernels(shape: ModelShape, machine: Machine) -> bool:
     """Whether vision rows attend by the kernels on a GPU of a kind that has them."""
-    if machine.kind != "cuda":
+    if machine.kind != "cuda" or (machine.gpu and machine.gpu.why_no_kernels()):
         return False
     dtype = getattr(torch, shape.dtype)
     q, k = (

@@ -24,7 +24,13 @@ from videonsa.planning.budget import (
     check_new_tokens,
 )
 from videonsa.planning.defaults import default_sampling
-from videonsa.planning.devices import Machine, find_machine, resolve_device, runs_by_kernels
+from videonsa.planning.devices import (
+    Machine,
+    find_machine,
+    machine_elsewhere,
+    resolve_device,
+    runs_by_kernels,
+)
 from videonsa.planning.fit import Fitted, fit_sampling
 from videonsa.planning.memory import (
     HEADROOM,
@@ -33,7 +39,7 @@ from videonsa.planning.memory import (
     estimate_memory,
     size_text,
 )
-from videonsa.planning.speed import TimeEstimate, estimate_time, rates_for
+from videonsa.planning.speed import TimeEstimate, estimate_time, is_measured, rates_for
 from videonsa.video.decode import probe
 from videonsa.video.sampling import (
     SamplingPlan,
@@ -70,7 +76,7 @@ class VideoPlan:
     machine: Machine
     memory: MemoryEstimate
     time: TimeEstimate | None
-    """None on a CPU, whose rates are not known."""
+    """None on a CPU, and on a GPU of a data sheet whose rates were not measured."""
     spec: dict[str, Any] | None
     """Parameters of the method; None where it has none."""
     budget: AttentionBudget | None
@@ -135,6 +141,7 @@ def plan_video(
     max_new_tokens: int = NEW_TOKENS,
     device: str | torch.device | None = None,
     memory: int | None = None,
+    gpu: str | None = None,
     fit: bool = False,
     weights: Weights = "full",
     base: str | Path | None = None,
@@ -153,6 +160,8 @@ def plan_video(
         max_new_tokens: longest answer.
         device: where the model would run; None is the first GPU, or the CPU where there is none.
         memory: bytes of the GPU to plan for; None is what the GPU of `device` has to give.
+        gpu: in place of `device` and `memory`, a GPU that is not here, such as "h100" or "4090"
+            (`planning.gpus.GPUS`), with the memory of its data sheet.
         fit: where the sampling fits neither context nor memory, plan with the one that does and
             changes least (`fit_sampling`).
         weights: "int8" or "int4" where the decoder layers are quantised.
@@ -175,10 +184,11 @@ def plan_video(
         shape = replace(shape, dtype=dtype)
     if weights not in WEIGHTS:
         raise UsageError(f"weights={weights!r}: want one of {', '.join(WEIGHTS)}")
+    machine = _machine(device, memory, gpu)
     info = probe(video)
     question = Question(
         shape=replace(shape, weights=weights),
-        machine=find_machine(resolve_device(device), memory),
+        machine=machine,
         text_tokens=text_tokens,
         max_new_tokens=max_new_tokens,
     )
@@ -193,6 +203,15 @@ def plan_video(
     )
     notes = (*notes_on_place(model, place), *(() if adapter is None else (adapter.describe(),)))
     return replace(plan, notes=(*notes, *info.notes, *sampling_notes(info, wished)))
+
+
+def _machine(device: str | torch.device | None, memory: int | None, gpu: str | None) -> Machine:
+    if gpu is None:
+        return find_machine(resolve_device(device), memory)
+    for name, value in (("device", device), ("memory", memory)):
+        if value is not None:
+            raise UsageError(f"both gpu and {name}: pass one, a GPU brings its memory")
+    return machine_elsewhere(gpu)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,7 +287,8 @@ class Question:
     ) -> VideoPlan:
         """The plan of the question about these frames."""
         work, shape = self.workload(frames), self.shape
-        on_gpu = self.machine.kind == "cuda"
+        gpu, sheet = self.machine.name, self.machine.gpu
+        timed = self.machine.kind == "cuda" and (sheet is None or is_measured(gpu))
         budget = attention_budget(
             shape.method, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
         )
@@ -285,7 +305,7 @@ class Question:
             parameters=shape.num_parameters,
             machine=self.machine,
             memory=estimate_memory(work),
-            time=estimate_time(work, rates_for(self.machine.name)) if on_gpu else None,
+            time=estimate_time(work, rates_for(gpu)) if timed else None,
             spec=shape.method.parameters(),
             budget=budget,
             fit=fit,

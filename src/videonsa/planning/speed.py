@@ -78,6 +78,11 @@ class TimeEstimate:
         return asdict(self)
 
 
+def is_measured(gpu: str) -> bool:
+    """Whether rates were measured on a GPU of this name."""
+    return gpu in MEASURED
+
+
 def rates_for(gpu: str) -> Rates:
     """The rates measured on a GPU of this name, or those of `DEFAULT`."""
     return MEASURED.get(gpu, MEASURED[DEFAULT])

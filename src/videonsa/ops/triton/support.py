@@ -10,6 +10,8 @@ MAX_GROUP = 16
 MAX_HEAD_DIM = 128
 MAX_SELECTED = 64
 LEAST_CAPABILITY = (8, 0)
+LEAST_SHARED = 98_308
+"""Bytes of shared memory that the forward pass takes at most with the portable settings."""
 INSTALLED = importlib.util.find_spec("triton") is not None
 """Looked up once: torch.compile cannot trace the look."""
 DTYPES = (torch.bfloat16, torch.float16)
@@ -38,6 +40,25 @@ def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | Non
     return _why_not_dtype(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
 
 
+def why_not_elsewhere(capability: tuple[int, int], shared_bytes: int) -> str | None:
+    """Why an NVIDIA GPU that is not in this machine could not run the kernels, or None.
+
+    Args:
+        capability: its compute capability.
+        shared_bytes: the most shared memory that one program may have on it.
+    """
+    if capability >= LEAST_CAPABILITY and shared_bytes < LEAST_SHARED:
+        return f"a program has {shared_bytes} bytes of shared memory, {LEAST_SHARED} are needed"
+    return _why_not_capability(capability)
+
+
+def _why_not_capability(capability: tuple[int, int]) -> str | None:
+    if capability >= LEAST_CAPABILITY:
+        return None
+    found, wanted = (".".join(map(str, c)) for c in (capability, LEAST_CAPABILITY))
+    return f"the GPU has compute capability {found}, at least {wanted} is needed"
+
+
 def _why_not_dtype(q: torch.Tensor) -> str | None:
     if q.dtype not in DTYPES:
         return f"the dtype is {q.dtype}, the kernels take bfloat16 and float16"
@@ -48,10 +69,9 @@ def _why_not_here(q: torch.Tensor) -> str | None:
     if q.is_cuda:
         if torch.version.hip is not None:
             return "the GPU is not from NVIDIA"
-        capability = torch.cuda.get_device_capability(q.device)
-        if capability < LEAST_CAPABILITY:
-            found, wanted = (".".join(map(str, c)) for c in (capability, LEAST_CAPABILITY))
-            return f"the GPU has compute capability {found}, at least {wanted} is needed"
+        reason = _why_not_capability(torch.cuda.get_device_capability(q.device))
+        if reason is not None:
+            return reason
         return None if torch.is_autocast_enabled("cuda") else _why_not_dtype(q)
     import triton
 
