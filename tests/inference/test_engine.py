@@ -13,6 +13,7 @@ import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
 from videonsa.inference import engine
 from videonsa.inference.engine import VideoQA
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.recorder.frames import AttentionRecorder
 from videonsa.planning.defaults import change_sampling
 from videonsa.video.processing import build_prompt
@@ -48,6 +49,34 @@ def test_an_answer_says_what_was_used(qa, clip_path, tiny_folder):
     assert answer.first_token_seconds > 0
     assert answer.finish == "length"
     json.dumps(answer.to_dict(), allow_nan=False)
+
+
+def test_tokens_are_chosen_as_asked_else_as_the_checkpoint_states(tiny_folder, clip_path, tmp_path):
+    plain = videonsa.load(tiny_folder, device="cpu").ask(clip_path, "?", max_new_tokens=24)
+    assert plain.usage.generation == GenerationSettings(max_new_tokens=24)
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    stated = json.loads((tmp_path / "generation_config.json").read_text())
+    stated |= {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 100.0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(stated | {"max_new_tokens": 24}))
+    qa = videonsa.load(tmp_path, device="cpu")
+    assert qa.notes == ()
+    answer = qa.ask(clip_path, "?", seed=1)
+    expected = GenerationSettings(
+        max_new_tokens=24, temperature=1e-6, repetition_penalty=100.0, seed=1
+    )
+    assert answer.usage.generation == expected
+    assert answer.text != plain.text
+    same = qa.ask(clip_path, "?", temperature=0.0, repetition_penalty=1.0)
+    assert same.text == plain.text
+    assert same.usage.generation == plain.usage.generation
+
+
+def test_a_drawn_answer_is_repeated_by_the_seed_that_it_names(qa, clip_path):
+    options = {"max_new_tokens": 8, "temperature": 2.0, "top_k": 100}
+    answer = qa.ask(clip_path, "?", **options)
+    again = qa.ask(clip_path, "?", **options, seed=answer.usage.generation.seed)
+    assert again.text == answer.text
+    assert again.usage == answer.usage
 
 
 def test_a_stream_gives_usage_first_and_the_answer_last(qa, clip_path):
@@ -356,9 +385,12 @@ def test_the_folder_of_a_run_is_taken_for_its_model_with_a_note(tiny_folder, cli
         ({"recorder": "all"}, "recorder came as str: want Recorder"),
         ({"trace": True}, "trace came as bool: want Trace"),
         ({"system": None}, "system came as NoneType; wanted a str"),
-        ({"top_p": None}, "top_p=None"),
+        ({"top_p": "all"}, "top_p='all'"),
+        ({"top_k": 2.5}, "top_k=2.5"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0"),
+        ({"stop": 3}, "stop=3"),
         ({"temperature": "hot"}, "temperature='hot'"),
-        ({"max_new_tokens": None}, "max_new_tokens=None"),
+        ({"max_new_tokens": "8"}, "max_new_tokens='8'"),
     ],
 )
 def test_arguments_of_another_type_are_named(qa, clip_path, options, message):

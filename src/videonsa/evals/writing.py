@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from videonsa.inference.generation import GenerationOptions, decode, not_finite
+from videonsa.inference.generation import decode, not_finite
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import AttentionMethod
@@ -34,6 +35,8 @@ def write_answers(
 ) -> list[list[int]]:
     """Read the rest of a batch of prompts and answer each greedily; the cache grows.
 
+    The checkpoint's generation_config has no say: scores of models are compared.
+
     Args:
         model: in evaluation mode.
         cache: what was read before; empty where `first` is all.
@@ -49,8 +52,8 @@ def write_answers(
     Raises:
         ModelError: logits that are not finite.
     """
-    options = GenerationOptions(max_new_tokens=max_new_tokens)
-    steps = decode(model, first, cache, options=options, stop_ids=stop_ids, method=method)
+    greedy = GenerationSettings(max_new_tokens=max_new_tokens)
+    steps = decode(model, first, cache, settings=greedy, stop_ids=stop_ids, method=method)
     return [_until_stop(list(row), stop_ids) for row in zip(*steps, strict=True)]
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from videonsa.errors import UsageError
 from videonsa.inference.generation import TextPieces
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.planning.budget import AttentionBudget, budget_to_dict
 
 
@@ -31,6 +32,8 @@ class Usage:
     """Parameters of the method; None where it has none."""
     budget: AttentionBudget | None
     """None where a token attends to all before it."""
+    generation: GenerationSettings
+    """How its tokens are chosen: what was asked for, else what the checkpoint states."""
     warnings: tuple[str, ...] = ()
     """What was lost of the video."""
     notes: tuple[str, ...] = ()

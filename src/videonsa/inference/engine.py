@@ -1,22 +1,18 @@
 """`load` a model, then `ask` it about videos: decode and encode, prompt, prefill, answer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import torch
 
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream, Usage
 from videonsa.inference.encoded_clip import EncodedClip, Video, clip_info, encode_clip, plan_clip
-from videonsa.inference.generation import (
-    GenerationOptions,
-    TextPieces,
-    generate_tokens,
-    out_of_memory,
-)
+from videonsa.inference.generation import TextPieces, generate_tokens, out_of_memory
+from videonsa.inference.sampling import GenerationOptions, GenerationSettings
 from videonsa.inference.trace import Trace
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights
@@ -41,7 +37,7 @@ from videonsa.planning.devices import (
     resolve_device,
     resolve_dtype,
 )
-from videonsa.planning.plan import NEW_TOKENS, Question
+from videonsa.planning.plan import Question
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
 from videonsa.video.processing import VideoPrompt, prompt_of_grids
@@ -128,9 +124,12 @@ class AskOptions(SamplingChanges, total=False):
 
     sampling: SamplingSpec | None
     system: str
-    max_new_tokens: int
-    temperature: float
-    top_p: float
+    max_new_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    repetition_penalty: float | None
+    stop: Sequence[str] | None
     seed: int | None
     fit: bool
     memory: int | None
@@ -146,6 +145,7 @@ class _Asked:
 
     tokens: int
     """Of the prompt."""
+    settings: GenerationSettings
     notes: tuple[str, ...]
     advice: Callable[[], str]
     """What to ask for instead, where memory runs out."""
@@ -203,9 +203,12 @@ class VideoQA:
         sampling: SamplingSpec | None = None,
         system: str = DEFAULT_SYSTEM,
         stream: bool = False,
-        max_new_tokens: int = NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
+        stop: Sequence[str] | None = None,
         seed: int | None = None,
         fit: bool = False,
         memory: int | None = None,
@@ -216,6 +219,10 @@ class VideoQA:
         **changes: Unpack[SamplingChanges],
     ) -> Answer | AnswerStream:
         """Ask one question about one video.
+
+        How tokens are chosen, from `max_new_tokens` to `stop`, is as the checkpoint's
+        generation_config states where it is None, else neutral: the likeliest token of the logits
+        as they are, 64 tokens at most. `Usage.generation` says what was used.
 
         Args:
             video: a file, a folder of images, an image, pictures in memory or a `FrameList` of
@@ -228,7 +235,11 @@ class VideoQA:
             max_new_tokens: longest answer.
             temperature: 0 takes the likeliest token; above, tokens are drawn.
             top_p: draw from the likeliest tokens that hold this much of the probability.
-            seed: makes drawing repeatable.
+            top_k: draw from so many of the likeliest tokens; 0 is all.
+            repetition_penalty: above 1, tokens of the prompt and of the answer so far become less
+                likely.
+            stop: texts; the answer ends before the first of them.
+            seed: makes drawing repeatable; None is one that `Usage.generation` names.
             fit: where the sampling fits neither context nor memory, take the one that does and
                 changes least; the answer's notes say which. Not for a `VideoClip`.
             memory: bytes that `fit` may count on; None is what the GPU has to give.
@@ -255,12 +266,18 @@ class VideoQA:
         ):
             if value is not None and not isinstance(value, kind):
                 raise UsageError(f"{name} came as {type(value).__name__}: want {kind.__name__}")
-        options = GenerationOptions(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        settings = self._generation(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            stop=stop,
+            seed=seed,
         )
         wanted = self._wanted_sampling(video, sampling, changes)
         wanted, asked = self._asked(
-            video, wanted, question, system, fit=fit, memory=memory, max_new_tokens=max_new_tokens
+            video, wanted, question, system, fit=fit, memory=memory, settings=settings
         )
         encode, vision = self.model.encode_frames, self.shape.vision
         with torch.inference_mode(), out_of_memory(asked.tokens, self.model.device, asked.advice):
@@ -270,9 +287,12 @@ class VideoQA:
         prompt = self._prompt(clip, question, system)
         if trace is not None:
             self._trace_inputs(trace, clip, prompt)
-        answer = self._stream(clip, prompt, options, recorder if trace is None else trace, asked)
+        answer = self._stream(clip, prompt, recorder if trace is None else trace, asked)
         del clip  # its features are in the embedded prompt now
         return answer if stream else answer.finish()
+
+    def _generation(self, **options: Any) -> GenerationSettings:
+        return GenerationOptions(**options).resolve(self.model.generation_config)
 
     def _wanted_sampling(
         self, video: Video, sampling: SamplingSpec | None, changes: SamplingChanges
@@ -294,7 +314,7 @@ class VideoQA:
         *,
         fit: bool,
         memory: int | None,
-        max_new_tokens: int,
+        settings: GenerationSettings,
     ) -> tuple[SamplingSpec, "_Asked"]:
         """The sampling to take, and what is known of the prompt before anything is decoded.
 
@@ -312,7 +332,7 @@ class VideoQA:
             shape=self.shape,
             machine=self._machine(memory),
             text_tokens=len(ids) - plan.num_tokens,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=settings.max_new_tokens,
         )
         if fit:
             if isinstance(video, VideoClip):
@@ -323,7 +343,7 @@ class VideoQA:
         check_context(
             plan,
             text_tokens=asked.text_tokens,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=settings.max_new_tokens,
             context=self.shape.context,
         )
 
@@ -334,7 +354,7 @@ class VideoQA:
             return now.advice(clip_info(video), wanted, plan)
 
         tokens = plan.num_tokens + asked.text_tokens
-        return wanted, _Asked(tokens=tokens, notes=notes, advice=advice)
+        return wanted, _Asked(tokens=tokens, settings=settings, notes=notes, advice=advice)
 
     def _machine(self, memory: int | None) -> Machine:
         found = find_machine(self.model.device)
@@ -358,7 +378,6 @@ class VideoQA:
         self,
         clip: EncodedClip,
         prompt: VideoPrompt,
-        options: GenerationOptions,
         recorder: Recorder | None,
         asked: "_Asked",
     ) -> AnswerStream:
@@ -366,7 +385,7 @@ class VideoQA:
         tokens = generate_tokens(
             self.model,
             prompt,
-            options=options,
+            settings=asked.settings,
             stop_ids=stop_ids,
             recorder=recorder,
             embeds=self._embeds(clip, prompt, asked),
@@ -415,6 +434,7 @@ class VideoQA:
             context=self.shape.context,
             spec=method.parameters(),
             budget=budget,
+            generation=asked.settings,
             warnings=clip.warnings,
             notes=(*asked.notes, *clip.notes),
         )

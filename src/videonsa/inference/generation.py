@@ -2,91 +2,22 @@
 
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from videonsa.errors import BudgetError, ModelError, UsageError
+from videonsa.errors import BudgetError, ModelError
+from videonsa.inference.sampling import NOT_FINITE, GenerationSettings, Sampler
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
-from videonsa.planning.budget import check_new_tokens
 from videonsa.video.processing import VideoPrompt
 
 if TYPE_CHECKING:
     from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 _REPLACEMENT = "\ufffd"
-_SEEDS = 2**63  # what a torch generator takes
-_TEMPERATURES = (1e-6, 1e6)
-"""Logits divided by less leave float32; by more, all tokens are equally likely."""
-NOT_FINITE = -1
-"""In place of a token id where logits are not finite: they are read together, in one wait."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationOptions:
-    """How tokens are chosen. Temperature 0 is greedy; `seed` makes sampling repeatable."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values outside the domain."""
-        check_new_tokens(self.max_new_tokens)
-        temperature, top_p = self.temperature, self.top_p
-        least, most = _TEMPERATURES
-        if not (_is_number(temperature) and (temperature == 0 or least <= temperature <= most)):
-            raise UsageError(
-                f"temperature={temperature!r}: want a number of at least 0: 0 for the likeliest "
-                f"token, or {least:g} to {most:g}"
-            )
-        if not (_is_number(top_p) and 0 < top_p <= 1):
-            raise UsageError(f"top_p={top_p!r}: want a number above 0 and at most 1")
-        seed = self.seed
-        if seed is not None and not (type(seed) is int and 0 <= seed < _SEEDS):
-            raise UsageError(f"seed={seed!r}: want an int of at least 0 and below 2**63")
-
-    def chooser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """A function from float32 logits `[B, V]` to token ids `[B]`, some of them `NOT_FINITE`."""
-        if self.temperature == 0:
-            return likeliest
-        generator = torch.Generator(device)
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed)
-        return lambda logits: _sample(
-            logits, temperature=self.temperature, top_p=self.top_p, generator=generator
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _sample(
-    logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator
-) -> Tensor:
-    """Draw from the fewest likeliest tokens that hold `top_p` of the probability."""
-    finite = logits.isfinite().all(-1)
-    # Drawing from what is not finite fails, on a GPU for good.
-    logits = torch.where(finite[:, None], logits, 0.0)
-    probabilities, ids = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = torch.where(before < top_p, probabilities, 0)
-    drawn = ids.gather(-1, torch.multinomial(kept, 1, generator=generator))[:, 0]
-    return torch.where(finite, drawn, NOT_FINITE)
-
-
-def likeliest(logits: Tensor) -> Tensor:
-    """The likeliest tokens by logits `[..., V]`, `NOT_FINITE` where one of them is not finite."""
-    return torch.where(logits.isfinite().all(-1), logits.argmax(-1), NOT_FINITE)
 
 
 def not_finite(what: str) -> ModelError:
@@ -101,7 +32,7 @@ def generate_tokens(
     model: "VideoNSAForConditionalGeneration",
     prompt: VideoPrompt,
     *,
-    options: GenerationOptions,
+    settings: GenerationSettings,
     stop_ids: Set[int],
     recorder: Recorder | None = None,
     embeds: Tensor | None = None,
@@ -109,13 +40,13 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Prefill the prompt once, then decode token by token with the cache.
 
-    Yields the ids as they come, at most `options.max_new_tokens`; a stop id ends it and is the
+    Yields the ids as they come, at most `settings.max_new_tokens`; a stop id ends it and is the
     last one yielded.
 
     Args:
         model: what answers.
         prompt: what it is asked; with its pixels, unless `embeds` are given.
-        options: how tokens are chosen.
+        settings: how tokens are chosen.
         stop_ids: tokens that end the answer.
         recorder: collects where the answer looked.
         embeds: [1, L, hidden], the embedded prompt with the features of its frames in place.
@@ -139,7 +70,7 @@ def generate_tokens(
         "inputs_embeds": embeds,
     }
     steps = decode(
-        model, first, VideoNSACache(), options=options, stop_ids=stop_ids, recorder=recorder
+        model, first, VideoNSACache(), settings=settings, stop_ids=stop_ids, recorder=recorder
     )
     del first, embeds  # held by `steps` alone, which lets go of them after the prefill
     with out_of_memory(prompt.input_ids.shape[1], device, advice):
@@ -152,7 +83,7 @@ def decode(
     inputs: dict[str, Any],
     cache: VideoNSACache,
     *,
-    options: GenerationOptions,
+    settings: GenerationSettings,
     stop_ids: Set[int],
     method: AttentionMethod | None = None,
     recorder: Recorder | None = None,
@@ -164,7 +95,8 @@ def decode(
         inputs: arguments of the model's forward for what the cache lacks of the prompts, all
             ending at the same place.
         cache: what was read before, which may be nothing; it grows.
-        options: how tokens are chosen, and how many at most.
+        settings: how tokens are chosen, and how many at most; the tokens of `inputs` count as
+            seen, those of the cache do not.
         stop_ids: tokens that end the answer of a sample. It is decoded on, to no purpose, until
             all have ended.
         method: how prompts and answers attend; None is as the model does.
@@ -176,9 +108,9 @@ def decode(
     Raises:
         ModelError: logits that are not finite.
     """
-    choose = options.chooser(model.device)
+    sampler: Sampler | None = None
     ended: set[int] = set()
-    for step in range(1, options.max_new_tokens + 1):
+    for step in range(1, settings.max_new_tokens + 1):
         # Not around the loop: the mode would leak into whoever consumes this generator.
         with torch.inference_mode():
             output = model(
@@ -189,9 +121,18 @@ def decode(
                 method=method,
                 recorder=recorder,
             )
-            ids = choose(output.logits[:, -1].float())
+            logits = output.logits[:, -1].to(model.device, torch.float32)
+            if sampler is None:
+                sampler = Sampler(
+                    settings,
+                    batch_size=len(logits),
+                    vocab_size=logits.shape[1],
+                    device=model.device,
+                )
+                sampler.see(inputs["input_ids"], inputs.get("attention_mask"))
+            ids = sampler(logits)
             tokens: list[int] = ids.tolist()
-            inputs = {"input_ids": ids[:, None].to(model.device)}
+            inputs = {"input_ids": ids[:, None]}
         if NOT_FINITE in tokens:
             raise not_finite(f"token {step} of the answer")
         yield tokens

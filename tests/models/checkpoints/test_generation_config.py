@@ -1,4 +1,4 @@
-"""generation_config.json: what the engine leaves out is said; nonsense is one line."""
+"""generation_config.json: what is applied, what is left out and said; nonsense is one line."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from tiny_models import tiny
 
 from videonsa.errors import ModelError
-from videonsa.models.checkpoints.generation_config import FILE, read_generation
+from videonsa.models.checkpoints.generation_config import FILE, read_generation, stated_options
 from videonsa.models.checkpoints.loading import load_model
 
 QWEN = {
@@ -25,12 +25,35 @@ def write(folder, content):
     return folder
 
 
-def test_what_the_published_model_asks_for_is_said_in_one_note(tmp_path):
-    config, (note,) = read_generation(write(tmp_path, QWEN))
-    assert "do_sample True, repetition_penalty 1.05, temperature 1e-06;" in note
-    assert "token_id" not in note and "transformers_version" not in note
+def test_what_the_published_model_asks_for_is_applied(tmp_path):
+    config, notes = read_generation(write(tmp_path, QWEN))
+    assert notes == ()
     assert config.eos_token_id == [151645, 151643]
-    assert config.repetition_penalty == 1.05
+    assert stated_options(config) == {"temperature": 1e-6, "repetition_penalty": 1.05}
+
+
+@pytest.mark.parametrize(
+    ("fields", "stated"),
+    [
+        ({}, {"temperature": 0.0}),
+        ({"temperature": 0.7, "top_p": 0.8}, {"temperature": 0.0, "top_p": 0.8}),
+        ({"do_sample": True}, {"temperature": 1.0}),
+        (
+            {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+            {"temperature": 0.7, "top_p": 0.8, "top_k": 20},
+        ),
+        ({"max_new_tokens": 2048}, {"temperature": 0.0, "max_new_tokens": 2048}),
+        ({"stop_strings": ["END"]}, {"temperature": 0.0, "stop": ["END"]}),
+    ],
+)
+def test_what_is_stated_has_the_names_of_the_engine(tmp_path, fields, stated):
+    config, notes = read_generation(write(tmp_path, fields))
+    assert stated_options(config) == stated
+    assert notes == ()
+
+
+def test_without_a_config_nothing_is_drawn():
+    assert stated_options(None) == {"temperature": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -51,12 +74,12 @@ def test_what_changes_nothing_is_not_said(tmp_path, fields):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"repetition_penalty": 1.05}, "repetition_penalty 1.05"),
-        ({"max_new_tokens": 2048}, "max_new_tokens 2048"),
+        ({"encoder_repetition_penalty": 1.05}, "encoder_repetition_penalty 1.05"),
+        ({"max_length": 2048}, "max_length 2048"),
         ({"num_beams": 4}, "num_beams 4"),
-        ({"do_sample": True, "top_k": 20}, "top_k 20"),
-        ({"stop_strings": "x" * 1000}, "stop_strings 'xxx"),
-        ({"repetition_penalty": True}, "repetition_penalty True"),
+        ({"do_sample": True, "typical_p": 0.9, "top_k": 20}, "not applied: typical_p 0.9"),
+        ({"bad_words_ids": [[1] * 1000]}, "bad_words_ids [[1, 1, 1"),
+        ({"length_penalty": True}, "length_penalty True"),
     ],
 )
 def test_every_other_wish_is_said_with_its_value(tmp_path, fields, said):
@@ -92,12 +115,13 @@ def test_names_of_methods_are_no_settings(tmp_path):
     assert callable(config.validate)
 
 
-def test_loading_says_it_and_keeps_the_ids_that_end_an_answer(tmp_path):
+def test_loading_says_it_applies_the_rest_and_keeps_the_ids_that_end_an_answer(tmp_path):
     tiny().save_pretrained(tmp_path)
-    write(tmp_path, QWEN | {"eos_token_id": [7, 9]})
+    write(tmp_path, QWEN | {"eos_token_id": [7, 9], "num_beams": 4})
     loaded = load_model(tmp_path)
     assert loaded.model.generation_config.eos_token_id == [7, 9]
-    assert any("repetition_penalty 1.05" in note for note in loaded.notes)
+    assert f"{FILE} asks for what is not applied: num_beams 4" in loaded.notes
+    assert stated_options(loaded.model.generation_config)["repetition_penalty"] == 1.05
     write(tmp_path, "[]")
     with pytest.raises(ModelError, match=FILE):
         load_model(tmp_path)

@@ -1,6 +1,6 @@
-"""What generation_config.json beside weights asks for: the ids that end an answer, and the rest.
+"""What generation_config.json beside weights asks for, and what of it is not applied.
 
-The engine applies the ids alone. What else the file asks for is said, never passed over.
+The ids that end an answer are applied, and `stated_options`. The rest is said, never passed over.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,21 @@ from videonsa.parsing import one_line, read_json_object
 FILE = "generation_config.json"
 _REMEDY = "download it again"
 
+_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "max_new_tokens": "max_new_tokens",
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "repetition_penalty": "repetition_penalty",
+        "stop_strings": "stop",
+    }
+)
+"""Fields that are applied, and what the engine calls them."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "repetition_penalty": (1,),
         "encoder_repetition_penalty": (1,),
         "length_penalty": (1,),
-        "temperature": (1,),
-        "top_p": (1,),
-        "top_k": (0,),
         "typical_p": (1,),
         "min_p": (0,),
         "epsilon_cutoff": (0,),
@@ -37,12 +44,11 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 """Values that change nothing, beside None, false and empty ones."""
-_OF_DRAWING = frozenset(
-    {"temperature", "top_p", "top_k", "typical_p", "min_p", "epsilon_cutoff", "eta_cutoff"}
-)
+_OF_DRAWING = frozenset({"typical_p", "min_p", "epsilon_cutoff", "eta_cutoff"})
 """Without `do_sample` they change nothing."""
 _NO_WISHES = frozenset(
     {
+        *("do_sample", *_OPTIONS),
         *("transformers_version", "use_cache", "eos_token_id", "bos_token_id", "pad_token_id"),
         *("decoder_start_token_id", "output_attentions", "output_hidden_states", "output_scores"),
         *("output_logits", "return_dict_in_generate"),
@@ -79,10 +85,20 @@ def read_generation(folder: Path) -> tuple[GenerationConfig | None, tuple[str, .
     wishes = ", ".join(_wishes(fields))
     if not wishes:
         return config, ()
-    return config, (
-        f"{FILE} asks for what is not applied: {wishes}; the likeliest token is taken unless "
-        "temperature and top_p are passed",
-    )
+    return config, (f"{FILE} asks for what is not applied: {wishes}",)
+
+
+def stated_options(config: GenerationConfig | None) -> dict[str, Any]:
+    """What a generation config states of how tokens are chosen, by the engine's names.
+
+    `do_sample` is in the temperature: 0 where nothing is drawn. Values are as they stand.
+    """
+    stated = {ours: getattr(config, theirs, None) for theirs, ours in _OPTIONS.items()}
+    if not getattr(config, "do_sample", None):
+        stated["temperature"] = 0.0
+    elif stated["temperature"] is None:
+        stated["temperature"] = 1.0
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _wishes(fields: Mapping[str, Any]) -> Iterator[str]:

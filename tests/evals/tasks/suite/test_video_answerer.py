@@ -13,7 +13,8 @@ from videonsa.evals.journal import SAMPLES
 from videonsa.evals.tasks.suite import video_answerer
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.inference.engine import VideoQA, load
-from videonsa.inference.generation import GenerationOptions, generate_tokens
+from videonsa.inference.generation import generate_tokens
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.methods import Dense, nsa_method
 from videonsa.ops.spec import NSASpec
 from videonsa.rendered.suite import iter_frames, make_script, questions_of
@@ -51,9 +52,9 @@ def test_replies_are_those_to_one_prompt_with_video_and_question(qa, time_scale)
     wanted = []
     for question in questions:
         longest = max(len(qa.tokenizer.encode(option)) for option in question.options)
-        options = GenerationOptions(max_new_tokens=longest + 4)
+        settings = GenerationSettings(max_new_tokens=longest + 4)
         prompt = prompt_of(qa, script, question.text, time_scale)
-        tokens = list(generate_tokens(qa.model, prompt, options=options, stop_ids=qa.stop_ids))
+        tokens = list(generate_tokens(qa.model, prompt, settings=settings, stop_ids=qa.stop_ids))
         wanted.append(qa.tokenizer.decode(tokens, skip_special_tokens=True))
     assert texts(ModelAnswerer(qa, run).answers(script, questions, "whole")) == wanted
     assert len(wanted) == len(FEW)
