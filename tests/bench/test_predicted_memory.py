@@ -58,3 +58,14 @@ def test_rows_that_go_at_once_are_those_that_were_asked_for(model):
 @pytest.mark.parametrize(("name", "peak"), [("prefill, dense", None), ("transformers: prefill", 1)])
 def test_without_a_measurement_of_ours_there_is_no_prediction(model, name, peak):
     assert predict(model, name, peak) == {"predicted_gb": None, "predicted_ratio": None}
+
+
+def test_weights_in_fp8_have_a_product_of_one_byte(model):
+    stage = {"name": "vision tower", "peak_gb": 1.0}
+    options = {"prompt_tokens": 128, "rows_per_chunk": None, "held_bytes": 0}
+    full, fp8 = (
+        prediction(stage, model, (16, 4, 4), **options, weights=kind)["predicted_gb"]
+        for kind in ("full", "fp8")
+    )
+    # Of float32: 256 patches of 48 values, padded to 64.
+    assert full - fp8 == pytest.approx(3 * 64 * 256 / 1e9)

@@ -30,3 +30,14 @@ def test_a_result_is_given_after_every_stage(clip_path):
     ]
     assert counts == list(range(1, len(counts) + 1))
     assert counts[-1] == 9 + 7
+
+
+def test_weights_in_fp8_are_measured_and_predicted_as_such():
+    request = replace(REQUEST, tokens=(16,), frames=((56, 56),))
+    full, fp8 = (
+        list(bench_prefill(replace(request, weights=kind), progress=lambda _: None))[-1]
+        for kind in ("full", "fp8")
+    )
+    assert (full["weights"], fp8["weights"]) == ("full", "fp8")
+    assert fp8["weights_gb"] < 0.7 * full["weights_gb"]
+    assert [stage["error"] for stage in fp8["lengths"][0]["stages"]] == [None] * 7

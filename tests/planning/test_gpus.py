@@ -56,6 +56,13 @@ def test_a_gpu_too_old_for_the_kernels_is_planned_without_them():
     assert reason == "the GPU has compute capability 7.0, at least 8.0 is needed"
 
 
+def test_fp8_is_planned_for_gpus_that_multiply_it_alone(clip_path):
+    plan = videonsa.plan_video(clip_path, MODEL, gpu="4090", weights="fp8")
+    assert plan.memory.peak.terms["weights"] < 10e9
+    with pytest.raises(UsageError, match=r"fp8' on NVIDIA A100.*capability 8\.0: .*use int8"):
+        videonsa.plan_video(clip_path, MODEL, gpu="a100", weights="fp8")
+
+
 def test_the_forward_pass_takes_no_more_shared_memory_than_is_stated():
     """With the portable settings; other capabilities from 8.0 on compile to the same."""
     launches = json.loads(RESOURCES.read_text())["launches"]

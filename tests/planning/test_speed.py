@@ -88,3 +88,11 @@ def test_tower_and_prefill_take_what_was_measured_of_a_model():
     assert time.vision_tower == pytest.approx(measured_seconds("vision tower"), rel=0.1)
     for regime in ("random", "coherent"):
         assert time.prefill == pytest.approx(measured_seconds(f"prefill, nsa, {regime}"), rel=0.1)
+
+
+def test_weights_in_fp8_make_tower_and_products_faster_and_leave_attention():
+    full, fp8 = (estimate_time(work(131_072, weights=weights), H200) for weights in ("full", "fp8"))
+    products = linear_operations(work(131_072))
+    saved = products / H200.linear - products / H200.linear_fp8
+    assert full.prefill - fp8.prefill == pytest.approx(saved)
+    assert fp8.vision_tower < full.vision_tower

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from videonsa.models.checkpoints.quantised import Weights
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.features import PATCHES_PER_CHUNK
 from videonsa.models.fused import ROWS_PER_CHUNK
@@ -22,6 +23,7 @@ def prediction(
     prompt_tokens: int,
     rows_per_chunk: int | None,
     held_bytes: int,
+    weights: Weights = "full",
 ) -> dict[str, float | None]:
     """The predicted peak of a measured stage in GB, and its ratio to the measured one.
 
@@ -32,6 +34,7 @@ def prediction(
         prompt_tokens: video and text.
         rows_per_chunk: as it was given to the model; None is its own choice, 0 all rows.
         held_bytes: weights on the device, of a baseline too.
+        weights: how it is quantised.
 
     Returns:
         `predicted_gb` and `predicted_ratio`; None for a baseline and without a measurement.
@@ -40,6 +43,7 @@ def prediction(
     if peak is None or name.startswith("transformers"):
         return {"predicted_gb": None, "predicted_ratio": None}
     shape = shape_of_config(model.config.to_dict() | {"dtype": str(model.dtype)})
+    shape = replace(shape, weights=weights)
     if Dense.name in name:
         shape = replace(shape, method=Dense())
     work = Workload(

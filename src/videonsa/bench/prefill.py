@@ -29,6 +29,7 @@ from videonsa.bench.stopwatch import timed_stage
 from videonsa.bench.video_reading import ReadingRequest, encode_video, measure_reading
 from videonsa.machine import measurement_facts
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.checkpoints.quantised import Weights, quantise
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import AttentionMethod, Dense
 from videonsa.models.recorder.unions import TILE_ROWS, SelectionUnions
@@ -58,6 +59,7 @@ class PrefillRequest:
     """Of the video."""
     frames: tuple[tuple[int, int], ...] = ((224, 224),)
     """Height and width in pixels. All is measured of the first, of others the tower alone."""
+    weights: Weights = "full"
     regimes: tuple[Regime, ...] = ("random", "coherent")
     repeats: int = 3
     dense: bool = True
@@ -84,10 +86,12 @@ def bench_prefill(
     progress(f"random weights of the {request.model} model")
     shape = MODELS[request.model]
     model = random_model(shape, device=request.device, dtype=dtype)
+    quantise(model, request.weights, request.device)
     result: dict[str, Any] = {
         "format": FORMAT,
         "model": request.model,
         "dtype": str(dtype),
+        "weights": request.weights,
         "weights_gb": sum(x.nbytes for x in model.parameters()) / 1e9,
         "rows_per_chunk": request.rows_per_chunk,
         "machine": measurement_facts(request.device),
@@ -164,6 +168,7 @@ def _own_stages(
             clip.grid,
             prompt_tokens=clip.num_rows,
             rows_per_chunk=request.rows_per_chunk,
+            weights=request.weights,
             held_bytes=held,
         )
 

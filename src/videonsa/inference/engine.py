@@ -81,7 +81,8 @@ def load(
             out among the GPUs, a mapping says where each part goes.
         dtype: for example "bfloat16"; None is float32 on a CPU and the weights' own elsewhere.
         weights: "int8" or "int4" quantises the decoder layers with torchao, in float dtype
-            outside of them; "int4" on a GPU only.
+            outside of them; "int4" on a GPU only. "fp8" quantises them and the vision tower, and
+            what they multiply, on a GPU of compute capability 8.9 or more: prefill is faster too.
         revision: branch, tag or commit of a hub id.
 
     Raises:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import Cache
+from videonsa.models.fp8 import products
 from videonsa.models.fused import rotate
 from videonsa.models.gates import branch_gates, init_gates
 from videonsa.models.methods import Attended
@@ -79,9 +80,9 @@ class HybridAttention:
                 "(VideoNSAForConditionalGeneration), not its inner parts"
             )
         step = step.to(hidden_states.device)  # layers may be on several
-        q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, HQ, D]
-        k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # [B, T, H, D]
-        v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        rows = products(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in rows)  # [B, T, HQ or H, D]
+        del rows
         step.mark(self.layer_idx, "attention begins")
         q, k = rotate(q, k, *position_embeddings)
         if step.gather_keys is not None:

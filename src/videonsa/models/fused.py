@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from videonsa.models._hf import Qwen2_5_VLRMSNorm, Qwen2MLP, apply_rotary_pos_emb_vision
+from videonsa.models.fp8 import Fp8Linear, gated_product
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +68,9 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
 def gated_mlp(mlp: Any, x: Tensor, *, is_silu: bool) -> Tensor:
     """An MLP of `gate_proj`, `up_proj`, `act_fn` and `down_proj` of rows `[..., hidden]`."""
     rows: Tensor
-    if is_silu and _kernels_for(x) is not None:
+    if is_silu and isinstance(mlp.down_proj, Fp8Linear):
+        rows = gated_product(mlp, x)
+    elif is_silu and _kernels_for(x) is not None:
         rows = mlp.down_proj(silu_mul(mlp.gate_proj(x), mlp.up_proj(x)))
     else:  # never more than three of its tensors at a time
         rows = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))

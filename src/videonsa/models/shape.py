@@ -4,7 +4,7 @@ Planning needs no weights. The shapes of the published models are built in, so t
 them needs no network either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from videonsa.models.checkpoints.validation import checked_fields
 from videonsa.models.config import stated_by
 from videonsa.models.locate import locate_model
 from videonsa.models.methods import DENSE, AttentionMethod, Dense, named_method, nsa_method
+from videonsa.models.vision import ALIGNED
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
 
@@ -90,6 +91,15 @@ class VisionShape:
         block = 2 * size + attention + gated_mlp
         return self.patch_values * size + self.depth * block + merger + self.out_hidden_size
 
+    def bytes_saved_by_fp8(self, value_bytes: int) -> int:
+        """Of the blocks, whose MLPs are padded."""
+        size, mlp = self.hidden_size, self.intermediate_size
+        width = up_to(mlp, ALIGNED)
+        linears = [(size, 3 * size), (size, size)] + [(size, width)] * 2 + [(width, size)]
+        full = (4 * size * size + 3 * size * mlp) * value_bytes
+        biases = 2 * (width - mlp) * value_bytes
+        return self.depth * (full - _scaled_bytes(linears) - biases)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
@@ -143,19 +153,21 @@ class ModelShape:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, those of the decoder layers quantised as `weights` says."""
+        """Bytes of all weights, quantised as `weights` says."""
         full = self.num_parameters * self.value_bytes
         if self.weights == "full":
             return full
         saved = self.linear_weights * self.value_bytes - self._quantised_bytes()
-        return full - self.num_layers * saved
+        in_tower = self.vision.bytes_saved_by_fp8(self.value_bytes) if self.weights == "fp8" else 0
+        return full - self.num_layers * saved - in_tower
 
     def _quantised_bytes(self) -> int:
         """Of one layer's projections and MLP: the weights, and their scales in float32."""
         size, kv, mlp = self.hidden_size, self.num_kv_heads * self.head_dim, self.intermediate_size
+        mlp = up_to(mlp, ALIGNED) if self.weights == "fp8" else mlp
         linears = [(size, size)] * 2 + [(size, kv)] * 2 + [(size, mlp)] * 2 + [(mlp, size)]
-        if self.weights == "int8":
-            return sum(inner * outer + outer * 4 for inner, outer in linears)
+        if self.weights in ("fp8", "int8"):
+            return _scaled_bytes(linears)
         # A scale and a zero in bfloat16 for each group; rows and columns are padded.
         return (
             sum(
@@ -175,6 +187,11 @@ class ModelShape:
     def cache_bytes_per_token(self) -> int:
         """Keys and values of one token in all layers, in the model's dtype."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.value_bytes
+
+
+def _scaled_bytes(linears: Iterable[tuple[int, int]]) -> int:
+    """Weights of 8 bits of (inputs, outputs) each, and a scale in float32 an output."""
+    return sum(inner * outer + outer * 4 for inner, outer in linears)
 
 
 def _qwen(

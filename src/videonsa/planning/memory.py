@@ -226,7 +226,7 @@ def _tower_activations(work: Workload, patches: int) -> int:
     vision, value = work.shape.vision, work.shape.value_bytes
     width = up_to(vision.intermediate_size, ALIGNED)
     rows = 2 * vision.hidden_size * value + 2 * vision.head_dim * _FLOAT32
-    return patches * (rows + (vision.hidden_size + 3 * width) * value)
+    return patches * (rows + vision.hidden_size * value + width * _gated_bytes(work))
 
 
 def _hidden(work: Workload) -> int:
@@ -245,9 +245,15 @@ def _mlp(work: Workload) -> int:
     More rows than the MLP takes at a time leave it part by part.
     """
     shape, rows = work.shape, min(work.chunk_rows, ROWS_PER_CHUNK)
-    width = 3 * rows * shape.intermediate_size * shape.value_bytes
+    width = rows * shape.intermediate_size * _gated_bytes(work)
     parts = 2 if rows < work.chunk_rows else 1
     return parts * _hidden(work) + width + shape.restored_bytes
+
+
+def _gated_bytes(work: Workload) -> int:
+    """Of gate, up and their product, a value of each; in fp8 the product has one byte."""
+    value = work.shape.value_bytes
+    return 2 * value + (1 if work.shape.weights == "fp8" else value)
 
 
 def size_text(count: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from videonsa.errors import BudgetError, UsageError
-from videonsa.models.checkpoints.quantised import WEIGHTS, Weights
+from videonsa.models.checkpoints.quantised import WEIGHTS, Weights, check_multiplies
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.shape import (
@@ -164,7 +164,8 @@ def plan_video(
             (`planning.gpus.GPUS`), with the memory of its data sheet.
         fit: where the sampling fits neither context nor memory, plan with the one that does and
             changes least (`fit_sampling`).
-        weights: "int8" or "int4" where the decoder layers are quantised.
+        weights: "int8" or "int4" where the decoder layers are quantised, "fp8" where the vision
+            tower is too.
         base: of a LoRA adapter, in place of the one that it states.
         revision: branch, tag or commit of a hub id.
         fresh_gates: allow a method that uses gates on weights without.
@@ -172,7 +173,7 @@ def plan_video(
     Raises:
         VideoError: a video that cannot be read.
         ModelError: a model that is unknown or could not be loaded.
-        UsageError: an argument outside its domain.
+        UsageError: an argument outside its domain, or fp8 on a GPU without it.
         BudgetError: `max_tokens` below one temporal patch, or nothing fits.
 
     """
@@ -185,6 +186,8 @@ def plan_video(
     if weights not in WEIGHTS:
         raise UsageError(f"weights={weights!r}: want one of {', '.join(WEIGHTS)}")
     machine = _machine(device, memory, gpu)
+    if machine.gpu is not None:
+        check_multiplies(weights, machine.name, machine.gpu.capability)
     info = probe(video)
     question = Question(
         shape=replace(shape, weights=weights),

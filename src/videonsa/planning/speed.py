@@ -26,9 +26,13 @@ class Rates:
     linear: float
     """Operations a second of the layers' products, norms and launches included: what prefill of
     128K tokens takes beside attention."""
+    linear_fp8: float
+    """The same with weights in fp8."""
     tower: float
     """The same of the vision tower, attention included, with square frames; wide ones take 14 %
     more."""
+    tower_fp8: float
+    """The same with weights in fp8."""
     nsa: float
     """Operations a second of the kernels alone where neighbouring rows do not agree; where they do
     it is 1.8 times as much. Inside a model, rotation and cache included, it is a fifth less."""
@@ -47,7 +51,9 @@ MEASURED = MappingProxyType(
         "NVIDIA H200": Rates(
             gpu="NVIDIA H200",
             linear=640e12,
+            linear_fp8=1050e12,
             tower=460e12,
+            tower_fp8=600e12,
             nsa=170e12,
             dense=335e12,
             released_rows=131_072 / 0.137,
@@ -90,8 +96,10 @@ def rates_for(gpu: str) -> Rates:
 
 def estimate_time(work: Workload, rates: Rates) -> TimeEstimate:
     """Seconds of tower, prefill and the tokens after the first."""
-    tower = tower_operations(work) / rates.tower
-    prefill = linear_operations(work) / rates.linear + attention_seconds(work, rates)
+    in_fp8 = work.shape.weights == "fp8"
+    tower = tower_operations(work) / (rates.tower_fp8 if in_fp8 else rates.tower)
+    linear = linear_operations(work) / (rates.linear_fp8 if in_fp8 else rates.linear)
+    prefill = linear + attention_seconds(work, rates)
     token = _token_seconds(work, rates)
     return TimeEstimate(
         rates_of=rates.gpu,

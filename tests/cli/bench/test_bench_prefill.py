@@ -51,6 +51,11 @@ def test_every_stage_of_every_length_is_measured(tmp_path, capsys):
     assert all(name in text for name in STAGES)
 
 
+def test_fp8_without_a_gpu_that_has_it_is_one_line(capsys):
+    assert main([*TINY, "--weights", "fp8"]) == 2
+    assert "weights='fp8' on cpu: products of float8 need" in capsys.readouterr().err
+
+
 def test_sparse_rows_go_through_the_layers_as_many_at_a_time_as_is_wished(tmp_path, monkeypatch):
     chunks = []
     run = VideoNSAForConditionalGeneration._run_chunks

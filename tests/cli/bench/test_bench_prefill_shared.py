@@ -53,6 +53,7 @@ def test_a_result_of_one_process_is_not_compared_with_itself(tmp_path, capsys):
     [
         (["--video", "talk.mp4"], "--video talk.mp4 with 2 processes"),
         (["--peers"], "--peers with 2 processes"),
+        (["--weights", "fp8"], "--weights fp8 with 2 processes"),
         (["--frame", "56x56,56x84"], "--frame 56x56,56x84 with 2 processes"),
         (["--one", "no.json"], "--one no.json: want a JSON file that this command wrote"),
     ],

@@ -88,6 +88,13 @@ def add_parser(what: Commands) -> None:
         help="tokens that go through the layers at a time, with NSA; 0 is all (default: the model "
         "chooses)",
     )
+    parser.add_argument(
+        "--weights",
+        choices=("full", "fp8"),
+        default="full",
+        help="fp8: decoder layers and vision tower quantised, on an RTX 40, an H100 or newer; one "
+        "process (default: %(default)s)",
+    )
     parser.add_argument("--peers", action="store_true", help="also measure transformers' own model")
     add_model_options(parser, NAME)
 
@@ -125,7 +132,7 @@ def run(args: Namespace) -> int:
         elif args.one is not None:
             raise UsageError(f"--one {args.one} with one process: want several, by torchrun")
         request = _request(args)
-        path = result_path(args, NAME)
+        path = result_path(args, NAME if args.weights == "full" else f"{NAME}_{args.weights}")
         if num_processes() > 1:
             return run_shared(request, args, path)
         prepare_folder(path.parent)
@@ -142,10 +149,14 @@ def _request(args: Namespace) -> "PrefillRequest":
     from videonsa.bench.attention_inputs import REGIMES
     from videonsa.bench.op_registry import pick
     from videonsa.bench.prefill import PrefillRequest
+    from videonsa.models.checkpoints.quantised import check_weights
 
     check_model(args)
+    device = torch.device(args.device)
+    check_weights(args.weights, device)
     return PrefillRequest(
         model=args.model,
+        weights=args.weights,
         tokens=tuple(parse_tokens(text, "--tokens") for text in args.tokens.split(",")),
         frames=_frames(args),
         regimes=pick(args.regimes.split(","), {name: name for name in REGIMES}, "regimes"),
@@ -154,7 +165,7 @@ def _request(args: Namespace) -> "PrefillRequest":
         baseline=args.peers,
         rows_per_chunk=args.rows_per_chunk,
         reading=_reading(args),
-        device=torch.device(args.device),
+        device=device,
     )
 
 

@@ -80,11 +80,11 @@ def load_model(
         device_map: in place of `device`: "auto" shares the layers out among the GPUs, a mapping
             says where each part goes (by accelerate; hidden states and masks follow the layers).
         weights: "int8" or "int4" quantises the projections and MLPs of the decoder layers (by
-            torchao), layer by layer on the device.
+            torchao), "fp8" those of the vision tower too, layer by layer on the device.
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        UsageError: "int4" elsewhere than on a GPU, a device map with what excludes it, or a
+        UsageError: "int4" or "fp8" where it cannot run, a device map with what excludes it, or a
             revision of a folder.
         ModelError: no such model, an unreachable hub, an unreadable file, a config of another
             model, weights that are missing, unexpected or of another shape, gates that are missing,

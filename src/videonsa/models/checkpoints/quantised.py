@@ -1,7 +1,8 @@
-"""Weights of 8 or 4 bits, by torchao: the projections and MLPs of the decoder layers, no other.
+"""Weights of 8 or 4 bits: the projections and MLPs of the decoder layers; in fp8 the tower's too.
 
-Embeddings, head, norms, gates and the vision tower stay as they are: together they are a fifth of
-the 7B model, and gates decide what a row attends to.
+Embeddings, head, norms and gates stay as they are, and but for fp8 the vision tower: together they
+are a fifth of the 7B model, and gates decide what a row attends to. int8 and int4, by torchao, save
+memory; products in fp8 are also faster.
 """
 
 import contextlib
@@ -14,16 +15,23 @@ import torch
 from torch import nn
 
 from videonsa.errors import ModelError, UsageError
+from videonsa.models.fp8 import Fp8Linear
+from videonsa.models.vision import ALIGNED
+from videonsa.ops.scaled import LEAST_CAPABILITY
 
-Weights = Literal["full", "int8", "int4"]
-WEIGHTS: tuple[Weights, ...] = ("full", "int8", "int4")
+Weights = Literal["full", "fp8", "int8", "int4"]
+WEIGHTS: tuple[Weights, ...] = ("full", "fp8", "int8", "int4")
 QUANTISED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+QUANTISED_TOWER = ("qkv", "proj")
+"""Beside those of its MLPs."""
 INT4_GROUP = 128
 """Values of a row that share a scale and a zero."""
 INT4_COLUMNS, INT4_ROWS = 1024, 8
 """Weights of 4 bits are padded to multiples of these by torchao's kernel."""
 NOTES = MappingProxyType(
     {
+        "fp8": "weights of the decoder layers and the vision tower in float8, each row with its "
+        "own scale; the rows that they multiply too",
         "int8": "weights of the decoder layers in 8 bits, each row with its own scale (torchao)",
         "int4": f"weights of the decoder layers in 4 bits, in groups of {INT4_GROUP} (torchao)",
     }
@@ -34,7 +42,7 @@ def check_weights(weights: Weights, device: torch.device) -> None:
     """Refuse, before anything is loaded, weights that cannot be had.
 
     Raises:
-        UsageError: an unknown kind, or 4 bits elsewhere than on a GPU.
+        UsageError: an unknown kind, 4 bits elsewhere than on a GPU, or fp8 on one that is too old.
         ModelError: torchao is not installed.
     """
     if weights not in WEIGHTS:
@@ -43,8 +51,32 @@ def check_weights(weights: Weights, device: torch.device) -> None:
         raise UsageError(
             f"weights='int4' on {device}: torchao's products of 4 bits need an NVIDIA GPU; use int8"
         )
-    if weights != "full":
+    if weights == "fp8":
+        is_nvidia = device.type == "cuda" and torch.version.hip is None
+        found = torch.cuda.get_device_capability(device) if is_nvidia else None
+        check_multiplies(weights, str(device), found)
+    if weights in ("int8", "int4"):
         _torchao()
+
+
+def check_multiplies(weights: Weights, where: str, capability: tuple[int, int] | None) -> None:
+    """Refuse weights whose products a GPU does not have.
+
+    Args:
+        weights: what was asked for.
+        where: the device, in words.
+        capability: its compute capability; None where it is no NVIDIA GPU.
+
+    Raises:
+        UsageError: fp8 where there are no products of float8.
+    """
+    if weights != "fp8" or (capability is not None and capability >= LEAST_CAPABILITY):
+        return
+    found = "" if capability is None else " of compute capability {}.{}".format(*capability)
+    raise UsageError(
+        f"weights='fp8' on {where}{found}: products of float8 need an NVIDIA GPU of compute "
+        "capability {}.{} or more (RTX 40, H100 and newer); use int8".format(*LEAST_CAPABILITY)
+    )
 
 
 def quantise(model: Any, weights: Weights, device: torch.device) -> None:
@@ -56,6 +88,10 @@ def quantise(model: Any, weights: Weights, device: torch.device) -> None:
         ModelError: torchao is not installed, or cannot quantise here.
     """
     if weights == "full":
+        return
+    if weights == "fp8":
+        for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
+            _quantise_fp8(layer.to(device))
         return
     torchao = _torchao()
     if weights == "int8":
@@ -75,6 +111,19 @@ def quantise(model: Any, weights: Weights, device: torch.device) -> None:
         raise ModelError(
             f"torchao cannot make weights of {weights} on {device} ({reason}): use another kind"
         ) from error
+
+
+def _quantise_fp8(layer: nn.Module) -> None:
+    """Of a decoder layer or a block of the tower; MLPs become as wide inside as `ALIGNED` says."""
+    for name, linear in list(layer.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if child not in (*QUANTISED, *QUANTISED_TOWER) or not isinstance(linear, nn.Linear):
+            continue
+        more = {
+            "more_out": -linear.out_features % ALIGNED if child in ("gate_proj", "up_proj") else 0,
+            "more_in": -linear.in_features % ALIGNED if child == "down_proj" else 0,
+        }
+        setattr(layer.get_submodule(parent), child, Fp8Linear.of(linear, **more))
 
 
 def _is_quantised(module: nn.Module, name: str) -> bool:

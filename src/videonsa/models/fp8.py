@@ -1,0 +1,81 @@
+"""Linear layers in float8: weights quantised once, their rows of input at every call."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from videonsa.errors import ModelError, UsageError
+from videonsa.ops.scaled import (
+    MULTIPLE,
+    ScaledRows,
+    scale_gated_rows,
+    scale_rows,
+    scaled_product,
+)
+
+
+class Fp8Linear(nn.Module):
+    """A Linear whose weight is float8, each row with its own scale; it has no gradients."""
+
+    def __init__(self, weight: ScaledRows, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.values.shape
+        self.weight = nn.Parameter(weight.values, requires_grad=False)  # float8 [N, K]
+        self.scales = nn.Parameter(weight.scales, requires_grad=False)  # float32 [N, 1]
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @classmethod
+    def of(cls, linear: nn.Linear, *, more_in: int = 0, more_out: int = 0) -> Self:
+        """Quantise a Linear, with so many inputs more, which add nothing, and outputs of 0.
+
+        Raises:
+            ModelError: a size that the product does not take.
+        """
+        weight = nn.functional.pad(linear.weight.detach(), (0, more_in, 0, more_out))
+        if any(size % MULTIPLE for size in weight.shape):
+            raise ModelError(
+                f"weights='fp8' of a layer of {linear.in_features} x {linear.out_features}: want "
+                f"multiples of {MULTIPLE}; use int8"
+            )
+        bias = linear.bias
+        padded = None if bias is None else nn.functional.pad(bias.detach(), (0, more_out))
+        return cls(scale_rows(weight), padded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows `[..., in_features]` to `[..., out_features]`, in their dtype, from bfloat16."""
+        return products(x, self)[0]
+
+    def of_scaled(self, rows: ScaledRows, dtype: torch.dtype) -> Tensor:
+        """As `forward`, of rows that are quantised."""
+        return scaled_product(rows, ScaledRows(self.weight, self.scales), self.bias).to(dtype)
+
+    def extra_repr(self) -> str:
+        """As a Linear tells its sizes."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+def products(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
+    """The same rows `[..., K]` through several linear layers; they are quantised once.
+
+    Raises:
+        UsageError: a gradient is wanted of layers in float8.
+    """
+    if not all(isinstance(linear, Fp8Linear) for linear in linears):
+        return tuple(linear(x) for linear in linears)
+    _check_no_gradient(x)
+    rows = scale_rows(x)
+    return tuple(linear.of_scaled(rows, x.dtype) for linear in linears)  # type: ignore[operator]
+
+
+def gated_product(mlp: Any, x: Tensor) -> Tensor:
+    """A gated MLP in float8 of rows `[..., hidden]`: what silu gives is quantised as it is made."""
+    dtype = x.dtype
+    rows = scale_gated_rows(*products(x, mlp.gate_proj, mlp.up_proj))
+    product: Tensor = mlp.down_proj.of_scaled(rows, dtype)
+    return product
+
+
+def _check_no_gradient(x: Tensor) -> None:
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise UsageError("weights='fp8' have no gradients: train the model with weights='full'")
