@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
@@ -171,27 +172,52 @@ class VideoFile:
 
     def source_frames(self, decoded: Iterable[tuple[VideoFrame, bool]]) -> Iterator[SourceFrame]:
         """The frames of `decode_packets` by rising time; those misplaced by damage are left out."""
+        frames = FrameMaker(
+            path=self.path,
+            origin=self.origin,
+            fps=self.info.fps,
+            latest=self.info.duration + END_SLACK,
+            orientation=self._orientation,
+        )
+        return frames.by_rising_time(decoded)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameMaker:
+    """What makes frames of the pictures that a decoder gives."""
+
+    path: Path
+    origin: int
+    """The timestamp at which the video begins."""
+    fps: float
+    """Frames per second, for pictures that state no times of their own; 0 where unknown."""
+    latest: float = math.inf
+    """Seconds after which a frame's time is taken for damage."""
+    orientation: Orientation
+
+    def by_rising_time(self, decoded: Iterable[tuple[VideoFrame, bool]]) -> Iterator[SourceFrame]:
+        """The frames of `decode_packets` by rising time; those misplaced by damage are left out."""
         last = -1.0
         for frame, after_error in decoded:
             time = self._time(frame, last)
-            if last < time <= self.info.duration + END_SLACK:
+            if last < time <= self.latest:
                 yield self._source_frame(frame, time, after_error=after_error)
                 last = time
 
     def _time(self, frame: VideoFrame, last: float) -> float:
         if frame.pts is None or frame.time_base is None:
-            return last + 1 / self.info.fps if last >= 0 and self.info.fps > 0 else 0.0
+            return last + 1 / self.fps if last >= 0 and self.fps > 0 else 0.0
         return float((frame.pts - self.origin) * frame.time_base)
 
     def _source_frame(self, frame: VideoFrame, time: float, *, after_error: bool) -> SourceFrame:
         stated = float((frame.duration or 0) * frame.time_base) if frame.time_base else 0.0
-        period = 1 / self.info.fps if self.info.fps > 0 else 0.0
+        period = 1 / self.fps if self.fps > 0 else 0.0
         return SourceFrame(
             time=time,
             end=time + max(stated, period),
             after_error=after_error,
             damaged=frame.is_corrupt,
-            rgb=partial(_to_rgb, frame, self._orientation, self.path),
+            rgb=partial(_to_rgb, frame, self.orientation, self.path),
         )
 
 

@@ -5,11 +5,11 @@ never held at the size of its source.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
+from itertools import chain, repeat, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,11 @@ class Pick(NamedTuple):
     """The frame of the target before."""
     stale: bool
     """Taken again long after it should have left the screen: no other came."""
+
+
+Span = tuple[SourceFrame, float, float]
+"""A frame, and the seconds from and before which it is the one to take."""
+_NO_TARGET = (-1, math.inf)
 
 
 def probe(path: VideoLike) -> VideoInfo:
@@ -217,12 +222,14 @@ def _frame_room(
             segment = layout.segments[number]
             frames = takewhile(lambda _: not stopped(), read(segment))
             picks = pick_frames(frames, layout.targets[segment.first : segment.last])
-            return _sampled(picks, plan, first=segment.first)
+            return resized_picks(picks, plan, first=segment.first)
 
         yield run
 
 
-def _sampled(picks: Iterator[Pick], plan: SamplingPlan, *, first: int) -> Iterator[SampledFrame]:
+def resized_picks(
+    picks: Iterator[Pick], plan: SamplingPlan, *, first: int = 0
+) -> Iterator[SampledFrame]:
     """The picked frames at their final size; targets are counted from `first`."""
     previous: tuple[SourceFrame, NDArray[np.uint8]] | None = None
     for target, time, frame, again, stale in picks:
@@ -272,28 +279,43 @@ def _notes(
         yield f"exact frames, not keyframes: {layout.problem}"
 
 
-def pick_frames(frames: Iterator[SourceFrame], targets: Sequence[float]) -> Iterator[Pick]:
+def pick_frames(frames: Iterator[SourceFrame], targets: Iterable[float]) -> Iterator[Pick]:
     """For each target, ascending, the last frame that begins at or before it (1 ms after counts).
 
     A target without a frame is left out: before the first frame, after the end, or where frames
     did not decode and the one before had left the screen by then (0.1 s is forgiven).
     """
-    target = 0
-    for frame, begin, end in _on_screen(frames):
-        while target < len(targets) and targets[target] < begin:
-            target += 1
+    return pick_spans(on_screen(frames), targets)
+
+
+def pick_spans(spans: Iterator[Span], targets: Iterable[float]) -> Iterator[Pick]:
+    """For each target, ascending, the frame in whose span it lies; targets in none are left out.
+
+    A target and a span are taken from their iterators only once the ones before are done with.
+    """
+    numbered = chain(enumerate(targets), repeat(_NO_TARGET))
+    number, target = next(numbered)
+    for frame, begin, end in spans:
+        while target < begin:
+            number, target = next(numbered)
         again = False
-        while target < len(targets) and targets[target] < end:
-            time = max(frame.time, targets[target]) if again else frame.time
-            yield Pick(target, time, frame, again, again and time > frame.end + STALE_AFTER)
-            target += 1
+        while target < end:
+            time = max(frame.time, target) if again else frame.time
+            yield Pick(number, time, frame, again, again and time > frame.end + STALE_AFTER)
+            number, target = next(numbered)
             again = True
-        if target == len(targets):
+        if target == math.inf:
             return
 
 
-def _on_screen(frames: Iterator[SourceFrame]) -> Iterator[tuple[SourceFrame, float, float]]:
-    """Each frame with the seconds from and before which it is the one to take."""
+def on_screen(frames: Iterator[SourceFrame], *, slack: float = HOLD_SLACK) -> Iterator[Span]:
+    """Each frame with the seconds from and before which it is the one to take.
+
+    Args:
+        frames: by rising time.
+        slack: seconds for which the last is taken beyond its stated end.
+
+    """
     held: SourceFrame | None = None
     begin = 0.0
     for frame in frames:
@@ -305,7 +327,7 @@ def _on_screen(frames: Iterator[SourceFrame]) -> Iterator[tuple[SourceFrame, flo
             begin = end
         held = frame
     if held is not None:
-        yield held, begin, held.end + HOLD_SLACK
+        yield held, begin, held.end + slack
 
 
 def _resized(picture: NDArray[np.uint8], plan: SamplingPlan) -> NDArray[np.uint8]:

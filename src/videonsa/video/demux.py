@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 from av.container import InputContainer
@@ -58,9 +58,26 @@ _KINDS = {
 """What files begin with that are taken for videos by their name."""
 
 
+class ReadableFile(Protocol):
+    """What bytes are read from, one after the other: it cannot be sought in."""
+
+    @property
+    def name(self) -> str:
+        """Whose suffix helps to tell the format."""
+
+    def read(self, size: int) -> bytes:
+        """At least one byte and at most `size`; none at the end."""
+
+
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    path: Path, file: ReadableFile | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container of a file, at its beginning, and the video stream that is read.
+
+    Args:
+        path: of the file.
+        file: what reads it, in place of FFmpeg.
 
     Raises:
         VideoError: not a video, of a format that is not read, without a stream to decode, or with
@@ -69,7 +86,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """
     try:
         container = av.open(
-            f"file:{path}", "r", container_options=_OPTIONS, **_LIMIT_PROBING, **_READ_ANYHOW
+            f"file:{path}" if file is None else file,
+            "r",
+            container_options=_OPTIONS,
+            **_LIMIT_PROBING,
+            **_READ_ANYHOW,
         )
     except READ_ERRORS as error:
         raise VideoError(_why_not_open(path, error)) from error

@@ -225,22 +225,7 @@ def _uneven(times: Sequence[float] | None) -> Sequence[float] | None:
 
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     """The images of a folder in order, and what else is in it, in words."""
-    try:
-        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except OSError as error:
-        reason = (error.strerror or "not possible").lower()
-        raise VideoError(f"{folder}: cannot be read: {reason}: name one you may read") from error
-    paths.sort(key=_natural_key)
-    known = (IMAGE_SUFFIXES | {".gif"}) - unreadable_suffixes()
-    images = [path for path in paths if path.suffix.lower() in known and path.is_file()]
-    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
-    if videos:
-        raise VideoError(
-            f"{folder}: a folder that holds videos ({_names(videos)}) and {len(images)} images: "
-            "name the video itself, or a folder that holds the images alone"
-        )
-    taken = set(images)
-    others = [path for path in paths if path not in taken]
+    images, others = list_images(folder)
     if not images:
         held = f" (it holds {_names(others)})" if others else ""
         raise VideoError(
@@ -251,6 +236,31 @@ def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     return images, [passed_over] if others else []
 
 
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images of a folder in order, `img2` before `img10`, and what else is in it.
+
+    Raises:
+        VideoError: it cannot be read, or holds videos.
+
+    """
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        reason = (error.strerror or "not possible").lower()
+        raise VideoError(f"{folder}: cannot be read: {reason}: name one you may read") from error
+    paths.sort(key=natural_key)
+    known = (IMAGE_SUFFIXES | {".gif"}) - unreadable_suffixes()
+    images = [path for path in paths if path.suffix.lower() in known and path.is_file()]
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        raise VideoError(
+            f"{folder}: a folder that holds videos ({_names(videos)}) and {len(images)} images: "
+            "name the video itself, or a folder that holds the images alone"
+        )
+    taken = set(images)
+    return images, [path for path in paths if path not in taken]
+
+
 def _names(paths: Sequence[Path]) -> str:
     """A few of the names, and how many more there are."""
     more = len(paths) - MOST_NAMED
@@ -258,8 +268,8 @@ def _names(paths: Sequence[Path]) -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-def _natural_key(path: Path) -> list[tuple[bool, int, str]]:
-    """Digits compare as numbers; the name itself breaks ties such as img1 and img01."""
+def natural_key(path: Path) -> list[tuple[bool, int, str]]:
+    """What paths sort by: digits as numbers; the name itself breaks ties, as of img1 and img01."""
     parts = re.split(r"([0-9]+)", path.name)
     key = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
     return [(digits, number, "" if digits else part) for digits, number, part in key] + [

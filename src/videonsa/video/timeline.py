@@ -6,8 +6,10 @@ line before they are decoded, so that later stages need not know.
 
 import math
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -107,6 +109,75 @@ def on_one_line(
         yield packet
 
 
+def on_one_line_as_read(
+    packets: "Iterable[Packet[VideoStream]]", *, gap: int | None = None
+) -> "Iterator[Packet[VideoStream]]":
+    """`on_one_line` for packets that were not scanned: where time jumps, a few more are awaited.
+
+    Args:
+        packets: of a file from its beginning.
+        gap: as for `scan_packets`.
+
+    """
+    packets = iter(packets)
+    before: deque[_Times] = deque(maxlen=REORDERED)
+    ahead: deque[Packet[VideoStream]] = deque()
+    shift = 0
+    while (packet := ahead.popleft() if ahead else next(packets, None)) is not None:
+        times = _times_of(packet)
+        if times is not None:
+            if before and _jumps(times.order - before[-1].order, gap):
+                ahead.extend(islice(packets, REORDERED - len(ahead)))
+                after = [times, *(found for found in map(_times_of, ahead) if found is not None)]
+                join = _join_between(before, after, gap=gap)
+                if join is not None:
+                    shift = _bounded(shift + join.shift)
+                    before.clear()
+            before.append(times)
+        if shift:
+            packet.pts, packet.dts = _moved(packet.pts, shift), _moved(packet.dts, shift)
+        yield packet
+
+
+class _Times(NamedTuple):
+    """Of a packet that is shown."""
+
+    order: int
+    begin: int
+    end: int
+
+
+def _times_of(packet: "Packet[VideoStream]") -> _Times | None:
+    """None where it shows nothing, or does not say when."""
+    pts, dts = packet.pts, packet.dts
+    if packet.size == 0 or pts is None or packet.is_discard:
+        return None
+    end = _bounded(pts + (packet.duration or 0))
+    return _Times(_bounded(pts if dts is None else dts), _bounded(pts), end)
+
+
+def _jumps(step: int, gap: int | None) -> bool:
+    return step < 0 or (gap is not None and step > gap)
+
+
+def _join_between(
+    before: Iterable[_Times], after: Iterable[_Times], *, gap: int | None
+) -> Join | None:
+    """The join where `after` begins, if there is one."""
+    first = len(before := list(before))
+    order, begins, ends = np.array([*before, *after], dtype=np.int64).T
+    joins = find_joins(order, begins, _stated_ends(order, begins, ends), gap=gap)
+    return next((join for join in joins if join.packet == first), None)
+
+
+def _stated_ends(order: Stamps, begins: Stamps, ends: Stamps) -> Stamps:
+    """Ends, with a usual step in place of those that are not stated: not every format does."""
+    if len(order) < 2:
+        return ends
+    step = int(np.median(np.abs(np.diff(order))))
+    return np.where(ends > begins, ends, begins + step)
+
+
 def _moved(stamp: int | None, shift: int) -> int | None:
     return None if stamp is None else _bounded(stamp + shift)
 
@@ -154,9 +225,7 @@ class _Scanner:
             np.asarray(stamps, dtype=np.int64)
             for stamps in (self._numbers, self._order, self._begins, self._ends)
         )
-        if len(order) > 1:  # not every format states how long a picture stays
-            step = int(np.median(np.abs(np.diff(order))))
-            ends = np.where(ends > begins, ends, begins + step)
+        ends = _stated_ends(order, begins, ends)
         found = list(find_joins(order, begins, ends, gap=self._gap))
         last = found[-1] if found else Join(0, 0, 0, back=False)
         timed = len(order) > 0
