@@ -9,6 +9,7 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.ops.checks import DTYPES
 from videonsa.ops.products import masked_scores, masked_sum
+from videonsa.ops.triton.support import why_not_cached
 
 
 class SharedKeys(NamedTuple):
@@ -34,7 +35,9 @@ def cached_attention(
     """Causal grouped-query attention of T new rows of each sample over its memory.
 
     Row t of sample i sees the keys [0, starts[i] + t + 1) of its own memory, after those of
-    `shared`. What lies behind them in the memory is not read, whatever it is. No gradients.
+    `shared`. Whatever lies behind them in the memory changes no bit. On an NVIDIA GPU kernels read
+    the lengths on the device, and a CUDA graph may hold the call; elsewhere, and where a gradient
+    is wanted, the host reads them.
 
     Args:
         q: `[N, T, HQ, D]`, float16, bfloat16, float32 or float64.
@@ -55,6 +58,11 @@ def cached_attention(
     """
     prefix = None if shared is None else SharedKeys(*shared)
     _check(q, k, v, starts, prefix)
+    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if not wants_grad and why_not_cached(q) is None:
+        from videonsa.ops.triton.cached import cached_attention_triton  # needs Triton
+
+        return cached_attention_triton(q, k, v, starts, prefix)
     return _reference(q, k, v, starts, prefix)
 
 

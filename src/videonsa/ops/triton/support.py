@@ -9,6 +9,7 @@ from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
 MAX_GROUP = 16
 MAX_HEAD_DIM = 128
 MAX_SELECTED = 64
+MAX_CACHED_DIM = 256
 LEAST_CAPABILITY = (8, 0)
 LEAST_SHARED = 98_308
 """Bytes of shared memory that the forward pass takes at most with the portable settings."""
@@ -33,6 +34,20 @@ def why_not_rows(q: torch.Tensor, k: torch.Tensor) -> str | None:
         return "Triton is not installed (pip install triton)"
     dtype = _why_not_dtype(q) if q.is_cuda else None  # the interpreter takes float32
     return _why_not_here(q) or dtype or _why_not_shape(q, k)
+
+
+def why_not_cached(q: torch.Tensor) -> str | None:
+    """As `why_not` for new rows q `[..., D]` over a cache: on a GPU, not in the interpreter."""
+    if not INSTALLED:
+        return "Triton is not installed (pip install triton)"
+    if not q.is_cuda:
+        return f"the tensors are on {q.device.type}, the kernels need a GPU"
+    if q.dtype not in (*DTYPES, torch.float32):
+        return f"the dtype is {q.dtype}, the kernels take bfloat16, float16 and float32"
+    if q.shape[-1] % 16 or q.shape[-1] > MAX_CACHED_DIM:
+        wanted = f"multiples of 16 up to {MAX_CACHED_DIM}"
+        return f"the head dim is {q.shape[-1]}, the kernels take {wanted}"
+    return _why_not_gpu(q)
 
 
 def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
@@ -67,17 +82,19 @@ def _why_not_dtype(q: torch.Tensor) -> str | None:
 
 def _why_not_here(q: torch.Tensor) -> str | None:
     if q.is_cuda:
-        if torch.version.hip is not None:
-            return "the GPU is not from NVIDIA"
-        reason = _why_not_capability(torch.cuda.get_device_capability(q.device))
-        if reason is not None:
-            return reason
-        return None if torch.is_autocast_enabled("cuda") else _why_not_dtype(q)
+        dtype = None if torch.is_autocast_enabled("cuda") else _why_not_dtype(q)
+        return _why_not_gpu(q) or dtype
     import triton
 
     if triton.knobs.runtime.interpret:
         return None
     return f"the tensors are on {q.device.type}, the kernels need a GPU"
+
+
+def _why_not_gpu(x: torch.Tensor) -> str | None:
+    if torch.version.hip is not None:
+        return "the GPU is not from NVIDIA"
+    return _why_not_capability(torch.cuda.get_device_capability(x.device))
 
 
 def _why_not_shape(q: torch.Tensor, k: torch.Tensor) -> str | None:
