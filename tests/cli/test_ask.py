@@ -131,7 +131,7 @@ def test_libraries_write_nothing_of_their_own(tiny_folder, clip_path):
     options = ["--model", str(tiny_folder), "--device", "cpu", "--max-new-tokens", "2"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     titles = [line.split()[0] for line in done.stderr.splitlines()]
-    assert titles == ["frames", "tokens", "attention", "time", "note"]
+    assert titles == ["frames", "tokens", "attention", "generation", "time", "note"]
 
 
 def test_fit_is_told_with_the_notes(ask):

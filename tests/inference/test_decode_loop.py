@@ -125,6 +125,20 @@ def test_drawing_is_repeatable_with_a_seed_and_varies_without(qa, prompt):
     assert len({tuple(draw(seed)) for seed in range(4)}) > 1
 
 
+def test_no_placeholder_of_a_frame_is_part_of_an_answer(qa, prompt):
+    config = qa.model.config
+    favoured = [config.image_token_id, config.video_token_id, 40]
+
+    def favour(_, __, output):
+        return output.index_fill(-1, torch.tensor(favoured), 100.0)
+
+    for drawing in ({}, {"temperature": 1.0, "seed": 0}):
+        settings = GenerationSettings(max_new_tokens=6, **drawing)
+        with qa.model.lm_head.register_forward_hook(favour):
+            tokens = generate_tokens(qa.model, prompt, settings=settings, stop_ids=frozenset())
+            assert list(tokens) == [40] * 6
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -71,6 +71,29 @@ def test_tokens_are_chosen_as_asked_else_as_the_checkpoint_states(tiny_folder, c
     assert same.usage.generation == plain.usage.generation
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_answer_ends_before_a_stop_string_also_in_a_stream(qa, clip_path, width):
+    options = {"max_new_tokens": 24, "temperature": 1.0, "seed": 3}
+    whole = qa.ask(clip_path, "?", **options)
+    assert (whole.finish, whole.stop, whole.new_tokens) == ("length", None, 24)
+    stop = whole.text[9 : 9 + width]
+    stream = qa.ask(clip_path, "?", **options, stop=["never in it", stop], stream=True)
+    assert "".join(stream) == whole.text[: whole.text.index(stop)]
+    answer = stream.answer
+    assert answer.text == whole.text[: whole.text.index(stop)]
+    assert (answer.finish, answer.stop) == ("stop", stop)
+    assert answer.new_tokens < 24
+    assert answer.usage.generation.stop == ("never in it", stop)
+
+
+def test_an_answer_that_holds_no_stop_string_is_whole(qa, clip_path):
+    options = {"max_new_tokens": 8, "temperature": 1.0, "seed": 3}
+    whole = qa.ask(clip_path, "?", **options)
+    # The end of it may be the beginning of the stop string: it is held back, and not lost.
+    answer = qa.ask(clip_path, "?", **options, stop=whole.text[-2:] + "never in it")
+    assert (answer.text, answer.finish, answer.stop) == (whole.text, "length", None)
+
+
 def test_a_drawn_answer_is_repeated_by_the_seed_that_it_names(qa, clip_path):
     options = {"max_new_tokens": 8, "temperature": 2.0, "top_k": 100}
     answer = qa.ask(clip_path, "?", **options)

@@ -27,11 +27,15 @@ from videonsa.inference.sampling import (
 QWEN = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-6}
 
 
-def sampler_of(logits, **settings):
+def sampler_of(logits, *, never=(), **settings):
     """A sampler for logits `[B, V]`, on the CPU."""
     batch_size, vocab_size = logits.shape
     return Sampler(
-        GenerationSettings(**settings), batch_size=batch_size, vocab_size=vocab_size, device="cpu"
+        GenerationSettings(**settings),
+        batch_size=batch_size,
+        vocab_size=vocab_size,
+        device="cpu",
+        never=never,
     )
 
 
@@ -363,6 +367,17 @@ def test_what_has_no_probability_is_never_drawn_whatever_the_noise(monkeypatch, 
     assert choose(torch.tensor([1.0, 0.5, 3.0])) == (2 if noise < float("inf") else 0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"temperature": 5.0, "seed": 0, "top_k": 4}])
+@pytest.mark.parametrize("penalty", [1.0, 0.5])
+def test_what_is_never_to_be_chosen_is_not(settings, penalty):
+    logits = torch.tensor([[1.0, 9.0, 2.0, 8.0, -1.0]])
+    sampler = sampler_of(logits, never=(1, 3), repetition_penalty=penalty, **settings)
+    sampler.see(torch.tensor([[1, 3]]))
+    drawn = {sampler(logits).item() for _ in range(60)}
+    assert drawn == ({0, 2, 4} if settings else {2})
+    assert logits.tolist() == [[1.0, 9.0, 2.0, 8.0, -1.0]], "the caller's logits are left alone"
+
+
 # Logits that are not finite.
 
 
@@ -408,6 +423,7 @@ def test_a_captured_sampler_draws_what_the_plain_one_does_without_waiting(settin
             batch_size=batch_size,
             vocab_size=vocab_size,
             device=device,
+            never=(151_655, 151_656),
         )
 
     plain = new()

@@ -9,7 +9,6 @@ from videonsa.cli.common import (
     add_command,
     add_fit_options,
     add_fresh_gates_option,
-    add_length_option,
     add_model_options,
     add_sampling_options,
     add_weights_option,
@@ -20,6 +19,11 @@ from videonsa.cli.common import (
     report,
     sampling_options,
     video_argument,
+)
+from videonsa.cli.generation import (
+    add_generation_options,
+    generation_options,
+    generation_text,
 )
 
 if TYPE_CHECKING:
@@ -57,23 +61,6 @@ def add_parser(commands: Commands) -> None:
     add_sampling_options(parser)
     add_fit_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system message (default: Qwen's)")
-    add_length_option(parser)
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="0 takes the likeliest token; above 0 tokens are sampled (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="sample from the likeliest tokens that hold this much of the probability "
-        "(default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
     parser.add_argument(
         "--decoder",
         choices=("cpu", "gpu"),
@@ -83,6 +70,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--trace", action="store_true", help="print shapes at each stage (docs/tracing.md)"
     )
+    add_generation_options(parser)
 
 
 def run(args: Namespace) -> int:
@@ -117,15 +105,12 @@ def run(args: Namespace) -> int:
             video,
             args.question,
             stream=True,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            seed=args.seed,
             fit=args.fit,
             memory=memory,
             decoder=args.decoder,
             trace=trace,
             **({} if args.system is None else {"system": args.system}),
+            **generation_options(args),
             **sampling_options(args),
         )
         _report_usage(stream.usage)
@@ -151,6 +136,7 @@ def _report_usage(usage: "Usage") -> None:
         f"= {usage.prompt_tokens} of {usage.context}"
     )
     report(f"attention  {attention_text(usage)}")
+    report(f"generation {generation_text(usage.generation)}")
     for note in usage.notes:
         report(f"note       {note}")
     for warning in usage.warnings:
@@ -164,5 +150,7 @@ def _report_speed(answer: "Answer") -> None:
         f"time       video read and encoded in {answer.video_seconds:.2f} s, "
         f"first token after {answer.first_token_seconds:.2f} s{later}"
     )
+    if answer.stop is not None:
+        report(f"note       ended before {answer.stop!r}")
     if answer.finish == "length":
         report(f"note       cut at {answer.new_tokens} tokens: raise --max-new-tokens for more")

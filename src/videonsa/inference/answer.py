@@ -8,6 +8,7 @@ from typing import Any, Literal
 from videonsa.errors import UsageError
 from videonsa.inference.generation import TextPieces
 from videonsa.inference.sampling import GenerationSettings
+from videonsa.inference.stop_strings import StopStrings
 from videonsa.planning.budget import AttentionBudget, budget_to_dict
 
 
@@ -52,8 +53,11 @@ class Answer:
     text: str
     usage: Usage
     new_tokens: int
+    """All that were decoded, those of a stop string too."""
     finish: Literal["stop", "length"]
     """"length": cut at max_new_tokens."""
+    stop: str | None
+    """The stop string that the answer ends before; None where a token ended it, or its length."""
     video_seconds: float
     """To read the video and encode its frames, which overlap; the prefill comes after it."""
     first_token_seconds: float
@@ -114,12 +118,13 @@ class AnswerStream:
         text: list[str] = []
         seconds: list[float] = []  # of the model alone: a slow reader does not count
         last = None
-        while (token := _timed_next(tokens, seconds)) is not None:
+        strings = StopStrings(self.usage.generation.stop)
+        while strings.found is None and (token := _timed_next(tokens, seconds)) is not None:
             last = token
-            if token not in stop_ids and (piece := pieces.push(token)):
+            if token not in stop_ids and (piece := strings.push(pieces.push(token))):
                 text.append(piece)
                 yield piece
-        if rest := pieces.flush():
+        if rest := strings.push(pieces.flush(), tokens=0) + strings.flush():
             text.append(rest)
             yield rest
         first, later = seconds[0], sum(seconds[1:])
@@ -127,7 +132,8 @@ class AnswerStream:
             text="".join(text),
             usage=self.usage,
             new_tokens=len(seconds),
-            finish="stop" if last in stop_ids else "length",
+            finish="stop" if strings.found is not None or last in stop_ids else "length",
+            stop=strings.found,
             video_seconds=self._video_seconds,
             first_token_seconds=first,
             tokens_per_second=(len(seconds) - 1) / later if later > 0 else None,

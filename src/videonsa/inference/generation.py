@@ -123,12 +123,7 @@ def decode(
             )
             logits = output.logits[:, -1].to(model.device, torch.float32)
             if sampler is None:
-                sampler = Sampler(
-                    settings,
-                    batch_size=len(logits),
-                    vocab_size=logits.shape[1],
-                    device=model.device,
-                )
+                sampler = Sampler.of(model, settings, batch_size=len(logits))
                 sampler.see(inputs["input_ids"], inputs.get("attention_mask"))
             ids = sampler(logits)
             tokens: list[int] = ids.tolist()

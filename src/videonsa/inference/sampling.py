@@ -1,11 +1,11 @@
 """From logits to token ids: what is asked for, what the checkpoint states, and the `Sampler`."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from videonsa.models._hf import GenerationConfig
 from videonsa.models.checkpoints.generation_config import FILE, stated_options
 from videonsa.planning.budget import check_new_tokens
 from videonsa.planning.plan import NEW_TOKENS
+
+if TYPE_CHECKING:
+    from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 NOT_FINITE = -1
 """In place of a token id where logits are not finite: they are read together, in one wait."""
@@ -165,6 +168,13 @@ class Sampler:
     Nothing waits for the host, no shape depends on data, and state is updated in place, so calls
     can be captured in a CUDA graph: capture after `graph.register_generator_state(generator)`,
     and `restart` before each answer. The settings are constants of what was captured.
+
+    Args:
+        settings: temperature, top_p, top_k and repetition_penalty are applied; `seed` begins.
+        batch_size: B.
+        vocab_size: V.
+        device: of the logits.
+        never: ids that are never chosen.
     """
 
     def __init__(
@@ -174,6 +184,7 @@ class Sampler:
         batch_size: int,
         vocab_size: int,
         device: torch.device | str,
+        never: Sequence[int] = (),
     ) -> None:
         self._settings = settings
         self._seen: Tensor | None = None
@@ -183,7 +194,29 @@ class Sampler:
             self._seen = torch.zeros(shape, dtype=torch.bool, device=device)
         self.generator = torch.Generator(device) if settings.draws else None
         """What draws; None where nothing is drawn."""
+        self._never = torch.tensor(list(never), dtype=torch.int64, device=device)
         self.restart(settings.seed)
+
+    @classmethod
+    def of(
+        cls,
+        model: "VideoNSAForConditionalGeneration",
+        settings: GenerationSettings,
+        *,
+        batch_size: int,
+    ) -> "Sampler":
+        """For the logits of a model. Placeholders of images and videos are no words: never chosen.
+
+        Their place in an answer would wait for features of frames that nobody passed.
+        """
+        config = model.config
+        return cls(
+            settings,
+            batch_size=batch_size,
+            vocab_size=config.text_config.vocab_size,
+            device=model.device,
+            never=(config.image_token_id, config.video_token_id),
+        )
 
     def restart(self, seed: int | None) -> None:
         """Begin another answer: nothing was seen, and drawing starts at `seed` (None: anywhere)."""
@@ -212,11 +245,11 @@ class Sampler:
         finite = logits.isfinite().all(-1)
         if self._seen is not None:
             logits = penalised(logits, self._seen[:, :-1], penalty=settings.repetition_penalty)
+        # A row that is not finite would give no probabilities.
+        logits = torch.where(finite[:, None], logits, 0.0).index_fill_(-1, self._never, -torch.inf)
         if self.generator is None:
             ids = logits.argmax(-1)
         else:
-            # What is drawn from must be probabilities.
-            logits = torch.where(finite[:, None], logits, 0.0)
             ids = self._draw(probabilities(logits, settings))
         if self._seen is not None:
             self._seen.scatter_(1, ids[:, None], True)
@@ -241,7 +274,7 @@ def probabilities(logits: Tensor, settings: GenerationSettings) -> Tensor:
     """What tokens are drawn by: float32 `[B, V]`, the sum of each row is 1.
 
     Args:
-        logits: float32 `[B, V]`, finite.
+        logits: float32 `[B, V]`, finite, or -inf for what is not to be drawn.
         settings: of which temperature, top_k and top_p are applied, in this order.
     """
     logits = logits / settings.temperature
