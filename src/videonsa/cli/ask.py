@@ -43,6 +43,7 @@ def add_parser(commands: Commands) -> None:
             'videonsa ask talk.mkv "Who speaks first?" --model Enxin/VideoNSA --fps 1',
             'videonsa ask film.mkv "What happens?" --start 60 --end 90 --num-frames 32',
             'videonsa ask frames/ "What happens?" --frame-rate 25 --max-tokens 8000 --json',
+            'videonsa ask talk.mkv "Sum it up." --temperature 0.7 --top-p 0.9 --stop "###"',
         ),
     )
     parser.add_argument(

@@ -192,17 +192,6 @@ def add_fit_options(parser: LineParser) -> None:
     )
 
 
-def add_length_option(parser: LineParser) -> None:
-    """--max-new-tokens."""
-    parser.add_argument(
-        "--max-new-tokens",
-        type=values.integer,
-        default=64,
-        metavar="N",
-        help="most tokens of an answer (default: %(default)s)",
-    )
-
-
 def sampling_options(args: Namespace) -> dict[str, Any]:
     """The sampling options that were given, by the names of `SamplingSpec`."""
     names = ("fps", "num_frames", "start", "end", "max_frames", "max_pixels", "max_tokens")

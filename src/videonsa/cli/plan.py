@@ -10,7 +10,6 @@ from videonsa.cli.common import (
     add_command,
     add_fit_options,
     add_fresh_gates_option,
-    add_length_option,
     add_model_options,
     add_sampling_options,
     add_weights_option,
@@ -60,7 +59,13 @@ def add_parser(commands: Commands) -> None:
         help="plan for a GPU that is not here, by its data sheet: h200, h100, a100, l40s, 4090, "
         "... (another name lists all)",
     )
-    add_length_option(parser)
+    parser.add_argument(
+        "--max-new-tokens",
+        type=values.integer,
+        default=64,
+        metavar="N",
+        help="most tokens of an answer (default: %(default)s)",
+    )
 
 
 def run(args: Namespace) -> int:
