@@ -5,6 +5,7 @@
 #   benchmarks/gpu.sh forward OUT     attention.json, kernels.json
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
 #   benchmarks/gpu.sh prefill OUT     prefill.json: 128K tokens, NSA and dense
+#   benchmarks/gpu.sh fp8 OUT         prefill_fp8.json, weights_error.json: fp8 beside bf16 and int8
 #   benchmarks/gpu.sh peers OUT       prefill_peers.json: the same, transformers, another frame size
 #   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
@@ -16,7 +17,7 @@
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill, peers, reading, long, train or shared}
+part=${1:?want tests, forward, backward, prefill, fp8, peers, reading, long, train or shared}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -45,6 +46,11 @@ backward)
 prefill)
     videonsa bench prefill --model 7B --tokens 128k --video none --repeats 3 \
         --out "$out/prefill.json"
+    ;;
+fp8)
+    videonsa bench prefill --model 7B --weights fp8 --tokens 128k --no-dense --video none \
+        --repeats 3 --out "$out/prefill_fp8.json"
+    python3 benchmarks/weights_error.py --device cuda --out "$out/weights_error.json" || failed=1
     ;;
 peers)
     videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --video none \
@@ -87,7 +93,7 @@ shared)
     done
     ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill, peers, reading, long, train or shared" >&2
+    echo "part $part: want tests, forward, backward, prefill, fp8, peers, reading, long, train or shared" >&2
     exit 2
     ;;
 esac
