@@ -1,33 +1,27 @@
 """`videonsa ask`: load, ask, print."""
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from videonsa.cli import values
+from videonsa.cli.answering import (
+    add_answering_options,
+    add_reading_options,
+    load_model,
+    reading_options,
+    report_end,
+    report_usage,
+    speed_text,
+)
 from videonsa.cli.common import (
     Commands,
     add_command,
-    add_fit_options,
-    add_fresh_gates_option,
-    add_model_options,
-    add_sampling_options,
-    add_weights_option,
-    attention_text,
     emit,
     emit_json,
     quiet_libraries,
     report,
-    sampling_options,
     video_argument,
 )
-from videonsa.cli.generation import (
-    add_generation_options,
-    generation_options,
-    generation_text,
-)
-
-if TYPE_CHECKING:
-    from videonsa.inference.answer import Answer, Usage
+from videonsa.cli.generation import add_generation_options, generation_options
 
 
 def add_parser(commands: Commands) -> None:
@@ -50,24 +44,8 @@ def add_parser(commands: Commands) -> None:
         "video", type=values.name, metavar="VIDEO", help="a video, a folder of images or an image"
     )
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
-    add_model_options(parser)
-    add_weights_option(parser)
-    add_fresh_gates_option(parser)
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
-    parser.add_argument(
-        "--device-map",
-        choices=("auto",),
-        help="spread the layers over the GPUs, for a model larger than one GPU",
-    )
-    add_sampling_options(parser)
-    add_fit_options(parser)
-    parser.add_argument("--system", metavar="TEXT", help="the system message (default: Qwen's)")
-    parser.add_argument(
-        "--decoder",
-        choices=("cpu", "gpu"),
-        default="cpu",
-        help="gpu: decode on an NVIDIA GPU with torchcodec; not tested yet (default: cpu)",
-    )
+    add_answering_options(parser)
+    add_reading_options(parser)
     parser.add_argument(
         "--trace", action="store_true", help="print shapes at each stage (docs/tracing.md)"
     )
@@ -83,38 +61,22 @@ def run(args: Namespace) -> int:
         video = video_argument(args)
         open_source(video, decoder=args.decoder)
 
-        from videonsa.inference.engine import load
         from videonsa.inference.trace import Trace
-        from videonsa.planning.devices import parse_memory
 
-        memory = None if args.memory is None else parse_memory(args.memory)
+        options = reading_options(args)
         trace = Trace(report) if args.trace else None
-        model = load(
-            args.model,
-            base=args.base,
-            revision=args.revision,
-            method=args.attention,
-            fresh_gates=args.fresh_gates,
-            device=args.device,
-            device_map=args.device_map,
-            dtype=args.dtype,
-            weights=args.weights,
-        )
+        model = load_model(args)
         if trace is not None:
             trace.stage("cli/ask", video=args.video, question=repr(args.question))
         stream = model.ask(
             video,
             args.question,
             stream=True,
-            fit=args.fit,
-            memory=memory,
-            decoder=args.decoder,
             trace=trace,
-            **({} if args.system is None else {"system": args.system}),
             **generation_options(args),
-            **sampling_options(args),
+            **options,
         )
-        _report_usage(stream.usage)
+        report_usage(stream.usage)
         for piece in stream:
             if not args.json:
                 emit(piece)
@@ -123,35 +85,10 @@ def run(args: Namespace) -> int:
             emit_json(asked | stream.answer.to_dict())
         else:
             emit("\n")
-        _report_speed(stream.answer)
+        answer = stream.answer
+        report(
+            f"time       video read and encoded in {answer.video_seconds:.2f} s, "
+            f"{speed_text(answer)}"
+        )
+        report_end(answer)
     return 0
-
-
-def _report_usage(usage: "Usage") -> None:
-    report(
-        f"frames     {usage.num_frames} of {usage.width}x{usage.height}, "
-        f"{usage.times[0]:.2f} s to {usage.times[-1]:.2f} s"
-    )
-    report(
-        f"tokens     {usage.video_tokens} video + {usage.prompt_tokens - usage.video_tokens} text "
-        f"= {usage.prompt_tokens} of {usage.context}"
-    )
-    report(f"attention  {attention_text(usage)}")
-    report(f"generation {generation_text(usage.generation)}")
-    for note in usage.notes:
-        report(f"note       {note}")
-    for warning in usage.warnings:
-        report(f"warning    {warning}")
-
-
-def _report_speed(answer: "Answer") -> None:
-    speed = answer.tokens_per_second
-    later = "" if speed is None else f", then {speed:.1f} tokens/s"
-    report(
-        f"time       video read and encoded in {answer.video_seconds:.2f} s, "
-        f"first token after {answer.first_token_seconds:.2f} s{later}"
-    )
-    if answer.stop is not None:
-        report(f"note       ended before {answer.stop!r}")
-    if answer.finish == "length":
-        report(f"note       cut at {answer.new_tokens} tokens: raise --max-new-tokens for more")
