@@ -10,6 +10,7 @@ from PIL import Image
 import videonsa
 from videonsa.errors import UsageError, VideoError
 from videonsa.inference import encoded_clip
+from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import encode_clip
 from videonsa.models.shape import VisionShape
 from videonsa.video import decode
@@ -135,22 +136,22 @@ def test_lost_frames_are_in_neither_the_times_nor_the_positions(qa, tmp_path, mo
         Image.new("RGB", (112, 84), (40 * index, 90, 200)).save(tmp_path / f"{index}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:60])
     given = []
-    forward = type(qa.model).forward
+    passage = Context.passage
 
-    def spy(self, *args, **options):
-        given.append((options.get("video_times"), options.get("video_grid_thw")))
-        return forward(self, *args, **options)
+    def spy(self, ids, vision=(), **options):
+        given.append(vision)
+        return passage(self, ids, vision, **options)
 
-    monkeypatch.setattr(type(qa.model), "forward", spy)
+    monkeypatch.setattr(Context, "passage", spy)
     options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
     answer = qa.ask(tmp_path, "What?", **options)
     assert answer.usage.times == (0.0, 0.5, 1.5, 2.0, 2.5)
     assert answer.usage.warnings == (
         "1 of 6 frames lost between 1.00 s and 1.00 s: the file is damaged or ends early",
     )
-    times, grid = given[0]
-    assert times == ((0.0, 1.5, 2.5),)
-    assert grid.tolist() == [[3, 6, 8]]
+    ((video,),) = given
+    assert video.seconds == (0.0, 1.5, 2.5)
+    assert video.grid == (3, 6, 8)
     assert qa.ask(videonsa.read_video(tmp_path), "What?", **options).text == answer.text
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError, VideoError
 from videonsa.inference import engine
+from videonsa.inference.context import Context
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.recorder.frames import AttentionRecorder
@@ -157,25 +158,30 @@ def test_one_frame_and_one_image_are_served(qa, tmp_path):
     assert qa.ask(tmp_path / "one.png", "What?", max_new_tokens=1).usage.grid == (1, 6, 8)
 
 
+def spied_passages(monkeypatch):
+    """The ids and the images and videos of every passage that is made from here on."""
+    seen = []
+    passage = Context.passage
+
+    def spy(self, ids, vision=(), **options):
+        seen.append((list(ids), vision))
+        return passage(self, ids, vision, **options)
+
+    monkeypatch.setattr(Context, "passage", spy)
+    return seen
+
+
 def test_an_image_is_asked_about_as_an_image(qa, tmp_path, monkeypatch):
-    given = []
-    forward = type(qa.model).forward
-
-    def spy(self, input_ids=None, **options):
-        given.append((input_ids, options.get("image_grid_thw"), options.get("video_grid_thw")))
-        return forward(self, input_ids, **options)
-
-    monkeypatch.setattr(type(qa.model), "forward", spy)
+    given = spied_passages(monkeypatch)
     path = tmp_path / "photo.png"
     Image.effect_noise((840, 560), 80).convert("RGB").save(path)
     plan = videonsa.plan_video(path, qa.name, device="cpu")
     options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
     answer = qa.ask(path, "What?", **options)
-    ids, images, videos = given[0]
-    assert images.tolist() == [[1, 40, 60]]
-    assert videos is None
-    assert (ids == qa.model.config.image_token_id).sum() == 600
-    assert not (ids == qa.model.config.video_token_id).any()
+    ids, (image,) = given[0]
+    assert (image.kind, image.grid) == ("image", (1, 40, 60))
+    assert ids.count(qa.model.config.image_token_id) == 600
+    assert qa.model.config.video_token_id not in ids
     assert answer.usage.video_tokens == plan.sampling.num_tokens == 600
     assert answer.usage.grid == plan.sampling.grid
     for same in (Image.open(path), videonsa.read_video(path, sampling=qa.sampling)):
@@ -375,17 +381,15 @@ def test_position_ids_count_even_steps_or_the_frames_own_times(
     qa, six_seconds, monkeypatch, sampling, expected, read_before
 ):
     """Of six seconds at 8 fps; keyframes count as they stand."""
-    seen = []
-    monkeypatch.setattr(
-        engine, "generate_tokens", lambda _, prompt, **__: seen.append(prompt) or iter([1])
-    )
+    seen = spied_passages(monkeypatch)
     spec = change_sampling(qa.sampling, **sampling)
     clip = videonsa.read_video(six_seconds, sampling=spec)
     if read_before:
-        qa.ask(clip, "What moves?")
+        qa.ask(clip, "What moves?", max_new_tokens=1)
     else:
-        qa.ask(six_seconds, "What moves?", sampling=spec)
-    ((times,),) = (prompt.video_times for prompt in seen)
+        qa.ask(six_seconds, "What moves?", sampling=spec, max_new_tokens=1)
+    ((_, (video,)),) = seen
+    times = video.seconds
     assert list(times) == (list(clip.times[::2]) if expected is None else expected)
     assert build_prompt([clip], "What moves?", tokenizer=qa.tokenizer).video_times == (times,)
 

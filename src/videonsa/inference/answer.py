@@ -1,15 +1,44 @@
 """What a question gives back: the text, and what was used to write it."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from videonsa.errors import UsageError
+from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.generation import TextPieces
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
+from videonsa.models.shape import VisionShape
 from videonsa.planning.budget import AttentionBudget, budget_to_dict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipUsage:
+    """What the model was given of one video or image."""
+
+    times: tuple[float, ...]
+    """Seconds of each frame used."""
+    height: int
+    width: int
+    grid: tuple[int, int, int]
+    """Temporal patches, rows and columns of patches."""
+    video_tokens: int
+
+    @classmethod
+    def of(cls, clip: EncodedClip, vision: VisionShape) -> Self:
+        """Of a clip; its features are not looked at."""
+        grid = clip.grid(vision)
+        tokens = math.prod(grid) // vision.merge_size**2
+        return cls(
+            times=clip.times,
+            height=clip.height,
+            width=clip.width,
+            grid=grid,
+            video_tokens=tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,14 +49,17 @@ class Usage:
     attention: str
     """Name of the method."""
     times: tuple[float, ...]
-    """Seconds of each frame used."""
+    """Seconds of each frame used, of the first video."""
     height: int
     width: int
     grid: tuple[int, int, int]
     """Temporal patches, rows and columns of patches."""
     video_tokens: int
+    """Of all videos and images."""
     prompt_tokens: int
-    """Video and text."""
+    """Video and text, and what was said before."""
+    cached_tokens: int
+    """Of these, read before this question."""
     context: int
     spec: dict[str, Any] | None
     """Parameters of the method; None where it has none."""
@@ -39,6 +71,8 @@ class Usage:
     """What was lost of the video."""
     notes: tuple[str, ...] = ()
     """How the weights are run."""
+    joined: tuple[ClipUsage, ...] = ()
+    """Videos and images after the first."""
 
     @property
     def num_frames(self) -> int:
@@ -127,6 +161,11 @@ class AnswerStream:
         if rest := strings.push(pieces.flush(), tokens=0) + strings.flush():
             text.append(rest)
             yield rest
+        if not seconds:
+            raise UsageError(
+                "the answer was never begun: another question was asked, or the conversation "
+                "changed, before it was read"
+            )
         first, later = seconds[0], sum(seconds[1:])
         self._answer = Answer(
             text="".join(text),

@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from videonsa.errors import UsageError
+from videonsa.inference.context import EncodedVision
 from videonsa.models.features import PATCHES_PER_PART
+from videonsa.models.rope import Grid
 from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, probe, stream_video
 from videonsa.video.parts import Reading
@@ -37,6 +40,17 @@ class EncodedClip:
     notes: tuple[str, ...]
     seconds: float
     """To read and to encode."""
+
+    def grid(self, vision: VisionShape) -> Grid:
+        """(t, h, w) in patches."""
+        patches = -(-len(self.times) // vision.temporal_patch_size)
+        return patches, self.height // vision.patch_size, self.width // vision.patch_size
+
+    def vision(self, shape: VisionShape) -> EncodedVision:
+        """What a model reads of it."""
+        seconds = () if self.is_image else self.position_times[:: shape.temporal_patch_size]
+        kind: Literal["image", "video"] = "image" if self.is_image else "video"
+        return EncodedVision(kind, self.features, self.grid(shape), tuple(seconds))
 
 
 def encode_clip(

@@ -4,15 +4,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
 
 from videonsa.errors import UsageError
-from videonsa.inference.answer import Answer, AnswerStream, Usage
+from videonsa.inference.answer import Answer, AnswerStream
 from videonsa.inference.encoded_clip import EncodedClip, Video, clip_info, encode_clip, plan_clip
-from videonsa.inference.generation import TextPieces, generate_tokens, out_of_memory
+from videonsa.inference.generation import out_of_memory
 from videonsa.inference.sampling import GenerationOptions, GenerationSettings
+from videonsa.inference.session import AnswerOptions, Session
 from videonsa.inference.trace import Trace
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights
@@ -22,7 +23,7 @@ from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.shape import ModelShape, shape_of_config
-from videonsa.planning.budget import attention_budget, check_context
+from videonsa.planning.budget import check_context
 from videonsa.planning.defaults import (
     SETTINGS_FILE,
     SamplingChanges,
@@ -37,16 +38,17 @@ from videonsa.planning.devices import (
     resolve_device,
     resolve_dtype,
 )
-from videonsa.planning.plan import Question
+from videonsa.planning.plan import NEW_TOKENS, Question
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
-from videonsa.video.processing import VideoPrompt, prompt_of_grids
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SOME_QUESTION = "What happens in this video?"
+"""Stands for those to come where a video has to leave room for one."""
 _DEMONSTRATION = (
     "this is the embedded demonstration model: it knows rendered clips of coloured shapes only; "
     "for other videos name a model with --model"
@@ -146,7 +148,6 @@ class _Asked:
 
     tokens: int
     """Of the prompt."""
-    settings: GenerationSettings
     notes: tuple[str, ...]
     advice: Callable[[], str]
     """What to ask for instead, where memory runs out."""
@@ -259,45 +260,135 @@ class VideoQA:
         """
         if trace is not None and recorder is not None:
             raise UsageError("both a trace and a recorder: pass one, a trace is a recorder")
-        check_memory(memory)
-        for name, value, kind in (
-            ("sampling", sampling, SamplingSpec),
-            ("recorder", recorder, Recorder),
-            ("trace", trace, Trace),
-        ):
+        for name, value, kind in (("recorder", recorder, Recorder), ("trace", trace, Trace)):
             if value is not None and not isinstance(value, kind):
                 raise UsageError(f"{name} came as {type(value).__name__}: want {kind.__name__}")
-        settings = self._generation(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            repetition_penalty=repetition_penalty,
-            stop=stop,
-            seed=seed,
+        chosen: AnswerOptions = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "repetition_penalty": repetition_penalty,
+            "stop": stop,
+            "seed": seed,
+        }
+        # Its checks come before the video is read.
+        settings = self.generation_settings(**chosen)
+        session = self._open(
+            video,
+            question,
+            sampling=sampling,
+            system=system,
+            max_new_tokens=settings.max_new_tokens,
+            fit=fit,
+            memory=memory,
+            decoder=decoder,
+            progress=progress,
+            **changes,
         )
-        wanted = self._wanted_sampling(video, sampling, changes)
-        wanted, asked = self._asked(
-            video, wanted, question, system, fit=fit, memory=memory, settings=settings
-        )
-        encode, vision = self.model.encode_frames, self.shape.vision
-        with torch.inference_mode(), out_of_memory(asked.tokens, self.model.device, asked.advice):
-            clip = encode_clip(
-                video, wanted, encode, vision=vision, decoder=decoder, progress=progress
-            )
-        prompt = self._prompt(clip, question, system)
         if trace is not None:
-            self._trace_inputs(trace, clip, prompt)
-        answer = self._stream(clip, prompt, recorder if trace is None else trace, asked)
-        del clip  # its features are in the embedded prompt now
-        return answer if stream else answer.finish()
+            self._trace_inputs(trace, session, question)
+        looking = recorder if trace is None else trace
+        if stream:
+            return session.ask(question, stream=True, recorder=looking, **chosen)
+        return session.ask(question, recorder=looking, **chosen)
 
-    def _generation(self, **options: Any) -> GenerationSettings:
-        return GenerationOptions(**options).resolve(self.model.generation_config)
+    def open(
+        self,
+        video: Video,
+        *,
+        sampling: SamplingSpec | None = None,
+        system: str = DEFAULT_SYSTEM,
+        fit: bool = False,
+        memory: int | None = None,
+        decoder: Decoder = "cpu",
+        progress: bool | None = None,
+        **changes: Unpack[SamplingChanges],
+    ) -> Session:
+        """Read, encode and prefill a video once, to ask many questions about it.
 
-    def _wanted_sampling(
+        Args:
+            video: as for `ask`, like the rest.
+            sampling: which frames; None is the model's own.
+            system: the system message.
+            fit: where the sampling fits neither context nor memory, take the one that does.
+            memory: bytes that `fit` may count on.
+            decoder: as for `read_video`.
+            progress: a bar on stderr while decoding takes over a second.
+            changes: single fields of `sampling`.
+
+        Raises:
+            VideoError: a video that cannot be read.
+            UsageError: an argument outside its domain.
+            BudgetError: what does not fit the context or the memory; says what would.
+
+        """
+        session = self._open(
+            video,
+            _SOME_QUESTION,
+            sampling=sampling,
+            system=system,
+            max_new_tokens=NEW_TOKENS,
+            fit=fit,
+            memory=memory,
+            decoder=decoder,
+            progress=progress,
+            **changes,
+        )
+        session.read()
+        return session
+
+    def _open(
+        self,
+        video: Video,
+        question: str,
+        *,
+        sampling: SamplingSpec | None,
+        system: str,
+        max_new_tokens: int,
+        fit: bool,
+        memory: int | None,
+        decoder: Decoder,
+        progress: bool | None,
+        **changes: Unpack[SamplingChanges],
+    ) -> Session:
+        """A session with a video that is encoded, and read with the first question."""
+        check_memory(memory)
+        if sampling is not None and not isinstance(sampling, SamplingSpec):
+            raise UsageError(f"sampling came as {type(sampling).__name__}: want SamplingSpec")
+        wanted = self.wanted_sampling(video, sampling, changes)
+        wanted, asked = self._asked(
+            video, wanted, question, system, fit=fit, memory=memory, max_new_tokens=max_new_tokens
+        )
+        with out_of_memory(asked.tokens, self.model.device, asked.advice):
+            clip = self.encode(video, wanted, decoder=decoder, progress=progress)
+        session = Session(self, system=system, notes=asked.notes, advice=asked.advice)
+        session.show(clip)
+        return session
+
+    def encode(
+        self,
+        video: Video,
+        sampling: SamplingSpec,
+        *,
+        decoder: Decoder = "cpu",
+        progress: bool | None = None,
+    ) -> EncodedClip:
+        """Read a video and encode its frames; `encode_clip` says what may be raised."""
+        encode, vision = self.model.encode_frames, self.shape.vision
+        with torch.inference_mode():
+            return encode_clip(
+                video, sampling, encode, vision=vision, decoder=decoder, progress=progress
+            )
+
+    def wanted_sampling(
         self, video: Video, sampling: SamplingSpec | None, changes: SamplingChanges
     ) -> SamplingSpec:
+        """The sampling of a video: what is given, or the model's own, with changes.
+
+        Raises:
+            UsageError: for a clip that is read already.
+        """
         given = [name for name, value in changes.items() if value is not None]
         if isinstance(video, VideoClip) and (sampling is not None or given):
             raise UsageError(
@@ -315,7 +406,7 @@ class VideoQA:
         *,
         fit: bool,
         memory: int | None,
-        settings: GenerationSettings,
+        max_new_tokens: int,
     ) -> tuple[SamplingSpec, "_Asked"]:
         """The sampling to take, and what is known of the prompt before anything is decoded.
 
@@ -333,7 +424,7 @@ class VideoQA:
             shape=self.shape,
             machine=self._machine(memory),
             text_tokens=len(ids) - plan.num_tokens,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=max_new_tokens,
         )
         if fit:
             if isinstance(video, VideoClip):
@@ -344,7 +435,7 @@ class VideoQA:
         check_context(
             plan,
             text_tokens=asked.text_tokens,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             context=self.shape.context,
         )
 
@@ -355,59 +446,24 @@ class VideoQA:
             return now.advice(clip_info(video), wanted, plan)
 
         tokens = plan.num_tokens + asked.text_tokens
-        return wanted, _Asked(tokens=tokens, settings=settings, notes=notes, advice=advice)
+        return wanted, _Asked(tokens=tokens, notes=notes, advice=advice)
 
     def _machine(self, memory: int | None) -> Machine:
         found = find_machine(self.model.device)
         return found if memory is None else replace(found, memory=memory)
 
-    def _prompt(self, clip: EncodedClip, question: str, system: str) -> VideoPrompt:
-        vision = self.shape.vision
-        times = clip.position_times[:: vision.temporal_patch_size]
-        grids = [(len(times), clip.height // vision.patch_size, clip.width // vision.patch_size)]
-        return prompt_of_grids(
-            [] if clip.is_image else grids,
-            question,
-            video_times=[] if clip.is_image else [times],
-            image_grids=grids if clip.is_image else [],
-            tokenizer=self.tokenizer,
-            system=system,
-            merge_size=vision.merge_size,
-        )
-
-    def _stream(
-        self,
-        clip: EncodedClip,
-        prompt: VideoPrompt,
-        recorder: Recorder | None,
-        asked: "_Asked",
-    ) -> AnswerStream:
-        stop_ids = self.stop_ids
-        tokens = generate_tokens(
-            self.model,
-            prompt,
-            settings=asked.settings,
-            stop_ids=stop_ids,
-            recorder=recorder,
-            embeds=self._embeds(clip, prompt, asked),
-            advice=asked.advice,
-        )
-        return AnswerStream(
-            tokens,
-            TextPieces(self._decode),
-            usage=self._usage(clip, prompt, asked),
-            stop_ids=stop_ids,
-            video_seconds=clip.seconds,
-        )
-
-    def _embeds(self, clip: EncodedClip, prompt: VideoPrompt, asked: "_Asked") -> torch.Tensor:
-        ids, device = prompt.input_ids, self.model.device
-        with torch.inference_mode(), out_of_memory(ids.shape[1], device, asked.advice):
-            features = {"image_features" if clip.is_image else "video_features": clip.features}
-            return self.model.embed_prompt(ids.to(device), **features)
-
-    def _decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def generation_settings(self, **options: Unpack[AnswerOptions]) -> GenerationSettings:
+        """How tokens are chosen where an answer is asked for with these options.
+
+        Raises:
+            UsageError: a value outside its domain.
+            ModelError: the checkpoint states one, and none was passed.
+        """
+        return GenerationOptions(**options).resolve(self.model.generation_config)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -417,45 +473,15 @@ class VideoQA:
         ids |= set(stated) if isinstance(stated, list | tuple) else {stated}
         return frozenset(token for token in ids if isinstance(token, int))
 
-    def _usage(self, clip: EncodedClip, prompt: VideoPrompt, asked: "_Asked") -> Usage:
-        frames, rows, columns = _grid_of(prompt)
-        tokens_per_frame = rows * columns // self.shape.vision.merge_size**2
-        length = prompt.input_ids.shape[1]
-        method = self.model.method
-        budget = attention_budget(method, prompt_tokens=length, tokens_per_frame=tokens_per_frame)
-        return Usage(
-            model=self.name,
-            attention=method.name,
-            times=clip.times,
-            height=clip.height,
-            width=clip.width,
-            grid=(frames, rows, columns),
-            video_tokens=frames * tokens_per_frame,
-            prompt_tokens=length,
-            context=self.shape.context,
-            spec=method.parameters(),
-            budget=budget,
-            generation=asked.settings,
-            warnings=clip.warnings,
-            notes=(*asked.notes, *clip.notes),
-        )
-
-    def _trace_inputs(self, trace: Trace, clip: EncodedClip, prompt: VideoPrompt) -> None:
-        grid = _grid_of(prompt)
+    def _trace_inputs(self, trace: Trace, session: Session, question: str) -> None:
+        (clip,) = session.clips
+        grid, ids = list(clip.grid(self.shape.vision)), [1, session.count(question)]
         values = self.shape.vision.patch_values
         trace.stage("video/decode", frames=f"{[len(clip.times), 3, clip.height, clip.width]} uint8")
         trace.stage(
             "video/processing",
             pixels=f"{[math.prod(grid), values]} float32",
             grid=grid,
-            ids=prompt.input_ids,
+            ids=f"{ids} int64",
         )
-        trace.stage("inference/engine", prefill=prompt.input_ids, logits=[1, self.shape.vocab_size])
-
-
-def _grid_of(prompt: VideoPrompt) -> list[int]:
-    """(t, h, w) of the video or image that a prompt is about."""
-    grids = prompt.image_grid_thw if prompt.video_grid_thw is None else prompt.video_grid_thw
-    assert grids is not None, "a prompt of one clip has its grid"
-    grid: list[int] = grids[0].tolist()
-    return grid
+        trace.stage("inference/engine", prefill=f"{ids} int64", logits=[1, self.shape.vocab_size])

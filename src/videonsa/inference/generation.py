@@ -1,6 +1,6 @@
 """From a prompt to tokens, and from tokens to text: one prefill, then one step a token."""
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,7 @@ def decode(
     *,
     settings: GenerationSettings,
     stop_ids: Set[int],
+    seen: Collection[int] = (),
     method: AttentionMethod | None = None,
     recorder: Recorder | None = None,
 ) -> Iterator[list[int]]:
@@ -95,10 +96,10 @@ def decode(
         inputs: arguments of the model's forward for what the cache lacks of the prompts, all
             ending at the same place.
         cache: what was read before, which may be nothing; it grows.
-        settings: how tokens are chosen, and how many at most; the tokens of `inputs` count as
-            seen, those of the cache do not.
+        settings: how tokens are chosen, and how many at most.
         stop_ids: tokens that end the answer of a sample. It is decoded on, to no purpose, until
             all have ended.
+        seen: tokens that count as seen beside those of `inputs`, for the repetition penalty.
         method: how prompts and answers attend; None is as the model does.
         recorder: collects where the answers looked.
 
@@ -124,7 +125,11 @@ def decode(
             logits = output.logits[:, -1].to(model.device, torch.float32)
             if sampler is None:
                 sampler = Sampler.of(model, settings, batch_size=len(logits))
-                sampler.see(inputs["input_ids"], inputs.get("attention_mask"))
+                rows = inputs.get("rows")
+                mask = inputs.get("attention_mask") if rows is None else rows.attention_mask
+                sampler.see(inputs["input_ids"], mask)
+                if seen:
+                    sampler.see(torch.tensor([list(seen)], device=model.device))
             ids = sampler(logits)
             tokens: list[int] = ids.tolist()
             inputs = {"input_ids": ids[:, None]}

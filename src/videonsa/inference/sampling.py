@@ -44,8 +44,8 @@ class GenerationOptions:
     """Draw from so many of the likeliest tokens; 0 is all."""
     repetition_penalty: float | None = None
     """Above 1, tokens of the prompt and of the answer so far become less likely; 1 is none."""
-    stop: tuple[str, ...] | None = None
-    """The answer ends before the first of these texts; a list or a single text is taken too."""
+    stop: Sequence[str] | None = None
+    """The answer ends before the first of these texts, kept as a tuple; or of a single one."""
     seed: int | None = None
     """Makes drawing repeatable."""
 

@@ -81,6 +81,9 @@ class SparseVideoModel:
     * `input_ids`: int64 `[B, T]`. Always needed: vision rows are found by token id.
     * `attention_mask`: `[B, T]` or `[B, S]`, 0 where padded.
     * `position_ids`: int64 `[3, B, T]`, in place of the computed ones.
+    * `rows`: the new rows as `describe` gives them, or a part of these (`cut_rows`), in place of
+      masks, positions, grids and times: so that a prompt may be read in parts that end anywhere,
+      inside a frame too. With `inputs_embeds`.
     * `past_key_values`: a `VideoNSACache`, which the call extends.
     * `use_cache`: whether to return one; by default unless training.
     * `inputs_embeds`: `[B, T, hidden]`, in place of the embedded ids and pixels.
@@ -134,6 +137,7 @@ class SparseVideoModel:
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        rows: NewRows | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -169,13 +173,23 @@ class SparseVideoModel:
             check_goes_whole(what, method, recorder, *given)
             use_cache, rows_per_chunk = False, 0
         cache = self._cache(past_key_values, use_cache)
-        temporal_ids = method.temporal_ids or self.config.nsa_spec.temporal_ids
         times = (video_times, second_per_grid_ts)
+        temporal_ids = self._temporal_ids(method)
         vision = vision_inputs(image_grid_thw, video_grid_thw, *times, temporal_ids=temporal_ids)
         past = 0 if cache is None else cache.get_seq_length()
         mask = row_mask(input_ids, attention_mask, past=past)
-        types = self._token_types(input_ids) * mask
-        rows = self._describe(types, mask, position_ids, vision, cache, temporal_ids, lengths)
+        if rows is None:
+            rows = self.describe(
+                input_ids,
+                vision,
+                mask=mask,
+                start=() if cache is None else cache.next_position,
+                position_ids=position_ids,
+                lengths=lengths,
+                method=method,
+            )
+        elif inputs_embeds is None:
+            raise UsageError("rows without inputs_embeds: pass the embedded prompt too")
         if cp_group is not None and cache is not None:
             check_prefill(
                 rows,
@@ -191,7 +205,7 @@ class SparseVideoModel:
             chunk = chunk_of_rows(rows_per_chunk, method, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
             pixels = (pixel_values, pixel_values_videos)
-            inputs_embeds = self._embed(input_ids, types, *pixels, vision, cp_group)
+            inputs_embeds = self._embed(input_ids, mask, *pixels, vision, cp_group)
         call = _Call(
             method=method,
             recorder=recorder,
@@ -330,6 +344,59 @@ class SparseVideoModel:
         """
         return encode_frames(self._tower, self.config.vision_config, parts)
 
+    def describe(
+        self,
+        input_ids: Tensor,
+        vision: VisionInputs,
+        *,
+        mask: Tensor | None = None,
+        start: Sequence[int] = (),
+        position_ids: Tensor | None = None,
+        lengths: list[int] | None = None,
+        method: AttentionMethod | None = None,
+    ) -> NewRows:
+        """The `rows` of `forward`.
+
+        Args:
+            input_ids: int64 `[B, T]`.
+            vision: the images and videos among them.
+            mask: bool `[B, T]`, False where padded.
+            start: the first position id of each sample, `next_position` of a cache; none is 0.
+            position_ids: int64 `[3, B, T]`, in place of the computed ones.
+            lengths: rows of each sample, where several are packed.
+            method: how they will attend; None is as the model does.
+
+        Raises:
+            UsageError: grids or times that do not match the vision tokens.
+        """
+        shape = input_ids.shape
+        if position_ids is not None and position_ids.shape != (3, *shape):
+            raise UsageError(
+                f"position_ids is {list(position_ids.shape)}: want {[3, *shape]} (t, h, "
+                "w), or none to have them computed"
+            )
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
+        return describe_rows(
+            self._token_types(input_ids) * mask,
+            mask,
+            vision,
+            start=start or [0] * shape[0],
+            rules=self.position_rules(method),
+            position_ids=position_ids,
+            lengths=lengths,
+        )
+
+    def position_rules(self, method: AttentionMethod | None = None) -> PositionRules:
+        """Of the position ids; a method may have been made for others than the model's."""
+        return PositionRules(
+            tokens_per_second=self.config.vision_config.tokens_per_second,
+            merge_size=self.config.vision_config.spatial_merge_size,
+            temporal_ids=self._temporal_ids(method or self.method),
+        )
+
+    def _temporal_ids(self, method: AttentionMethod) -> TemporalIds:
+        return method.temporal_ids or self.config.nsa_spec.temporal_ids
+
     def embed_prompt(
         self,
         input_ids: Tensor,
@@ -373,40 +440,10 @@ class SparseVideoModel:
         types = torch.where(input_ids == self.config.video_token_id, TokenType.VIDEO, 0)
         return types + torch.where(input_ids == self.config.image_token_id, TokenType.IMAGE, 0)
 
-    def _describe(
-        self,
-        types: Tensor,
-        mask: Tensor,
-        position_ids: Tensor | None,
-        vision: VisionInputs,
-        cache: VideoNSACache | None,
-        temporal_ids: TemporalIds,
-        lengths: list[int] | None,
-    ) -> NewRows:
-        batch, length = types.shape
-        if position_ids is not None and position_ids.shape != (3, batch, length):
-            raise UsageError(
-                f"position_ids is {list(position_ids.shape)}: want [3, {batch}, {length}] (t, h, "
-                "w), or none to have them computed"
-            )
-        return describe_rows(
-            types,
-            mask,
-            vision,
-            start=(cache.next_position if cache is not None else []) or [0] * batch,
-            rules=PositionRules(
-                tokens_per_second=self.config.vision_config.tokens_per_second,
-                merge_size=self.config.vision_config.spatial_merge_size,
-                temporal_ids=temporal_ids,
-            ),
-            position_ids=position_ids,
-            lengths=lengths,
-        )
-
     def _embed(
         self,
         input_ids: Tensor,
-        types: Tensor,
+        mask: Tensor,
         image_pixels: Tensor | None,
         video_pixels: Tensor | None,
         vision: VisionInputs,
@@ -417,6 +454,7 @@ class SparseVideoModel:
         if cp_group is not None:
             size = self.config.vision_config.spatial_merge_size
             encode = partial(share_encoding, encode, cp_group=cp_group, merge_size=size)
+        types = self._token_types(input_ids) * mask
         embeds: Tensor = self.get_input_embeddings()(input_ids)
         for kind, pixels, grids in (
             (TokenType.IMAGE, image_pixels, vision.image_grids),

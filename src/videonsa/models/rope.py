@@ -67,7 +67,9 @@ def mrope_position_ids(
     for grid, (begin, end) in zip(grids, segments, strict=True):
         position = _advance_text(ids[:, done:begin], position)
         seconds = _seconds(times, grid, temporal_ids) if types[begin] == TokenType.VIDEO else None
-        ids[:, begin:end] = position + _segment_ids(grid, seconds, tokens_per_second, merge_size)
+        ids[:, begin:end] = position + segment_ids(
+            grid, seconds, tokens_per_second=tokens_per_second, merge_size=merge_size
+        )
         position = int(ids[:, begin:end].max()) + 1
         done = end
     if next(times, None) is not None:
@@ -156,10 +158,21 @@ def _seconds(
     return np.arange(grid[0], dtype=np.float64) * period
 
 
-def _segment_ids(
-    grid: Grid, seconds: NDArray[np.float64] | None, tokens_per_second: float, merge_size: int
+def segment_ids(
+    grid: Grid,
+    seconds: NDArray[np.float64] | None,
+    *,
+    tokens_per_second: float,
+    merge_size: int,
 ) -> NDArray[np.int64]:
-    """Ids of one image (no seconds) or video from 0, `[3, t * h * w]` over the merged grid."""
+    """Ids of one image or video from 0, `[3, t * h * w]` over the merged grid.
+
+    Args:
+        grid: (t, h, w) in patches.
+        seconds: of each temporal patch since the first of the video; None for an image.
+        tokens_per_second: as for `mrope_position_ids`.
+        merge_size: as for `mrope_position_ids`.
+    """
     shape = (grid[0], grid[1] // merge_size, grid[2] // merge_size)
     ids: NDArray[np.int64] = np.indices(shape).reshape(3, -1)
     if seconds is not None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from videonsa.models.rope import (
     TemporalIds,
     TokenType,
     mrope_position_ids,
+    segment_ids,
     vision_segments,
 )
 
@@ -46,6 +48,15 @@ class NewRows(NamedTuple):
     is_padded: bool
     lengths: list[int] | None = None
     """Rows of each sample where several are packed, B = 1."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same rows with their tensors on a device."""
+        return self._replace(
+            vision_mask=self.vision_mask.to(device),
+            attention_mask=self.attention_mask.to(device),
+            position_ids=self.position_ids.to(device),
+            next_positions=self.next_positions.to(device),
+        )
 
 
 def row_mask(input_ids: Tensor, attention_mask: Tensor | None, *, past: int) -> Tensor:
@@ -234,6 +245,56 @@ def describe_rows(
         has_vision=bool(types.any()),
         is_padded=not bool(mask.all()),
         lengths=lengths,
+    )
+
+
+def describe_frames(
+    seconds: Sequence[float],
+    size: tuple[int, int],
+    *,
+    start: int,
+    after: int,
+    rules: PositionRules,
+    device: torch.device,
+) -> NewRows:
+    """Describe frames that follow those of a video read so far.
+
+    Args:
+        seconds: of the first frame of each new temporal patch, since the first of the video.
+        size: rows and columns of patches of a frame.
+        start: position id at which the video begins.
+        after: the position id that text would get before these frames.
+        rules: of the position ids.
+        device: of the result.
+
+    Raises:
+        UsageError: a rule of temporal ids for which all frames have to be known.
+    """
+    if rules.temporal_ids != "exact":
+        raise UsageError(
+            f"temporal_ids={rules.temporal_ids!r}: more frames of a video can follow with "
+            "'exact' only"
+        )
+    grid = (len(seconds), *size)
+    ids = torch.from_numpy(
+        start
+        + segment_ids(
+            grid,
+            np.asarray(seconds, dtype=np.float64),
+            tokens_per_second=rules.tokens_per_second,
+            merge_size=rules.merge_size,
+        )
+    )
+    length = ids.shape[1]
+    tokens = torch.ones(1, length, dtype=torch.bool, device=device)
+    return NewRows(
+        vision_mask=tokens,
+        attention_mask=tokens,
+        position_ids=ids[:, None].to(device),
+        next_positions=(ids.amax(0) + 1).cummax(0).values.clamp(min=after)[None].to(device),
+        frame_sizes=[[length // grid[0]] * grid[0]],
+        has_vision=True,
+        is_padded=False,
     )
 
 

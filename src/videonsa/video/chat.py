@@ -16,10 +16,10 @@ Role = Literal["system", "user", "assistant"]
 IGNORED_LABEL = -100
 """The label of tokens without loss, as torch's cross entropy skips it."""
 
-_IM_START, _IM_END = "<|im_start|>", "<|im_end|>"
-_VISION_START, _VISION_END = "<|vision_start|>", "<|vision_end|>"
-_PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
-_SPECIAL_TOKENS = (_IM_START, _IM_END, _VISION_START, _VISION_END, *_PADS.values())
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+_SPECIAL_TOKENS = (IM_START, IM_END, VISION_START, VISION_END, *PADS.values())
 
 
 class ChatTokenizer(Protocol):
@@ -74,7 +74,7 @@ class _Piece(NamedTuple):
     repeats: int = 1
 
 
-_ASSISTANT_HEAD = (_Piece(_IM_START, special=True), _Piece("assistant\n"))
+_ASSISTANT_HEAD = (_Piece(IM_START, special=True), _Piece("assistant\n"))
 
 
 def chat_text(
@@ -143,15 +143,28 @@ def turn_tokens(turns: Iterable[ChatTurn], *, tokenizer: ChatTokenizer) -> Itera
         yield _encode(_turn(turn), tokenizer)
 
 
+def check_text(name: str, text: object) -> None:
+    """Refuse what is no text: UsageError."""
+    if not isinstance(text, str):
+        raise UsageError(f"{name} came as {type(text).__name__}; wanted a str; pass the text")
+
+
+def check_question(question: object) -> None:
+    """Refuse what is no text, or empty: UsageError."""
+    check_text("question", question)
+    if not str(question).strip():
+        raise UsageError("question came empty; wanted a text; ask something about the video")
+
+
 def _encode(pieces: Iterable[_Piece], tokenizer: ChatTokenizer) -> ChatTokens:
-    special_ids = {token: _special_id(tokenizer, token) for token in _SPECIAL_TOKENS}
+    special_ids = format_ids(tokenizer)
     ids: list[int] = []
     labels: list[int] = []
     for piece in pieces:
         if piece.special:
             encoded = [special_ids[piece.text]] * piece.repeats
         else:
-            encoded = _encode_plain(piece.text, tokenizer, special_ids)
+            encoded = encode_text(piece.text, tokenizer, special_ids)
         ids += encoded
         labels += encoded if piece.learned else [IGNORED_LABEL] * len(encoded)
     return ChatTokens(ids, labels)
@@ -165,11 +178,8 @@ def _chat(
     history: Sequence[tuple[str, str]],
     answer: str | None,
 ) -> Iterator[_Piece]:
-    for name, text in (("question", question), ("system", system)):
-        if not isinstance(text, str):
-            raise UsageError(f"{name} came as {type(text).__name__}; wanted a str; pass the text")
-    if not question.strip():
-        raise UsageError("question came empty; wanted a text; ask something about the video")
+    check_text("system", system)
+    check_question(question)
     yield from _turn(ChatTurn("system", (system,)))
     for asked, answered in history:
         yield from _turn(ChatTurn("user", (*vision, asked)))
@@ -189,7 +199,7 @@ def _turn(turn: ChatTurn) -> Iterator[_Piece]:
         yield from _ASSISTANT_HEAD
         text = ""
     else:
-        yield _Piece(_IM_START, special=True)
+        yield _Piece(IM_START, special=True)
         # One piece with the role where no token stands between: a text that starts with a line
         # break merges with the one before it, as in the published template.
         text = f"{turn.role}\n"
@@ -200,13 +210,23 @@ def _turn(turn: ChatTurn) -> Iterator[_Piece]:
         if text:
             yield _Piece(text)
             text = ""
-        yield _Piece(_VISION_START, special=True)
-        yield _Piece(_PADS[part.kind], special=True, repeats=part.num_tokens)
-        yield _Piece(_VISION_END, special=True)
+        yield _Piece(VISION_START, special=True)
+        yield _Piece(PADS[part.kind], special=True, repeats=part.num_tokens)
+        yield _Piece(VISION_END, special=True)
     if text:
         yield _Piece(text, learned=learned)
-    yield _Piece(_IM_END, special=True, learned=learned)
+    yield _Piece(IM_END, special=True, learned=learned)
     yield _Piece("\n")
+
+
+def format_ids(tokenizer: ChatTokenizer) -> dict[str, int]:
+    """The id of each special token of the format.
+
+    Raises:
+        ModelError: a tokenizer without one of them.
+
+    """
+    return {token: _special_id(tokenizer, token) for token in _SPECIAL_TOKENS}
 
 
 def _special_id(tokenizer: ChatTokenizer, token: str) -> int:
@@ -219,7 +239,14 @@ def _special_id(tokenizer: ChatTokenizer, token: str) -> int:
     return token_id
 
 
-def _encode_plain(text: str, tokenizer: ChatTokenizer, special_ids: dict[str, int]) -> list[int]:
+def encode_text(text: str, tokenizer: ChatTokenizer, special_ids: dict[str, int]) -> list[int]:
+    """Encode one piece of plain text; special tokens of the format in it are text.
+
+    Raises:
+        UsageError: text that is not valid Unicode.
+        ModelError: a tokenizer that gives special tokens for it.
+
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

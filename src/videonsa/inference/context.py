@@ -1,0 +1,259 @@
+"""`Context`: what a model has read. It is read on in parts that end anywhere, and gone back in."""
+
+import math
+from collections.abc import Collection, Iterator, Sequence, Set
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from videonsa.inference.generation import decode, not_finite
+from videonsa.inference.sampling import GenerationSettings
+from videonsa.models.cache import VideoNSACache
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.rope import Grid
+from videonsa.models.rows import NewRows, VisionInputs, cut_rows, describe_frames
+
+
+class EncodedVision(NamedTuple):
+    """An image or a video as the tower encoded it."""
+
+    kind: Literal["image", "video"]
+    features: Tensor
+    """`[M, hidden]`, a row for each merged token."""
+    grid: Grid
+    """(t, h, w) in patches."""
+    seconds: tuple[float, ...] = ()
+    """Of a video, of the first frame of each temporal patch, as position ids count them."""
+
+
+class Passage(NamedTuple):
+    """T tokens of each of B samples, ready to be read."""
+
+    ids: Tensor
+    """int64 `[B, T]`."""
+    embeds: Tensor
+    """`[B, T, hidden]`, with the features of images and videos."""
+    rows: NewRows
+    """What they are and where they stand."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.ids.shape[1]
+
+    def cut(self, start: int, stop: int) -> Self:
+        """The tokens [start, stop); it may cut a frame."""
+        own = slice(start, stop)
+        return self._replace(
+            ids=self.ids[:, own],
+            embeds=self.embeds[:, own],
+            rows=cut_rows(self.rows, start, stop),
+        )
+
+
+class Context:
+    """The tokens that a model has read, of one sample or of a batch of B, in its KV cache."""
+
+    def __init__(
+        self,
+        model: VideoNSAForConditionalGeneration,
+        *,
+        method: AttentionMethod | None = None,
+        cache: VideoNSACache | None = None,
+    ) -> None:
+        """Begin with nothing read, or with what a cache holds.
+
+        Args:
+            model: in evaluation mode.
+            method: how its tokens attend; None is as the model does.
+            cache: of the same model and method.
+        """
+        self.model = model
+        self.method = model.method if method is None else method
+        self.cache = VideoNSACache() if cache is None else cache
+
+    @property
+    def num_tokens(self) -> int:
+        """Read so far, of each sample."""
+        return self.cache.tokens.vision_mask.shape[1]
+
+    @torch.inference_mode()
+    def passage(
+        self,
+        ids: Sequence[int] | Tensor,
+        vision: Sequence[EncodedVision] = (),
+        *,
+        mask: Tensor | None = None,
+        start: Sequence[int] | None = None,
+    ) -> Passage:
+        """Make tokens ready to be read after those read so far.
+
+        Args:
+            ids: of the one sample; or int64 `[B, T]`.
+            vision: the images and videos that stand in them, in order, samples concatenated.
+            mask: bool `[B, T]`, False where padded.
+            start: the position id that the first token of each sample gets, in place of the next.
+
+        Raises:
+            UsageError: images or videos that do not match the ids.
+        """
+        # Described on the CPU, where the ids come from: nothing waits for the device.
+        given = ids.cpu() if isinstance(ids, Tensor) else torch.tensor([list(ids)])
+        images = [one for one in vision if one.kind == "image"]
+        videos = [one for one in vision if one.kind == "video"]
+        rows = self.model.describe(
+            given,
+            VisionInputs(
+                [one.grid for one in images],
+                [one.grid for one in videos],
+                [one.seconds for one in videos],
+            ),
+            mask=None if mask is None else mask.cpu(),
+            start=self.cache.next_position if start is None else start,
+            method=self.method,
+        )
+        device = self.model.device
+        embeds = self.model.embed_prompt(
+            given.to(device), image_features=_features(images), video_features=_features(videos)
+        )
+        return Passage(given.to(device), embeds, rows.to(device))
+
+    @torch.inference_mode()
+    def frames(
+        self, features: Tensor, size: tuple[int, int], seconds: Sequence[float], *, start: int
+    ) -> Passage:
+        """Make more frames of the video that was read last ready to be read, of one sample.
+
+        Args:
+            features: `[M, hidden]`, of whole temporal patches.
+            size: rows and columns of patches of a frame.
+            seconds: of the first frame of each temporal patch, since the first of the video.
+            start: position id at which the video begins.
+
+        Raises:
+            UsageError: a rule of temporal ids for which all frames have to be known.
+        """
+        (after,) = self.cache.next_position
+        rows = describe_frames(
+            seconds,
+            size,
+            start=start,
+            after=after,
+            rules=self.model.position_rules(self.method),
+            device=self.model.device,
+        )
+        token = self.model.config.video_token_id
+        ids = torch.full((1, len(features)), token, device=self.model.device)
+        return Passage(ids, features[None], rows)
+
+    @torch.inference_mode()
+    def read(self, passage: Passage, *, recorder: Recorder | None = None) -> Tensor:
+        """Read on; gives the logits `[B, vocabulary]` after the last token."""
+        logits: Tensor = self.model(
+            input_ids=passage.ids,
+            inputs_embeds=passage.embeds,
+            rows=passage.rows,
+            past_key_values=self.cache,
+            method=self.method,
+            recorder=recorder,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]
+
+    def go_back(self, num_tokens: int) -> None:
+        """Forget all but the first tokens."""
+        self.cache.crop(num_tokens - self.num_tokens)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is read inside is forgotten at the end."""
+        before = self.num_tokens
+        try:
+            yield
+        finally:
+            self.go_back(before)
+
+    def answer(
+        self,
+        passage: Passage,
+        *,
+        settings: GenerationSettings,
+        stop_ids: Set[int],
+        seen: Collection[int] = (),
+        recorder: Recorder | None = None,
+    ) -> Iterator[list[int]]:
+        """Read on, then decode a token of every sample at a time.
+
+        Args:
+            passage: what is read before the answer.
+            settings: how tokens are chosen.
+            stop_ids: tokens that end the answer of a sample.
+            seen: tokens that count as seen beside those of the passage, for the repetition penalty.
+            recorder: collects where the answers looked.
+
+        Yields:
+            The next id of each sample; all but the last of these are read too.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        first = {
+            "input_ids": passage.ids,
+            "inputs_embeds": passage.embeds,
+            "rows": passage.rows,
+        }
+        return decode(
+            self.model,
+            first,
+            self.cache,
+            settings=settings,
+            stop_ids=stop_ids,
+            seen=seen,
+            method=self.method,
+            recorder=recorder,
+        )
+
+    @torch.inference_mode()
+    def likeliest(self, passage: Passage, candidates: Sequence[Sequence[int]]) -> int:
+        """Read on, in one sample, and weigh what may follow; the passage stays read.
+
+        Args:
+            passage: up to where the answer begins.
+            candidates: the ids of each answer, with the token that ends it.
+
+        Returns:
+            Which candidate the model would write with the highest probability; the first of equals.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        logits = self.read(passage)[:, None]
+        scores = []
+        for ids in candidates:
+            rows = logits
+            if len(ids) > 1:
+                with self.aside():
+                    shown = torch.tensor([ids[:-1]], device=logits.device)
+                    more = self.model(
+                        input_ids=shown, past_key_values=self.cache, method=self.method
+                    )
+                rows = torch.cat([logits, more.logits], dim=1)
+            wanted = torch.tensor(ids, device=logits.device)[:, None]
+            scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))
+        if not all(map(math.isfinite, scores)):
+            raise not_finite("an answer to weigh")
+        return scores.index(max(scores))
+
+
+def until_stop(ids: Sequence[int], stop_ids: Set[int]) -> list[int]:
+    """The ids of an answer without what ended it, and what was decoded after that."""
+    stops = [place for place, token in enumerate(ids) if token in stop_ids]
+    return list(ids[: stops[0]] if stops else ids)
+
+
+def _features(vision: Sequence[EncodedVision]) -> Tensor | None:
+    return torch.cat([one.features for one in vision]) if vision else None

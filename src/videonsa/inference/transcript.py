@@ -1,0 +1,177 @@
+"""`Transcript`: a chat with images and videos, and how much of it a model has read."""
+
+from collections.abc import Iterator, Sequence, Set
+from copy import copy
+from typing import NamedTuple
+
+from videonsa.inference.context import Context, EncodedVision, Passage
+from videonsa.inference.sampling import GenerationSettings
+from videonsa.models.chunks import why_at_once
+from videonsa.models.recorder.protocol import Recorder
+from videonsa.video.chat import ChatTokenizer, Role, VisionSlot
+from videonsa.video.chat_writer import ChatWriter
+
+
+class Part(NamedTuple):
+    """Tokens of a chat in order, with the images and videos that stand in them."""
+
+    ids: list[int]
+    vision: tuple[EncodedVision, ...] = ()
+
+
+class Mark(NamedTuple):
+    """A place in a transcript to go back to."""
+
+    num_tokens: int
+    """Up to here, read or not."""
+    unread: tuple[Part, ...]
+    """What of them was not read when the mark was made."""
+    writer: ChatWriter
+    seen: frozenset[int]
+
+    def count(self, question: str) -> int:
+        """Tokens that a question asked from here on adds to the prompt."""
+        writer = copy(self.writer)
+        return len(writer.add("user", question)) + len(writer.begin_answer())
+
+
+class Transcript:
+    """Parts are added, and read when an answer is wanted, or before.
+
+    Where the method of the context does not allow a prompt to be read in parts, or tokens to be
+    read before what follows them, every answer reads all from the beginning.
+    """
+
+    def __init__(self, context: Context, tokenizer: ChatTokenizer) -> None:
+        self.context = context
+        self._writer = ChatWriter(tokenizer)
+        self._unread: list[Part] = []
+        self._seen: set[int] = set()
+
+    @property
+    def why_reread(self) -> str | None:
+        """Why every answer reads all from the beginning; None where it need not."""
+        method = self.context.method
+        if not method.is_causal:
+            return "what follows a video changes how it attends"
+        return why_at_once(method)
+
+    @property
+    def num_read(self) -> int:
+        """Tokens that need not be read again."""
+        return 0 if self.why_reread else self.context.num_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far, without text that is held back."""
+        return self.num_read + sum(len(part.ids) for part in self._unread)
+
+    @property
+    def in_vision(self) -> bool:
+        """Whether an image or video is the last that was added."""
+        return self._writer.in_vision
+
+    def add(self, role: Role, *parts: str | EncodedVision) -> None:
+        """Add to the open turn of that role, or begin one.
+
+        Raises:
+            UsageError: vision outside a user's turn, or text that is not valid Unicode.
+        """
+        written = [
+            part if isinstance(part, str) else VisionSlot(part.kind, len(part.features))
+            for part in parts
+        ]
+        vision = tuple(part for part in parts if not isinstance(part, str))
+        self._queue(self._writer.add(role, *written), vision)
+
+    def mark(self) -> Mark:
+        """Where the transcript stands."""
+        unread = tuple(self._unread)
+        return Mark(self.num_tokens, unread, copy(self._writer), frozenset(self._seen))
+
+    def go_back(self, mark: Mark) -> None:
+        """Forget what was added since."""
+        if self.num_read >= mark.num_tokens:
+            self.context.go_back(mark.num_tokens)
+            self._unread = []
+        else:
+            self._unread = list(mark.unread)
+        self._writer, self._seen = copy(mark.writer), set(mark.seen)
+
+    def read(self) -> None:
+        """Read what was added, unless every answer has to read all."""
+        if self._unread and self.why_reread is None:
+            self.context.read(self._passage())
+            self._unread = []
+
+    def read_frames(self, more: EncodedVision, seconds: Sequence[float], *, start: int) -> None:
+        """Read more frames of the video that is open.
+
+        Args:
+            more: their features.
+            seconds: of the first frame of each temporal patch, since the first of the video.
+            start: position id at which the video begins.
+        """
+        self.read()
+        size = more.grid[1:]
+        self.context.read(self.context.frames(more.features, size, seconds, start=start))
+
+    def answer(
+        self,
+        *,
+        settings: GenerationSettings,
+        stop_ids: Set[int],
+        recorder: Recorder | None = None,
+    ) -> Iterator[int]:
+        """Let the assistant answer; what it says stays in the transcript, also where it is stopped.
+
+        Yields:
+            The ids of the answer as they come, the one that ends it included.
+        """
+        before = self.mark()
+        said: list[int] = []
+        try:
+            self._queue(self._writer.begin_answer())
+            if self.why_reread:
+                self.context = Context(self.context.model, method=self.context.method)
+            asked = len(self._unread)
+            steps = self.context.answer(
+                self._passage(),
+                settings=settings,
+                stop_ids=stop_ids,
+                seen=self._seen,
+                recorder=recorder,
+            )
+            for (token,) in steps:
+                said.append(token)
+                yield token
+        finally:
+            if said:
+                self._end_answer(said, stop_ids, asked)
+            else:
+                self.go_back(before)
+
+    def _end_answer(self, said: list[int], stop_ids: Set[int], asked: int) -> None:
+        """Keep what was said; its last token was not read.
+
+        Args:
+            said: the ids of the answer.
+            stop_ids: that end one; the format has its own.
+            asked: unread parts up to the answer.
+        """
+        text = said[:-1] if said[-1] in stop_ids else said
+        self._seen.update(said)
+        if self.why_reread:
+            self._unread = [*self._unread[:asked], Part(text)]
+        else:
+            self._unread = [Part(said[-1:])] if said[-1] not in stop_ids else []
+
+    def _queue(self, ids: list[int], vision: tuple[EncodedVision, ...] = ()) -> None:
+        self._seen.update(ids)
+        if ids:
+            self._unread.append(Part(ids, vision))
+
+    def _passage(self) -> Passage:
+        ids = [token for part in self._unread for token in part.ids]
+        vision = [one for part in self._unread for one in part.vision]
+        return self.context.passage(ids, vision)

@@ -1,0 +1,192 @@
+"""A conversation about a video that is read once."""
+
+import gc
+
+import pytest
+import torch
+from PIL import Image
+
+import videonsa
+from videonsa.errors import BudgetError, UsageError
+from videonsa.inference.context import Context
+from videonsa.models.methods import Dense
+from videonsa.video.chat import ChatTurn, VisionSlot, turn_tokens
+
+
+@pytest.fixture(scope="module")
+def qa(tiny_folder):
+    return videonsa.load(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def forwards(qa, monkeypatch):
+    """How many tokens each call of the model reads."""
+    seen = []
+    forward = type(qa.model).forward
+
+    def spy(self, input_ids=None, **options):
+        seen.append(input_ids.shape[1])
+        return forward(self, input_ids, **options)
+
+    monkeypatch.setattr(type(qa.model), "forward", spy)
+    return seen
+
+
+DRAWN = {"max_new_tokens": 6, "temperature": 1.0, "seed": 3}
+
+
+def test_a_question_after_a_video_is_the_question_about_it(qa, clip_path, forwards):
+    wanted = [qa.ask(clip_path, text, **DRAWN).text for text in ("What moves?", "Where?")]
+    session = qa.open(clip_path)
+    del forwards[:]
+    answers = [session.ask(text, fresh=True, **DRAWN) for text in ("What moves?", "Where?")]
+    assert [answer.text for answer in answers] == wanted
+    assert max(forwards) < 20  # the video's 48 tokens were not read again
+    usage = answers[1].usage
+    assert usage.cached_tokens + 1 < usage.prompt_tokens
+    assert usage.video_tokens == 48
+    assert answers[1].video_seconds == answers[0].video_seconds
+
+
+def test_a_follow_up_reads_what_was_said_before(qa, clip_path):
+    session = qa.open(clip_path)
+    first = session.ask("What moves?", max_new_tokens=3)
+    held = session.num_tokens
+    second = session.ask("And then?", max_new_tokens=3)
+    assert second.usage.prompt_tokens == held + len(
+        qa.tokenizer.encode("<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n")
+    ) + len(qa.tokenizer.encode("<|im_start|>assistant\n"))
+    assert second.usage.cached_tokens >= first.usage.prompt_tokens
+    assert [turn.role for turn in session.turns] == ["user", "assistant"] * 2
+    assert session.turns[1].text == first.text
+    assert second.video_seconds == 0
+
+
+def test_a_conversation_equals_the_whole_chat_as_one_prompt(qa, clip_path, tmp_path):
+    """Text said elsewhere, an image in the middle, a second video: all as `ChatTurn` can say."""
+    Image.effect_noise((112, 84), 80).convert("RGB").save(tmp_path / "photo.png")
+    session = qa.open(clip_path, system="Be brief.", max_frames=6)
+    session.say("user", "What moves?")
+    session.say("assistant", "A square.")
+    session.join(tmp_path / "photo.png")
+    session.say("user", " and this?")
+    session.say("assistant", "Noise.")
+    session.join(clip_path, max_frames=2)
+    passages = []
+    passage = Context.passage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Context,
+            "passage",
+            lambda self, *given: passages.append(passage(self, *given)) or passages[-1],
+        )
+        answer = session.ask("The same?", max_new_tokens=1)
+    counts = [clip.grid(qa.shape.vision) for clip in session.clips]
+    sizes = [t * h * w // 4 for t, h, w in counts]
+    turns = [
+        ChatTurn("system", ("Be brief.",)),
+        ChatTurn("user", (VisionSlot("video", sizes[0]), "What moves?")),
+        ChatTurn("assistant", ("A square.",)),
+        ChatTurn("user", (VisionSlot("image", sizes[1]), " and this?")),
+        ChatTurn("assistant", ("Noise.",)),
+        ChatTurn("user", (VisionSlot("video", sizes[2]), "The same?")),
+    ]
+    wanted = sum(len(one.ids) for one in turn_tokens(turns, tokenizer=qa.tokenizer))
+    head = len(qa.tokenizer.encode("<|im_start|>assistant\n"))
+    assert answer.usage.prompt_tokens == wanted + head
+    assert [clip.video_tokens for clip in answer.usage.joined] == sizes[1:]
+    assert answer.usage.video_tokens == sum(sizes)
+    assert session._transcript.context.num_tokens == wanted + head
+
+
+def test_a_stopped_stream_stays_as_far_as_it_came(qa, clip_path):
+    session = qa.open(clip_path)
+    stream = session.ask("What moves?", stream=True, max_new_tokens=8)
+    next(stream)
+    session.ask("And then?", max_new_tokens=2)
+    assert len(session.turns) == 4
+    with pytest.raises(UsageError, match="not complete"):
+        _ = stream.answer
+    other = qa.open(clip_path)
+    other.ask("What moves?", max_new_tokens=1)
+    assert session.turns[1].text.startswith(other.turns[1].text)
+
+
+def test_a_stream_that_was_never_begun_leaves_no_trace(qa, clip_path):
+    session = qa.open(clip_path)
+    before = session.num_tokens
+    stream = session.ask("What moves?", stream=True)
+    assert session.num_tokens == before
+    session.forget()
+    with pytest.raises(UsageError, match="never begun"):
+        next(stream)
+    assert session.turns == ()
+
+
+def test_a_question_that_fails_leaves_the_session_as_it_was(qa, clip_path, monkeypatch):
+    session = qa.open(clip_path)
+    wanted = session.ask("What moves?", fresh=True, **DRAWN).text
+    session.forget()
+    before = session.num_tokens
+    with monkeypatch.context() as patch:
+        patch.setattr(type(qa.model), "forward", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.ask("What?")
+    assert (session.num_tokens, session.turns) == (before, ())
+    assert session.ask("What moves?", **DRAWN).text == wanted
+
+
+def test_a_conversation_that_leaves_no_room_says_what_would(qa, clip_path):
+    session = qa.open(clip_path)
+    session.ask("What moves?", max_new_tokens=3)
+    with pytest.raises(BudgetError, match="exceed the context of 2048 tokens: ask with fresh=True"):
+        session.ask("And then?", max_new_tokens=1960)
+    with pytest.raises(BudgetError, match="open the video with fewer frames"):
+        session.ask("x " * 3000, fresh=True)
+    assert len(session.turns) == 2
+
+
+class Both(Dense):
+    """A token's output depends on what follows, says the method."""
+
+    name = "both"
+    is_causal = False
+
+
+def test_where_the_future_counts_every_question_reads_all(tiny_folder, clip_path, forwards):
+    qa = videonsa.load(tiny_folder, device="cpu", method=Both())
+    session = qa.open(clip_path)
+    assert forwards == []
+    first = session.ask("What moves?", **DRAWN)
+    assert forwards[0] == first.usage.prompt_tokens
+    del forwards[:]
+    again = session.ask("What moves?", fresh=True, **DRAWN)
+    assert forwards[0] == first.usage.prompt_tokens
+    assert again.text == first.text
+    del forwards[:]
+    follow = session.ask("And then?", **DRAWN)
+    assert forwards[0] == follow.usage.prompt_tokens > first.usage.prompt_tokens
+    assert follow.usage.cached_tokens == 0
+
+
+def test_many_questions_grow_nothing(qa, clip_path):
+    session = qa.open(clip_path)
+
+    def held():
+        gc.collect()
+        tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+        return sum(x.untyped_storage().nbytes() for x in tensors)
+
+    for _ in range(3):
+        session.ask("What moves?", fresh=True, max_new_tokens=2)
+    before = held()
+    for _ in range(20):
+        session.ask("What moves?", fresh=True, max_new_tokens=2)
+    assert held() == before
+
+
+@pytest.mark.parametrize("question", ["", "  ", None, 3])
+def test_what_is_no_question_is_refused(qa, clip_path, question):
+    session = qa.open(clip_path)
+    with pytest.raises(UsageError, match="question came"):
+        session.ask(question)
