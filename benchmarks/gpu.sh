@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh forward OUT     attention.json, kernels.json
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
 #   benchmarks/gpu.sh prefill OUT     prefill.json: 128K tokens, NSA and dense
-#   benchmarks/gpu.sh fp8 OUT         prefill_fp8.json, weights_error.json: fp8 beside bf16 and int8
+#   benchmarks/gpu.sh fp8 OUT         fp8_products.json, prefill_fp8.json, weights_error.json
 #   benchmarks/gpu.sh peers OUT       prefill_peers.json: the same, transformers, another frame size
 #   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
@@ -48,6 +48,7 @@ prefill)
         --out "$out/prefill.json"
     ;;
 fp8)
+    python3 benchmarks/fp8_products.py --out "$out/fp8_products.json" || failed=1
     videonsa bench prefill --model 7B --weights fp8 --tokens 128k --no-dense --video none \
         --repeats 3 --out "$out/prefill_fp8.json"
     python3 benchmarks/weights_error.py --device cuda --out "$out/weights_error.json" || failed=1

@@ -56,7 +56,7 @@ def check_weights(weights: Weights, device: torch.device) -> None:
         found = torch.cuda.get_device_capability(device) if is_nvidia else None
         check_multiplies(weights, str(device), found)
     if weights in ("int8", "int4"):
-        _torchao()
+        import_torchao()
 
 
 def check_multiplies(weights: Weights, where: str, capability: tuple[int, int] | None) -> None:
@@ -93,7 +93,7 @@ def quantise(model: Any, weights: Weights, device: torch.device) -> None:
         for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
             _quantise_fp8(layer.to(device))
         return
-    torchao = _torchao()
+    torchao = import_torchao()
     if weights == "int8":
         config = torchao.Int8WeightOnlyConfig()
     else:
@@ -130,7 +130,12 @@ def _is_quantised(module: nn.Module, name: str) -> bool:
     return isinstance(module, nn.Linear) and name.rpartition(".")[2] in QUANTISED
 
 
-def _torchao() -> Any:
+def import_torchao() -> Any:
+    """`torchao.quantization`.
+
+    Raises:
+        ModelError: torchao is not installed.
+    """
     try:
         with _quiet():
             import torchao.quantization as torchao
