@@ -155,11 +155,17 @@ class ModelShape:
     def weight_bytes(self) -> int:
         """Bytes of all weights, quantised as `weights` says."""
         full = self.num_parameters * self.value_bytes
+        saved = self.num_layers * (self.layer_weights * self.value_bytes - self.layer_bytes)
+        in_tower = self.vision.bytes_saved_by_fp8(self.value_bytes) if self.weights == "fp8" else 0
+        return full - saved - in_tower
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the weights of one layer, quantised as `weights` says."""
+        full = self.layer_weights * self.value_bytes
         if self.weights == "full":
             return full
-        saved = self.linear_weights * self.value_bytes - self._quantised_bytes()
-        in_tower = self.vision.bytes_saved_by_fp8(self.value_bytes) if self.weights == "fp8" else 0
-        return full - self.num_layers * saved - in_tower
+        return full - self.linear_weights * self.value_bytes + self._quantised_bytes()
 
     def _quantised_bytes(self) -> int:
         """Of one layer's projections and MLP: the weights, and their scales in float32."""

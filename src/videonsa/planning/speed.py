@@ -138,6 +138,6 @@ def attention_seconds(work: Workload, rates: Rates) -> float:
 def _token_seconds(work: Workload, rates: Rates) -> float:
     """Weights of the layers and the cache are read; launches take their time."""
     shape = work.shape
-    read = shape.num_layers * shape.layer_weights * shape.value_bytes
+    read = shape.num_layers * shape.layer_bytes
     read += work.prompt_tokens * shape.cache_bytes_per_token
     return max(read / rates.bytes, shape.num_layers * rates.layer_seconds)
