@@ -17,9 +17,9 @@ from tqdm import tqdm
 from videonsa.disk import write_atomic
 from videonsa.evals.conditions import GREY, Condition, ablated, under
 from videonsa.evals.scoring import Accuracy, best_constant, exact_match
-from videonsa.evals.writing import split_at_video, write_answers
+from videonsa.inference.context import Context, EncodedVision, split_at_video, until_stop
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.machine import evaluation_facts
-from videonsa.models.cache import VideoNSACache
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -86,7 +86,7 @@ class ClipAnswerer:
         self.method = under(model.method, condition)
 
     @torch.inference_mode()
-    def watch(self, scenes: Sequence[Scene], *, frames: int) -> VideoNSACache:
+    def watch(self, scenes: Sequence[Scene], *, frames: int) -> Context:
         """Prefill the clips, `frames` frames each at 2 fps, up to where the question begins."""
         device = self.model.device
         times = SAMPLE_PERIOD * torch.arange(frames, device=device)
@@ -96,38 +96,46 @@ class ClipAnswerer:
             clips.fill_(GREY)
         slot = VisionSlot("video", frames // 2 * TOKENS_PER_PATCH)
         ids, _ = self._split(chat_tokens("?", vision=[slot], tokenizer=self.tokenizer).ids)
-        cache = VideoNSACache()
-        self.model(
-            input_ids=torch.tensor([ids] * len(scenes), device=device),
-            past_key_values=cache,
-            method=self.method,
-            logits_to_keep=1,
-            **video_inputs(clips),
-        )
-        return cache
+        context = Context(self.model, method=self.method)
+        videos = self._encoded(video_inputs(clips))
+        context.read(context.passage(torch.tensor([ids] * len(scenes)), videos))
+        return context
 
     @torch.inference_mode()
-    def answer(self, cache: VideoNSACache, questions: Sequence[ClipQuestion]) -> list[str]:
-        """Answer one question about each clip of the cache, greedily; the cache stays as it is."""
-        cache, device = cache.fork(), self.model.device
+    def answer(self, watched: Context, questions: Sequence[tuple[int, ClipQuestion]]) -> list[str]:
+        """Answer questions greedily, each about one of the clips watched, which stay as they are.
+
+        Args:
+            watched: the clips.
+            questions: the number of a clip, and what is asked about it.
+        """
+        cache = watched.cache.fork()
+        cache.batch_select_indices(torch.tensor([number for number, _ in questions]))
+        context = Context(self.model, method=self.method, cache=cache)
         slot = VisionSlot("video", 1)
         prompts = [
             self._split(chat_tokens(q.text, vision=[slot], tokenizer=self.tokenizer).ids)[1]
-            for q in questions
+            for _, q in questions
         ]
         length = max(map(len, prompts))
         pad = [self.tokenizer.pad_token_id]
-        ids = torch.tensor([pad * (length - len(p)) + p for p in prompts], device=device)
-        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-        rows = write_answers(
-            self.model,
-            cache,
-            {"input_ids": ids, "attention_mask": mask.to(device)},
-            stop_ids={self.tokenizer.eos_token_id},
-            max_new_tokens=MAX_ANSWER_TOKENS,
-            method=self.method,
+        ids = torch.tensor([pad * (length - len(p)) + p for p in prompts])
+        mask = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
+        stop_ids = {self.tokenizer.eos_token_id}
+        steps = context.answer(
+            context.passage(ids, mask=mask),
+            settings=GenerationSettings(max_new_tokens=MAX_ANSWER_TOKENS),
+            stop_ids=stop_ids,
         )
+        rows = [until_stop(row, stop_ids) for row in zip(*steps, strict=True)]
         return [str(self.tokenizer.decode(row)) for row in rows]
+
+    def _encoded(self, inputs: dict[str, Any]) -> list[EncodedVision]:
+        """The clips, one of each sample."""
+        grids = [(int(t), int(h), int(w)) for t, h, w in inputs["video_grid_thw"].tolist()]
+        features = self.model.encode_vision(inputs["pixel_values_videos"], grids)
+        parts = zip(features.chunk(len(grids)), grids, inputs["video_times"], strict=True)
+        return [EncodedVision("video", part, grid, times) for part, grid, times in parts]
 
     def _split(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """What stands up to the end of the video, and what after it."""
@@ -140,14 +148,12 @@ def score(
     """Answer a quiz batch of clips by batch: (kind, scene, question, reply)."""
     for start in range(0, len(quiz.scenes), batch_size):
         scenes = quiz.scenes[start : start + batch_size]
-        cache = answerer.watch(scenes, frames=frames)
+        watched = answerer.watch(scenes, frames=frames)
         for kind, asked in quiz.questions.items():
             here = [(i - start, q) for i, q in asked if start <= i < start + len(scenes)]
             if not here:
                 continue
-            part = cache.fork()
-            part.batch_select_indices(torch.tensor([i for i, _ in here]))
-            replies = answerer.answer(part, [q for _, q in here])
+            replies = answerer.answer(watched, here)
             for (i, question), reply in zip(here, replies, strict=True):
                 yield kind, scenes[i], question, reply
 

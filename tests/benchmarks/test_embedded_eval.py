@@ -51,7 +51,7 @@ def test_asking_after_watching_equals_asking_in_one_prompt(embedded) -> None:
     model, tokenizer = embedded
     quiz = draw_quiz(2, duration=8.0)
     answerer = ClipAnswerer(model, tokenizer, CONDITIONS["whole"])
-    cache = answerer.watch(quiz.scenes[:1], frames=16)
+    watched = answerer.watch(quiz.scenes[:1], frames=16)
     question = quiz.questions["when"][0][1]
     frames = SceneBatch.of(quiz.scenes[:1]).render(
         0.5 * torch.arange(16), generator=torch.Generator().manual_seed(quiz.scenes[0].seed)
@@ -61,7 +61,7 @@ def test_asking_after_watching_equals_asking_in_one_prompt(embedded) -> None:
         input_ids=torch.tensor([prompt.ids]), **video_inputs(frames), max_new_tokens=8
     )
     text = tokenizer.decode(output[0, len(prompt.ids) :], skip_special_tokens=True)
-    assert answerer.answer(cache, [question]) == [text]
+    assert answerer.answer(watched, [(0, question)]) == [text]
 
 
 def test_a_quiz_has_test_seeds_only_and_as_many_questions_as_asked_for() -> None:

@@ -249,6 +249,17 @@ class Context:
         return scores.index(max(scores))
 
 
+def split_at_video(ids: list[int], vision_end: int) -> tuple[list[int], list[int]]:
+    """A chat up to the end of its only video, and the rest.
+
+    Args:
+        ids: the chat.
+        vision_end: id of the token that closes a video.
+    """
+    end = ids.index(vision_end) + 1
+    return ids[:end], ids[end:]
+
+
 def until_stop(ids: Sequence[int], stop_ids: Set[int]) -> list[int]:
     """The ids of an answer without what ended it, and what was decoded after that."""
     stops = [place for place, token in enumerate(ids) if token in stop_ids]

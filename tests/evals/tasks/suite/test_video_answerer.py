@@ -12,8 +12,8 @@ from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.evals.journal import SAMPLES
 from videonsa.evals.tasks.suite import video_answerer
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
+from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.engine import VideoQA, load
-from videonsa.inference.generation import generate_tokens
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.methods import Dense, nsa_method
 from videonsa.ops.spec import NSASpec
@@ -54,7 +54,13 @@ def test_replies_are_those_to_one_prompt_with_video_and_question(qa, time_scale)
         longest = max(len(qa.tokenizer.encode(option)) for option in question.options)
         settings = GenerationSettings(max_new_tokens=longest + 4)
         prompt = prompt_of(qa, script, question.text, time_scale)
-        tokens = list(generate_tokens(qa.model, prompt, settings=settings, stop_ids=qa.stop_ids))
+        (grid,) = prompt.video_grid_thw.tolist()
+        features = qa.model.encode_vision(prompt.pixel_values_videos, [grid])
+        video = EncodedVision("video", features, tuple(grid), prompt.video_times[0])
+        context = Context(qa.model)
+        passage = context.passage(prompt.input_ids, [video])
+        answer = context.answer(passage, settings=settings, stop_ids=qa.stop_ids)
+        tokens = [token for (token,) in answer]
         wanted.append(qa.tokenizer.decode(tokens, skip_special_tokens=True))
     assert texts(ModelAnswerer(qa, run).answers(script, questions, "whole")) == wanted
     assert len(wanted) == len(FEW)
@@ -208,18 +214,16 @@ def test_the_released_attention_reads_each_question_with_the_video(qa, monkeypat
     answerer.method = nsa_method(NSASpec.released())
     given = []
 
-    def recorded(model, cache, first, *, method, **_):
-        given.append(first | {"method": method})
-        return [[5]]
+    def recorded(context, passage, **_):
+        given.append((context.method, context.num_tokens, passage.num_tokens))
+        return iter([[5]])
 
-    monkeypatch.setattr(video_answerer, "write_answers", recorded)
+    monkeypatch.setattr(Context, "answer", recorded)
     questions = questions_of(script)
     replies = list(answerer.answers(script, questions, "whole"))
     assert len(replies) == len(given) == len(questions)
-    assert all(first["method"] == nsa_method(NSASpec.released()) for first in given)
-    assert [first["input_ids"].shape[1] for first in given] == [
-        reply.cost.prompt_tokens for reply in replies
-    ]
+    released = nsa_method(NSASpec.released())
+    assert given == [(released, 0, reply.cost.prompt_tokens) for reply in replies]
 
 
 @pytest.mark.parametrize("style", ["free", "likeliest"])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ from videonsa.evals.peak import forget_peak, peak_bytes
 from videonsa.evals.replies import Cost, Reply
 from videonsa.evals.tasks.suite.answer_styles import prompt_text
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, check_conditions
-from videonsa.evals.writing import likeliest_answer, split_at_video, write_answers
+from videonsa.inference.context import Context, EncodedVision, split_at_video, until_stop
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.generation import out_of_memory
-from videonsa.models.cache import VideoNSACache
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.methods import AttentionMethod
 from videonsa.planning.budget import attention_budget
 from videonsa.rendered.suite import Script, SuiteQuestion, iter_frames
@@ -33,14 +33,14 @@ _SPARE_TOKENS = 4
 class _Video(NamedTuple):
     """A video as the tower encoded it."""
 
-    features: Tensor  # [M, hidden]
-    grid: tuple[int, int, int]
+    encoded: EncodedVision
     seconds: float
+    """It took."""
 
     @property
-    def times(self) -> tuple[float, ...]:
-        """Seconds of the first frame of each temporal patch: frames come at 2 fps."""
-        return tuple(float(index) for index in range(self.grid[0]))
+    def num_tokens(self) -> int:
+        """Merged tokens."""
+        return len(self.encoded.features)
 
 
 class ModelAnswerer:
@@ -83,17 +83,17 @@ class ModelAnswerer:
     def _answer_blind(self, question: SuiteQuestion) -> Reply:
         ids = self._chat(question, video_tokens=None)
         start = time.perf_counter()
-        first = {"input_ids": self._tensor(ids)}
-        text = self._reply(VideoNSACache(), first, question, self.method)
+        text = self._reply(Context(self._model, method=self.method), question, ids)
         seconds = time.perf_counter() - start
         return Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
 
     def _answer_at_once(
         self, video: _Video, question: SuiteQuestion, method: AttentionMethod
     ) -> Reply:
-        ids = self._chat(question, video_tokens=len(video.features))
+        ids = self._chat(question, video_tokens=video.num_tokens)
         start = time.perf_counter()
-        text = self._reply(VideoNSACache(), self._inputs(ids, video), question, method)
+        context = Context(self._model, method=method)
+        text = self._reply(context, question, ids, [video.encoded])
         seconds = time.perf_counter() - start
         cost = self._cost(video, method, prompt_tokens=len(ids))
         return Reply(text=text, cost=replace(cost, prefill_seconds=seconds))
@@ -102,22 +102,18 @@ class ModelAnswerer:
         self, video: _Video, questions: Sequence[SuiteQuestion], method: AttentionMethod
     ) -> Iterator[Reply]:
         start = time.perf_counter()
-        ids = self._chat(questions[0], video_tokens=len(video.features))
+        ids = self._chat(questions[0], video_tokens=video.num_tokens)
         head, _ = split_at_video(ids, self._model.config.vision_end_token_id)
-        cache = VideoNSACache()
-        with torch.inference_mode():
-            first = self._inputs(head, video)
-            self._model(**first, past_key_values=cache, method=method, logits_to_keep=1)
-            del first  # else the embedded prompt would stay until the last question
+        context = Context(self._model, method=method)
+        context.read(context.passage(head, [video.encoded]))
         self._wait()
         prefill = time.perf_counter() - start
         for question in questions:
             start = time.perf_counter()
             ids = self._chat(question, video_tokens=1)
             _, tail = split_at_video(ids, self._model.config.vision_end_token_id)
-            text = self._reply(cache, {"input_ids": self._tensor(tail)}, question, method)
-            # Not a fork: it would copy every key as soon as it grows.
-            cache.crop(len(head) - cache.get_seq_length())
+            with context.aside():
+                text = self._reply(context, question, tail)
             cost = self._cost(video, method, prompt_tokens=len(head) + len(tail))
             seconds = time.perf_counter() - start
             yield Reply(
@@ -134,7 +130,11 @@ class ModelAnswerer:
         with torch.inference_mode():
             features = self._model.encode_frames(self._frames(script, condition))
         self._wait()
-        video = _Video(features, self._grid(script), time.perf_counter() - start)
+        grid = self._grid(script)
+        # Frames come at 2 fps: a second each temporal patch.
+        seconds = tuple(index * self._run.time_scale for index in range(grid[0]))
+        encoded = EncodedVision("video", features, grid, seconds)
+        video = _Video(encoded, time.perf_counter() - start)
         self._last = (script, grey, video)
         return video
 
@@ -147,43 +147,24 @@ class ModelAnswerer:
         for frames in _ahead(iter_frames(script, chunk=_FRAMES_PER_CHUNK)):
             yield torch.full_like(frames, GREY) if condition.video == "grey" else frames
 
-    def _inputs(self, ids: list[int], video: _Video) -> dict[str, Any]:
-        """Arguments of the forward for a prompt with the video in it."""
-        input_ids = self._tensor(ids)
-        with torch.inference_mode():
-            embeds = self._model.embed_prompt(input_ids, video_features=video.features)
-        return {
-            "input_ids": input_ids,
-            "inputs_embeds": embeds,
-            "video_grid_thw": torch.tensor([video.grid]),
-            "video_times": [[second * self._run.time_scale for second in video.times]],
-        }
-
     def _reply(
         self,
-        cache: VideoNSACache,
-        first: dict[str, Any],
+        context: Context,
         question: SuiteQuestion,
-        method: AttentionMethod,
+        ids: list[int],
+        vision: Sequence[EncodedVision] = (),
     ) -> str:
+        """Read the rest of a prompt, and answer."""
         tokenizer = self._qa.tokenizer
         options = [list(tokenizer.encode(o, add_special_tokens=False)) for o in question.options]
         if self._run.style == "likeliest":
-            end = [tokenizer.eos_token_id]
-            candidates = [option + end for option in options]
-            chosen = likeliest_answer(
-                self._model, cache, first, candidates=candidates, method=method
-            )
-            return question.options[chosen]
-        (ids,) = write_answers(
-            self._model,
-            cache,
-            first,
-            stop_ids=self._qa.stop_ids,
-            max_new_tokens=max(map(len, options)) + _SPARE_TOKENS,
-            method=method,
-        )
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
+            candidates = [[*option, tokenizer.eos_token_id] for option in options]
+            return question.options[context.likeliest(context.passage(ids, vision), candidates)]
+        settings = GenerationSettings(max_new_tokens=max(map(len, options)) + _SPARE_TOKENS)
+        stop_ids = self._qa.stop_ids
+        steps = context.answer(context.passage(ids, vision), settings=settings, stop_ids=stop_ids)
+        said = until_stop([token for (token,) in steps], stop_ids)
+        return str(tokenizer.decode(said, skip_special_tokens=True))
 
     def _chat(self, question: SuiteQuestion, *, video_tokens: int | None) -> list[int]:
         slots = [] if video_tokens is None else [VisionSlot("video", video_tokens)]
@@ -191,7 +172,7 @@ class ModelAnswerer:
         return chat_tokens(text, tokenizer=self._qa.tokenizer, vision=slots).ids
 
     def _cost(self, video: _Video, method: AttentionMethod, *, prompt_tokens: int) -> Cost:
-        frame_tokens = len(video.features) // video.grid[0]
+        frame_tokens = video.num_tokens // video.encoded.grid[0]
         whole = attention_budget(
             self.method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
         )
@@ -200,16 +181,13 @@ class ModelAnswerer:
         if whole is not None and keys is not None:
             fraction = min(1.0, whole.gamma * keys / max(whole.keys, 1))
         return Cost(
-            video_tokens=len(video.features),
+            video_tokens=video.num_tokens,
             prompt_tokens=prompt_tokens,
             attended_keys=keys,
             attention_fraction=fraction,
             encode_seconds=video.seconds,
             peak_bytes=peak_bytes(self._model.device),
         )
-
-    def _tensor(self, ids: list[int]) -> Tensor:
-        return torch.tensor([ids], device=self._model.device)
 
     def _wait(self) -> None:
         """Wait until the GPU is done."""
