@@ -96,7 +96,7 @@ class HybridAttention:
         out = attended.output.flatten(-2)
         del attended
         step.mark(self.layer_idx, "attention ends")
-        return self.o_proj(out), None
+        return products(out, self.o_proj)[0], None
 
     def _attend(
         self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from videonsa.errors import ModelError, UsageError
+from videonsa.models.linears import linear_rows
 from videonsa.ops.scaled import (
     MULTIPLE,
     ScaledRows,
@@ -62,7 +63,7 @@ def products(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
         UsageError: a gradient is wanted of layers in float8.
     """
     if not all(isinstance(linear, Fp8Linear) for linear in linears):
-        return tuple(linear(x) for linear in linears)
+        return linear_rows(x, linears)
     _check_no_gradient(x)
     rows = scale_rows(x)
     return tuple(linear.of_scaled(rows, x.dtype) for linear in linears)  # type: ignore[operator]

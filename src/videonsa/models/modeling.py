@@ -28,6 +28,7 @@ from videonsa.models.layers import (
     enter_rows,
     run_layers,
 )
+from videonsa.models.linears import linear_rows
 from videonsa.models.loss import loss_of_labels
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
@@ -221,7 +222,7 @@ class SparseVideoModel:
             found, sharded = self._run(inputs_embeds, rows, cache, call)
         if labels is not None and lengths is not None:
             labels = labels_within(labels, lengths)
-        logits = None if loss_only else self.lm_head(found.last)
+        logits = None if loss_only else linear_rows(found.last, [self.lm_head])[0]
         result = CausalLMOutputWithPast(
             loss=self._loss(found.last, logits, labels, num_items_in_batch, cp_group, sharded),
             logits=logits,

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 
 import torch
 from compiling import META, Launch, recorded_launches, resources_of, source_of
 
 from videonsa.ops.triton import cached
-from videonsa.ops.triton.decode_tuning import cached_tuning
+from videonsa.ops.triton.decode_tuning import ProductConfig, cached_tuning, product_tuning
+from videonsa.ops.triton.few_rows import gated_triton, products_triton
 
 CAPABILITIES = (90, 80, 100)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -38,11 +40,32 @@ def attention_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
         yield name, launches
 
 
+def product_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
+    """Of one layer of the 7B model: q, k and v; gate and up; down."""
+    for num_rows in (1, 16):
+
+        def empty(*size: int) -> torch.Tensor:
+            return torch.empty(size, dtype=torch.bfloat16, device=META)
+
+        x, mlp = empty(num_rows, 3584), empty(18944, 3584)
+        qkv = [(empty(size, 3584), empty(size)) for size in (3584, 512, 512)]
+
+        def config(num_out: int, size: int, num_rows: int = num_rows) -> ProductConfig:
+            return product_tuning(num_rows, num_out, size, capability=capability // 10)
+
+        with recorded_launches() as launches:
+            products_triton(x, qkv, config=config(4608, 3584))
+            gated_triton(x, mlp, mlp, config=config(2 * 18944, 3584))
+            down = empty(3584, 18944)
+            products_triton(empty(num_rows, 18944), [(down, None)], config=config(3584, 18944))
+        yield f"{num_rows} rows", launches
+
+
 def main() -> None:
     """Every different launch."""
     found = {}
     for capability in CAPABILITIES:
-        for name, launches in attention_launches(capability):
+        for name, launches in chain(attention_launches(capability), product_launches(capability)):
             for launch in launches:
                 source = source_of(launch)
                 key = (capability, source.hash(), *launch.options.items())

@@ -1,14 +1,7 @@
 """Splits of a cache against the reference: tiles of rows, empty splits, borders, any memory."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from test_compiled import SHARED_LIMIT
 
 from videonsa.ops.cached_attention import SharedKeys, _reference
 from videonsa.ops.triton import cached
@@ -16,7 +9,6 @@ from videonsa.ops.triton.cached import cached_attention_triton
 from videonsa.ops.triton.decode_tuning import CachedTuning
 from videonsa.ops.triton.tuning import Config
 
-HERE = Path(__file__).parent
 MEMORY, SHARED, DIM = 70, 50, 16
 
 
@@ -106,17 +98,3 @@ def test_rows_keep_their_bits_whatever_lies_behind_what_they_see(value, device):
     found = cached_attention_triton(q, k, v, starts, (*prefix, length), **how)
     assert torch.equal(found[:, :2], wanted[:, :2])
     assert found[:, 2].isnan().all()
-
-
-@pytest.mark.slow
-def test_every_launch_compiles_and_fits_every_architecture():
-    """Compiled in a process of its own: kernels of this one may be interpreted."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, str(HERE / "compiling_decode.py")]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stderr[-4000:]
-    launches = json.loads(run.stdout)
-    assert {x["capability"] for x in launches} == set(SHARED_LIMIT)
-    assert {x["kernel"] for x in launches} >= {"_split_kernel", "_split_sum_kernel"}
-    for launch in launches:
-        assert launch["shared_bytes"] <= SHARED_LIMIT[launch["capability"]], launch

@@ -54,3 +54,35 @@ def _hopper(num_rows: int) -> Config:
     if num_rows <= 64:
         return Config(64, 64, 4, 3, maxnreg=168, tma=True, programs=2)
     return Config(128, 64, 8, 2, maxnreg=128, tma=True, programs=2)
+
+
+class ProductConfig(NamedTuple):
+    """Launch parameters of the products of a few rows."""
+
+    block_m: int
+    """Rows of a tile; 1 is multiplied in registers, 16 by tensor cores."""
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    tma: bool = False
+
+
+def product_tuning(
+    num_rows: int, num_out: int, size: int, *, capability: int | None
+) -> ProductConfig:
+    """The choice for a product.
+
+    Args:
+        num_rows: of the input.
+        num_out: outputs of all weights that one launch reads.
+        size: inner dimension.
+        capability: major compute capability, None for the interpreter.
+    """
+    if capability is None:
+        return ProductConfig(1 if num_rows == 1 else 16, 16, 32, 4, 1)
+    if num_rows == 1:
+        return ProductConfig(1, 8 if num_out < 2**14 else 16, 512, 4, 1)
+    if num_out < 2**14:
+        return ProductConfig(16, 32, 256, 4, 4)
+    return ProductConfig(16, 64, 128, 4, 5, tma=capability == 9)

@@ -50,6 +50,19 @@ def why_not_cached(q: torch.Tensor) -> str | None:
     return _why_not_gpu(q)
 
 
+def why_not_few_rows(x: torch.Tensor) -> str | None:
+    """As `why_not` for products of a few rows x `[..., K]`: on a GPU, not in the interpreter."""
+    if not INSTALLED:
+        return "Triton is not installed (pip install triton)"
+    if not x.is_cuda:
+        return f"the tensors are on {x.device.type}, the kernels need a GPU"
+    if torch.is_autocast_enabled("cuda"):
+        return "autocast chooses the dtype"
+    if not x.numel():
+        return "there is no row"
+    return _why_not_gpu(x) or _why_not_dtype(x)
+
+
 def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
     """As `why_not`, on a GPU elsewhere that has the kernels; q and k may hold no values."""
     return _why_not_dtype(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)
