@@ -1,5 +1,6 @@
 """Atomic writes of files and folders, and folders with one writer."""
 
+import ctypes
 import errno
 import json
 import os
@@ -18,6 +19,8 @@ LOCK, HOLDER = ".lock", ".lock.json"
 """Beside the results of a folder: the lock, and who holds it."""
 _PARTIAL = ".{}.{}.partial"
 """The name of a file that is being written: of what it becomes, and what makes it one's own."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2."""
 
 
 def to_disk(path: Path) -> None:
@@ -73,13 +76,20 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def place_folder(partial: Path, target: Path) -> None:
     """Bring a filled folder onto the disk and to its place; what was there before is removed.
 
+    On Linux one of the two is at the place at any moment. Where folders cannot be exchanged, one
+    that is killed in between leaves what was there before as `replaced_by` says.
+
     Raises:
         OSError: it cannot be put there; what was there before is back.
 
     """
     folder_to_disk(partial)
+    if target.exists() and _exchange(partial, target):
+        to_disk(target.parent)
+        shutil.rmtree(partial)
+        return
     if target.exists():
-        old = target.with_name(f".{target.name}.replaced")
+        old = replaced_by(target)
         target.rename(old)
         try:
             partial.rename(target)
@@ -90,6 +100,70 @@ def place_folder(partial: Path, target: Path) -> None:
     else:
         partial.rename(target)
     to_disk(target.parent)
+
+
+def replaced_by(target: Path) -> Path:
+    """Where the folder lies, for a moment, in whose place `target` comes."""
+    return target.with_name(f".{target.name}.replaced")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    return bool(rename(*paths, _RENAME_EXCHANGE) == 0)
+
+
+@contextmanager
+def new_folder(target: Path, *, work: str) -> Iterator[Path]:
+    """An empty folder beside `target`, with one writer, that takes its place if all goes well.
+
+    What a killed writer left there is removed.
+
+    Args:
+        target: the folder to make or to replace.
+        work: as for `sole_writer`.
+
+    Raises:
+        UsageError: another process makes the same folder; says which.
+        OSError: it cannot be written, or not put in its place.
+
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with sole_writer(partial, work=work):
+        try:
+            for left in partial.iterdir():
+                if left.name not in (LOCK, HOLDER):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield partial
+            for own in (HOLDER, LOCK):
+                (partial / own).unlink()
+            place_folder(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_room(what: str, folder: Path, num_bytes: int, *, remedy: str) -> None:
+    """Refuse what does not fit the disk, before anything is written.
+
+    Args:
+        what: will be written, the first words of the message.
+        folder: that exists, on that disk.
+        num_bytes: that it needs.
+        remedy: what to do, the end of the message.
+
+    Raises:
+        UsageError: fewer bytes are free.
+
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise UsageError(
+            f"{what} needs {num_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free: {remedy}"
+        )
 
 
 def mode_of_new_files() -> int:

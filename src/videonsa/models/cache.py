@@ -42,6 +42,15 @@ class RowMajorLayer(DynamicLayer):
         self.values = self._more_values.append(self.values, value_states, expected)
         return self.keys, self.values
 
+    @classmethod
+    def holding(cls, keys: Tensor, values: Tensor, *, num_rows: int) -> Self:
+        """A layer that grows in memory `[B, M, H, D]`, the first `num_rows` of which are held."""
+        layer = cls()
+        layer.lazy_initialization(keys.transpose(1, 2), values.transpose(1, 2))
+        layer.keys = layer._more_keys.begin(keys, num_rows)
+        layer.values = layer._more_values.begin(values, num_rows)
+        return layer
+
     def fork(self) -> Self:
         """A layer with the same rows; the room behind them stays with this one."""
         twin = copy.copy(self)
@@ -78,6 +87,12 @@ class _Growing:
 
     def __init__(self) -> None:
         self._memory = self._given = torch.empty(0)
+
+    def begin(self, memory: Tensor, num_rows: int) -> Tensor:
+        """The first rows of memory `[B, M, H, D]`, to grow there."""
+        self._memory = memory
+        self._given = memory[:, :num_rows].transpose(1, 2)
+        return self._given
 
     def append(self, held: Tensor, new: Tensor, expected: int) -> Tensor:
         """Rows `[B, H, S, D]` and new ones `[B, H, T, D]` together; new memory where need be."""

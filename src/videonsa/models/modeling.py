@@ -119,6 +119,9 @@ class SparseVideoModel:
     method: AttentionMethod
     """How calls attend that say nothing else."""
     training: bool
+    device: torch.device
+    dtype: torch.dtype
+    state_dict: Callable[[], dict[str, Any]]
     lm_head: nn.Linear
     loss_function: Callable[..., Tensor]
     get_input_embeddings: Callable[[], nn.Module]
@@ -127,6 +130,12 @@ class SparseVideoModel:
     def _language_model(self) -> Any:
         """Where the decoder layers are."""
         raise NotImplementedError
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """The decoder layers, in order."""
+        layers: Sequence[nn.Module] = self._language_model.layers
+        return layers
 
     @property
     def _tower(self) -> Any:

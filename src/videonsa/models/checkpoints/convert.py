@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videonsa.disk import place_folder
+from videonsa.disk import check_room, place_folder
 from videonsa.errors import ModelError, UsageError
 from videonsa.models.checkpoints.checkpoint import HEAD, Checkpoint, is_ignored, read_checkpoint
 from videonsa.models.checkpoints.hub import FILES
@@ -287,7 +287,8 @@ def _whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(target, num_bytes)
+        remedy = "name a folder on a larger disk"
+        check_room(f"target {target}", target.parent, num_bytes, remedy=remedy)
         partial.mkdir()
         try:
             yield partial
@@ -298,12 +299,3 @@ def _whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
         raise UsageError(
             f"cannot write {target} ({one_line(error)}): name another folder"
         ) from error
-
-
-def _check_room(target: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if free < num_bytes:
-        raise UsageError(
-            f"target {target} needs {num_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free: "
-            "name a folder on a larger disk"
-        )
