@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from videonsa.disk import HOLDER, partial_file, place_folder, sole_writer, write_atomic
+from videonsa.disk import (
+    HOLDER,
+    LOCK,
+    check_room,
+    new_folder,
+    partial_file,
+    place_folder,
+    sole_writer,
+    write_atomic,
+)
 from videonsa.errors import UsageError
 
 _HOLD = """
@@ -69,7 +78,12 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
-def test_a_folder_takes_the_place_of_one_that_was_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_the_place_of_one_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exchanges: bool
+) -> None:
+    if not exchanges:  # as where Linux is not
+        monkeypatch.setattr("videonsa.disk._exchange", lambda *_: False)
     for name in ("new", "place"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
@@ -93,7 +107,43 @@ def test_a_folder_that_cannot_be_placed_leaves_the_one_that_was_there(
             raise OSError("no")
         return rename(path, target)
 
+    monkeypatch.setattr("videonsa.disk._exchange", lambda *_: False)  # as where Linux is not
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="no"):
         place_folder(tmp_path / "new", tmp_path / "place")
     assert (tmp_path / "place" / "place").exists()
+
+
+def test_there_is_no_moment_without_a_folder_while_one_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("two steps"))
+    place_folder(tmp_path / "new", tmp_path / "place")
+    assert (tmp_path / "place" / "new").exists()
+
+
+def test_a_new_folder_begins_empty_and_takes_its_place_whole(tmp_path: Path) -> None:
+    left = tmp_path / ".a.partial"
+    left.mkdir()
+    (left / "of a killed writer").touch()
+    with new_folder(tmp_path / "a", work="a test") as folder:
+        assert {path.name for path in folder.iterdir()} == {LOCK, HOLDER}
+        (folder / "mine").touch()
+        assert not (tmp_path / "a").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_new_folder_that_fails_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "a", work="a test"):
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_is_told_in_gigabytes(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^it needs 1000000000\.00 GB but .* GB are free: wait$"):
+        check_room("it", tmp_path, 10**18, remedy="wait")
+    check_room("it", tmp_path, 1, remedy="wait")

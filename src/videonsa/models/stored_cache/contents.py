@@ -6,12 +6,19 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from videonsa.disk import replaced_by
 from videonsa.errors import UsageError
 from videonsa.models.stored_cache.fingerprint import differences, versions
-from videonsa.models.stored_cache.tensor_files import DTYPES, FileFacts, Specs, TensorSpec
+from videonsa.models.stored_cache.tensor_files import (
+    DTYPES,
+    FileFacts,
+    Specs,
+    TensorSpec,
+    bytes_of_file,
+)
 from videonsa.parsing import one_line, read_json_object, typed
 
 FORMAT, NUMBER = "videonsa cache", 1
@@ -23,6 +30,18 @@ PRECISIONS: tuple[Precision, ...] = ("exact", "int8")
 KEYS, VALUES = "keys", "values"
 CHANNELS, ROWS = "_channels", "_rows"
 """Ends of the names of scales, see `eight_bits`."""
+PLACES = "places"
+RECORD = MappingProxyType(
+    {
+        "vision_mask": ("BOOL", 2),
+        "attention_mask": ("BOOL", 2),
+        "next_positions": ("I64", 2),
+        "frame_sizes": ("I64", 1),
+        "frame_counts": ("I64", 1),
+        PLACES: ("I64", 1),
+    }
+)
+"""dtype and dimensions of what is stored of each `CachedTokens`; places where tokens left."""
 _OURS = re.compile(r"cache\.json|(tokens|session|layer-\d{3,})\.safetensors")
 _REMEDY = "save it again, or take a copy"
 
@@ -159,14 +178,14 @@ def read_contents(folder: Path) -> Contents:
             f"{FORMAT!r}; name another folder"
         )
     number = stated.get("number")
-    if isinstance(number, int) and number > NUMBER:
+    if type(number) is int and number > NUMBER:
         raise UsageError(
             f"{folder} is of format {number}, which a newer videonsa wrote: want at most {NUMBER}; "
             "update videonsa"
         )
     try:
         contents = stated["contents"]
-        if number != NUMBER or stated["crc32"] != _crc_of(contents):
+        if type(number) is not int or number != NUMBER or stated["crc32"] != _crc_of(contents):
             raise ValueError("its checksum differs")
         found: Contents = typed(Contents, contents)
         _check_consistent(found)
@@ -183,11 +202,25 @@ def _check_consistent(contents: Contents) -> None:
     wanted = {TOKENS, ADDED, *map(layer_file, range(contents.num_layers))}
     if set(contents.files) != wanted or contents.dtype not in DTYPES:
         raise ValueError("it lists other files")
+    for name, file in contents.files.items():
+        for spec in file.tensors.values():
+            if spec.dtype not in DTYPES or min(spec.shape, default=0) < 0:
+                raise ValueError(f"it lists a tensor of {spec.dtype[:10]} {spec.shape} in {name}")
+        if file.num_bytes != bytes_of_file(file.tensors):
+            raise ValueError(f"its tensors of {name} are not {file.num_bytes} bytes")
     for index in range(contents.num_layers):
         tensors = contents.files[layer_file(index)].tensors
         shape = tensors[KEYS].shape
-        if tensors != layer_specs(shape, contents.dtype, contents.precision):
+        if tensors != layer_specs(shape, contents.dtype, contents.precision) or len(shape) != 4:
             raise ValueError(f"it lists other tensors of layer {index}")
+    tokens = contents.files[TOKENS].tensors
+    if {name: (spec.dtype, len(spec.shape)) for name, spec in tokens.items()} != {
+        f"{number}.{name}": kind
+        for number, record in enumerate(contents.records)
+        for name, kind in RECORD.items()
+        if record.has_places or name != PLACES
+    }:
+        raise ValueError("it lists other tensors of tokens")
 
 
 def check_files(folder: Path, contents: Contents) -> None:

@@ -24,7 +24,7 @@ def channel_scales(sample: Tensor) -> Tensor:
     """
     largest = total = sample.new_zeros(sample.shape[1:], dtype=torch.float32)
     for piece in pieces_of(sample[None]):
-        sizes = piece.float().abs().nan_to_num(0.0, 0.0, 0.0)
+        sizes = _as_float32(piece).abs_().nan_to_num_(0.0, 0.0, 0.0)
         largest, total = largest.maximum(sizes.amax(0)), total + sizes.sum(0)
     scales = (largest * (total / max(len(sample), 1))).sqrt()
     return torch.where(scales > 0, scales, 1.0)
@@ -32,15 +32,22 @@ def channel_scales(sample: Tensor) -> Tensor:
 
 def row_scales(rows: Tensor, channels: Tensor) -> Tensor:
     """Scales float16 `[n, H]` of rows `[n, H, D]`, with those of the channels `[H, D]`."""
-    return ((rows.float() / channels).abs().amax(-1) / _LEVELS).half()
+    sizes = _as_float32(rows).mul_(channels.reciprocal()).abs_()
+    return (sizes.amax(-1) / _LEVELS).half()
 
 
 def to_levels(rows: Tensor, scales: Tensor, channels: Tensor) -> Tensor:
     """Levels int8 `[n, H, D]` of rows `[n, H, D]`."""
-    step = torch.where(scales == 0, 1.0, scales.float())[..., None] * channels
-    return (rows.float() / step).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+    factors = torch.where(scales == 0, 1.0, scales.float().reciprocal())
+    levels = _as_float32(rows).mul_(channels.reciprocal()).mul_(factors[..., None])
+    return levels.round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8)
+
+
+def _as_float32(rows: Tensor) -> Tensor:
+    """A copy, so that the rest can go on in place: a CPU then takes half the time."""
+    return rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def from_levels(levels: Tensor, scales: Tensor, channels: Tensor) -> Tensor:
     """Rows float32 `[n, H, D]` of levels; NaN where a row held what is not finite."""
-    return levels.float() * (scales.float()[..., None] * channels)
+    return levels.float().mul_(scales.float()[..., None]).mul_(channels)

@@ -18,8 +18,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-PIECE = 2**24
-"""Bytes that are copied, summed up and written at a time."""
+PIECE, PIECE_ON_CPU = 2**24, 2**21
+"""Bytes that are copied, summed up and written at a time; on a CPU, as its cache holds them."""
 _NAMES = MappingProxyType(
     {
         torch.bool: "BOOL",
@@ -97,9 +97,10 @@ def bytes_of_file(specs: Specs) -> int:
 
 
 def places_of(tensor: Tensor) -> Iterator[tuple[int, slice]]:
-    """The rows of `[B, S, ...]` in order: a sample, and some of its rows, at most `PIECE` bytes."""
+    """The rows of `[B, S, ...]` in order: a sample, and some of its rows, a piece in size."""
     samples, num_rows = tensor.shape[:2]
-    step = max(PIECE // max(math.prod(tensor.shape[2:]) * tensor.element_size(), 1), 1)
+    most = PIECE_ON_CPU if tensor.device.type == "cpu" else PIECE
+    step = max(most // max(math.prod(tensor.shape[2:]) * tensor.element_size(), 1), 1)
     for sample in range(samples):
         for start in range(0, num_rows, step):
             yield sample, slice(start, min(start + step, num_rows))
