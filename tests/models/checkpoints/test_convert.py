@@ -266,6 +266,7 @@ def test_a_replacement_that_fails_keeps_what_was_there(released, plain, target, 
             raise OSError("no renaming")
         return rename(path, new)
 
+    monkeypatch.setattr("videonsa.disk._exchange", lambda *_: False)
     monkeypatch.setattr(convert_module.Path, "rename", fail)
     with pytest.raises(UsageError, match="no renaming"):
         convert(released, target, force=True)
