@@ -9,6 +9,7 @@ from PIL import Image
 import videonsa
 from videonsa.errors import BudgetError, UsageError
 from videonsa.inference.context import Context
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import Dense
 from videonsa.video.chat import ChatTurn, VisionSlot, turn_tokens
 
@@ -167,6 +168,39 @@ def test_where_the_future_counts_every_question_reads_all(tiny_folder, clip_path
     follow = session.ask("And then?", **DRAWN)
     assert forwards[0] == follow.usage.prompt_tokens > first.usage.prompt_tokens
     assert follow.usage.cached_tokens == 0
+
+
+@pytest.mark.parametrize("begin", [5, 6, 7, 8])
+def test_a_conversation_goes_on_from_before_a_stop_string(
+    tiny_folder, clip_path, monkeypatch, begin
+):
+    """Wherever in a token it begins, and whether or not all is read again."""
+    read = []
+    forward = VideoNSAForConditionalGeneration.forward
+
+    def spy(self, input_ids=None, **options):
+        read.append(input_ids[0].tolist())
+        return forward(self, input_ids, **options)
+
+    monkeypatch.setattr(VideoNSAForConditionalGeneration, "forward", spy)
+    drawn = DRAWN | {"max_new_tokens": 24}
+    texts, prompts = [], []
+    for method in (Dense(), Both()):
+        qa = videonsa.load(tiny_folder, device="cpu", method=method)
+        session = qa.open(clip_path)
+        whole = session.ask("What moves?", **drawn).text
+        stop = whole[begin : begin + 3]
+        answer = session.ask("What moves?", fresh=True, **drawn, stop=[stop])
+        assert (answer.text, answer.stop) == (whole[: whole.index(stop)], stop)
+        assert session.turns[1].text == answer.text
+        del read[:]
+        more = session.ask("And then?", **DRAWN)
+        texts.append((answer.text, more.text))
+        prompts.append(more.usage.prompt_tokens)
+    assert texts[0] == texts[1]
+    assert prompts == [len(read[0])] * 2
+    said = "".join(("assistant\n", answer.text, "<|im_end|>\n<|im_start|>user\nAnd then?"))
+    assert said in qa.tokenizer.decode(read[0])
 
 
 def test_many_questions_grow_nothing(qa, clip_path):

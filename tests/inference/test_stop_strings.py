@@ -55,6 +55,7 @@ def test_the_tokens_before_are_the_longest_run_whose_text_is_let_through(pieces,
     ends = [n + 1 for n, piece in enumerate(pieces) if piece]
     wholly = [n for n in ends if len("".join(pieces[:n])) <= len(text)]
     assert strings.tokens_before == max(wholly, default=0)
+    assert "".join(pieces[: strings.tokens_before]) + strings.rest == text
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -81,8 +82,10 @@ def test_a_stop_string_that_spans_tokens_is_found():
 def test_a_stop_string_that_begins_inside_a_token_leaves_the_token_out():
     text, strings, _ = run(["red", ". Bl", "ue"], (".",))
     assert (text, strings.found, strings.tokens_before) == ("red", ".", 1)
-    text, strings, _ = run(["red.", " Blue"], (".",))
-    assert (text, strings.found, strings.tokens_before) == ("red", ".", 0)
+    assert strings.rest == ""
+    text, strings, _ = run(["a", "red.", " Blue"], (".",))
+    assert (text, strings.found, strings.tokens_before) == ("ared", ".", 1)
+    assert strings.rest == "red"
 
 
 def test_what_was_held_back_is_let_through_when_no_stop_string_follows():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -110,14 +110,16 @@ class AnswerStream:
 
     def __init__(
         self,
-        tokens: Iterator[int],
+        tokens: Generator[int],
         pieces: TextPieces,
         *,
         usage: Usage,
         stop_ids: frozenset[int],
+        strings: StopStrings,
         video_seconds: float,
     ) -> None:
         self.usage = usage
+        self._strings = strings
         self._video_seconds = video_seconds
         self._answer: Answer | None = None
         self._iterator = self._run(tokens, pieces, stop_ids)
@@ -147,17 +149,18 @@ class AnswerStream:
         return self.answer
 
     def _run(
-        self, tokens: Iterator[int], pieces: TextPieces, stop_ids: frozenset[int]
+        self, tokens: Generator[int], pieces: TextPieces, stop_ids: frozenset[int]
     ) -> Iterator[str]:
         text: list[str] = []
         seconds: list[float] = []  # of the model alone: a slow reader does not count
         last = None
-        strings = StopStrings(self.usage.generation.stop)
+        strings = self._strings
         while strings.found is None and (token := _timed_next(tokens, seconds)) is not None:
             last = token
             if token not in stop_ids and (piece := strings.push(pieces.push(token))):
                 text.append(piece)
                 yield piece
+        tokens.close()  # where a stop string was found, there are more
         if rest := strings.push(pieces.flush(), tokens=0) + strings.flush():
             text.append(rest)
             yield rest

@@ -11,6 +11,7 @@ from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
 from videonsa.inference.sampling import GenerationSettings
+from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.transcript import Mark, Transcript
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.planning.budget import attention_budget
@@ -199,18 +200,25 @@ class Session:
         self._check_room(
             usage.prompt_tokens - place.mark.num_tokens + settings.max_new_tokens, place
         )
-        self._running = self._tokens(question, settings, recorder, place)
+        strings = StopStrings(settings.stop)
+        self._running = self._tokens(question, settings, strings, recorder, place)
         answer = AnswerStream(
             self._running,
             TextPieces(self._qa.decode),
             usage=usage,
             stop_ids=self._qa.stop_ids,
+            strings=strings,
             video_seconds=sum(clip.seconds for clip in place.clips if not place.turns),
         )
         return answer if stream else answer.finish()
 
     def _tokens(
-        self, question: str, settings: GenerationSettings, recorder: Recorder | None, place: _Place
+        self,
+        question: str,
+        settings: GenerationSettings,
+        strings: StopStrings,
+        recorder: Recorder | None,
+        place: _Place,
     ) -> Generator[int]:
         """Ask, from a place on; nothing changes before the first token is asked for."""
         self._go_back(place)
@@ -220,13 +228,16 @@ class Session:
             self._transcript.add("user", question)
             with self._memory():
                 for token in self._transcript.answer(
-                    settings=settings, stop_ids=stop_ids, recorder=recorder
+                    settings=settings, stop_ids=stop_ids, strings=strings, recorder=recorder
                 ):
                     said.append(token)
                     yield token
         finally:
             if said:
-                turns = Turn("user", question), Turn("assistant", self._qa.decode(said))
+                text = self._qa.decode(said)
+                if strings.found is not None:
+                    text = self._qa.decode(said[: strings.tokens_before]) + strings.rest
+                turns = Turn("user", question), Turn("assistant", text)
                 self.turns = (*self.turns, *turns)
             else:
                 self._go_back(place)

@@ -17,6 +17,8 @@ class StopStrings:
         """The stop string that ended the answer."""
         self.tokens_before = 0
         """Tokens whose text was let through whole: all of it lies before the stop string."""
+        self.rest = ""
+        """Text let through after theirs: the beginning of a token that the stop string cuts."""
         self._stop = tuple(stop)
         self._held = ""
         self._let_through = 0  # characters
@@ -53,10 +55,11 @@ class StopStrings:
         return shown
 
     def _let(self, text: str, end: int) -> str:
-        self._held = text[end:]
+        self._held, self.rest = text[end:], self.rest + text[:end]
         self._let_through += end
         while self._ends and self._ends[0][0] <= self._let_through:
-            _, self.tokens_before = self._ends.popleft()
+            whole, self.tokens_before = self._ends.popleft()
+            self.rest = text[end - (self._let_through - whole) : end]
         return text[:end]
 
     def _may_begin(self, text: str) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from videonsa.inference.context import Context, EncodedVision, Passage
 from videonsa.inference.sampling import GenerationSettings
+from videonsa.inference.stop_strings import StopStrings
 from videonsa.models.chunks import why_at_once
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.video.chat import ChatTokenizer, Role, VisionSlot
@@ -121,9 +122,12 @@ class Transcript:
         *,
         settings: GenerationSettings,
         stop_ids: Set[int],
+        strings: StopStrings,
         recorder: Recorder | None = None,
     ) -> Iterator[int]:
         """Let the assistant answer; what it says stays in the transcript, also where it is stopped.
+
+        Where it is stopped because `strings` found one, what was said before that string stays.
 
         Yields:
             The ids of the answer as they come, the one that ends it included.
@@ -148,6 +152,8 @@ class Transcript:
         finally:
             if said:
                 self._end_answer(said, stop_ids, asked)
+                if strings.found is not None:
+                    self._cut_answer(said, strings, asked)
             else:
                 self.go_back(before)
 
@@ -165,6 +171,16 @@ class Transcript:
             self._unread = [*self._unread[:asked], Part(text)]
         else:
             self._unread = [Part(said[-1:])] if said[-1] not in stop_ids else []
+
+    def _cut_answer(self, said: list[int], strings: StopStrings, asked: int) -> None:
+        """Forget the stop string that ended an answer, and the token that it begins in."""
+        kept = said[: strings.tokens_before]
+        if self.why_reread:
+            self._unread = [*self._unread[:asked], Part(kept)]
+        else:
+            self.context.go_back(self.context.num_tokens - (len(said) - 1 - len(kept)))
+            self._unread = []
+        self._queue(self._writer.add("assistant", strings.rest))
 
     def _queue(self, ids: list[int], vision: tuple[EncodedVision, ...] = ()) -> None:
         self._seen.update(ids)
