@@ -314,6 +314,11 @@ def emit_json(value: dict[str, Any]) -> None:
     emit(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def emit_json_line(value: dict[str, Any]) -> None:
+    """One of several results as a JSON object on a line of stdout."""
+    emit(json.dumps(value, allow_nan=False) + "\n")
+
+
 def prepare_folder(folder: Path) -> None:
     """Make a folder for results. `UsageError` if nothing can be written there."""
     try:

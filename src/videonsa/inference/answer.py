@@ -122,6 +122,7 @@ class AnswerStream:
         self._strings = strings
         self._video_seconds = video_seconds
         self._answer: Answer | None = None
+        self._tokens = tokens
         self._iterator = self._run(tokens, pieces, stop_ids)
 
     def __iter__(self) -> Iterator[str]:
@@ -142,6 +143,11 @@ class AnswerStream:
             raise UsageError("the answer is not complete: read all pieces of the stream first")
         return self._answer
 
+    def close(self) -> None:
+        """Stop the answer; what was said so far stays in the conversation."""
+        self._iterator.close()
+        self._tokens.close()
+
     def finish(self) -> Answer:
         """Read what is left and give the complete answer."""
         for _ in self:
@@ -150,7 +156,7 @@ class AnswerStream:
 
     def _run(
         self, tokens: Generator[int], pieces: TextPieces, stop_ids: frozenset[int]
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         text: list[str] = []
         seconds: list[float] = []  # of the model alone: a slow reader does not count
         last = None

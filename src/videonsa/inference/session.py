@@ -84,6 +84,11 @@ class Session:
         self._running: Generator[int] | None = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """How the weights are run, and where a video was not read as asked, one line each."""
+        return (*self._notes, *(note for clip in self.clips for note in clip.notes))
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of the conversation so far, of videos and text."""
         return self._transcript.num_tokens
@@ -113,10 +118,17 @@ class Session:
         self._check_room(plan_clip(video, sampling).num_tokens, place)
         with self._memory():
             clip = self._qa.encode(video, sampling)
+        self._stop_running()
         if fresh:
             self.forget()
-        self.show(clip)
-        self.read()
+        place, base = self._place(), self._base
+        try:
+            self.show(clip)
+            self.read()
+        except BaseException:  # also where it was interrupted
+            self._go_back(place)
+            self._base = base
+            raise
 
     def show(self, clip: EncodedClip) -> None:
         """Add a clip that is encoded: it is read with the next question, or by `read`."""

@@ -1,0 +1,84 @@
+"""`videonsa chat`: a conversation about a video that is read once."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from videonsa.cli import values
+from videonsa.cli.answering import (
+    add_answering_options,
+    add_reading_options,
+    load_model,
+    reading_options,
+)
+from videonsa.cli.common import Commands, add_command, quiet_libraries, report, video_argument
+from videonsa.cli.conversation import Conversation, clips_of, session_lines
+from videonsa.cli.generation import add_generation_options, generation_options
+from videonsa.cli.lines import Lines
+
+if TYPE_CHECKING:
+    from videonsa.inference.engine import VideoQA
+    from videonsa.inference.session import Session
+
+EXIT_LINE_FAILED = 2
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "chat",
+        run=run,
+        summary="Ask question after question about a video that is read once. Answers are streamed "
+        "to stdout; /help at the prompt lists commands. Ctrl-C stops an answer.",
+        examples=(
+            "videonsa chat clip.mp4",
+            "videonsa chat film.mkv --model Enxin/VideoNSA --fps 1 --max-new-tokens 256",
+            "videonsa chat clip.mp4 --json < questions.txt > answers.jsonl",
+        ),
+    )
+    parser.add_argument(
+        "video",
+        type=values.name,
+        metavar="VIDEO",
+        help="a video, a folder of images or an image",
+    )
+    add_answering_options(parser)
+    add_reading_options(parser)
+    add_generation_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        from videonsa.video.source import open_source
+
+        # A video that cannot be read is told before weights are loaded.
+        video = video_argument(args)
+        open_source(video, decoder=args.decoder)
+        options = reading_options(args)
+        model = load_model(args)
+        session = model.open(video, **options)
+        _report_opened(session, model)
+        lines = Lines()
+        if lines.are_typed:
+            report("ask about the video; /help lists commands, Ctrl-C stops an answer")
+        conversation = Conversation(
+            session,
+            model,
+            as_json=args.json,
+            is_typed=lines.are_typed,
+            options=generation_options(args),
+        )
+        all_done = conversation.run(lines)
+    return 0 if all_done or lines.are_typed else EXIT_LINE_FAILED
+
+
+def _report_opened(session: "Session", model: "VideoQA") -> None:
+    """What the model has seen, and what there is to say of it."""
+    for line in session_lines(clips_of(session, model), session.num_tokens, model.shape.context):
+        report(line)
+    for clip in session.clips:
+        for warning in clip.warnings:
+            report(f"warning    {warning}")
+    for note in session.notes:
+        report(f"note       {note}")
