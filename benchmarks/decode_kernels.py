@@ -308,38 +308,39 @@ def tried_tunings(lines: int) -> Iterator[CachedTuning]:
         config = Config(
             block_m, block_n, warps, stages, maxnreg=registers, tma=True, programs=programs
         )
-        yield CachedTuning(config, 8, 128, 1)
+        yield CachedTuning(config, 64, 32, 4)
     usual = Config(128, 64, 8, 2, maxnreg=128, tma=True, programs=2)
-    yield CachedTuning(usual, 32, 32, 4)
-    yield CachedTuning(usual, 16, 128, 2)
+    yield CachedTuning(usual, 8, 128, 1)
+    yield CachedTuning(usual, 32, 32, 2)
 
 
 def tried_products(num_rows: int) -> Iterator[ProductConfig]:
     """For so many rows of input."""
     if num_rows == 1:
-        for block_n, block_k, warps in (
-            (4, 512, 4),
-            (4, 1024, 4),
-            (8, 512, 4),
-            (8, 512, 2),
-            (16, 512, 4),
-            (16, 512, 8),
-            (8, 1024, 8),
-            (16, 256, 4),
-            (32, 256, 8),
-            (2, 2048, 4),
-            (1, 4096, 4),
+        for block_n, block_k, warps, stages, tma in (
+            (8, 512, 4, 1, False),
+            (8, 512, 4, 3, False),
+            (4, 512, 4, 4, False),
+            (4, 1024, 4, 3, False),
+            (16, 512, 8, 3, False),
+            (16, 256, 4, 5, False),
+            (16, 256, 4, 5, True),
+            (8, 512, 2, 4, False),
+            (8, 1024, 8, 3, False),
+            (32, 256, 8, 3, False),
+            (1, 4096, 4, 1, False),
         ):
-            yield ProductConfig(1, block_n, block_k, warps, 1)
+            yield ProductConfig(1, block_n, block_k, warps, stages, tma)
     for block_n, block_k, warps, stages, tma in (
         (64, 128, 4, 5, True),
-        (64, 128, 4, 4, False),
+        (64, 128, 4, 3, True),
+        (64, 64, 4, 5, True),
         (64, 256, 4, 3, True),
         (128, 64, 4, 5, True),
         (32, 256, 4, 4, False),
         (32, 128, 4, 6, False),
         (16, 256, 2, 4, False),
-        (16, 512, 4, 3, False),
+        (16, 256, 4, 4, False),
     ):
         yield ProductConfig(16, block_n, block_k, warps, stages, tma)
 

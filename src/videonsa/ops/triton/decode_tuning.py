@@ -37,7 +37,7 @@ def cached_tuning(num_rows: int, width: int, *, capability: int | None) -> Cache
     """
     if capability is None:
         return CachedTuning(Config(16, 16, 4, 1, programs=3), 4, 16, 4)
-    sums = (64, 32, 4) if num_rows <= 32 else (8, 128, 1)
+    sums = 64, 32, 4
     block_m = 16 if num_rows <= 16 else 32 if num_rows <= 32 or width > 256 else 64
     if width > 256:  # wide keys, or float32: tiles of as many bytes
         return CachedTuning(Config(block_m, 32 if width <= 512 else 16, 4, 2, programs=2), *sums)
@@ -82,7 +82,7 @@ def product_tuning(
     if capability is None:
         return ProductConfig(1 if num_rows == 1 else 16, 16, 32, 4, 1)
     if num_rows == 1:
-        return ProductConfig(1, 8 if num_out < 2**14 else 16, 512, 4, 1)
+        return ProductConfig(1, 8, 256 if size % 512 else 512, 4, 4)
     if num_out < 2**14:
         return ProductConfig(16, 32, 256, 4, 4)
     return ProductConfig(16, 64, 128, 4, 5, tma=capability == 9)

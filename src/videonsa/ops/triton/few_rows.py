@@ -7,7 +7,7 @@ Letters: M rows of input, K inner dimension, N outputs.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import triton
 import triton.language as tl
@@ -16,6 +16,17 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.decode_tuning import ProductConfig, major_capability, product_tuning
+
+
+class _Tile(NamedTuple):
+    """What a kernel knows when it is compiled."""
+
+    is_whole: bool
+    """Tiles end where the weights end."""
+    block_m: int
+    block_n: int
+    block_k: int
+    num_stages: int
 
 
 @triton.jit
@@ -83,17 +94,18 @@ def _one_product(
     i_tile,
     num_rows,
     K,
-    IS_WHOLE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """The tile of outputs of one weight: w [N, K], bias [N] or None, out [M, N], N."""
+    IS_WHOLE: tl.constexpr = TILE.is_whole
+    BLOCK_M: tl.constexpr = TILE.block_m
+    BLOCK_N: tl.constexpr = TILE.block_n
+    BLOCK_K: tl.constexpr = TILE.block_k
     w, bias, out, num_out = weight
     first = i_tile * BLOCK_N
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_acc = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
-    for i_k in range(0, K, BLOCK_K):
+    for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
         b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
         b_w = _weights_of(w, tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
         b_acc = _more(b_acc, b_w, b_x)
@@ -115,28 +127,21 @@ def _products_kernel(
     tma_3,
     num_rows,
     K,
-    IS_WHOLE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    i_tile = tl.program_id(0)
+    i_1 = tl.program_id(0)
+    BLOCK_N: tl.constexpr = TILE.block_n
     num_1 = tl.cdiv(weight_1[3], BLOCK_N)
-    if i_tile < num_1:
-        _one_product(x, weight_1, tma_1, i_tile, num_rows, K, IS_WHOLE, BLOCK_M, BLOCK_N, BLOCK_K)
+    if i_1 < num_1:
+        _one_product(x, weight_1, tma_1, i_1, num_rows, K, TILE)
     if weight_2 is not None:
-        num_2 = num_1 + tl.cdiv(weight_2[3], BLOCK_N)
-        if (i_tile >= num_1) & (i_tile < num_2):
-            i_own = i_tile - num_1
-            _one_product(
-                x, weight_2, tma_2, i_own, num_rows, K, IS_WHOLE, BLOCK_M, BLOCK_N, BLOCK_K
-            )
+        i_2 = i_1 - num_1
+        num_2 = tl.cdiv(weight_2[3], BLOCK_N)
+        if (i_2 >= 0) & (i_2 < num_2):
+            _one_product(x, weight_2, tma_2, i_2, num_rows, K, TILE)
         if weight_3 is not None:  # noqa: SIM102 (known when it is compiled, the next is not)
-            if i_tile >= num_2:
-                i_own = i_tile - num_2
-                _one_product(
-                    x, weight_3, tma_3, i_own, num_rows, K, IS_WHOLE, BLOCK_M, BLOCK_N, BLOCK_K
-                )
+            if i_2 >= num_2:
+                _one_product(x, weight_3, tma_3, i_2 - num_2, num_rows, K, TILE)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -150,16 +155,17 @@ def _gated_kernel(
     num_rows,
     K,
     num_out,
-    IS_WHOLE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    TILE: tl.constexpr,
 ):
+    IS_WHOLE: tl.constexpr = TILE.is_whole
+    BLOCK_M: tl.constexpr = TILE.block_m
+    BLOCK_N: tl.constexpr = TILE.block_n
+    BLOCK_K: tl.constexpr = TILE.block_k
     first = tl.program_id(0) * BLOCK_N
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_gate = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
     b_up = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
-    for i_k in range(0, K, BLOCK_K):
+    for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
         b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
         b_w = _weights_of(gate, gate_tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
         b_gate = _more(b_gate, b_w, b_x)
@@ -232,14 +238,8 @@ def _config(x: Tensor, num_out: int) -> ProductConfig:
 
 def _constants(x: Tensor, weights: Sequence[Tensor], config: ProductConfig) -> dict[str, Any]:
     whole = all(len(w) % config.block_n == 0 for w in weights) and not x.shape[1] % config.block_k
-    return {
-        "IS_WHOLE": whole,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_K": config.block_k,
-        "num_warps": config.num_warps,
-        "num_stages": config.num_stages,
-    }
+    tile = _Tile(whole, config.block_m, config.block_n, config.block_k, config.num_stages)
+    return {"TILE": tile, "num_warps": config.num_warps}
 
 
 def _descriptor(w: Tensor, config: ProductConfig) -> TensorDescriptor | None:
