@@ -6,6 +6,7 @@ from tiny_models import SPEC, VIDEO, left_padded, prompt, tiny
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import RowMajorLayer, VideoNSACache
+from videonsa.models.rows import text_rows
 from videonsa.ops.spec import NSASpec
 
 FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
@@ -127,6 +128,56 @@ def test_tokens_are_decoded_without_a_copy_of_the_cache():
     for token in range(40, 45):
         model(input_ids=torch.tensor([[token]]), past_key_values=cache)
     assert storages(cache) == before
+
+
+@torch.inference_mode()
+def test_a_thousand_questions_and_crops_move_no_memory():
+    model = tiny()
+    cache = model(**prompt(3)).past_key_values
+    length, question = cache.get_seq_length(), {"input_ids": torch.tensor([[40, 41, 42]])}
+    wanted = model(**question, past_key_values=cache.fork(), logits_to_keep=1).logits
+
+    def memories():
+        record = cache.tokens
+        masks = (record.vision_mask, record.attention_mask, record.next_positions)
+        return storages(cache), {mask.untyped_storage().data_ptr() for mask in masks}
+
+    before = memories()
+    for _ in range(1000):
+        cache.advance(text_rows(cache.tokens.next_positions[:, -1], 3))
+        cache.crop(-3)
+    assert memories() == before
+    found = model(**question, past_key_values=cache, logits_to_keep=1).logits
+    torch.testing.assert_close(found, wanted)
+    assert memories() == before
+    assert cache.get_seq_length() == length + 3
+
+
+@torch.inference_mode()
+def test_tokens_are_noted_without_a_copy_of_those_before():
+    """The bookkeeping of a decoded token does not grow with the video."""
+    model = tiny()
+    cache = model(**prompt(3)).past_key_values
+    held = cache.tokens.vision_mask, cache.tokens.attention_mask, cache.tokens.next_positions
+    for token in range(40, 45):
+        model(input_ids=torch.tensor([[token]]), past_key_values=cache)
+    now = cache.tokens.vision_mask, cache.tokens.attention_mask, cache.tokens.next_positions
+    for before, after in zip(held, now, strict=True):
+        assert after.data_ptr() == before.data_ptr()
+        assert after.shape[1] == before.shape[1] + 5
+        assert torch.equal(after[:, : before.shape[1]], before)
+
+
+def test_an_append_that_was_interrupted_is_forgotten():
+    """Between keys and values, or before either was given."""
+    layer, rows = RowMajorLayer(), torch.randn(1, 2, 3, 4)
+    with torch.no_grad():
+        layer.update(rows, rows)
+        layer._rows()[0].append(rows.transpose(1, 2))
+        assert layer.get_seq_length() == 3
+        keys, values = layer.update(rows + 1, rows + 2)
+    assert torch.equal(keys, torch.cat([rows, rows + 1], dim=2))
+    assert torch.equal(values, torch.cat([rows, rows + 2], dim=2))
 
 
 @torch.no_grad()

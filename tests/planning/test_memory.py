@@ -8,10 +8,11 @@ from allocations import allocations
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from videonsa.bench.random_model import IDS, MODELS, config_fields, random_model
-from videonsa.models.cache import ROOM, VideoNSACache
+from videonsa.models.cache import VideoNSACache
 from videonsa.models.config import VideoNSAConfig
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.features import PATCHES_PER_PART
+from videonsa.models.growing import ROOM
 from videonsa.models.methods import NSA, Dense
 from videonsa.ops.spec import NSASpec
 from videonsa.planning.memory import Workload, estimate_memory, tower_terms

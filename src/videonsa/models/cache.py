@@ -12,11 +12,8 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import DynamicCache, DynamicLayer
+from videonsa.models.growing import GrowingRows
 from videonsa.models.rows import NewRows, frames_begun
-
-ROOM = 256
-"""Rows that a layer has room for behind those it holds or is told to expect: so many tokens are
-decoded without a copy of the cache."""
 
 
 class RowMajorLayer(DynamicLayer):
@@ -38,8 +35,9 @@ class RowMajorLayer(DynamicLayer):
         """Append keys and values `[B, H, T, D]`; gives all. `expected` rows come in all."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = self._more_keys.append(self.keys, key_states, expected)
-        self.values = self._more_values.append(self.values, value_states, expected)
+        for rows, new in zip(self._rows(), (key_states, value_states), strict=True):
+            rows.append(new.transpose(1, 2), expected=expected)
+            self._give()  # one by one, so that outgrown memory is freed at once
         return self.keys, self.values
 
     @classmethod
@@ -47,14 +45,44 @@ class RowMajorLayer(DynamicLayer):
         """A layer that grows in memory `[B, M, H, D]`, the first `num_rows` of which are held."""
         layer = cls()
         layer.lazy_initialization(keys.transpose(1, 2), values.transpose(1, 2))
-        layer.keys = layer._more_keys.begin(keys, num_rows)
-        layer.values = layer._more_values.begin(values, num_rows)
+        layer._grown = GrowingRows.within(keys, num_rows), GrowingRows.within(values, num_rows)
+        layer._give()
         return layer
+
+    @property
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, M, H, D]`: those held, and what room there is behind them."""
+        keys, values = self._rows()
+        return keys.memory, values.memory
+
+    def reserve(self, size: int) -> None:
+        """Have memory for `size` rows at least; others may write it from the last row on."""
+        for rows in self._rows():
+            rows.reserve(size)
+            self._give()
+
+    def advance(self, num_new: int) -> None:
+        """Count rows that others wrote into the memory, behind those so far."""
+        for rows in self._rows():
+            rows.advance(num_new)
+        self._give()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last rows; their number may be negative. The memory stays."""
+        if not self.is_initialized:
+            return
+        left = max(self.get_seq_length() - abs(tokens_to_remove), 0)
+        for rows in self._rows():
+            rows.crop(left)
+        self._give()
 
     def fork(self) -> Self:
         """A layer with the same rows; the room behind them stays with this one."""
         twin = copy.copy(self)
-        twin._leave_memory()
+        if self.is_initialized:
+            keys, values = self._rows()
+            twin._grown = keys.fork(), values.fork()
+            twin._give()
         return twin
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -78,43 +106,25 @@ class RowMajorLayer(DynamicLayer):
         self._leave_memory()
 
     def _leave_memory(self) -> None:
-        """Grow in other memory than so far: it is another layer's, or keys and values left it."""
-        self._more_keys, self._more_values = _Growing(), _Growing()
+        """Grow in other memory than so far: keys and values left it."""
+        self._grown: tuple[GrowingRows, GrowingRows] | None = None
+        self._given: tuple[Tensor | None, Tensor | None] = None, None
 
+    def _rows(self) -> tuple[GrowingRows, GrowingRows]:
+        """Keys and values as they are held now, also where others set them."""
+        held = self.keys, self.values
+        if self._grown is None or any(x is not y for x, y in zip(held, self._given, strict=True)):
+            # An empty layer of transformers holds a tensor of one dimension.
+            keys, values = (x if x.dim() == 4 else x.new_empty(0, 0, 0, 0) for x in held)
+            self._grown = GrowingRows(keys.transpose(1, 2)), GrowingRows(values.transpose(1, 2))
+            self._given = held
+        for rows, given in zip(self._grown, held, strict=True):
+            rows.crop(given.shape[-2] if given.dim() == 4 else 0)  # an append was interrupted
+        return self._grown
 
-class _Growing:
-    """Memory that has room for more rows than the tensor that it gave last."""
-
-    def __init__(self) -> None:
-        self._memory = self._given = torch.empty(0)
-
-    def begin(self, memory: Tensor, num_rows: int) -> Tensor:
-        """The first rows of memory `[B, M, H, D]`, to grow there."""
-        self._memory = memory
-        self._given = memory[:, :num_rows].transpose(1, 2)
-        return self._given
-
-    def append(self, held: Tensor, new: Tensor, expected: int) -> Tensor:
-        """Rows `[B, H, S, D]` and new ones `[B, H, T, D]` together; new memory where need be."""
-        rows = new.transpose(1, 2)
-        start = held.shape[2] if held.numel() else 0
-        end = start + rows.shape[1]
-        if torch.is_grad_enabled():  # a graph may keep the rows held: they must not change
-            known = held.transpose(1, 2) if start else rows[:, :0]
-            return torch.cat([known, rows], dim=1).transpose(1, 2)
-        if not self._has_room(held, end):
-            size = max(end, expected) + ROOM
-            self._memory = rows.new_empty(len(rows), size, *rows.shape[2:])
-            if start:
-                self._memory[:, :start] = held.transpose(1, 2)
-        self._memory[:, start:end] = rows
-        self._given = self._memory[:, :end].transpose(1, 2)
-        return self._given
-
-    def _has_room(self, held: Tensor, end: int) -> bool:
-        """Whether the rows held are still those given last, in memory that may be written."""
-        writable = torch.is_inference_mode_enabled() or not self._memory.is_inference()
-        return held is self._given and writable and end <= self._memory.shape[1]
+    def _give(self) -> None:
+        keys, values = (rows.rows.transpose(1, 2) for rows in self._grown or ())
+        self._given = self.keys, self.values = keys, values
 
 
 @dataclass(slots=True)
@@ -125,18 +135,30 @@ class CachedTokens:
     """
 
     first_layer: int = 0
-    vision_mask: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
-    """bool `[B, S]`: keys of images and videos."""
-    attention_mask: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
-    """bool `[B, S]`: False where padded."""
-    next_positions: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
-    """int64 `[B, S]`: the position id that text after each token would get."""
+    vision_rows: GrowingRows = field(default_factory=lambda: _no_rows(torch.bool))
+    attention_rows: GrowingRows = field(default_factory=lambda: _no_rows(torch.bool))
+    position_rows: GrowingRows = field(default_factory=lambda: _no_rows(torch.int64))
     frame_sizes: list[list[int]] = field(default_factory=list)
     """For each sample, merged tokens of each temporal patch or image so far."""
     is_padded: bool = False
     """Whether any token is padded: kept, so that a step need not look at the mask."""
     places: list[int] | None = None
     """Places of the tokens among those of the first layer; None: they are all there."""
+
+    @property
+    def vision_mask(self) -> Tensor:
+        """Bool `[B, S]`: keys of images and videos."""
+        return self.vision_rows.rows
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Bool `[B, S]`: False where padded."""
+        return self.attention_rows.rows
+
+    @property
+    def next_positions(self) -> Tensor:
+        """Int64 `[B, S]`: the position id that text after each token would get."""
+        return self.position_rows.rows
 
     def append(self, rows: NewRows, places: Sequence[int] | None = None) -> None:
         """Take note of new tokens, which stand at `places` among those of the first layer.
@@ -145,23 +167,21 @@ class CachedTokens:
             UsageError: another batch size than that of the tokens so far.
         """
         if not self.frame_sizes:
-            self.vision_mask, self.attention_mask = rows.vision_mask, rows.attention_mask
-            self.next_positions = rows.next_positions
             self.frame_sizes = [[] for _ in rows.frame_sizes]
         elif len(rows.vision_mask) != len(self.vision_mask):
             raise UsageError(
                 f"a batch of {len(rows.vision_mask)} with a cache of {len(self.vision_mask)} "
                 "samples: pass the cache of the same batch"
             )
-        else:
-            self.vision_mask = torch.cat([self.vision_mask, rows.vision_mask], dim=1)
-            self.attention_mask = torch.cat([self.attention_mask, rows.attention_mask], dim=1)
-            self.next_positions = torch.cat([self.next_positions, rows.next_positions], dim=1)
+        self.vision_rows.append(rows.vision_mask)
+        self.attention_rows.append(rows.attention_mask)
+        self.position_rows.append(rows.next_positions)
         for sizes, new in zip(self.frame_sizes, rows.frame_sizes, strict=True):
             sizes.extend(new)
         self.is_padded = self.is_padded or rows.is_padded
         if places is not None:
-            self.places = [*(self.places or ()), *places]
+            self.places = self.places or []
+            self.places.extend(places)
 
     def count_below(self, num_rows: int) -> int:
         """How many of the first tokens of the first layer are here."""
@@ -186,24 +206,33 @@ class CachedTokens:
             sizes[:here] + [0] * (there - here)
             for sizes, here, there in zip(self.frame_sizes, begun, num_frames, strict=True)
         ]
-        self.vision_mask = self.vision_mask[:, :count]
-        self.attention_mask = self.attention_mask[:, :count]
-        self.next_positions = self.next_positions[:, :count]
+        for kept in (self.vision_rows, self.attention_rows, self.position_rows):
+            kept.crop(count)
         if self.places is not None:
             self.places = self.places[:count]
 
     def select(self, samples: Tensor) -> None:
         """Keep these samples, in that order."""
         samples = samples.to(self.vision_mask.device)
-        self.vision_mask = self.vision_mask[samples]
-        self.attention_mask = self.attention_mask[samples]
-        self.next_positions = self.next_positions[samples]
+        self.vision_rows = GrowingRows(self.vision_mask[samples])
+        self.attention_rows = GrowingRows(self.attention_mask[samples])
+        self.position_rows = GrowingRows(self.next_positions[samples])
         self.frame_sizes = [list(self.frame_sizes[i]) for i in samples.tolist()]
 
     def fork(self) -> Self:
         """A record that grows on its own."""
-        sizes = [list(one) for one in self.frame_sizes]
-        return replace(self, frame_sizes=sizes, places=self.places and list(self.places))
+        return replace(
+            self,
+            vision_rows=self.vision_rows.fork(),
+            attention_rows=self.attention_rows.fork(),
+            position_rows=self.position_rows.fork(),
+            frame_sizes=[list(one) for one in self.frame_sizes],
+            places=self.places and list(self.places),
+        )
+
+
+def _no_rows(dtype: torch.dtype) -> GrowingRows:
+    return GrowingRows(torch.empty(0, 0, dtype=dtype))
 
 
 class VideoNSACache(DynamicCache):
@@ -231,6 +260,17 @@ class VideoNSACache(DynamicCache):
             key_states, value_states, layer_idx, *args, expected=self.expected, **kwargs
         )
         return found
+
+    def reserve(self, size: int) -> None:
+        """Have memory for `size` tokens at least in every layer; see `RowMajorLayer.reserve`."""
+        for layer in self.layers:
+            layer.reserve(size)
+
+    def advance(self, rows: NewRows) -> None:
+        """Take note of tokens whose keys others wrote into the memory of all layers."""
+        for layer in self.layers:
+            layer.advance(rows.vision_mask.shape[1])
+        self.tokens.append(rows)
 
     @property
     def tokens(self) -> CachedTokens:

@@ -81,6 +81,25 @@ def row_mask(input_ids: Tensor, attention_mask: Tensor | None, *, past: int) -> 
     return attention_mask[:, -length:].bool()
 
 
+def text_rows(start: Tensor, num_rows: int) -> NewRows:
+    """So many text rows of each sample, none padded; nothing waits for the device.
+
+    Args:
+        start: int64 `[B]`, the position id of the first row of each.
+        num_rows: T.
+    """
+    after = start[:, None] + torch.arange(1, num_rows + 1, device=start.device)
+    return NewRows(
+        vision_mask=torch.zeros_like(after, dtype=torch.bool),
+        attention_mask=torch.ones_like(after, dtype=torch.bool),
+        position_ids=(after - 1).expand(3, -1, -1),
+        next_positions=after,
+        frame_sizes=[[] for _ in start],
+        has_vision=False,
+        is_padded=False,
+    )
+
+
 def cut_rows(rows: NewRows, start: int, stop: int) -> NewRows:
     """The rows [start, stop) of new rows, with the frames that begin there."""
     vision, mask = rows.vision_mask[:, start:stop], rows.attention_mask[:, start:stop]

@@ -8,11 +8,11 @@ a chunk, h hidden size, v bytes of a value.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from videonsa.models.cache import ROOM
 from videonsa.models.chunks import even_chunk, why_at_once
 from videonsa.models.costs import AttentionCall
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.fused import ROWS_PER_CHUNK
+from videonsa.models.growing import ROOM
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.shape import ModelShape, up_to
 from videonsa.models.vision import ALIGNED
