@@ -54,6 +54,10 @@ class AttentionMethod(ABC):
     takes_packed: ClassVar[bool] = False
     """Whether `attend` heeds `step.tokens.segments`, that is several packed samples, or pieces of a
     process's share of a sequence; else both are refused."""
+    text_is_dense: ClassVar[bool] = False
+    """Whether a step of text tokens alone is dense attention to all keys before them, and nothing
+    else: then tokens are decoded by static steps (`models.decoding`), which do not call `attend`. A
+    class with an `attend` of its own says so anew."""
     branches: ClassVar[tuple[str, ...]] = ()
     """What can be ablated."""
     temporal_ids: TemporalIds | None = None
@@ -62,6 +66,11 @@ class AttentionMethod(ABC):
     """Layers after which tokens may leave the step, never the last; see `kept_after`."""
     rate: ClassVar[str] = "dense"
     """The measured rate (a field of `planning.speed.Rates`) that `operations` are divided by."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "attend" in vars(cls) and "text_is_dense" not in vars(cls):
+            cls.text_is_dense = False
 
     @abstractmethod
     def attend(
@@ -155,6 +164,7 @@ class Dense(AttentionMethod):
 
     name = "dense"
     takes_packed = True
+    text_is_dense = True
 
     def attend(
         self,
@@ -177,6 +187,7 @@ class NSA(AttentionMethod):
     uses_gates = True
     is_chunked = True
     takes_packed = True
+    text_is_dense = True
     branches = BRANCHES
     rate = "nsa"
     stream: ClassVar[str] = "vision"
