@@ -7,7 +7,8 @@ import torch
 
 import videonsa
 from videonsa.errors import BudgetError, ModelError
-from videonsa.inference.generation import TextPieces, decode, generate_tokens
+from videonsa.inference.decoding import decode, generate_tokens
+from videonsa.inference.generation import TextPieces
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import Dense

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from videonsa.inference.generation import decode, not_finite
+from videonsa.inference.decoding import decode
+from videonsa.inference.generation import not_finite
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from stored_caches import NAMES, assert_equal, filled
 from tiny_models import prompt
 
-from videonsa.models.cache import ROOM, VideoNSACache
+from videonsa.models.cache import VideoNSACache
+from videonsa.models.growing import ROOM
 from videonsa.models.stored_cache.load import load_cache
 from videonsa.models.stored_cache.save import save_cache
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from videonsa.errors import BudgetError
 from videonsa.models.attention import HybridAttention
-from videonsa.models.cache import ROOM, RowMajorLayer, VideoNSACache
+from videonsa.models.cache import RowMajorLayer, VideoNSACache
+from videonsa.models.growing import ROOM
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.modeling import SparseVideoModel
 from videonsa.models.stored_cache.contents import (

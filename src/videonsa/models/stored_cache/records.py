@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from videonsa.models.cache import CachedTokens
+from videonsa.models.growing import GrowingRows
 from videonsa.models.stored_cache.contents import StoredRecord
 
 _MASKS = ("vision_mask", "attention_mask", "next_positions")
@@ -47,12 +48,16 @@ def records_of(
     for number, facts in enumerate(stored):
         sizes = tensors[f"{number}.frame_sizes"].tolist()
         bounds = accumulate(tensors[f"{number}.frame_counts"].tolist(), initial=0)
+        masks = [GrowingRows(tensors[f"{number}.{name}"].to(device)) for name in _MASKS]
+        vision_rows, attention_rows, position_rows = masks
         record = CachedTokens(
             first_layer=facts.first_layer,
             frame_sizes=[sizes[first:last] for first, last in pairwise(bounds)],
             is_padded=facts.is_padded,
             places=tensors[f"{number}.places"].tolist() if facts.has_places else None,
-            **{name: tensors[f"{number}.{name}"].to(device) for name in _MASKS},
+            vision_rows=vision_rows,
+            attention_rows=attention_rows,
+            position_rows=position_rows,
         )
         found.append(record)
     return found
