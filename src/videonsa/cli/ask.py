@@ -21,6 +21,7 @@ from videonsa.cli.common import (
     report,
     video_argument,
 )
+from videonsa.cli.compiling import compile_line, told_to_first
 from videonsa.cli.generation import add_generation_options, generation_options
 
 
@@ -65,19 +66,20 @@ def run(args: Namespace) -> int:
 
         options = reading_options(args)
         trace = Trace(report) if args.trace else None
-        model = load_model(args)
-        if trace is not None:
-            trace.stage("cli/ask", video=args.video, question=repr(args.question))
-        stream = model.ask(
-            video,
-            args.question,
-            stream=True,
-            trace=trace,
-            **generation_options(args),
-            **options,
-        )
+        with compile_line():
+            model = load_model(args)
+            if trace is not None:
+                trace.stage("cli/ask", video=args.video, question=repr(args.question))
+            stream = model.ask(
+                video,
+                args.question,
+                stream=True,
+                trace=trace,
+                **generation_options(args),
+                **options,
+            )
         report_usage(stream.usage)
-        for piece in stream:
+        for piece in told_to_first(stream):
             if not args.json:
                 emit(piece)
         if args.json:

@@ -11,6 +11,7 @@ from videonsa.cli.answering import (
     reading_options,
 )
 from videonsa.cli.common import Commands, add_command, quiet_libraries, report, video_argument
+from videonsa.cli.compiling import compile_line
 from videonsa.cli.conversation import Conversation, clips_of, session_lines
 from videonsa.cli.generation import add_generation_options, generation_options
 from videonsa.cli.lines import Lines
@@ -56,8 +57,9 @@ def run(args: Namespace) -> int:
         video = video_argument(args)
         open_source(video, decoder=args.decoder)
         options = reading_options(args)
-        model = load_model(args)
-        session = model.open(video, **options)
+        with compile_line():
+            model = load_model(args)
+            session = model.open(video, **options)
         _report_opened(session, model)
         lines = Lines()
         if lines.are_typed:

@@ -18,6 +18,7 @@ from videonsa.cli.common import (
     report,
     write_output,
 )
+from videonsa.cli.compiling import compile_line
 
 if TYPE_CHECKING:
     from videonsa.inference.answer import Answer
@@ -82,7 +83,8 @@ def run(args: Namespace) -> int:
         results: list[dict[str, Any]] = []
         rows: list[TimelineRow] = []
         for question in asked:
-            answer = _ask(model, clip, question, rows)
+            with compile_line():
+                answer = _ask(model, clip, question, rows)
             results.append(_result(question, answer))
             if not args.json:
                 emit(_line(results[-1]) + "\n")

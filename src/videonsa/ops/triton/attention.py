@@ -11,6 +11,7 @@ from videonsa.ops.triton.backward import nsa_backward as run_backward
 from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.forward import Branches, Options, nsa_forward
 from videonsa.ops.triton.index import StreamIndex
+from videonsa.ops.triton.support import compute_device
 from videonsa.ops.triton.tuning import tuning_for
 
 
@@ -43,8 +44,9 @@ def nsa_triton(
         `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
     """
     dtype = q.dtype
-    if torch.is_autocast_enabled(q.device.type):
-        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    device = compute_device(q.device).type
+    if torch.is_autocast_enabled(device):
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     begin, current = (x.view(*q.shape[:2], 1, 1) for x in (index.row_begin, index.row_block))
     given = selected = None
     if selected_blocks is not None:
@@ -53,7 +55,11 @@ def nsa_triton(
         seen = (given >= 0) & (given <= current - begin)
         selected = torch.where(seen, given + begin, -1).flatten(0, 1).contiguous()
     flat = (_flat(q), _flat(k), _flat(v), gates.flatten(0, 1))
-    arguments = (*flat, list(index[:7]), list(map(int, index[7:])), selected, *_options(spec))
+    options = (list(index[:7]), list(map(int, index[7:])), selected, *_options(spec))
+    if q.is_meta:  # the op would only tell the shapes of its results
+        result = _run(flat, *options, return_branches=False)
+        return result.output.view(q.shape).to(dtype)
+    arguments = (*flat, *options)
     if not return_branches:
         wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in flat)
         output: Tensor = (

@@ -1,6 +1,9 @@
 """Pieces that the kernels share: tiles loaded with padding, one step of the online softmax."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +42,25 @@ def heads(x: Tensor) -> tuple[Tensor, int, int, int]:
     """
     stride_n, stride_h, _ = x.stride()
     return x, stride_n, stride_h, x.shape[1]
+
+
+@dataclass(frozen=True)
+class _Compiler:
+    """Stands for a kernel whose launches compile it, and run nothing."""
+
+    kernel: Any
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return partial(self.kernel.warmup, grid=grid)
+
+
+def launcher(kernel: Any, x: Tensor) -> Any:
+    """What launches a kernel on tensors like x: `launcher(kernel, x)[grid](...)`.
+
+    Tensors without values (of the meta device) have it compiled for the current GPU, as for
+    tensors there of the same shapes, and not launched.
+    """
+    return _Compiler(kernel) if x.is_meta else kernel
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:

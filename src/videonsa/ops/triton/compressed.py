@@ -11,6 +11,7 @@ from videonsa.ops.triton.common import (
     clean_steps,
     descriptors,
     heads,
+    launcher,
     load_finite_head,
     load_head,
     scores,
@@ -120,7 +121,7 @@ def compressed(
     o_cmp = torch.empty((num_rows, num_heads, dim), dtype=q.dtype, device=q.device)
     lse_cmp = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
     sources = (means.k, config.block_n), (means.v, config.block_n)
-    _compressed_kernel[(tiles.num * num_heads,)](
+    launcher(_compressed_kernel, q)[(tiles.num * num_heads,)](
         heads(q),
         *means.arguments,
         *descriptors(*sources, tma=config.tma),

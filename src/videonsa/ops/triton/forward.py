@@ -14,6 +14,7 @@ from videonsa.ops.triton.index import StreamIndex, Tiles, row_tiles
 from videonsa.ops.triton.pool import pool
 from videonsa.ops.triton.scattered import add_scattered
 from videonsa.ops.triton.selected import plan_tiles, selected_shared
+from videonsa.ops.triton.support import compute_device
 from videonsa.ops.triton.tuning import Config, Tuning, rows_of_tile
 from videonsa.ops.triton.window import window_and_sum
 
@@ -211,6 +212,7 @@ def _selected(
 
 def num_multiprocessors(device: torch.device) -> int:
     """Of a GPU, for kernels that loop over their work."""
+    device = compute_device(device)
     if device.type != "cuda":
         return 2  # the interpreter
     return int(torch.cuda.get_device_properties(device).multi_processor_count)

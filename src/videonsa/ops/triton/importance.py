@@ -12,7 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import LOG2_E, descriptors, heads, load_head, scores, tile_rows
+from videonsa.ops.triton.common import (
+    LOG2_E,
+    descriptors,
+    heads,
+    launcher,
+    load_head,
+    scores,
+    tile_rows,
+)
 from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.tuning import Config
 
@@ -280,7 +288,7 @@ def importance(
     num_blocks, num_kv_heads, _ = k_cmp.shape
     sources = (q, config.block_m), (k_cmp, config.block_n)
     num_parts = triton.cdiv(out.importance.shape[-1], config.block_n)
-    _importance_kernel[(num_parts, len(chunk), num_kv_heads)](
+    launcher(_importance_kernel, q)[(num_parts, len(chunk), num_kv_heads)](
         heads(q),
         heads(k_cmp),
         *descriptors(*sources, tma=config.tma),
@@ -344,8 +352,8 @@ def top_blocks(
 
     if scores.group > 1:
         grid, sizes = shape(max_groups)
-        _top_groups_kernel[grid](*arguments, **shared, **sizes)
+        launcher(_top_groups_kernel, selected)[grid](*arguments, **shared, **sizes)
         grid, sizes = shape(triton.next_power_of_2(num_selected) * scores.group)
     else:
         grid, sizes = shape(max_blocks)
-    _top_blocks_kernel[grid](*arguments, selected, **shared, **sizes)
+    launcher(_top_blocks_kernel, selected)[grid](*arguments, selected, **shared, **sizes)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.ops.triton.common import tile_rows
+from videonsa.ops.triton.common import launcher, tile_rows
 from videonsa.ops.triton.index import Tiles
 from videonsa.ops.triton.selected import Plan
 
@@ -169,7 +169,7 @@ def make_lists(plan: Plan, tiles: Tiles, lists: Lists, *, first_chunk: int) -> N
     num_lists = len(lists.cursor) // lists.chunks
     lists.counts.zero_()
     for fill in (False, True):
-        _list_kernel[(tiles.num, num_kv_heads)](
+        launcher(_list_kernel, plan.start)[(tiles.num, num_kv_heads)](
             plan.pairs,
             lists.units,
             tiles.runs,
@@ -188,7 +188,7 @@ def make_lists(plan: Plan, tiles: Tiles, lists: Lists, *, first_chunk: int) -> N
             num_warps=4,
         )
         if not fill:
-            _items_kernel[(triton.cdiv(num_lists, 256), lists.chunks)](
+            launcher(_items_kernel, plan.start)[(triton.cdiv(num_lists, 256), lists.chunks)](
                 lists.counts,
                 lists.totals,
                 lists.cursor,

@@ -9,6 +9,7 @@ from videonsa.ops.triton.common import (
     Keys,
     heads,
     is_any,
+    launcher,
     load_finite_head,
     load_rows,
     poison_of,
@@ -106,7 +107,7 @@ def pool(k: Tensor, v: Tensor, index: StreamIndex) -> tuple[Keys, Keys]:
     poison = torch.empty((num_keys, num_kv_heads), dtype=torch.float32, device=k.device)
     poison_cmp = torch.empty((num_blocks, num_kv_heads), dtype=torch.float32, device=k.device)
     poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)
-    _pool_kernel[(num_blocks, num_kv_heads)](
+    launcher(_pool_kernel, k)[(num_blocks, num_kv_heads)](
         heads(k),
         heads(v),
         k_cmp,
@@ -128,7 +129,7 @@ def with_poison(k: Tensor, v: Tensor) -> Keys:
     dim, num_rows = k.shape[2], k.shape[0] * k.shape[1]
     poison = torch.empty(k.shape[:2], dtype=torch.float32, device=k.device)
     poisoned = torch.zeros(1, dtype=torch.int32, device=k.device)
-    _poison_kernel[(triton.cdiv(num_rows, POISON_ROWS),)](
+    launcher(_poison_kernel, k)[(triton.cdiv(num_rows, POISON_ROWS),)](
         k, v, poison, poisoned, num_rows, D=dim, BLOCK_M=POISON_ROWS, num_warps=4
     )
     return Keys(k, v, poison, poisoned)

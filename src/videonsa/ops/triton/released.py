@@ -34,6 +34,7 @@ from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 from videonsa.ops.triton.common import (
     Keys,
     fits_tma,
+    launcher,
     load_rows,
     scores,
     softmax_end,
@@ -339,7 +340,8 @@ def select_group(
     importance = torch.empty((chunk, width), dtype=torch.float32, device=q.device)
     for first in range(0, num_rows, chunk):
         rows = min(chunk, num_rows - first)
-        _importance_kernel[(width // bitonic.CHUNK_SLOTS, triton.cdiv(rows, config.block_m))](
+        grid = (width // bitonic.CHUNK_SLOTS, triton.cdiv(rows, config.block_m))
+        launcher(_importance_kernel, q)[grid](
             q,
             k_cmp,
             misread_lse,
@@ -369,7 +371,7 @@ def order_blocks(importance: Tensor, selected: Tensor, *, first_row: int, full: 
         full: importance of a row's own block.
     """
     num_rows = min(len(importance), len(selected) - first_row)
-    _order_kernel[(triton.cdiv(num_rows, ORDER_ROWS),)](
+    launcher(_order_kernel, importance)[(triton.cdiv(num_rows, ORDER_ROWS),)](
         importance,
         selected,
         first_row,
@@ -391,7 +393,7 @@ def _selected(q: Tensor, k: Tensor, v: Tensor, selected: Tensor) -> tuple[Tensor
     num_rows, num_heads, dim = q.shape
     output = torch.empty_like(q)
     lse = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
-    _selected_kernel[(num_rows,)](
+    launcher(_selected_kernel, q)[(num_rows,)](
         q,
         k,
         v,

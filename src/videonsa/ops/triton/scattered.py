@@ -21,6 +21,7 @@ from videonsa.ops.triton.common import (
     LOG2_E,
     Keys,
     heads,
+    launcher,
     load_rows,
     needs_wide_offsets,
     scores,
@@ -200,7 +201,7 @@ def add_scattered(
     partial_lse = q.new_empty(lists.region * group, dtype=torch.float32)
     inputs = (heads(q), *keys.arguments[:2])
     for chunk, i_chunk in chunks(plan, tiles, lists):
-        _partial_kernel[(config.programs * num_multiprocessors,)](
+        launcher(_partial_kernel, q)[(config.programs * num_multiprocessors,)](
             *inputs,
             partial,
             partial_lse,
@@ -219,7 +220,7 @@ def add_scattered(
             WIDE=needs_wide_offsets(q),
             **config.launch,
         )
-        _merge_kernel[(MERGE_PROGRAMS * num_multiprocessors,)](
+        launcher(_merge_kernel, q)[(MERGE_PROGRAMS * num_multiprocessors,)](
             partial,
             partial_lse,
             plan.pairs,

@@ -16,6 +16,7 @@ from videonsa.ops.triton.common import (
     Keys,
     descriptors,
     heads,
+    launcher,
     load_finite_head,
     load_group,
     load_head,
@@ -234,7 +235,7 @@ def plan_tiles(
     # One list of a row for each lane of the one warp.
     per_program = max(1, 32 // tiles.size)
     num_units = tiles.num * num_kv_heads
-    _plan_kernel[(triton.cdiv(num_units, per_program),)](
+    launcher(_plan_kernel, selected)[(triton.cdiv(num_units, per_program),)](
         selected,
         plan.shared,
         plan.pairs,
@@ -270,7 +271,7 @@ def selected_shared(
     lse_slc = torch.empty((num_rows, num_heads), dtype=torch.float32, device=q.device)
     sources = (keys.k, config.block_n), (keys.v, config.block_n)
     for is_poisoned in (False, True):  # one of the two returns at once
-        _selected_kernel[(tiles.num * num_kv_heads,)](
+        launcher(_selected_kernel, q)[(tiles.num * num_kv_heads,)](
             heads(q),
             *keys.arguments,
             *descriptors(*sources, tma=config.tma),

@@ -47,7 +47,7 @@ def why_not_cached(q: torch.Tensor) -> str | None:
     if q.shape[-1] % 16 or q.shape[-1] > MAX_CACHED_DIM:
         wanted = f"multiples of 16 up to {MAX_CACHED_DIM}"
         return f"the head dim is {q.shape[-1]}, the kernels take {wanted}"
-    return _why_not_gpu(q)
+    return _why_not_gpu(q.device)
 
 
 def why_not_few_rows(x: torch.Tensor) -> str | None:
@@ -60,7 +60,7 @@ def why_not_few_rows(x: torch.Tensor) -> str | None:
         return "autocast chooses the dtype"
     if not x.numel():
         return "there is no row"
-    return _why_not_gpu(x) or _why_not_dtype(x)
+    return _why_not_gpu(x.device) or _why_not_dtype(x)
 
 
 def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
@@ -93,10 +93,18 @@ def _why_not_dtype(q: torch.Tensor) -> str | None:
     return None
 
 
+def compute_device(device: torch.device) -> torch.device:
+    """The device whose kernels tensors take: without values, the current GPU where there is one."""
+    if device.type == "meta" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def _why_not_here(q: torch.Tensor) -> str | None:
-    if q.is_cuda:
+    device = compute_device(q.device)
+    if device.type == "cuda":
         dtype = None if torch.is_autocast_enabled("cuda") else _why_not_dtype(q)
-        return _why_not_gpu(q) or dtype
+        return _why_not_gpu(device) or dtype
     import triton
 
     if triton.knobs.runtime.interpret:
@@ -104,10 +112,10 @@ def _why_not_here(q: torch.Tensor) -> str | None:
     return f"the tensors are on {q.device.type}, the kernels need a GPU"
 
 
-def _why_not_gpu(x: torch.Tensor) -> str | None:
+def _why_not_gpu(device: torch.device) -> str | None:
     if torch.version.hip is not None:
         return "the GPU is not from NVIDIA"
-    return _why_not_capability(torch.cuda.get_device_capability(x.device))
+    return _why_not_capability(torch.cuda.get_device_capability(device))
 
 
 def _why_not_shape(q: torch.Tensor, k: torch.Tensor) -> str | None:

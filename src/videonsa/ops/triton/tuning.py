@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from videonsa.ops.triton.support import compute_device
+
 MAX_TILE_ROWS = 32
 """Rows of a tile of the selected branch: each has a bit in an int32."""
 
@@ -65,6 +67,7 @@ def _block_rows(max_size: int) -> int:
 
 def tuning_for(max_size: int, *, device: torch.device) -> Tuning:
     """The choice for blocks of at most `max_size` tokens."""
+    device = compute_device(device)
     if device.type != "cuda":
         return interpreter(max_size)
     is_hopper = torch.cuda.get_device_capability(device)[0] == 9

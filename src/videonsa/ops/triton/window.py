@@ -11,6 +11,7 @@ from videonsa.ops.triton.common import (
     clean_steps,
     descriptors,
     heads,
+    launcher,
     load_finite_head,
     load_group,
     load_head,
@@ -155,7 +156,7 @@ def window_and_sum(
         lse = output.new_empty((num_rows, num_heads), dtype=torch.float32)
         branch = (torch.empty_like(output), lse)
     sources = (keys.k, config.block_n), (keys.v, config.block_n)
-    _window_kernel[(tiles.num * num_kv_heads,)](
+    launcher(_window_kernel, q)[(tiles.num * num_kv_heads,)](
         heads(q),
         *keys.arguments,
         *descriptors(*sources, tma=config.tma),
