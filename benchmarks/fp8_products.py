@@ -152,26 +152,27 @@ def sums_of(groups: dict[str, dict[str, Any]], num_rows: int) -> dict[str, dict[
     return found
 
 
+def few_row_ways(x: Tensor, group: str) -> dict[str, Work]:
+    """One group of products by all ways, `COPIES` times."""
+    copies = [linears_of(group, x.device) for _ in range(COPIES)]
+    quantised = [[Fp8Linear.of(linear) for linear in linears] for linears in copies]
+    return {
+        "bf16": lambda: [linear(x) for linears in copies for linear in linears],
+        "bf16, few rows": lambda: [products(x, *linears) for linears in copies],
+        "own": lambda: [products(x, *layers) for layers in quantised],
+        "scaled": lambda: [
+            scaled_products(scale_rows(x), layers, fast=True) for layers in quantised
+        ],
+    }
+
+
 def few_row_times(num_rows: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Microseconds of the products of a decoder layer, in a graph, weights from memory."""
     found = {}
     for group in [name for name in GROUPS if not name.startswith("tower")]:
-        copies = [linears_of(group, device) for _ in range(COPIES)]
-        quantised = [[Fp8Linear.of(linear) for linear in linears] for linears in copies]
         x = torch.randn(num_rows, GROUPS[group][0], dtype=torch.bfloat16, device=device)
-
-        def full(x: Tensor = x, copies: list[list[nn.Linear]] = copies) -> None:
-            for linears in copies:
-                for linear in linears:
-                    linear(x)
-
-        def own(x: Tensor = x, quantised: list[list[Fp8Linear]] = quantised) -> None:
-            for layers in quantised:
-                products(x, *layers)
-
-        found[group] = {
-            name: 1e3 * graph_ms(f) / COPIES for name, f in (("bf16", full), ("own", own))
-        }
+        ways = few_row_ways(x, group)
+        found[group] = {name: 1e3 * graph_ms(f) / COPIES for name, f in ways.items()}
     return found
 
 

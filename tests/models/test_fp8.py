@@ -11,6 +11,7 @@ from videonsa.errors import ModelError, UsageError
 from videonsa.models import fp8
 from videonsa.models.fp8 import Fp8Linear, products
 from videonsa.models.fused import FusedMLP
+from videonsa.ops import few_rows
 from videonsa.ops.scaled import ScaledRows, scale_gated_rows, scale_rows
 
 
@@ -25,6 +26,11 @@ def linear(inner, outer, *, bias=True, seed=0):
 
 def restored(rows):
     return rows.values.double() * rows.scales.double()
+
+
+def plain(rows):
+    """In the dtype of a model."""
+    return restored(rows).bfloat16()
 
 
 def exact(layer, x):
@@ -113,6 +119,28 @@ def test_an_mlp_without_silu_keeps_its_own_activation():
             setattr(mlp, name, Fp8Linear.of(getattr(mlp, name)))
         found = mlp(x)
     assert (found - full).norm() < 0.1 * full.norm()
+
+
+def test_few_rows_are_not_quantised_where_a_kernel_takes_them(quantised, monkeypatch):
+    config = SimpleNamespace(hidden_size=32, intermediate_size=64, hidden_act="silu")
+    mlp, x = FusedMLP(config).bfloat16(), normal(2, 3, 32)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        setattr(mlp, name, Fp8Linear.of(getattr(mlp, name)))
+    quantised.clear()
+    by_few = few_rows.linear_products, few_rows.gated_product
+    gate, down = mlp.gate_proj.scaled, mlp.down_proj.scaled
+    wanted = by_few[0](by_few[1](x, gate, mlp.up_proj.scaled), [(down, None)])[0]
+    monkeypatch.setattr(few_rows, "takes", lambda x, weights: x.numel() <= 16 * x.shape[-1])
+    monkeypatch.setattr(few_rows, "linear_products", lambda x, w: (F.linear(x, plain(w[0][0])),))
+    monkeypatch.setattr(
+        few_rows,
+        "gated_product",
+        lambda x, g, u: F.silu(F.linear(x, plain(g))) * F.linear(x, plain(u)),
+    )
+    assert torch.equal(mlp(x), wanted)
+    assert quantised == []
+    mlp(normal(17, 32))
+    assert quantised == [(17, 32)]
 
 
 def test_a_gradient_is_refused():

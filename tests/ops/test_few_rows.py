@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from videonsa.ops import few_rows
+from videonsa.ops.scaled import ScaledRows, scale_rows
 
 
 def make(num_rows=2, *, dtype=torch.bfloat16):
@@ -48,3 +49,18 @@ def test_kernels_have_no_gradient(anywhere):
     assert not few_rows.takes(x, weights)
     with torch.no_grad():
         assert few_rows.takes(x, weights)
+
+
+def test_weights_in_float8_are_restored_by_pytorch_and_taken_by_gpus_that_have_it(
+    anywhere, monkeypatch
+):
+    x, weights = make()
+    scaled = [(scale_rows(w), bias) for w, bias in weights]
+    assert not few_rows.takes(x, scaled)
+    for out, (w, bias) in zip(few_rows.linear_products(x, scaled), scaled, strict=True):
+        restored = (w.values.float() * w.scales).to(x.dtype)
+        assert torch.equal(out, F.linear(x, restored, bias))
+    monkeypatch.setattr(few_rows, "can_multiply", lambda device: True)
+    assert few_rows.takes(x, scaled)
+    values, scales = scaled[0][0]
+    assert not few_rows.takes(x, [(ScaledRows(values.t(), scales), None)])

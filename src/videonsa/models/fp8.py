@@ -1,4 +1,7 @@
-"""Linear layers in float8: weights quantised once, their rows of input at every call."""
+"""Linear layers in float8: weights quantised once, their rows of input at every call.
+
+A few rows, those of a decode step, are bound by reading the weights: they stay as they are.
+"""
 
 from typing import Any, Self
 
@@ -7,6 +10,7 @@ from torch import Tensor, nn
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.models.linears import linear_rows
+from videonsa.ops import few_rows
 from videonsa.ops.scaled import (
     MULTIPLE,
     ScaledRows,
@@ -47,9 +51,14 @@ class Fp8Linear(nn.Module):
         """Rows `[..., in_features]` to `[..., out_features]`, in their dtype, from bfloat16."""
         return products(x, self)[0]
 
+    @property
+    def scaled(self) -> ScaledRows:
+        """The weight `[out_features, in_features]`."""
+        return ScaledRows(self.weight, self.scales)
+
     def of_scaled(self, rows: ScaledRows, dtype: torch.dtype) -> Tensor:
         """As `forward`, of rows that are quantised."""
-        return scaled_product(rows, ScaledRows(self.weight, self.scales), self.bias).to(dtype)
+        return scaled_product(rows, self.scaled, self.bias).to(dtype)
 
     def extra_repr(self) -> str:
         """As a Linear tells its sizes."""
@@ -57,23 +66,28 @@ class Fp8Linear(nn.Module):
 
 
 def products(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
-    """The same rows `[..., K]` through several linear layers; they are quantised once.
+    """The same rows `[..., K]` through several linear layers; in float8 they are quantised once.
 
     Raises:
         UsageError: a gradient is wanted of layers in float8.
     """
-    if not all(isinstance(linear, Fp8Linear) for linear in linears):
+    in_fp8 = [linear for linear in linears if isinstance(linear, Fp8Linear)]
+    if len(in_fp8) < len(linears):
         return linear_rows(x, linears)
     _check_no_gradient(x)
+    weights = [(linear.scaled, linear.bias) for linear in in_fp8]
+    if few_rows.takes(x, weights):
+        return few_rows.linear_products(x, weights)
     rows = scale_rows(x)
-    return tuple(linear.of_scaled(rows, x.dtype) for linear in linears)  # type: ignore[operator]
+    return tuple(linear.of_scaled(rows, x.dtype) for linear in in_fp8)
 
 
 def gated_product(mlp: Any, x: Tensor) -> Tensor:
     """A gated MLP in float8 of rows `[..., hidden]`: what silu gives is quantised as it is made."""
-    dtype = x.dtype
-    rows = scale_gated_rows(*products(x, mlp.gate_proj, mlp.up_proj))
-    product: Tensor = mlp.down_proj.of_scaled(rows, dtype)
+    gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    if gate.bias is None and few_rows.takes(x, [(gate.scaled, None), (up.scaled, None)]):
+        return products(few_rows.gated_product(x, gate.scaled, up.scaled), down)[0]
+    product: Tensor = down.of_scaled(scale_gated_rows(*products(x, gate, up)), x.dtype)
     return product
 
 

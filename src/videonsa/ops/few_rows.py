@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videonsa.ops.scaled import ScaledRows, can_multiply
 from videonsa.ops.triton.support import why_not_few_rows
 
 MAX_ROWS = 16
@@ -18,8 +19,10 @@ MAX_ROWS = 16
 MAX_WEIGHTS = 3
 """Of one launch."""
 
-Weight: TypeAlias = tuple[Tensor, Tensor | None]
-"""`[N, K]` and a bias `[N]`."""
+Matrix: TypeAlias = Tensor | ScaledRows
+"""`[N, K]`, in the dtype of the input or in float8."""
+Weight: TypeAlias = tuple[Matrix, Tensor | None]
+"""A matrix and a bias `[N]`."""
 
 
 def takes(x: Tensor, weights: Sequence[Weight]) -> bool:
@@ -31,29 +34,46 @@ def takes(x: Tensor, weights: Sequence[Weight]) -> bool:
         return False
     if why_not_few_rows(x) is not None:
         return False
-    tensors = [y for weight in weights for y in weight if y is not None]
+    scaled = [w for w, _ in weights if isinstance(w, ScaledRows)]
+    if scaled and not can_multiply(x.device):
+        return False
+    like_x = [y for weight in weights for y in weight if isinstance(y, Tensor)]
+    tensors = [*like_x, *(y for w in scaled for y in w)]
     if torch.is_grad_enabled() and any(y.requires_grad for y in (x, *tensors)):
         return False
-    return all(
-        y.dtype == x.dtype and y.device == x.device and y.is_contiguous() for y in tensors
-    ) and all(w.shape[-1] == x.shape[-1] for w, _ in weights)
+    return (
+        all(y.dtype == x.dtype for y in like_x)
+        and all(y.device == x.device and y.is_contiguous() for y in tensors)
+        and all(values_of(w).shape[-1] == x.shape[-1] for w, _ in weights)
+    )
+
+
+def values_of(weight: Matrix) -> Tensor:
+    """`[N, K]`, not yet scaled."""
+    return weight.values if isinstance(weight, ScaledRows) else weight
 
 
 def linear_products(x: Tensor, weights: Sequence[Weight]) -> tuple[Tensor, ...]:
     """Rows `[..., K]` through several weights: `[..., N]` of each, in the dtype of x."""
     if not takes(x, weights):
-        return tuple(F.linear(x, *weight) for weight in weights)
+        return tuple(F.linear(x, _restored(w, x), bias) for w, bias in weights)
     from videonsa.ops.triton.few_rows import products_triton  # needs Triton
 
     outs = products_triton(x.reshape(-1, x.shape[-1]), weights)
     return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
 
-def gated_product(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+def gated_product(x: Tensor, gate: Matrix, up: Matrix) -> Tensor:
     """silu(x gate^T) * (x up^T) of rows `[..., K]` and two weights `[N, K]`: `[..., N]`."""
     if not takes(x, [(gate, None), (up, None)]):
-        return F.silu(F.linear(x, gate)) * F.linear(x, up)
+        return F.silu(F.linear(x, _restored(gate, x))) * F.linear(x, _restored(up, x))
     from videonsa.ops.triton.few_rows import gated_triton  # needs Triton
 
     out = gated_triton(x.reshape(-1, x.shape[-1]), gate, up)
     return out.view(*x.shape[:-1], -1)
+
+
+def _restored(weight: Matrix, x: Tensor) -> Tensor:
+    if isinstance(weight, ScaledRows):
+        return (weight.values.float() * weight.scales).to(x.dtype)
+    return weight

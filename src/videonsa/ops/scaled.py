@@ -24,6 +24,13 @@ LEAST_CAPABILITY = (8, 9)
 """Of a GPU that multiplies float8."""
 
 
+def can_multiply(device: torch.device) -> bool:
+    """Whether a device is a GPU that multiplies float8."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
 class ScaledRows(NamedTuple):
     """Rows of float8 and their scales."""
 

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from compiling import META, Launch, recorded_launches, resources_of, source_of
 
+from videonsa.ops.scaled import FLOAT8, ScaledRows
 from videonsa.ops.triton import cached
 from videonsa.ops.triton.decode_tuning import ProductConfig, cached_tuning, product_tuning
 from videonsa.ops.triton.few_rows import gated_triton, products_triton
@@ -59,6 +60,21 @@ def product_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
             down = empty(3584, 18944)
             products_triton(empty(num_rows, 18944), [(down, None)], config=config(3584, 18944))
         yield f"{num_rows} rows", launches
+        if capability < 89:
+            continue
+        with recorded_launches() as launches:
+            in_fp8 = [(_scaled(w), bias) for w, bias in qkv]
+            products_triton(x, in_fp8, config=config(4608, 3584))
+            gated_triton(x, _scaled(mlp), _scaled(mlp), config=config(2 * 18944, 3584))
+            rows = empty(num_rows, 18944)
+            products_triton(rows, [(_scaled(down), None)], config=config(3584, 18944))
+        yield f"{num_rows} rows, weights in float8", launches
+
+
+def _scaled(w: torch.Tensor) -> ScaledRows:
+    """Of the same shape."""
+    scales = torch.empty((len(w), 1), dtype=torch.float32, device=META)
+    return ScaledRows(torch.empty(w.shape, dtype=FLOAT8, device=META), scales)
 
 
 def main() -> None:

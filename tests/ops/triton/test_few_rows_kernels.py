@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from videonsa.ops.scaled import scale_rows
 from videonsa.ops.triton.decode_tuning import ProductConfig
 from videonsa.ops.triton.few_rows import gated_triton, products_triton
 
@@ -56,6 +57,35 @@ def test_gate_and_up_are_rounded_before_silu(name, size, num_out, device):
     # The sums may be rounded to a neighbour, no more.
     torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=4e-3)
     assert (found.float() == wanted).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_in_float8_are_multiplied_by_rows_as_they_are(name, device):
+    num_rows, config = CONFIGS[name]
+    x, weights = make(device, num_rows, 96, 32, 40)
+    scaled = [(scale_rows(w), bias) for w, bias in weights]
+    exact = [w.values.double() * w.scales for w, _ in scaled]
+    found = products_triton(x, scaled, config=config)
+    tolerance = noise(torch.float32, 96)
+    for out, w, (_, bias) in zip(found, exact, scaled, strict=True):
+        wanted = F.linear(x.double(), w, bias.double())
+        torch.testing.assert_close(out.double(), wanted, atol=tolerance, rtol=tolerance)
+    found = gated_triton(x, scaled[0][0], scaled[0][0], config=config)
+    (plain,) = products_triton(x, [(scaled[0][0], None)], config=config)
+    wanted = F.silu(plain) * plain
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_rows", [1, 4, 16])
+@pytest.mark.parametrize("sides", [(3584, 18944), (18944, 3584), (3584, 512)])
+def test_weights_in_float8_with_the_tuning_of_the_gpu(sides, num_rows, device):
+    inner, outer = sides
+    x, weights = make(device, num_rows, inner, outer, outer, dtype=torch.bfloat16)
+    scaled = [(scale_rows(w), bias) for w, bias in weights]
+    for out, (w, bias) in zip(products_triton(x, scaled), scaled, strict=True):
+        wanted = F.linear(x.double(), w.values.double() * w.scales, bias.double())
+        assert (out - wanted).norm() < 2**-8 * wanted.norm()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy's, of inf times 0

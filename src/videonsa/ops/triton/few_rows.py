@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from videonsa.ops.scaled import ScaledRows
 from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.decode_tuning import ProductConfig, major_capability, product_tuning
 
@@ -61,7 +62,7 @@ def _more(b_acc, b_w, b_x):
     if b_x.shape[0] == 1:
         b_acc += b_w.to(tl.float32) * b_x.to(tl.float32)
     else:
-        b_acc = tl.dot(b_w, tl.trans(b_x), b_acc, input_precision="ieee")
+        b_acc = tl.dot(b_w.to(b_x.dtype), tl.trans(b_x), b_acc, input_precision="ieee")
     return b_acc
 
 
@@ -71,10 +72,12 @@ def _begun(BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def _ended(b_acc, BLOCK_M: tl.constexpr):
-    """[N, M] float32."""
+def _ended(b_acc, scales, first, o_n, num_out, BLOCK_M: tl.constexpr):
+    """[N, M] float32, times the scales [N] of a weight in float8."""
     if BLOCK_M == 1:
         b_acc = tl.sum(b_acc, 1)[:, None]
+    if scales is not None:
+        b_acc *= tl.load(scales + first + o_n, mask=first + o_n < num_out, other=0.0)[:, None]
     return b_acc
 
 
@@ -90,6 +93,7 @@ def _store(out, b_out, first, o_m, o_n, num_rows, num_out):
 def _one_product(
     x,
     weight,
+    scales,
     tma,
     i_tile,
     num_rows,
@@ -109,7 +113,7 @@ def _one_product(
         b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
         b_w = _weights_of(w, tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
         b_acc = _more(b_acc, b_w, b_x)
-    b_out = _ended(b_acc, BLOCK_M)
+    b_out = _ended(b_acc, scales, first, o_n, num_out, BLOCK_M)
     if bias is not None:
         b_bias = tl.load(bias + first + o_n, mask=first + o_n < num_out, other=0.0)
         b_out += b_bias.to(tl.float32)[:, None]
@@ -120,10 +124,13 @@ def _one_product(
 def _products_kernel(
     x,  # [M, K]
     weight_1,  # of `_one_product`
+    scales_1,  # [N] of a w in float8, or None
     tma_1,  # descriptor of its w, or None
     weight_2,  # or None, as the third
+    scales_2,
     tma_2,
     weight_3,
+    scales_3,
     tma_3,
     num_rows,
     K,
@@ -133,23 +140,25 @@ def _products_kernel(
     BLOCK_N: tl.constexpr = TILE.block_n
     num_1 = tl.cdiv(weight_1[3], BLOCK_N)
     if i_1 < num_1:
-        _one_product(x, weight_1, tma_1, i_1, num_rows, K, TILE)
+        _one_product(x, weight_1, scales_1, tma_1, i_1, num_rows, K, TILE)
     if weight_2 is not None:
         i_2 = i_1 - num_1
         num_2 = tl.cdiv(weight_2[3], BLOCK_N)
         if (i_2 >= 0) & (i_2 < num_2):
-            _one_product(x, weight_2, tma_2, i_2, num_rows, K, TILE)
+            _one_product(x, weight_2, scales_2, tma_2, i_2, num_rows, K, TILE)
         if weight_3 is not None:  # noqa: SIM102 (known when it is compiled, the next is not)
             if i_2 >= num_2:
-                _one_product(x, weight_3, tma_3, i_2 - num_2, num_rows, K, TILE)
+                _one_product(x, weight_3, scales_3, tma_3, i_2 - num_2, num_rows, K, TILE)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _gated_kernel(
     x,  # [M, K]
     gate,  # [N, K]
+    gate_scales,  # [N], or None
     gate_tma,  # descriptor, or None
     up,  # [N, K]
+    up_scales,
     up_tma,
     out,  # [M, N]
     num_rows,
@@ -172,14 +181,18 @@ def _gated_kernel(
         b_w = _weights_of(up, up_tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
         b_up = _more(b_up, b_w, b_x)
     # Rounded where separate products and silu round.
-    b_g = _ended(b_gate, BLOCK_M).to(out.dtype.element_ty).to(tl.float32)
-    b_u = _ended(b_up, BLOCK_M).to(out.dtype.element_ty).to(tl.float32)
+    b_gate = _ended(b_gate, gate_scales, first, o_n, num_out, BLOCK_M)
+    b_up = _ended(b_up, up_scales, first, o_n, num_out, BLOCK_M)
+    b_g = b_gate.to(out.dtype.element_ty).to(tl.float32)
+    b_u = b_up.to(out.dtype.element_ty).to(tl.float32)
     b_s = (b_g * tl.sigmoid(b_g)).to(out.dtype.element_ty).to(tl.float32)
     _store(out, b_s * b_u, first, o_m, o_n, num_rows, num_out)
 
 
-Weight: TypeAlias = tuple[Tensor, Tensor | None]
-"""w `[N, K]`, contiguous, and a bias `[N]`."""
+Matrix: TypeAlias = Tensor | ScaledRows
+"""w `[N, K]`, contiguous; in float8 each row has a scale."""
+Weight: TypeAlias = tuple[Matrix, Tensor | None]
+"""A matrix and a bias `[N]`."""
 
 
 def products_triton(
@@ -189,47 +202,56 @@ def products_triton(
 
     Args:
         x: M at most 16, contiguous.
-        weights: of the dtype of x, summed in float32 and rounded once.
+        weights: of the dtype of x or in float8, summed in float32 and rounded once.
         config: of the launch. Default: as measured for the device.
     """
     num_rows, size = x.shape
-    num_out = sum(len(w) for w, _ in weights)
+    matrices = [_split(w) for w, _ in weights]
+    num_out = sum(len(w) for w, _ in matrices)
     config = config or _config(x, num_out)
-    outs = [x.new_empty((num_rows, len(w))) for w, _ in weights]
+    outs = [x.new_empty((num_rows, len(w))) for w, _ in matrices]
     given: list[Any] = []
-    for (w, bias), out in zip(weights, outs, strict=True):
-        given += [(w, bias, out, len(w)), _descriptor(w, config)]
-    given += [None] * (6 - len(given))
-    tiles = sum(triton.cdiv(len(w), config.block_n) for w, _ in weights)
+    for (w, scales), (_, bias), out in zip(matrices, weights, outs, strict=True):
+        given += [(w, bias, out, len(w)), scales, _descriptor(w, config)]
+    given += [None] * (9 - len(given))
+    tiles = sum(triton.cdiv(len(w), config.block_n) for w, _ in matrices)
     with on_device(x):
         _products_kernel[(tiles,)](
-            x, *given, num_rows, size, **_constants(x, [w for w, _ in weights], config)
+            x, *given, num_rows, size, **_constants(x, [w for w, _ in matrices], config)
         )
     return outs
 
 
 def gated_triton(
-    x: Tensor, gate: Tensor, up: Tensor, *, config: ProductConfig | None = None
+    x: Tensor, gate: Matrix, up: Matrix, *, config: ProductConfig | None = None
 ) -> Tensor:
     """silu(x gate^T) * (x up^T) of rows `[M, K]` and two weights `[N, K]`: `[M, N]`."""
     num_rows, size = x.shape
-    num_out = len(gate)
+    (w_gate, gate_scales), (w_up, up_scales) = _split(gate), _split(up)
+    num_out = len(w_gate)
     config = config or _config(x, 2 * num_out)
     out = x.new_empty((num_rows, num_out))
     with on_device(x):
         _gated_kernel[(triton.cdiv(num_out, config.block_n),)](
             x,
-            gate,
-            _descriptor(gate, config),
-            up,
-            _descriptor(up, config),
+            w_gate,
+            gate_scales,
+            _descriptor(w_gate, config),
+            w_up,
+            up_scales,
+            _descriptor(w_up, config),
             out,
             num_rows,
             size,
             num_out,
-            **_constants(x, [gate, up], config),
+            **_constants(x, [w_gate, w_up], config),
         )
     return out
+
+
+def _split(weight: Matrix) -> tuple[Tensor, Tensor | None]:
+    """Its values, and its scales where they are in float8."""
+    return weight if isinstance(weight, ScaledRows) else (weight, None)
 
 
 def _config(x: Tensor, num_out: int) -> ProductConfig:
