@@ -3,7 +3,8 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypedDict, Unpack, overload
 
 from videonsa.errors import BudgetError, UsageError
 from videonsa.inference.answer import Answer, AnswerStream, ClipUsage, Usage
@@ -12,8 +13,11 @@ from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
+from videonsa.inference.stored_session import Place, load_session, save_session
 from videonsa.inference.transcript import Mark, Transcript
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.stored_cache.contents import Precision
+from videonsa.models.stored_cache.save import SavedCache
 from videonsa.planning.budget import attention_budget
 from videonsa.planning.defaults import SamplingChanges
 from videonsa.video.chat import DEFAULT_SYSTEM, Role, check_question, check_text
@@ -158,6 +162,55 @@ class Session:
         """Forget the conversation: all but what was opened and joined before it."""
         self._stop_running()
         self._go_back(self._base)
+
+    def save(
+        self, folder: str | Path, *, precision: Precision = "exact", progress: bool | None = None
+    ) -> SavedCache:
+        """Write the session into a folder, which appears or is replaced in one step.
+
+        Args:
+            folder: to write; one that exists must be empty or hold a session.
+            precision: of keys and values: "exact", or "int8" for half the bytes of bfloat16.
+            progress: a bar on stderr once it takes over a second; None is on a terminal.
+
+        Raises:
+            UsageError: a folder of something else, or too little room. What was there stays.
+        """
+        self._stop_running()
+        return save_session(
+            folder,
+            self._transcript,
+            base=Place(*self._base),
+            now=Place(*self._place()),
+            notes=self._notes,
+            tokenizer=self._qa.tokenizer,
+            precision=precision,
+            progress=progress,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, qa: "VideoQA", *, progress: bool | None = None) -> Self:
+        """Go on with a session that was saved; it answers as the saved one would have.
+
+        Args:
+            folder: to read.
+            qa: a model with the same weights, method and dtype, on any device.
+            progress: a bar on stderr once it takes over a second; None is on a terminal.
+
+        Raises:
+            UsageError: a folder of something else, of another model, truncated, damaged or of a
+                newer format; says which.
+            BudgetError: it does not fit the memory.
+        """
+        loaded = load_session(folder, qa.model, tokenizer=qa.tokenizer, progress=progress)
+        session = cls(qa, notes=loaded.notes)
+        session._transcript = loaded.transcript
+        now, session._base = (
+            _Place(place.mark, tuple(Turn(*turn) for turn in place.turns), place.clips)
+            for place in (loaded.now, loaded.base)
+        )
+        session.turns, session.clips = now.turns, now.clips
+        return session
 
     @overload
     def ask(

@@ -96,6 +96,8 @@ def load_cache(
     contents = read_contents(path)
     now = fingerprint(model, method=method) | as_json(also or {})
     notes = check_same(path, contents, now)
+    if contents.precision == "int8":
+        notes = (*notes, f"{folder} keeps keys and values in 8 bits: answers may differ a little")
     check_files(path, contents)
     devices = [_device_of(layer) for layer in model.decoder_layers]
     with torch.inference_mode(mode=False), _fits(path, contents):

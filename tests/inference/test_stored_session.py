@@ -1,0 +1,167 @@
+"""A session that is saved and loaded answers as if it had not been."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import videonsa
+from videonsa.errors import UsageError
+from videonsa.inference.session import Session
+from videonsa.models.methods import nsa_method
+from videonsa.models.stored_cache.save import save_cache
+from videonsa.ops.spec import NSASpec
+
+DRAWN = {"max_new_tokens": 6, "temperature": 1.0, "seed": 3}
+_AT_ONCE = nsa_method(NSASpec(block_size=8, selection_scope="block"))
+"""A method by which every answer reads all from the beginning."""
+
+
+@pytest.fixture(scope="module")
+def qa(tiny_folder):
+    return videonsa.load(tiny_folder, device="cpu")
+
+
+def opened(qa, clip):
+    return qa.open(clip)
+
+
+def in_a_conversation(qa, clip):
+    session = qa.open(clip)
+    session.ask("What moves?", **DRAWN)
+    return session
+
+
+def after_a_stream_that_was_stopped(qa, clip):
+    session = qa.open(clip)
+    next(session.ask("What moves?", stream=True, **DRAWN))
+    return session
+
+
+def with_text_held_back(qa, clip):
+    session = qa.open(clip)
+    session.say("user", "What mov")
+    return session
+
+
+def with_an_image_that_is_not_read(qa, clip):
+    session = in_a_conversation(qa, clip)
+    picture = Image.effect_noise((112, 84), 80).convert("RGB")
+    session.show(qa.encode(picture, qa.wanted_sampling(picture, None, {})))
+    assert session._transcript._unread
+    return session
+
+
+STATES = [
+    opened,
+    in_a_conversation,
+    after_a_stream_that_was_stopped,
+    with_text_held_back,
+    with_an_image_that_is_not_read,
+]
+
+
+def conversation(session):
+    """What follows: three questions, the last of them after what was opened alone."""
+    asked = [("es?", {}), ("And then?", {}), ("Where?", {"fresh": True})]
+    answers = [session.ask(text, **DRAWN, **more) for text, more in asked]
+    return [
+        (one.text, one.usage.prompt_tokens, one.usage.cached_tokens, one.usage.joined)
+        for one in answers
+    ], session.turns
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_it_goes_on_as_the_saved_one_would_have(qa, clip_path, tmp_path, state):
+    session = state(qa, clip_path)
+    session.save(tmp_path / "saved")
+    loaded = Session.load(tmp_path / "saved", qa)
+    assert loaded.num_tokens == session.num_tokens
+    assert loaded.turns == session.turns
+    assert conversation(loaded) == conversation(session)
+
+
+def test_where_every_answer_reads_all_no_cache_is_stored(tiny_folder, clip_path, tmp_path):
+    qa = videonsa.load(tiny_folder, device="cpu", method=_AT_ONCE)
+    session = in_a_conversation(qa, clip_path)
+    session.save(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("layer-*"))
+    loaded = Session.load(tmp_path / "saved", qa)
+    assert conversation(loaded) == conversation(session)
+
+
+def test_a_session_without_a_video_is_one_too(qa, clip_path, tmp_path):
+    session = Session(qa, system="Be brief.")
+    session.save(tmp_path / "saved")
+    loaded = Session.load(tmp_path / "saved", qa)
+    for one in (session, loaded):
+        one.join(clip_path)
+    assert conversation(loaded) == conversation(session)
+
+
+def test_saving_stops_an_answer_that_is_being_written_and_keeps_what_it_said(
+    qa, clip_path, tmp_path
+):
+    session = qa.open(clip_path)
+    stream = session.ask("What moves?", stream=True, max_new_tokens=8)
+    next(stream)
+    session.save(tmp_path / "saved")
+    assert len(session.turns) == 2
+    assert Session.load(tmp_path / "saved", qa).turns == session.turns
+
+
+def test_a_loaded_session_is_saved_again_over_its_own_folder(qa, clip_path, tmp_path):
+    session = in_a_conversation(qa, clip_path)
+    for _ in range(3):
+        session.save(tmp_path / "saved")
+        session = Session.load(tmp_path / "saved", qa)
+        session.ask("And then?", max_new_tokens=2)
+    assert len(session.turns) == 8
+
+
+def test_8_bits_are_told_of_in_every_answer(qa, clip_path, tmp_path):
+    session = qa.open(clip_path)
+    session.save(tmp_path / "saved", precision="int8")
+    loaded = Session.load(tmp_path / "saved", qa)
+    notes = loaded.ask("What moves?", max_new_tokens=1).usage.notes
+    assert (
+        f"{tmp_path / 'saved'} keeps keys and values in 8 bits: answers may differ a" in notes[-1]
+    )
+    assert notes[:-1] == session.ask("What moves?", max_new_tokens=1).usage.notes
+
+
+def test_on_the_embedded_model_8_bits_change_the_next_logits_by_less_than_two_thousandths(
+    clip_path, tmp_path
+):
+    qa = videonsa.load(device="cpu")
+    session = qa.open(clip_path)
+    session.save(tmp_path / "saved", precision="int8")
+    loaded, logits = Session.load(tmp_path / "saved", qa), []
+    for one in (session, loaded):
+        context = one._transcript.context
+        with torch.inference_mode(), context.aside():
+            logits.append(context.read(context.passage(qa.tokenizer.encode("What moves?"))))
+    assert 0 < (logits[1] - logits[0]).norm() / logits[0].norm() < 2e-3
+
+
+def test_another_model_or_method_is_refused(qa, tiny_folder, clip_path, tmp_path):
+    qa.open(clip_path).save(tmp_path / "saved")
+    dense = videonsa.load(tiny_folder, device="cpu", method="dense")
+    with pytest.raises(UsageError, match='saved was saved with method "nsa", now "dense"'):
+        Session.load(tmp_path / "saved", dense)
+    with pytest.raises(UsageError, match=r"was saved with .*: load it with the model"):
+        Session.load(tmp_path / "saved", videonsa.load(device="cpu"))
+
+
+def test_a_cache_that_is_of_no_session_is_refused(qa, tmp_path):
+    context = Session(qa)._transcript.context
+    also = {"format": {"<|im_start|>": 1}}
+    save_cache(tmp_path / "other", context.cache, qa.model, also=also)
+    with pytest.raises(UsageError, match=r"saved with format\.<\|im_end\|> null, now \d+;"):
+        Session.load(tmp_path / "other", qa)
+    Session(qa).save(tmp_path / "saved")
+    also = json.loads((tmp_path / "saved" / "cache.json").read_text())["contents"]["fingerprint"]
+    save_cache(tmp_path / "bare", context.cache, qa.model, also={"format": also["format"]})
+    with pytest.raises(UsageError, match="bare holds a cache and no session"):
+        Session.load(tmp_path / "bare", qa)
