@@ -18,16 +18,18 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 ATTENTION = {
     f"{tokens} tokens, {group} heads a group, dim {dim}, {dtype}": (tokens, group, dim, dtype)
     for tokens, group, dim, dtype in (
-        *((tokens, 7, 128, "bfloat16") for tokens in (1, 4, 8, 16)),
-        (16, 7, 128, "float32"),
+        *((tokens, 7, 128, "bfloat16") for tokens in (1, 4, 16)),
+        (1, 7, 128, "float32"),
         (16, 4, 256, "bfloat16"),
+        (8, 7, 128, "bfloat16"),
     )
 }
 
 
 def attention_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
     """Of a sample that grows behind keys that all share, by a name that says the shape."""
-    for name, (tokens, group, dim, dtype) in ATTENTION.items():
+    shapes = list(ATTENTION.items())
+    for name, (tokens, group, dim, dtype) in shapes if capability == 90 else shapes[-1:]:
 
         def empty(*size: int, dtype: torch.dtype = DTYPES[dtype]) -> torch.Tensor:
             return torch.empty(size, dtype=dtype, device=META)
@@ -43,7 +45,7 @@ def attention_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
 
 def product_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
     """Of one layer of the 7B model: q, k and v; gate and up; down."""
-    for num_rows in (1, 16):
+    for num_rows in (1, 16) if capability == 90 else (16,):
 
         def empty(*size: int) -> torch.Tensor:
             return torch.empty(size, dtype=torch.bfloat16, device=META)

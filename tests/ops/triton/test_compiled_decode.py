@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from test_compiled import SHARED_LIMIT
 
+from videonsa.ops.triton.support import LEAST_SHARED
+
 HERE = Path(__file__).parent
 KERNELS = {"_gated_kernel", "_products_kernel", "_split_kernel", "_split_sum_kernel"}
 
@@ -24,4 +26,6 @@ def test_every_launch_compiles_and_fits_every_architecture():
     for capability in SHARED_LIMIT:
         assert {x["kernel"] for x in launches if x["capability"] == capability} == KERNELS
     for launch in launches:
-        assert launch["shared_bytes"] <= SHARED_LIMIT[launch["capability"]], launch
+        # The portable settings are for every GPU that has the kernels.
+        limit = SHARED_LIMIT[90] if launch["capability"] == 90 else LEAST_SHARED
+        assert launch["shared_bytes"] <= limit, launch

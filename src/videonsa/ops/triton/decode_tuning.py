@@ -83,6 +83,8 @@ def product_tuning(
         return ProductConfig(1 if num_rows == 1 else 16, 16, 32, 4, 1)
     if num_rows == 1:
         return ProductConfig(1, 8, 256 if size % 512 else 512, 4, 4)
+    if capability != 9:
+        return ProductConfig(16, 32, 128, 4, 4)
     if num_out < 2**14:
         return ProductConfig(16, 32, 256, 4, 4)
-    return ProductConfig(16, 64, 128, 4, 5, tma=capability == 9)
+    return ProductConfig(16, 64, 128, 4, 5, tma=True)
