@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from videonsa.disk import write_atomic
 from videonsa.machine import measurement_facts, package_versions
 from videonsa.models.checkpoints.quantised import import_torchao
-from videonsa.models.fp8 import Fp8Linear, products
+from videonsa.models.fp8 import Fp8Linear
 from videonsa.models.fused import silu_mul
+from videonsa.models.linears import linear_rows
 from videonsa.ops.scaled import ScaledRows, scale_gated_rows, scale_rows
 
 TOKENS = 2**17
@@ -120,7 +121,7 @@ def group_times(group: str, num_rows: int, device: torch.device, repeats: int) -
         "bf16": lambda: [linear(x) for linear in linears],
         "scaled": lambda: scaled_products(rows, own, fast=True),
         "exact": lambda: scaled_products(rows, own, fast=False),
-        "own": lambda: products(x, *own),
+        "own": lambda: linear_rows(x, own),
         "quantising": lambda: scale_rows(x),
         "torchao": lambda: [linear(x) for linear in torchao],
     }
@@ -158,8 +159,8 @@ def few_row_ways(x: Tensor, group: str) -> dict[str, Work]:
     quantised = [[Fp8Linear.of(linear) for linear in linears] for linears in copies]
     return {
         "bf16": lambda: [linear(x) for linears in copies for linear in linears],
-        "bf16, few rows": lambda: [products(x, *linears) for linears in copies],
-        "own": lambda: [products(x, *layers) for layers in quantised],
+        "bf16, few rows": lambda: [linear_rows(x, linears) for linears in copies],
+        "own": lambda: [linear_rows(x, layers) for layers in quantised],
         "scaled": lambda: [
             scaled_products(scale_rows(x), layers, fast=True) for layers in quantised
         ],

@@ -9,8 +9,9 @@ from torch import nn
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.models import fp8
-from videonsa.models.fp8 import Fp8Linear, products
+from videonsa.models.fp8 import Fp8Linear
 from videonsa.models.fused import FusedMLP
+from videonsa.models.linears import linear_rows
 from videonsa.ops import few_rows
 from videonsa.ops.scaled import ScaledRows, scale_gated_rows, scale_rows
 
@@ -72,7 +73,7 @@ def test_outputs_have_the_dtype_of_the_rows():
 def test_the_same_rows_are_quantised_once_for_several_layers(quantised):
     layers, x = [Fp8Linear.of(linear(32, n, seed=n)) for n in (16, 32, 48)], normal(4, 32)
     quantised.clear()
-    together = products(x, *layers)
+    together = linear_rows(x, layers)
     assert quantised == [(4, 32)]
     for layer, product in zip(layers, together, strict=True):
         assert torch.equal(product, layer(x))
@@ -81,7 +82,7 @@ def test_the_same_rows_are_quantised_once_for_several_layers(quantised):
 def test_other_layers_do_their_own_products():
     layers, x = [linear(32, 16), Fp8Linear.of(linear(32, 16))], normal(4, 32)
     with torch.no_grad():
-        for layer, product in zip(layers, products(x, *layers), strict=True):
+        for layer, product in zip(layers, linear_rows(x, layers), strict=True):
             assert torch.equal(product, layer(x))
 
 

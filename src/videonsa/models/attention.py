@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import Cache
-from videonsa.models.fp8 import products
 from videonsa.models.fused import rotate
 from videonsa.models.gates import branch_gates, init_gates
+from videonsa.models.linears import linear_rows
 from videonsa.models.methods import Attended
 from videonsa.models.step import AttentionStep
 from videonsa.ops.spec import BRANCHES
@@ -80,7 +80,7 @@ class HybridAttention:
                 "(VideoNSAForConditionalGeneration), not its inner parts"
             )
         step = step.to(hidden_states.device)  # layers may be on several
-        rows = products(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        rows = linear_rows(hidden_states, [self.q_proj, self.k_proj, self.v_proj])
         q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in rows)  # [B, T, HQ or H, D]
         del rows
         step.mark(self.layer_idx, "attention begins")
@@ -96,7 +96,7 @@ class HybridAttention:
         out = attended.output.flatten(-2)
         del attended
         step.mark(self.layer_idx, "attention ends")
-        return products(out, self.o_proj)[0], None
+        return linear_rows(out, [self.o_proj])[0], None
 
     def _attend(
         self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep

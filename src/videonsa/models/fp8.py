@@ -3,13 +3,13 @@
 A few rows, those of a decode step, are bound by reading the weights: they stay as they are.
 """
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from videonsa.errors import ModelError, UsageError
-from videonsa.models.linears import linear_rows
 from videonsa.ops import few_rows
 from videonsa.ops.scaled import (
     MULTIPLE,
@@ -49,7 +49,7 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows `[..., in_features]` to `[..., out_features]`, in their dtype, from bfloat16."""
-        return products(x, self)[0]
+        return fp8_products(x, [self])[0]
 
     @property
     def scaled(self) -> ScaledRows:
@@ -65,32 +65,26 @@ class Fp8Linear(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-def products(x: Tensor, *linears: nn.Module) -> tuple[Tensor, ...]:
-    """The same rows `[..., K]` through several linear layers; in float8 they are quantised once.
+def fp8_products(x: Tensor, layers: Sequence[Fp8Linear]) -> tuple[Tensor, ...]:
+    """The same rows `[..., K]` through several layers; they are quantised once.
 
     Raises:
-        UsageError: a gradient is wanted of layers in float8.
+        UsageError: a gradient is wanted.
     """
-    in_fp8 = [linear for linear in linears if isinstance(linear, Fp8Linear)]
-    if len(in_fp8) < len(linears):
-        return linear_rows(x, linears)
-    _check_no_gradient(x)
-    weights = [(linear.scaled, linear.bias) for linear in in_fp8]
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise UsageError("weights='fp8' have no gradients: train the model with weights='full'")
+    weights = [(layer.scaled, layer.bias) for layer in layers]
     if few_rows.takes(x, weights):
         return few_rows.linear_products(x, weights)
     rows = scale_rows(x)
-    return tuple(linear.of_scaled(rows, x.dtype) for linear in in_fp8)
+    return tuple(layer.of_scaled(rows, x.dtype) for layer in layers)
 
 
-def gated_product(mlp: Any, x: Tensor) -> Tensor:
+def fp8_gated_mlp(mlp: Any, x: Tensor) -> Tensor:
     """A gated MLP in float8 of rows `[..., hidden]`: what silu gives is quantised as it is made."""
     gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
     if gate.bias is None and few_rows.takes(x, [(gate.scaled, None), (up.scaled, None)]):
-        return products(few_rows.gated_product(x, gate.scaled, up.scaled), down)[0]
-    product: Tensor = down.of_scaled(scale_gated_rows(*products(x, gate, up)), x.dtype)
+        return fp8_products(few_rows.gated_product(x, gate.scaled, up.scaled), [down])[0]
+    rows = scale_gated_rows(*fp8_products(x, [gate, up]))
+    product: Tensor = down.of_scaled(rows, x.dtype)
     return product
-
-
-def _check_no_gradient(x: Tensor) -> None:
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise UsageError("weights='fp8' have no gradients: train the model with weights='full'")

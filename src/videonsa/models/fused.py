@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from videonsa.models._hf import Qwen2_5_VLRMSNorm, Qwen2MLP, apply_rotary_pos_emb_vision
-from videonsa.models.fp8 import Fp8Linear, gated_product, products
-from videonsa.models.linears import gated_rows
+from videonsa.models.fp8 import Fp8Linear, fp8_gated_mlp
+from videonsa.models.linears import gated_rows, linear_rows
 
 _logger = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ def gated_mlp(mlp: Any, x: Tensor, *, is_silu: bool) -> Tensor:
     """An MLP of `gate_proj`, `up_proj`, `act_fn` and `down_proj` of rows `[..., hidden]`."""
     rows: Tensor
     if is_silu and isinstance(mlp.down_proj, Fp8Linear):
-        rows = gated_product(mlp, x)
+        rows = fp8_gated_mlp(mlp, x)
     elif is_silu and (gated := gated_rows(x, mlp.gate_proj, mlp.up_proj)) is not None:
-        rows = products(gated, mlp.down_proj)[0]
+        rows = linear_rows(gated, [mlp.down_proj])[0]
     elif is_silu and _kernels_for(x) is not None:
         rows = mlp.down_proj(silu_mul(mlp.gate_proj(x), mlp.up_proj(x)))
     else:  # never more than three of its tensors at a time

@@ -1,15 +1,19 @@
-"""Linear layers that share their input: few rows, those of a decode step, in one launch."""
+"""Linear layers that share their input: few rows in one launch, rows in float8 quantised once."""
 
 from collections.abc import Sequence
 from typing import TypeGuard
 
 from torch import Tensor, nn
 
+from videonsa.models.fp8 import Fp8Linear, fp8_products
 from videonsa.ops import few_rows
 
 
 def linear_rows(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """The same rows `[..., K]` through several modules, each `[..., N]`."""
+    in_fp8 = [linear for linear in linears if isinstance(linear, Fp8Linear)]
+    if len(in_fp8) == len(linears):
+        return fp8_products(x, in_fp8)
     weights = [(linear.weight, linear.bias) for linear in linears if _is_plain(linear)]
     if len(weights) == len(linears) and few_rows.takes(x, weights):
         return few_rows.linear_products(x, weights)
