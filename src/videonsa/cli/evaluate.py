@@ -265,6 +265,7 @@ def _without_model(request: "SuiteRun") -> _Asked | None:
 def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
     """Load the model, and complete the run by what it says."""
     from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
+    from videonsa.inference.demonstration import DEMONSTRATION
     from videonsa.inference.engine import load
     from videonsa.machine import evaluation_facts
 
@@ -276,7 +277,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
         device=args.device,
         dtype=args.dtype,
     )
-    for note in qa.notes:
+    for note in ((DEMONSTRATION,) if qa.demonstration else ()) + qa.notes:
         report(note)
     longest = max(request.lengths)
     if longest > qa.shape.context:

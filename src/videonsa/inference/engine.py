@@ -10,6 +10,7 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream
+from videonsa.inference.demonstration import encode_for_demonstration
 from videonsa.inference.encoded_clip import EncodedClip, Video, clip_info, encode_clip, plan_clip
 from videonsa.inference.generation import out_of_memory
 from videonsa.inference.sampling import GenerationOptions, GenerationSettings
@@ -49,10 +50,6 @@ if TYPE_CHECKING:
 
 _SOME_QUESTION = "What happens in this video?"
 """Stands for those to come where a video has to leave room for one."""
-_DEMONSTRATION = (
-    "this is the embedded demonstration model: it knows rendered clips of coloured shapes only; "
-    "for other videos name a model with --model"
-)
 
 
 def load(
@@ -108,8 +105,6 @@ def load(
         revision=revision,
     )
     notes = (*notes_on_place(model, where), *loaded.notes)
-    if where == locate_model(EMBEDDED):
-        notes = (_DEMONSTRATION, *notes)
     return VideoQA(
         loaded.model,
         load_tokenizer(loaded.folder_with("tokenizer.json")),
@@ -119,6 +114,7 @@ def load(
         ),
         notes=notes,
         weights=weights,
+        demonstration=where == locate_model(EMBEDDED),
     )
 
 
@@ -165,12 +161,15 @@ class VideoQA:
         sampling: SamplingSpec | None = None,
         notes: tuple[str, ...] = (),
         weights: Weights = "full",
+        demonstration: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.notes = notes
         """How the weights are run, for the reader."""
+        self.demonstration = demonstration
+        """Whether it is the embedded model, which knows clips of `rendered` only."""
         shape = shape_of_config(model.config.to_dict())
         dtype = str(model.dtype).removeprefix("torch.")
         self.shape: ModelShape = replace(shape, dtype=dtype, method=model.method, weights=weights)
@@ -375,11 +374,10 @@ class VideoQA:
         progress: bool | None = None,
     ) -> EncodedClip:
         """Read a video and encode its frames; `encode_clip` says what may be raised."""
+        read = encode_for_demonstration if self.demonstration else encode_clip
         encode, vision = self.model.encode_frames, self.shape.vision
         with torch.inference_mode():
-            return encode_clip(
-                video, sampling, encode, vision=vision, decoder=decoder, progress=progress
-            )
+            return read(video, sampling, encode, vision=vision, decoder=decoder, progress=progress)
 
     def wanted_sampling(
         self, video: Video, sampling: SamplingSpec | None, changes: SamplingChanges

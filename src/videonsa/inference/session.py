@@ -316,6 +316,7 @@ class Session:
         first = clips[0]
         length = place.mark.num_tokens + place.mark.count(question)
         per_frame = first.video_tokens // first.grid[0]
+        notes = (note for clip in place.clips for note in clip.notes)
         return Usage(
             model=self._qa.name,
             attention=method.name,
@@ -331,7 +332,7 @@ class Session:
             budget=attention_budget(method, prompt_tokens=length, tokens_per_frame=per_frame),
             generation=settings,
             warnings=tuple(warning for clip in place.clips for warning in clip.warnings),
-            notes=(*self._notes, *(note for clip in place.clips for note in clip.notes)),
+            notes=tuple(dict.fromkeys((*self._notes, *notes))),
             joined=tuple(clips[1:]),
         )
 

@@ -1,0 +1,41 @@
+"""The embedded demonstration model says so where it is shown what it was not trained for."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from torch import Tensor
+
+from videonsa.inference.encoded_clip import EncodedClip, Video, encode_clip
+from videonsa.models.shape import VisionShape
+from videonsa.rendered.clips.clip_look import ClipLook
+from videonsa.video.sampling import SamplingSpec
+from videonsa.video.source import Decoder
+
+DEMONSTRATION = (
+    "the embedded demonstration model knows rendered clips of coloured shapes only (up to 24 s, 2 "
+    "frames a second, 112 x 112 pixels), and this is none: name another model with --model"
+)
+
+
+def encode_for_demonstration(
+    video: Video,
+    sampling: SamplingSpec,
+    encode: Callable[[Iterable[Tensor]], Tensor],
+    *,
+    vision: VisionShape,
+    decoder: Decoder = "cpu",
+    progress: bool | None = None,
+) -> EncodedClip:
+    """As `encode_clip`, with a note where the frames are not like those of a rendered clip."""
+    look = ClipLook()
+    clip = encode_clip(
+        video,
+        sampling,
+        lambda parts: encode(look.watch(parts)),
+        vision=vision,
+        decoder=decoder,
+        progress=progress,
+    )
+    if look.is_clip(clip.times) and not clip.is_image:
+        return clip
+    return replace(clip, notes=(DEMONSTRATION, *clip.notes))
