@@ -1,11 +1,15 @@
 import pytest
 import torch
+from accelerate import cpu_offload
+from stored_caches import filled
 from tiny_models import SPEC, tiny
 
 from videonsa.models.checkpoints.quantised import quantise
 from videonsa.models.methods import NSA
 from videonsa.models.stored_cache import fingerprint as module
 from videonsa.models.stored_cache.fingerprint import differences, fingerprint
+from videonsa.models.stored_cache.load import load_cache
+from videonsa.models.stored_cache.save import save_cache
 
 
 def test_it_is_the_same_for_the_same_weights_and_json_keeps_it():
@@ -19,6 +23,18 @@ def test_training_of_any_tensor_changes_it(name):
     with torch.no_grad():
         dict(model.named_parameters())[name].mul_(1.01).add_(1e-3)
     assert list(differences(before, fingerprint(model))) == ["other weights"]
+
+
+def test_offloaded_weights_are_the_same_and_caches_go_where_their_layers_compute(tmp_path):
+    one = filled("in chunks that cut frames")
+    before = fingerprint(one.model)
+    save_cache(tmp_path / "a", one.cache, one.model)
+    wanted = one.logits(one.cache)
+    cpu_offload(one.model, execution_device=torch.device("cpu"))
+    assert one.model.lm_head.weight.is_meta
+    assert fingerprint(one.model) == before
+    loaded = load_cache(tmp_path / "a", one.model)
+    assert torch.equal(one.logits(loaded.cache), wanted)
 
 
 def test_quantised_weights_are_others():

@@ -10,6 +10,7 @@ from tiny_models import prompt
 
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.growing import ROOM
+from videonsa.models.stored_cache import tensor_files
 from videonsa.models.stored_cache.load import load_cache
 from videonsa.models.stored_cache.save import save_cache
 
@@ -51,6 +52,25 @@ def test_what_the_caller_adds_comes_back(tmp_path):
     assert loaded.state == state | {"times": [0.1, 1 / 3]}
     assert loaded.tensors.keys() == tensors.keys()
     assert all(torch.equal(loaded.tensors[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("precision", ["exact", "int8"])
+def test_many_pieces_are_what_one_is(precision, tmp_path, monkeypatch):
+    one = filled("a padded batch")
+    save_cache(tmp_path / "a", one.cache, one.model, precision=precision)
+    whole = load_cache(tmp_path / "a", one.model).cache
+    monkeypatch.setattr(tensor_files, "PIECE_ON_CPU", 300)
+    pieces = load_cache(tmp_path / "a", one.model).cache
+    assert_equal(pieces, whole)
+    save_cache(tmp_path / "b", one.cache, one.model, precision=precision)
+    assert len(list(tensor_files.pieces_of(one.cache.layers[0].keys.transpose(1, 2)))) > 10
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    for name in names if precision == "exact" else ["tokens.safetensors"]:
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    for found, wanted in zip(
+        load_cache(tmp_path / "b", one.model).cache.layers, whole.layers, strict=True
+    ):
+        torch.testing.assert_close(found.keys, wanted.keys, atol=0.02, rtol=0)
 
 
 @torch.no_grad()

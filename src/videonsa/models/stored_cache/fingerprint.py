@@ -38,8 +38,7 @@ def fingerprint(
     values elsewhere does not. It costs one gather and one transfer for each device and dtype.
 
     Args:
-        model: any; where its weights lie does not matter. Of weights that are offloaded, values
-            do not count.
+        model: any; where its weights lie does not matter, and they may be offloaded.
         method: how the calls attend; None is the model's own.
     """
     method, config = method or model.method, model.config
@@ -47,7 +46,7 @@ def fingerprint(
         json.loads(
             json.dumps(
                 {
-                    "weights": _digest(model.state_dict()),
+                    "weights": _digest(_tensors(model)),
                     "dtype": str(model.dtype).removeprefix("torch."),
                     "method": method.name,
                     "spec": method.parameters(),
@@ -83,6 +82,18 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
 
 def _short(value: Any) -> str:
     return json.dumps(value, default=str)[:60]
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    """Parameters and buffers by name; where accelerate offloads them, those that it keeps."""
+    found: dict[str, Any] = dict(model.state_dict())
+    for name, tensor in found.items():
+        if isinstance(tensor, Tensor) and tensor.device.type == "meta":
+            parent, _, child = name.rpartition(".")
+            hook = getattr(model.get_submodule(parent), "_hf_hook", None)
+            kept = getattr(hook, "weights_map", None)
+            found[name] = tensor if kept is None else kept[child]
+    return found
 
 
 def _digest(tensors: Mapping[str, Any]) -> str:
