@@ -279,68 +279,60 @@ def measure_product(name: str, num_rows: int, configs: Sequence[ProductConfig]) 
 def tried_tunings(lines: int) -> Iterator[CachedTuning]:
     """For tiles of so many rows."""
     if lines <= 16:
-        for block_n, warps, stages, tma, programs in (
-            (64, 4, 3, False, 2),
-            (64, 4, 2, True, 3),
-            (64, 4, 3, True, 3),
-            (64, 4, 4, True, 2),
-            (64, 4, 5, True, 1),
-            (128, 4, 2, True, 2),
-            (128, 4, 3, True, 1),
-            (128, 8, 2, True, 2),
-            (32, 4, 5, True, 3),
-            (64, 2, 3, True, 2),
+        usual = Config(16, 64, 4, 3, tma=True, programs=2)
+        for config in (
+            Config(16, 64, 4, 3, programs=2),
+            Config(16, 64, 4, 2, tma=True, programs=3),
+            Config(16, 64, 4, 5, tma=True, programs=1),
+            Config(16, 32, 4, 4, tma=True, programs=3),
         ):
-            config = Config(16, block_n, warps, stages, tma=tma, programs=programs)
-            yield CachedTuning(config, 64, 32, 4)
-        yield CachedTuning(Config(16, 64, 4, 3, tma=True, programs=2), 32, 64, 4)
-        yield CachedTuning(Config(16, 64, 4, 3, tma=True, programs=2), 64, 128, 8)
+            yield CachedTuning(config, 128, 32, 4)
+        for sums in ((128, 16, 4), (128, 32, 8), (128, 64, 8), (64, 32, 4)):
+            yield CachedTuning(usual, *sums)
         return
-    for block_m, block_n, warps, stages, registers, programs in (
-        (128, 64, 8, 3, None, 1),
-        (128, 64, 8, 4, None, 1),
-        (128, 128, 8, 2, None, 1),
-        (64, 64, 4, 3, 168, 2),
-        (64, 64, 4, 2, None, 2),
-        (64, 64, 4, 2, 168, 3),
-        (64, 128, 4, 2, None, 1),
+    for config in (
+        Config(128, 64, 8, 3, tma=True, programs=1),
+        Config(128, 64, 8, 5, tma=True, programs=1),
+        Config(128, 32, 8, 6, tma=True, programs=1),
+        Config(64, 64, 4, 3, maxnreg=168, tma=True, programs=2),
+        Config(256, 64, 16, 3, tma=True, programs=1),
     ):
-        config = Config(
-            block_m, block_n, warps, stages, maxnreg=registers, tma=True, programs=programs
-        )
-        yield CachedTuning(config, 64, 32, 4)
-    usual = Config(128, 64, 8, 2, maxnreg=128, tma=True, programs=2)
-    yield CachedTuning(usual, 8, 128, 1)
-    yield CachedTuning(usual, 32, 32, 2)
+        yield CachedTuning(config, 128, 32, 4)
+    usual = Config(128, 64, 8, 4, tma=True, programs=1)
+    for sums in ((64, 64, 4), (64, 32, 2), (64, 128, 8)):
+        yield CachedTuning(usual, *sums)
 
 
 def tried_products(num_rows: int) -> Iterator[ProductConfig]:
     """For so many rows of input."""
     if num_rows == 1:
         for block_n, block_k, warps, stages, tma in (
+            (4, 512, 4, 3, False),
+            (4, 512, 4, 4, False),
+            (4, 512, 4, 6, False),
             (8, 512, 4, 1, False),
             (8, 512, 4, 3, False),
-            (4, 512, 4, 4, False),
-            (4, 1024, 4, 3, False),
-            (16, 512, 8, 3, False),
-            (16, 256, 4, 5, False),
+            (8, 512, 4, 4, False),
+            (4, 512, 2, 1, False),
+            (4, 512, 2, 4, False),
+            (2, 1024, 4, 1, False),
+            (2, 512, 2, 1, False),
             (16, 256, 4, 5, True),
-            (8, 512, 2, 4, False),
-            (8, 1024, 8, 3, False),
-            (32, 256, 8, 3, False),
-            (1, 4096, 4, 1, False),
         ):
             yield ProductConfig(1, block_n, block_k, warps, stages, tma)
+        return
     for block_n, block_k, warps, stages, tma in (
         (64, 128, 4, 5, True),
-        (64, 128, 4, 3, True),
-        (64, 64, 4, 5, True),
+        (64, 128, 4, 7, True),
         (64, 256, 4, 3, True),
-        (128, 64, 4, 5, True),
-        (32, 256, 4, 4, False),
+        (64, 128, 4, 3, True),
         (32, 128, 4, 6, False),
+        (32, 128, 4, 10, False),
+        (32, 256, 4, 6, True),
+        (32, 256, 4, 8, True),
+        (32, 512, 4, 4, True),
+        (32, 256, 8, 6, True),
         (16, 256, 2, 4, False),
-        (16, 256, 4, 4, False),
     ):
         yield ProductConfig(16, block_n, block_k, warps, stages, tma)
 

@@ -95,32 +95,36 @@ def _split_kernel(
     num_all_rows = tl.num_programs(1) * num_rows
     o_out = (i_split.to(tl.int64) * num_all_rows + o_row) * HQ + o_hq
 
-    # Whole tiles of keys are shared out, so only the last split has some that not every row sees.
-    length = tl.load(lengths + i_sample)
-    num_keys = length + num_new
-    num_steps = tl.cdiv(num_keys, BLOCK_N)
-    begin = tl.cdiv(i_split * num_steps, num_splits)
-    end = tl.cdiv((i_split + 1) * num_steps, num_splits)
-    if begin >= end:
-        tl.store(lses + o_out, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=m_row)
-        return
-    border = tl.maximum(tl.minimum(length // BLOCK_N, end), begin)
-
     p_q = q[0] + o_row[:, None].to(tl.int64) * q[1] + o_hq[:, None] * q[2] + o_d[None, :]
     b_q = load_rows(p_q, m_row, o_d, D)
+
+    # The first split takes the border, where rows see different keys: it is short, but slow. The
+    # others share the tiles before it.
+    length = tl.load(lengths + i_sample)
+    num_keys = length + num_new
+    num_whole = length // BLOCK_N
+    num_workers = tl.maximum(num_splits - 1, 1)
+    i_worker = i_split - num_splits + num_workers
+    begin = tl.cdiv(tl.maximum(i_worker, 0) * num_whole, num_workers)
+    end = tl.cdiv((i_worker + 1) * num_whole, num_workers)
+    num_border = tl.where(i_split == 0, tl.cdiv(num_keys, BLOCK_N) - num_whole, 0)
+    if (begin >= end) & (num_border == 0):
+        tl.store(lses + o_out, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=m_row)
+        return
+
     b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_l = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     m_all = o_n >= 0
     start_k, start_v = i_sample * samples[0], i_sample * samples[1]
-    for i_n in range(border - begin):
+    for i_n in range(end - begin):
         start = (begin + i_n) * BLOCK_N
         b_k = load_head(k, k_tma, start_k + start, i_h, o_n, m_all, o_d, D)
         b_v = load_head(v, v_tma, start_v + start, i_h, o_n, m_all, o_d, D)
         b_acc, b_m, b_l = softmax_step(scores(b_q, b_k), b_v, b_acc, b_m, b_l, scale_log2)
-    for i_n in tl.range(end - border, num_stages=1):
+    for i_n in tl.range(num_border, num_stages=1):
         # What lies behind the keys is anything: a weight of 0 would not keep NaN out of a sum.
-        start = (border + i_n) * BLOCK_N
+        start = (num_whole + i_n) * BLOCK_N
         o_key = start + o_n
         m_n = o_key < num_keys
         b_k = load_head(k, None, start_k + start, i_h, o_n, m_n, o_d, D)
@@ -147,28 +151,31 @@ def _split_sum_kernel(
     D: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    ALL_S: tl.constexpr,
 ):
     i_line = tl.program_id(0)
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    o_all, o_s = tl.arange(0, ALL_S), tl.arange(0, BLOCK_S)
+    o_s = tl.arange(0, BLOCK_S)
     m_d = o_d < D
-    p_lse = lses + i_line
-    b_all = tl.load(p_lse + o_all * num_lines, mask=o_all < num_splits, other=float("-inf"))
-    b_max = tl.max(b_all, 0)
-    b_acc = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
-    b_sum = tl.zeros([BLOCK_S], tl.float32)
+    b_max = float("-inf")
+    b_sum = 0.0
+    b_acc = tl.zeros([BLOCK_D], tl.float32)
     for start in range(0, num_splits, BLOCK_S):
         o_split = start + o_s
-        b_lse = tl.load(p_lse + o_split * num_lines, mask=o_split < num_splits, other=float("-inf"))
+        m_s = o_split < num_splits
         o_out = o_split.to(tl.int64) * num_lines + i_line
-        # A split without keys has written nothing else.
-        m_out = (b_lse != float("-inf"))[:, None] & m_d[None, :]
-        b_o = tl.load(outputs + o_out[:, None] * D + o_d[None, :], mask=m_out, other=0.0)
-        b_w = tl.exp2((b_lse - b_max) * 1.4426950408889634)
-        b_acc += b_w[:, None] * b_o
-        b_sum += b_w
-    b_out = tl.sum(b_acc, 0) / tl.sum(b_sum, 0)
+        b_lse = tl.load(lses + o_out, mask=m_s, other=float("-inf"))
+        p_o = outputs + o_out[:, None] * D + o_d[None, :]
+        b_o = tl.load(p_o, mask=m_s[:, None] & m_d[None, :], other=0.0)
+        # A split without keys has written nothing but its LSE.
+        b_o = tl.where((b_lse == float("-inf"))[:, None], 0.0, b_o)
+        b_new = tl.maximum(b_max, tl.max(b_lse, 0))
+        b_safe = tl.where(b_new == float("-inf"), 0.0, b_new)
+        b_w = tl.exp2((b_lse - b_safe) * 1.4426950408889634)
+        b_alpha = tl.exp2((b_max - b_safe) * 1.4426950408889634)
+        b_acc = b_acc * b_alpha + tl.sum(b_w[:, None] * b_o, 0)
+        b_sum = b_sum * b_alpha + tl.sum(b_w, 0)
+        b_max = b_new
+    b_out = b_acc / b_sum
     tl.store(out + i_line * D + o_d, b_out.to(out.dtype.element_ty), mask=m_d)
 
 
@@ -269,8 +276,8 @@ def _summed(outputs: Tensor, lses: Tensor, dtype: torch.dtype, tuning: CachedTun
     """The outputs of the splits `[splits, L, D]`, weighted by their LSEs: `[L, D]`."""
     num_splits, num_lines, dim = outputs.shape
     out = torch.empty((num_lines, dim), dtype=dtype, device=outputs.device)
-    all_splits, all_dims = map(triton.next_power_of_2, (num_splits, dim))
-    block_s, block_d = min(tuning.sum_splits, all_splits), min(tuning.sum_dims, all_dims)
+    block_s = min(tuning.sum_splits, triton.next_power_of_2(num_splits))
+    block_d = min(tuning.sum_dims, triton.next_power_of_2(dim))
     _split_sum_kernel[(num_lines, triton.cdiv(dim, block_d))](
         outputs,
         lses,
@@ -280,7 +287,6 @@ def _summed(outputs: Tensor, lses: Tensor, dtype: torch.dtype, tuning: CachedTun
         D=dim,
         BLOCK_S=block_s,
         BLOCK_D=block_d,
-        ALL_S=all_splits,
         num_warps=tuning.sum_warps,
     )
     return out

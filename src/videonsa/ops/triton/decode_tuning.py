@@ -37,7 +37,7 @@ def cached_tuning(num_rows: int, width: int, *, capability: int | None) -> Cache
     """
     if capability is None:
         return CachedTuning(Config(16, 16, 4, 1, programs=3), 4, 16, 4)
-    sums = 64, 32, 4
+    sums = 128, 32, 4
     block_m = 16 if num_rows <= 16 else 32 if num_rows <= 32 or width > 256 else 64
     if width > 256:  # wide keys, or float32: tiles of as many bytes
         return CachedTuning(Config(block_m, 32 if width <= 512 else 16, 4, 2, programs=2), *sums)
@@ -53,7 +53,7 @@ def _hopper(num_rows: int) -> Config:
         return Config(32, 64, 4, 3, tma=True, programs=2)
     if num_rows <= 64:
         return Config(64, 64, 4, 3, maxnreg=168, tma=True, programs=2)
-    return Config(128, 64, 8, 2, maxnreg=128, tma=True, programs=2)
+    return Config(128, 64, 8, 4, tma=True, programs=1)
 
 
 class ProductConfig(NamedTuple):
@@ -82,9 +82,9 @@ def product_tuning(
     if capability is None:
         return ProductConfig(1 if num_rows == 1 else 16, 16, 32, 4, 1)
     if num_rows == 1:
-        return ProductConfig(1, 8, 256 if size % 512 else 512, 4, 4)
+        return ProductConfig(1, 4, 256 if size % 512 else 512, 4, 1)
     if capability != 9:
         return ProductConfig(16, 32, 128, 4, 4)
-    if num_out < 2**14:
-        return ProductConfig(16, 32, 256, 4, 4)
+    if num_out < 2**12:
+        return ProductConfig(16, 32, 128, 4, 6)
     return ProductConfig(16, 64, 128, 4, 5, tma=True)
