@@ -80,6 +80,11 @@ def gated_mlp(mlp: Any, x: Tensor, *, is_silu: bool) -> Tensor:
     return rows
 
 
+def angles_to_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Angles as `rotate` takes them for rows like x: so that no layer turns them into float32."""
+    return (cos, sin) if _kernels_for(x) is None else (cos.float(), sin.float())
+
+
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Rotary embedding, the first half of D paired with the second.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import CachedTokens, VideoNSACache
+from videonsa.models.fused import angles_to_rotate
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.rows import NewRows, select_rows
@@ -158,6 +159,7 @@ def run_layers(
     """
     hidden = embeds
     angles = language_model.rotary_emb(hidden, rows.position_ids.to(hidden.device))
+    angles = angles_to_rotate(hidden, *angles)
     states = [hidden]
     places: Tensor | None = None  # of the tokens left, among those of the first layer
     for index, layer in enumerate(language_model.layers):
