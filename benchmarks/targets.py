@@ -112,6 +112,12 @@ def tower_seconds(result: Result, *, frame: tuple[int, int]) -> float | None:
     return found["ms"] / 1e3 if found else None
 
 
+def prefill_seconds(result: Result) -> float | None:
+    """Coherent prefill of 128K tokens."""
+    found = stage(result, 2**17, "prefill, nsa, coherent")
+    return found["ms"] / 1e3 if found else None
+
+
 def whole_faster(result: Result) -> float | None:
     """Tower and prefill against those of transformers, 128K tokens."""
     names = ("vision tower", "prefill, nsa, random")
@@ -272,6 +278,19 @@ def _prefill() -> Iterator[Target]:
         find = partial(prefill_faster, regime=regime)
         what = f"128k prefill, {regime}: faster than dense"
         yield Target(what=what, file=file, find=find, want=want, aim=aim)
+    for weights, where, want, aim in (
+        ("bf16", file, 3.95, 3.8),
+        ("fp8", "prefill_fp8.json", 3.1, 2.8),
+    ):
+        yield Target(
+            what=f"128k prefill, coherent, {weights}",
+            file=where,
+            find=prefill_seconds,
+            want=want,
+            aim=aim,
+            at_least=False,
+            unit=" s",
+        )
     for (height, width), where in (((224, 224), file), ((168, 280), with_peers)):
         what = f"128k vision tower, {height}x{width}"
         find = partial(tower_seconds, frame=(height, width))

@@ -16,7 +16,7 @@ from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
 from benchmarks.report.study_section import FILES as STUDY_FILES
 from benchmarks.report.study_section import draw_study, render_study
-from benchmarks.report.weights_section import render_weights
+from benchmarks.report.weights_section import render_products, render_weights
 from videonsa.disk import write_atomic
 from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.markdown import provenance, table
@@ -32,8 +32,8 @@ HEADER = """# Results
 
 All numbers of this project, in this order: accuracy of the embedded model, on its own clips and on
 the suite of long rendered videos; accuracy of NSA and dense twins; time of a whole model to its
-first token; errors of quantised weights; time to read a video; memory of the reference attention;
-time and memory of attention alone.
+first token; errors of quantised weights; time of products in fp8; time to read a video;
+memory of the reference attention; time and memory of attention alone.
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
 section ends with the machine and versions that it holds for.
@@ -163,6 +163,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     **dict.fromkeys(STUDY_FILES, render_study),
     **{stem: partial(render_prefill, what=what) for stem, what in PREFILL_FILES.items()},
     "weights_error": render_weights,
+    "fp8_products": render_products,
     "decode": render_decode,
     "reference_memory": render_reference_memory,
 }

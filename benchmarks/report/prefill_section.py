@@ -31,8 +31,8 @@ def render_prefill(result: Mapping[str, Any], *, what: str = "") -> str:
     """All lengths of one run, and the video file, if one was read; `what` ends the heading."""
     parts = [
         f"## Time to the first token: {result['model']} on {result['machine']['device']}{what}\n\n"
-        f"Random weights of the published shape, {result['dtype'].removeprefix('torch.')}, "
-        f"{result['weights_gb']:.1f} GB. {_COLUMNS}"
+        f"Random weights of the published shape, {_dtype(result)}, {result['weights_gb']:.1f} GB. "
+        f"{_COLUMNS}"
     ]
     if remark := result.get("remark"):  # written by hand: what else the machine did
         parts.append(f"{remark}\n")
@@ -49,6 +49,13 @@ def render_prefill(result: Mapping[str, Any], *, what: str = "") -> str:
         )
     parts.append(f"How: {result['method']}.\n\n{provenance(result['machine'])}\n")
     return "\n".join(parts)
+
+
+def _dtype(result: Mapping[str, Any]) -> str:
+    """Of the weights; results from before there was a choice do not say how they are quantised."""
+    dtype = str(result["dtype"]).removeprefix("torch.")
+    weights = result.get("weights", "full")
+    return dtype if weights == "full" else f"{weights} and {dtype}"
 
 
 def _stages(stages: Sequence[Mapping[str, Any]]) -> str:

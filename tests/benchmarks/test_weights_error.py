@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.report.weights_section import render_weights
+from benchmarks.report.weights_section import render_products, render_weights
 from benchmarks.weights_error import KINDS, measure
 from videonsa.rendered.suite import SuiteSpec, make_script, suite_seed
 
@@ -40,3 +40,17 @@ def test_every_kind_of_weights_has_a_row(kinds):
     text = render_weights(result)
     assert all(f"| embedded | {kind} | " in text for kind in kinds)
     assert "0.00 (0.00) | 0.00 (0.00)" in text
+
+
+def test_products_have_their_sums_and_few_rows():
+    ways = dict.fromkeys(("bf16", "scaled", "exact", "own", "torchao"), 2.0)
+    few = dict.fromkeys(("bf16", "bf16, few rows", "scaled", "own"), 26.0)
+    result = {
+        "machine": {"device": "NVIDIA H200"},
+        "sums": {"16384": {"decoder": {}}, "131072": {"decoder": ways, "tower": ways}},
+        "few_rows": {"1": {"o": few}},
+    }
+    text = render_products(result)
+    assert "131,072 rows at a time" in text
+    assert "| tower | 2.00 | 2.00 | 2.00 | 2.00 | 2.00 |" in text
+    assert "| 1 | o | 26.0 | 26.0 | 26.0 | 26.0 |" in text

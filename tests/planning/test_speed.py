@@ -20,7 +20,8 @@ from videonsa.planning.speed import (
 
 LAYERS = 28
 H200 = MEASURED["NVIDIA H200"]
-PREFILL = Path(__file__).parents[2] / "benchmarks/results/nvidia-h200/prefill.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks/results/nvidia-h200"
+PREFILL = {"full": "prefill.json", "fp8": "prefill_fp8.json"}
 
 
 def work(tokens, method=None, model="Qwen/Qwen2.5-VL-7B-Instruct", **changes):
@@ -77,17 +78,20 @@ def test_the_released_preset_takes_what_was_measured_of_a_layer():
     assert seconds == pytest.approx(0.137)
 
 
-def measured_seconds(stage):
-    (entry,) = (x for x in json.loads(PREFILL.read_text())["lengths"] if x["frame"] == [224, 224])
+def measured_seconds(weights, stage):
+    result = json.loads((RESULTS / PREFILL[weights]).read_text())
+    (entry,) = (x for x in result["lengths"] if x["frame"] == [224, 224])
     return {x["name"]: x["ms"] / 1e3 for x in entry["stages"]}[stage]
 
 
-def test_tower_and_prefill_take_what_was_measured_of_a_model():
+@pytest.mark.parametrize("weights", PREFILL)
+def test_tower_and_prefill_take_what_was_measured_of_a_model(weights):
     """`videonsa bench prefill` on an H200, rows that do not agree and rows that do."""
-    time = estimate_time(work(131_072, gates=True), H200)
-    assert time.vision_tower == pytest.approx(measured_seconds("vision tower"), rel=0.1)
+    time = estimate_time(work(131_072, gates=True, weights=weights), H200)
+    assert time.vision_tower == pytest.approx(measured_seconds(weights, "vision tower"), rel=0.1)
     for regime in ("random", "coherent"):
-        assert time.prefill == pytest.approx(measured_seconds(f"prefill, nsa, {regime}"), rel=0.1)
+        measured = measured_seconds(weights, f"prefill, nsa, {regime}")
+        assert time.prefill == pytest.approx(measured, rel=0.1)
 
 
 def test_weights_in_fp8_make_tower_and_products_faster_and_leave_attention():

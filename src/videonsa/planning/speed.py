@@ -51,9 +51,9 @@ MEASURED = MappingProxyType(
         "NVIDIA H200": Rates(
             gpu="NVIDIA H200",
             linear=640e12,
-            linear_fp8=1050e12,
+            linear_fp8=1115e12,
             tower=460e12,
-            tower_fp8=600e12,
+            tower_fp8=615e12,
             nsa=170e12,
             dense=335e12,
             released_rows=131_072 / 0.137,
