@@ -169,6 +169,17 @@ class Context:
         """Forget all but the first tokens."""
         self.cache.crop(num_tokens - self.num_tokens)
 
+    def forget(self, start: int, stop: int) -> None:
+        """Forget the tokens [start, stop), whole frames; those after them keep their positions.
+
+        Blocks and windows are then those of the tokens left.
+        """
+        self.cache.forget(start, stop)
+
+    def start_of_video(self, num_tokens: int) -> int:
+        """Position id at which the video of one sample begins whose tokens were read last."""
+        return int(self.cache.tokens.next_positions[0, -num_tokens - 1])
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is read inside is forgotten at the end."""

@@ -1,10 +1,10 @@
 """What can stand for a video, a file, a folder, images or a clip that is read, and its features."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from torch import Tensor
 
@@ -20,6 +20,8 @@ from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_
 from videonsa.video.source import Decoder, VideoLike
 
 Video = VideoLike | VideoClip
+FORGOTTEN = "forgotten:"
+"""What the note on frames that were forgotten begins with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,6 +53,29 @@ class EncodedClip:
         seconds = () if self.is_image else self.position_times[:: shape.temporal_patch_size]
         kind: Literal["image", "video"] = "image" if self.is_image else "video"
         return EncodedVision(kind, self.features, self.grid(shape), tuple(seconds))
+
+    def with_frames(self, times: Sequence[float]) -> Self:
+        """With frames that follow."""
+        return replace(
+            self,
+            times=(*self.times, *times),
+            position_times=(*self.position_times, *times),
+        )
+
+    def without_frames(self, patches: int, vision: VisionShape) -> Self:
+        """Without so many temporal patches after the first, and a note that says so."""
+        first, gone = vision.temporal_patch_size, (patches + 1) * vision.temporal_patch_size
+        note = (
+            f"{FORGOTTEN} all frames before {self.times[gone]:.2f} s but the first {first}: the "
+            "context was full"
+        )
+        notes = tuple(note for note in self.notes if not note.startswith(FORGOTTEN))
+        return replace(
+            self,
+            times=self.times[:first] + self.times[gone:],
+            position_times=self.position_times[:first] + self.position_times[gone:],
+            notes=(*notes, note),
+        )
 
 
 def encode_clip(

@@ -11,10 +11,18 @@ import torch
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream
 from videonsa.inference.demonstration import encode_for_demonstration
-from videonsa.inference.encoded_clip import EncodedClip, Video, clip_info, encode_clip, plan_clip
+from videonsa.inference.encoded_clip import (
+    EncodedClip,
+    Video,
+    clip_info,
+    encode_clip,
+    part_size,
+    plan_clip,
+)
 from videonsa.inference.generation import out_of_memory
+from videonsa.inference.live import LiveVideo
 from videonsa.inference.sampling import GenerationOptions, GenerationSettings
-from videonsa.inference.session import AnswerOptions, Session
+from videonsa.inference.session import AnswerOptions, Session, WhenFull
 from videonsa.inference.trace import Trace
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights
@@ -336,6 +344,39 @@ class VideoQA:
         )
         session.read()
         return session
+
+    def open_live(
+        self,
+        *,
+        sampling: SamplingSpec | None = None,
+        system: str = DEFAULT_SYSTEM,
+        when_full: WhenFull = "refuse",
+        **changes: Unpack[SamplingChanges],
+    ) -> Session:
+        """Begin a session with a video whose frames are to come: see `Session.extend`.
+
+        Args:
+            sampling: the pixels of a frame; which frames there are is up to the caller.
+            system: the system message.
+            when_full: what to do with frames that exceed the context: "refuse" them, or "forget"
+                the oldest of their video but the first. The notes of an answer say which.
+            changes: single fields of `sampling`.
+
+        Raises:
+            UsageError: an argument outside its domain, or a method that has to see all at once.
+        """
+        live = LiveVideo(change_sampling(sampling or self.sampling, **changes))
+        session = Session(self, system=system, notes=self.notes, live=live, when_full=when_full)
+        session.check_extends()
+        return session
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Features `[M, hidden]` of frames uint8 `[N, 3, H, W]`, whole temporal patches."""
+        _, _, height, width = frames.shape
+        with torch.inference_mode():
+            return self.model.encode_frames(
+                frames.split(part_size(height, width, self.shape.vision))
+            )
 
     def _open(
         self,

@@ -2,15 +2,27 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypedDict, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from videonsa.errors import BudgetError, UsageError
 from videonsa.inference.answer import Answer, AnswerStream, ClipUsage, Usage
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
+from videonsa.inference.live import Frames, LiveVideo
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, load_session, save_session
@@ -24,6 +36,13 @@ from videonsa.video.chat import DEFAULT_SYSTEM, Role, check_question, check_text
 
 if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
+
+
+WhenFull = Literal["refuse", "forget"]
+ROOM_FOR_ANSWER = 512
+"""Tokens that frames leave free: for a question and its answer."""
+FORGOTTEN_AT_ONCE = 8
+"""One part in so many of a video's frames is forgotten together: keys move, which takes time."""
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -67,6 +86,8 @@ class Session:
         system: str = DEFAULT_SYSTEM,
         notes: tuple[str, ...] = (),
         advice: Callable[[], str] | None = None,
+        live: LiveVideo | None = None,
+        when_full: WhenFull = "refuse",
     ) -> None:
         """Begin with the system message.
 
@@ -75,9 +96,17 @@ class Session:
             system: the system message.
             notes: on what was opened, for every answer.
             advice: asked what to do where memory runs out.
+            live: where frames will arrive, of a video that has not begun.
+            when_full: what to do with frames that exceed the context: refuse them, or forget the
+                oldest of their video but the first.
         """
         check_text("system", system)
+        if when_full not in get_args(WhenFull):
+            raise UsageError(
+                f"when_full={when_full!r}: want one of {', '.join(get_args(WhenFull))}"
+            )
         self._qa, self._notes, self._advice = qa, notes, advice
+        self._live, self._when_full = live, when_full
         self._transcript = Transcript(Context(qa.model), qa.tokenizer)
         self._transcript.add("system", system)
         self.clips: tuple[EncodedClip, ...] = ()
@@ -141,6 +170,42 @@ class Session:
         self.clips = (*self.clips, replace(clip, features=clip.features[:0]))
         if not self.turns:
             self._base = self._place()
+
+    def extend(self, frames: Any, times: Sequence[float]) -> None:
+        """Show the model more frames of the last video, as they arrive.
+
+        Questions and answers leave the conversation before frames follow. A frame whose temporal
+        patch is not full waits for the next; a question meanwhile sees it repeated. So an answer is
+        the one of the whole video so far.
+
+        Args:
+            frames: one or many, as `FrameList` takes them, of any size.
+            times: the seconds of each, ascending, and after those so far.
+
+        Raises:
+            UsageError: frames or times that cannot follow, or a session whose last video cannot go
+                on.
+            BudgetError: the context is full, and the session was not told to forget.
+        """
+        self.check_extends()
+        live = self._open_end()
+        self.forget()
+        before = copy(live)
+        try:
+            taken = live.take(frames, times)
+            if taken is not None:
+                self._make_room(live.num_tokens(taken))
+                self._watch(live, taken)
+                self._base, live.begun = self._place(), True
+        except BaseException:  # also where it was interrupted
+            self._live = before
+            self._go_back(self._base)
+            raise
+
+    def check_extends(self) -> None:
+        """Refuse, where the method has to see a video at once: UsageError."""
+        if (why := self._transcript.why_reread) is not None:
+            raise UsageError(f"frames cannot follow: {why}; open the whole video")
 
     def say(self, role: Role, text: str) -> None:
         """Add a turn that was said elsewhere, an earlier question or the answer to it.
@@ -260,7 +325,7 @@ class Session:
         check_question(question)
         settings = self._qa.generation_settings(**options)
         self._stop_running()
-        place = self._base if fresh else self._place()
+        place = self._from(fresh=fresh)
         usage = self._usage(question, settings, place)
         self._check_room(
             usage.prompt_tokens - place.mark.num_tokens + settings.max_new_tokens, place
@@ -306,6 +371,80 @@ class Session:
                 self.turns = (*self.turns, *turns)
             else:
                 self._go_back(place)
+
+    def _open_end(self) -> LiveVideo:
+        """Where frames of the last video arrive.
+
+        Raises:
+            UsageError: there is none that can go on.
+        """
+        if self._live is not None:
+            return self._live
+        patch = self._qa.shape.vision.temporal_patch_size
+        clip = self._base.clips[-1] if self._base.mark.writer.in_vision else None
+        if clip is None or clip.is_image or len(clip.times) % patch:
+            why = "what was opened or joined last is no video"
+            if clip is not None and not clip.is_image:
+                why = f"its {len(clip.times)} frames do not fill their temporal patches"
+            raise UsageError(f"frames cannot follow: {why}; begin with open_live")
+        size = clip.height, clip.width
+        self._live = LiveVideo(self._qa.sampling, size=size, times=clip.position_times)
+        return self._live
+
+    def _watch(self, live: LiveVideo, frames: Frames) -> None:
+        """Encode and read frames that follow those of the live video, or begin it."""
+        clips = self.clips if live.begun else (*self.clips, live.clip())
+        with self._memory():
+            more = live.encoded(frames, self._qa.encode_frames)
+            if not live.begun:
+                self._transcript.add("user", more)
+            self._transcript.read()
+            if live.start is None:
+                tokens = ClipUsage.of(clips[-1], self._qa.shape.vision).video_tokens
+                tokens = tokens if live.begun else len(more.features)
+                live.start = self._transcript.context.start_of_video(tokens)
+            if live.begun:
+                self._transcript.read_frames(more, start=live.start)
+        self.clips = (*clips[:-1], clips[-1].with_frames(frames.times))
+
+    def _from(self, *, fresh: bool) -> _Place:
+        """Where a question is asked from; frames that wait are shown, the last one repeated."""
+        live = self._live
+        waiting = None if live is None else live.repeated()
+        if live is None or waiting is None or (self.turns and not fresh):
+            return self._base if fresh else self._place()
+        if self.turns or self.num_tokens == self._base.mark.num_tokens:
+            self.forget()
+            self._watch(live, waiting)
+        return self._place()
+
+    def _make_room(self, num_new: int) -> None:
+        """Let more frames fit the context: refuse them, or forget old ones.
+
+        Raises:
+            BudgetError: no room, and no frames to forget.
+        """
+        context = self._qa.shape.context
+        missing = self.num_tokens + num_new + ROOM_FOR_ANSWER - context
+        if missing <= 0:
+            return
+        clip = self.clips[-1] if self.clips else None
+        advice = "begin with when_full='forget', fewer pixels or a lower rate"
+        if self._when_full == "forget" and clip is not None:
+            patches = clip.grid(self._qa.shape.vision)[0]
+            per_patch = ClipUsage.of(clip, self._qa.shape.vision).video_tokens // patches
+            count = max(-(-missing // per_patch), patches // FORGOTTEN_AT_ONCE)
+            if count < patches - 1:
+                end = self._transcript.context.num_tokens - (patches - 1 - count) * per_patch
+                self._transcript.context.forget(end - count * per_patch, end)
+                self.clips = (*self.clips[:-1], clip.without_frames(count, self._qa.shape.vision))
+                self._base = self._place()
+                return
+            advice = "begin with fewer pixels"
+        raise BudgetError(
+            f"{num_new} more video tokens after {self.num_tokens}, with {ROOM_FOR_ANSWER} kept for "
+            f"question and answer, exceed the context of {context} tokens: {advice}"
+        )
 
     def _usage(self, question: str, settings: GenerationSettings, place: _Place) -> Usage:
         """Of a question that is asked from a place on."""

@@ -1,6 +1,6 @@
 """`Transcript`: a chat with images and videos, and how much of it a model has read."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from copy import copy
 from typing import NamedTuple
 
@@ -105,17 +105,16 @@ class Transcript:
             self.context.read(self._passage())
             self._unread = []
 
-    def read_frames(self, more: EncodedVision, seconds: Sequence[float], *, start: int) -> None:
+    def read_frames(self, more: EncodedVision, *, start: int) -> None:
         """Read more frames of the video that is open.
 
         Args:
-            more: their features.
-            seconds: of the first frame of each temporal patch, since the first of the video.
+            more: what they are; its seconds are since the first frame of the video.
             start: position id at which the video begins.
         """
         self.read()
-        size = more.grid[1:]
-        self.context.read(self.context.frames(more.features, size, seconds, start=start))
+        passage = self.context.frames(more.features, more.grid[1:], more.seconds, start=start)
+        self.context.read(passage)
 
     def answer(
         self,

@@ -76,6 +76,12 @@ class RowMajorLayer(DynamicLayer):
             rows.crop(left)
         self._give()
 
+    def remove(self, start: int, stop: int) -> None:
+        """Forget the rows [start, stop)."""
+        for rows in self._rows():
+            rows.remove(start, stop)
+            self._give()  # one by one, so that the memory left is freed at once
+
     def fork(self) -> Self:
         """A layer with the same rows; the room behind them stays with this one."""
         twin = copy.copy(self)
@@ -211,6 +217,13 @@ class CachedTokens:
         if self.places is not None:
             self.places = self.places[:count]
 
+    def remove(self, start: int, stop: int) -> None:
+        """Forget the tokens [start, stop) of one sample: whole frames."""
+        first, last = (self.frames_among(end)[0] for end in (start, stop))
+        del self.frame_sizes[0][first:last]
+        for kept in (self.vision_rows, self.attention_rows, self.position_rows):
+            kept.remove(start, stop)
+
     def select(self, samples: Tensor) -> None:
         """Keep these samples, in that order."""
         samples = samples.to(self.vision_mask.device)
@@ -320,6 +333,21 @@ class VideoNSACache(DynamicCache):
         num_frames = self.tokens.frames_among(num_rows)
         for record in self.records:
             record.keep(num_rows, num_frames)
+
+    def forget(self, start: int, stop: int) -> None:
+        """Forget the tokens [start, stop), whole frames; later ones keep what they are.
+
+        Raises:
+            UsageError: a batch, or layers that do not hold the same tokens.
+        """
+        if len(self.records) > 1 or len(self.tokens.vision_mask) != 1:
+            raise UsageError(
+                "tokens to forget in a batch, or after tokens left inside the layers: want one "
+                "sample whose layers hold the same tokens"
+            )
+        for layer in self.layers:
+            layer.remove(start, stop)
+        self.tokens.remove(start, stop)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the samples `beam_idx`, in that order."""

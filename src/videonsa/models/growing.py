@@ -64,6 +64,14 @@ class GrowingRows:
         if num_rows < self._count:
             self.rows = self.rows[:, :num_rows]
 
+    def remove(self, start: int, stop: int) -> None:
+        """Forget the rows [start, stop); the others move to memory of their own."""
+        memory = torch.empty_like(self.memory)
+        left = self._count - (stop - start)
+        memory[:, :start] = self.rows[:, :start]
+        memory[:, start:left] = self.rows[:, stop:]
+        self._move(memory[:, :left], memory)
+
     def fork(self) -> Self:
         """The same rows, and memory of its own as soon as it grows."""
         twin = type(self)(self.rows)
