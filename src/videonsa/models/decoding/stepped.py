@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from videonsa.models.methods import AttentionMethod
 
@@ -33,7 +33,7 @@ class SteppedModel(Protocol):
         """With `layers`, `norm` and `rotary_emb`."""
 
     @property
-    def lm_head(self) -> Callable[[Tensor], Tensor]:
+    def lm_head(self) -> nn.Module:
         """Turns hidden states into logits."""
 
     def modules(self) -> Iterator[nn.Module]:

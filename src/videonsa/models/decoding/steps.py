@@ -17,6 +17,7 @@ from videonsa.models.decoding.attention import CachedAttention, WritesInPlace
 from videonsa.models.decoding.capture import Graphs
 from videonsa.models.decoding.stepped import SteppedModel
 from videonsa.models.layers import run_layers
+from videonsa.models.linears import linear_rows
 from videonsa.models.rows import text_rows
 from videonsa.models.step import StepTokens, build_step
 from videonsa.ops.cached_attention import SharedKeys
@@ -180,7 +181,7 @@ class StaticSteps:
             WritesInPlace(memory, places.flatten()),
         )
         last = found.last[self._samples, (counts - 1).clamp(min=0)]
-        self._logits.copy_(self._model.lm_head(last))
+        self._logits.copy_(linear_rows(last, [self._model.lm_head])[0])
         self._starts += counts
         self._positions += counts
 
