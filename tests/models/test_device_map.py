@@ -99,6 +99,7 @@ def test_auto_answers_as_one_device_does(tiny_folder, clip_path):
         ({"device_map": "balanced"}, "want 'auto' or a mapping"),
         ({"device_map": "auto", "device": "cpu"}, "pass one of them"),
         ({"device_map": "auto", "weights": "int8"}, "quantise on one device"),
+        ({"device_map": "auto", "weights": "fp8"}, "quantise on one device"),
     ],
 )
 def test_what_excludes_a_device_map_is_told(tiny_folder, options, message):

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from tiny_models import prompt, tiny
@@ -131,6 +132,13 @@ def test_a_model_in_fp8_trains_nothing():
     quantise(model, "fp8", CPU)
     with pytest.raises(UsageError, match="train the model with weights='full'"):
         model(**prompt(5))
+
+
+def test_an_adapter_is_not_put_on_weights_in_fp8():
+    model = tiny()
+    quantise(model, "fp8", CPU)
+    with pytest.raises(ValueError, match="Fp8Linear.* is not supported"):
+        peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
 
 
 @pytest.mark.gpu

@@ -93,11 +93,11 @@ def load_model(
         BudgetError: the weights do not fit the device.
     """
     place = torch.device(device or "cpu")
-    check_weights(weights, place)
     placing: dict[str, Any] = {}
     if device_map is not None:
         check_device_map(device_map, device, weights)
         placing = {"device_map": device_map}
+    check_weights(weights, place)
     found = model_folder(model, revision=revision)
     if is_adapter(found):
         found = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
