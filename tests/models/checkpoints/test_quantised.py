@@ -137,7 +137,7 @@ def test_a_model_in_fp8_trains_nothing():
 def test_an_adapter_is_not_put_on_weights_in_fp8():
     model = tiny()
     quantise(model, "fp8", CPU)
-    with pytest.raises(ValueError, match="Fp8Linear.* is not supported"):
+    with pytest.raises(ValueError, match=r"Fp8Linear.* is not supported"):
         peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
 
 
