@@ -8,7 +8,9 @@ from PIL import Image
 
 import videonsa
 from videonsa.errors import BudgetError, UsageError
+from videonsa.inference import decoding
 from videonsa.inference.context import Context
+from videonsa.models.decoding.reasons import why_not_static
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import Dense
 from videonsa.video.chat import ChatTurn, VisionSlot, turn_tokens
@@ -171,10 +173,13 @@ def test_where_the_future_counts_every_question_reads_all(tiny_folder, clip_path
 
 
 @pytest.mark.parametrize("begin", [5, 6, 7, 8])
+@pytest.mark.parametrize("static", [False, True])
 def test_a_conversation_goes_on_from_before_a_stop_string(
-    tiny_folder, clip_path, monkeypatch, begin
+    tiny_folder, clip_path, monkeypatch, begin, static
 ):
-    """Wherever in a token it begins, and whether or not all is read again."""
+    """Wherever in a token it begins, whichever steps decode, and whether or not all is reread."""
+    if static:
+        monkeypatch.setattr(decoding, "why_not_captured", lambda *given: why_not_static(*given[:3]))
     read = []
     forward = VideoNSAForConditionalGeneration.forward
 
@@ -184,7 +189,7 @@ def test_a_conversation_goes_on_from_before_a_stop_string(
 
     monkeypatch.setattr(VideoNSAForConditionalGeneration, "forward", spy)
     drawn = DRAWN | {"max_new_tokens": 24}
-    texts, prompts = [], []
+    texts, prompts, keys = [], [], []
     for method in (Dense(), Both()):
         qa = videonsa.load(tiny_folder, device="cpu", method=method)
         session = qa.open(clip_path)
@@ -197,8 +202,10 @@ def test_a_conversation_goes_on_from_before_a_stop_string(
         more = session.ask("And then?", **DRAWN)
         texts.append((answer.text, more.text))
         prompts.append(more.usage.prompt_tokens)
+        keys.append(session._transcript.context.cache.layers[-1].keys)
     assert texts[0] == texts[1]
     assert prompts == [len(read[0])] * 2
+    torch.testing.assert_close(*keys, atol=1e-4, rtol=1e-4)
     said = "".join(("assistant\n", answer.text, "<|im_end|>\n<|im_start|>user\nAnd then?"))
     assert said in qa.tokenizer.decode(read[0])
 

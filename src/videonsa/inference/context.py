@@ -1,7 +1,7 @@
 """`Context`: what a model has read. It is read on in parts that end anywhere, and gone back in."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, Self
 
@@ -197,7 +197,7 @@ class Context:
         stop_ids: Set[int],
         seen: Collection[int] = (),
         recorder: Recorder | None = None,
-    ) -> Iterator[list[int]]:
+    ) -> Generator[list[int]]:
         """Read on, then decode a token of every sample at a time.
 
         Args:

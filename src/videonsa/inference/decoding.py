@@ -1,6 +1,6 @@
 """The decode loop: what is asked is read, then one token of every sample at a time."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -84,7 +84,7 @@ def decode(
     recorder: Recorder | None = None,
     seen: Collection[int] = (),
     kept: KeptSteps | None = None,
-) -> Iterator[list[int]]:
+) -> Generator[list[int]]:
     """Read a batch of prompts after a cache, then decode a token of every sample at a time.
 
     On a CUDA GPU the tokens of one sample are decoded by captured steps where they can be, and a

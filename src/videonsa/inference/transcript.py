@@ -1,6 +1,7 @@
 """`Transcript`: a chat with images and videos, and how much of it a model has read."""
 
 from collections.abc import Iterator, Set
+from contextlib import closing
 from copy import copy
 from typing import NamedTuple
 
@@ -145,9 +146,10 @@ class Transcript:
                 seen=self._seen,
                 recorder=recorder,
             )
-            for (token,) in steps:
-                said.append(token)
-                yield token
+            with closing(steps):  # at its end the context has grown by what was said
+                for (token,) in steps:
+                    said.append(token)
+                    yield token
         finally:
             if said:
                 self._end_answer(said, stop_ids, asked)
