@@ -320,6 +320,8 @@ def tried_products(num_rows: int) -> Iterator[ProductConfig]:
             (16, 256, 4, 5, True),
         ):
             yield ProductConfig(1, block_n, block_k, warps, stages, tma)
+        yield ProductConfig(1, 4, 512, 4, 1, early=True)
+        yield ProductConfig(1, 8, 512, 4, 1, early=True)
         return
     for block_n, block_k, warps, stages, tma in (
         (64, 128, 4, 5, True),
@@ -335,6 +337,7 @@ def tried_products(num_rows: int) -> Iterator[ProductConfig]:
         (16, 256, 2, 4, False),
     ):
         yield ProductConfig(16, block_n, block_k, warps, stages, tma)
+    yield ProductConfig(16, 64, 128, 4, 5, tma=True, early=True)
 
 
 def capability() -> int:

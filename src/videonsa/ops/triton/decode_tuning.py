@@ -66,10 +66,12 @@ class ProductConfig(NamedTuple):
     num_warps: int
     num_stages: int
     tma: bool = False
+    early: bool = False
+    """Launched while the kernel before ends (programmatic dependent launch)."""
 
 
 def product_tuning(
-    num_rows: int, num_out: int, size: int, *, capability: int | None
+    num_rows: int, num_out: int, size: int, *, element_size: int = 2, capability: int | None
 ) -> ProductConfig:
     """The choice for a product.
 
@@ -77,12 +79,13 @@ def product_tuning(
         num_rows: of the input.
         num_out: outputs of all weights that one launch reads.
         size: inner dimension.
+        element_size: bytes of an element of the weights.
         capability: major compute capability, None for the interpreter.
     """
     if capability is None:
         return ProductConfig(1 if num_rows == 1 else 16, 16, 32, 4, 1)
     if num_rows == 1:
-        return ProductConfig(1, 4, 256 if size % 512 else 512, 4, 1)
+        return ProductConfig(1, 8 // element_size, 256 if size % 512 else 512, 4, 1)
     if capability != 9:
         return ProductConfig(16, 32, 128, 4, 4)
     if num_out < 2**12:

@@ -28,6 +28,15 @@ class _Tile(NamedTuple):
     block_n: int
     block_k: int
     num_stages: int
+    early: bool
+
+
+@triton.jit
+def _wait_for_rows(TILE: tl.constexpr):
+    """Until the kernel before has ended, where this one was launched early; the next may be too."""
+    if TILE.early:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -109,10 +118,21 @@ def _one_product(
     first = i_tile * BLOCK_N
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_acc = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
-    for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
-        b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
-        b_w = _weights_of(w, tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
-        b_acc = _more(b_acc, b_w, b_x)
+    if TILE.early and BLOCK_M == 1:
+        # Weights depend on no kernel before: the first come while that one ends.
+        b_w = _weights_of(w, tma, first, 0, o_n, o_k, K, num_out, IS_WHOLE)
+        _wait_for_rows(TILE)
+        for i_k in range(0, K, BLOCK_K):
+            b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
+            b_next = _weights_of(w, tma, first, i_k + BLOCK_K, o_n, o_k, K, num_out, False)
+            b_acc = _more(b_acc, b_w, b_x)
+            b_w = b_next
+    else:
+        _wait_for_rows(TILE)
+        for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
+            b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
+            b_w = _weights_of(w, tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
+            b_acc = _more(b_acc, b_w, b_x)
     b_out = _ended(b_acc, scales, first, o_n, num_out, BLOCK_M)
     if bias is not None:
         b_bias = tl.load(bias + first + o_n, mask=first + o_n < num_out, other=0.0)
@@ -174,6 +194,7 @@ def _gated_kernel(
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_gate = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
     b_up = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
+    _wait_for_rows(TILE)
     for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
         b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
         b_w = _weights_of(gate, gate_tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
@@ -208,7 +229,7 @@ def products_triton(
     num_rows, size = x.shape
     matrices = [_split(w) for w, _ in weights]
     num_out = sum(len(w) for w, _ in matrices)
-    config = config or _config(x, num_out)
+    config = config or _config(x, matrices[0][0], num_out)
     outs = [x.new_empty((num_rows, len(w))) for w, _ in matrices]
     given: list[Any] = []
     for (w, scales), (_, bias), out in zip(matrices, weights, outs, strict=True):
@@ -229,7 +250,7 @@ def gated_triton(
     num_rows, size = x.shape
     (w_gate, gate_scales), (w_up, up_scales) = _split(gate), _split(up)
     num_out = len(w_gate)
-    config = config or _config(x, 2 * num_out)
+    config = config or _config(x, w_gate, 2 * num_out)
     out = x.new_empty((num_rows, num_out))
     with on_device(x):
         _gated_kernel[(triton.cdiv(num_out, config.block_n),)](
@@ -254,14 +275,19 @@ def _split(weight: Matrix) -> tuple[Tensor, Tensor | None]:
     return weight if isinstance(weight, ScaledRows) else (weight, None)
 
 
-def _config(x: Tensor, num_out: int) -> ProductConfig:
-    return product_tuning(len(x), num_out, x.shape[1], capability=major_capability(x.device))
+def _config(x: Tensor, w: Tensor, num_out: int) -> ProductConfig:
+    capability = major_capability(x.device)
+    return product_tuning(
+        len(x), num_out, w.shape[1], element_size=w.element_size(), capability=capability
+    )
 
 
 def _constants(x: Tensor, weights: Sequence[Tensor], config: ProductConfig) -> dict[str, Any]:
     whole = all(len(w) % config.block_n == 0 for w in weights) and not x.shape[1] % config.block_k
-    tile = _Tile(whole, config.block_m, config.block_n, config.block_k, config.num_stages)
-    return {"TILE": tile, "num_warps": config.num_warps}
+    blocks = config.block_m, config.block_n, config.block_k
+    tile = _Tile(whole, *blocks, config.num_stages, config.early)
+    options = {"launch_pdl": True} if config.early else {}
+    return {"TILE": tile, "num_warps": config.num_warps, **options}
 
 
 def _descriptor(w: Tensor, config: ProductConfig) -> TensorDescriptor | None:
