@@ -107,5 +107,13 @@ def test_a_conversation_says_it_once_and_from_where_it_holds(qa, clip, clip_path
         assert session.ask("What moves?", **options).usage.notes == (DEMONSTRATION,)
 
 
+def test_of_frames_to_come_it_does_not_know(qa):
+    session = qa.open_live()
+    scene = make_scene(scene_seed("test", 5), duration=8.0)
+    frames = render_scene(scene, [0.0, 0.5]).permute(0, 2, 3, 1).numpy()
+    session.extend(list(frames), [0.0, 0.5])
+    assert session.ask("What flashed?", max_new_tokens=1).usage.notes == (DEMONSTRATION,)
+
+
 def test_no_other_model_says_so(tiny_folder, clip_path):
     assert notes_on(videonsa.load(tiny_folder, device="cpu"), clip_path) == ()

@@ -10,7 +10,7 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream
-from videonsa.inference.demonstration import encode_for_demonstration
+from videonsa.inference.demonstration import DEMONSTRATION, encode_for_demonstration
 from videonsa.inference.encoded_clip import (
     EncodedClip,
     Video,
@@ -366,7 +366,9 @@ class VideoQA:
             UsageError: an argument outside its domain, or a method that has to see all at once.
         """
         live = LiveVideo(change_sampling(sampling or self.sampling, **changes))
-        session = Session(self, system=system, notes=self.notes, live=live, when_full=when_full)
+        # What is to come cannot be looked at yet.
+        notes = (DEMONSTRATION, *self.notes) if self.demonstration else self.notes
+        session = Session(self, system=system, notes=notes, live=live, when_full=when_full)
         session.check_extends()
         return session
 
