@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import videonsa
@@ -80,6 +82,43 @@ def test_it_goes_on_as_the_saved_one_would_have(qa, clip_path, tmp_path, state):
     assert loaded.num_tokens == session.num_tokens
     assert loaded.turns == session.turns
     assert conversation(loaded) == conversation(session)
+
+
+_STEPS = (
+    ("say", "What mov"),
+    ("say", "es \u00e9"),
+    ("ask", False),
+    ("ask", True),
+    ("stop", None),
+    ("join", None),
+    ("forget", None),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(steps=st.lists(st.tuples(st.sampled_from(_STEPS), st.booleans()), min_size=2, max_size=5))
+def test_saving_and_loading_at_any_moment_changes_no_answer(qa, clip_path, tmp_path_factory, steps):
+    folder = tmp_path_factory.mktemp("session") / "saved"
+    sessions, said = [qa.open(clip_path, max_frames=4) for _ in range(2)], [[], []]
+    for (what, how), stored in steps:
+        for session, texts in zip(sessions, said, strict=True):
+            if what == "say":
+                session.say("user", how)
+            elif what == "ask":
+                texts.append(session.ask("Where?", fresh=how, **DRAWN).text)
+            elif what == "stop":
+                next(session.ask("Where?", stream=True, **DRAWN), None)
+            elif what == "join":
+                session.join(clip_path, max_frames=2)
+            else:
+                session.forget()
+        if stored:
+            sessions[0].save(folder)
+            sessions[0] = Session.load(folder, qa)
+    assert said[0] == said[1]
+    assert sessions[0].ask("?", **DRAWN).text == sessions[1].ask("?", **DRAWN).text
+    assert sessions[0].num_tokens == sessions[1].num_tokens
+    assert sessions[0].turns == sessions[1].turns
 
 
 def test_where_every_answer_reads_all_no_cache_is_stored(tiny_folder, clip_path, tmp_path):
