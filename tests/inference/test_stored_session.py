@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,7 +96,7 @@ _STEPS = (
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(steps=st.lists(st.tuples(st.sampled_from(_STEPS), st.booleans()), min_size=2, max_size=5))
 def test_saving_and_loading_at_any_moment_changes_no_answer(qa, clip_path, tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("session") / "saved"
@@ -119,6 +120,46 @@ def test_saving_and_loading_at_any_moment_changes_no_answer(qa, clip_path, tmp_p
     assert sessions[0].ask("?", **DRAWN).text == sessions[1].ask("?", **DRAWN).text
     assert sessions[0].num_tokens == sessions[1].num_tokens
     assert sessions[0].turns == sessions[1].turns
+
+
+FRAMES = np.random.default_rng(0).integers(0, 255, (9, 84, 112, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_frames_go_on_arriving_also_behind_one_that_waits_for_its_pair(qa, tmp_path, count):
+    sessions, times = [qa.open_live() for _ in range(2)], [0.5 * index for index in range(9)]
+    for session in sessions:
+        if count:
+            session.extend(FRAMES[:count], times[:count])
+    for asks in (False, True, False):
+        sessions[0].save(tmp_path / "saved")
+        sessions[0] = Session.load(tmp_path / "saved", qa)
+        if count and asks:
+            answers = [session.ask("What?", **DRAWN) for session in sessions]
+            assert answers[0].text == answers[1].text
+            assert answers[0].usage.times == answers[1].usage.times
+    for session in sessions:
+        session.extend(FRAMES[count : count + 4], times[count : count + 4])
+    answers = [session.ask("What?", **DRAWN) for session in sessions]
+    assert answers[0].text == answers[1].text
+    assert answers[0].usage.times == answers[1].usage.times == tuple(times[: count + 4])
+    with pytest.raises(UsageError, match="want frames in order"):
+        sessions[0].extend(FRAMES[:1], times[:1])
+
+
+def test_a_session_that_may_forget_frames_still_does(qa, tmp_path):
+    texts = []
+    for stored in (False, True):
+        session = qa.open_live(when_full="forget", max_pixels=112 * 84)
+        for begin in range(0, 297, 27):
+            session.extend(np.tile(FRAMES, (3, 1, 1, 1)), [*map(float, range(begin, begin + 27))])
+            if stored and begin % 2:
+                session.save(tmp_path / "saved")
+                session = Session.load(tmp_path / "saved", qa)
+        answer = session.ask("What?", **DRAWN)
+        assert any("forgotten" in note for note in answer.usage.notes)
+        texts.append((answer.text, answer.usage.times, answer.usage.notes))
+    assert texts[0] == texts[1]
 
 
 def test_where_every_answer_reads_all_no_cache_is_stored(tiny_folder, clip_path, tmp_path):

@@ -20,9 +20,9 @@ from videonsa.inference.encoded_clip import (
     plan_clip,
 )
 from videonsa.inference.generation import out_of_memory
-from videonsa.inference.live import LiveVideo
+from videonsa.inference.live import LiveVideo, WhenFull
 from videonsa.inference.sampling import GenerationOptions, GenerationSettings
-from videonsa.inference.session import AnswerOptions, Session, WhenFull
+from videonsa.inference.session import AnswerOptions, Session
 from videonsa.inference.trace import Trace
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights

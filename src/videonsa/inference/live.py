@@ -1,7 +1,7 @@
 """`LiveVideo`: the open end of a session's last video, where frames arrive."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from videonsa.video.framelist import FrameList, HeldPicture
 from videonsa.video.pictures import open_picture, read_rgb
 from videonsa.video.processing import resize_frames, whole_patches
 from videonsa.video.sampling import SamplingSpec, smart_resize
+
+WhenFull = Literal["refuse", "forget"]
+"""What to do with frames that exceed the context."""
 
 
 class Frames(NamedTuple):
@@ -44,7 +47,8 @@ class LiveVideo:
             size: height and width in pixels of the frames read; None: the first frame decides.
             times: seconds of the frames read.
         """
-        self._sampling = sampling
+        self.sampling = sampling
+        """As it was given."""
         self.size = size
         self.begun = bool(times)
         """Whether the model has read some of its frames."""
@@ -75,7 +79,7 @@ class LiveVideo:
         waiting = (*self.waiting, *zip(pixels, given, strict=True))
         self.first_time = given[0] if self.first_time is None else self.first_time
         self.last_time = given[-1]
-        whole = len(waiting) - len(waiting) % self._sampling.temporal_patch_size
+        whole = len(waiting) - len(waiting) % self.sampling.temporal_patch_size
         self.waiting = waiting[whole:]
         return _joined(waiting[:whole]) if whole else None
 
@@ -85,14 +89,14 @@ class LiveVideo:
             return None
         frames = _joined(self.waiting)
         return frames._replace(
-            pixels=whole_patches(frames.pixels, self._sampling.temporal_patch_size)
+            pixels=whole_patches(frames.pixels, self.sampling.temporal_patch_size)
         )
 
     def num_tokens(self, frames: Frames) -> int:
         """Merged tokens of frames."""
         count, _, height, width = frames.pixels.shape
         return (
-            count // self._sampling.temporal_patch_size * height * width // self._sampling.factor**2
+            count // self.sampling.temporal_patch_size * height * width // self.sampling.factor**2
         )
 
     def encoded(self, frames: Frames, encode: Callable[[Tensor], Tensor]) -> EncodedVision:
@@ -103,7 +107,7 @@ class LiveVideo:
             encode: pixels to features.
         """
         assert self.first_time is not None, "frames were taken"
-        patch, temporal = self._sampling.patch_size, self._sampling.temporal_patch_size
+        patch, temporal = self.sampling.patch_size, self.sampling.temporal_patch_size
         height, width = frames.pixels.shape[2:]
         seconds = tuple(time - self.first_time for time in frames.times[::temporal])
         grid = len(seconds), height // patch, width // patch
@@ -132,10 +136,10 @@ class LiveVideo:
                 array = read_rgb(image)
         frame = torch.from_numpy(array).permute(2, 0, 1)[None]
         if self.size is None:
-            least, most = self._sampling.pixel_range
+            least, most = self.sampling.pixel_range
             self.size = smart_resize(
                 *frame.shape[2:],
-                factor=self._sampling.factor,
+                factor=self.sampling.factor,
                 min_pixels=least,
                 max_pixels=most,
             )

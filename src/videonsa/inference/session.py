@@ -22,7 +22,7 @@ from videonsa.inference.answer import Answer, AnswerStream, ClipUsage, Usage
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
-from videonsa.inference.live import Frames, LiveVideo
+from videonsa.inference.live import Frames, LiveVideo, WhenFull
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, load_session, save_session
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
 
 
-WhenFull = Literal["refuse", "forget"]
 ROOM_FOR_ANSWER = 512
 """Tokens that frames leave free: for a question and its answer."""
 FORGOTTEN_AT_ONCE = 8
@@ -248,6 +247,8 @@ class Session:
             base=Place(*self._base),
             now=Place(*self._place()),
             notes=self._notes,
+            live=self._live,
+            when_full=self._when_full,
             tokenizer=self._qa.tokenizer,
             precision=precision,
             progress=progress,
@@ -268,7 +269,7 @@ class Session:
             BudgetError: it does not fit the memory.
         """
         loaded = load_session(folder, qa.model, tokenizer=qa.tokenizer, progress=progress)
-        session = cls(qa, notes=loaded.notes)
+        session = cls(qa, notes=loaded.notes, live=loaded.live, when_full=loaded.when_full)
         session._transcript = loaded.transcript
         now, session._base = (
             _Place(place.mark, tuple(Turn(*turn) for turn in place.turns), place.clips)

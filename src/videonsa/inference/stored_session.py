@@ -1,4 +1,4 @@
-"""A session in a folder, and back: the cache, what is not read yet, and what was said and seen."""
+"""A session in a folder, and back: the cache, what waits to be read, and what was said and seen."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.encoded_clip import EncodedClip
+from videonsa.inference.live import LiveVideo, WhenFull
 from videonsa.inference.transcript import Mark, Part, Transcript
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.stored_cache.contents import Precision
@@ -19,6 +20,7 @@ from videonsa.models.stored_cache.save import SavedCache, save_cache
 from videonsa.parsing import one_line, typed
 from videonsa.video.chat import ChatTokenizer, Role, format_ids
 from videonsa.video.chat_writer import ChatWriter
+from videonsa.video.sampling import SamplingSpec
 
 if TYPE_CHECKING:
     from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -41,6 +43,8 @@ class LoadedSession(NamedTuple):
     base: Place
     notes: tuple[str, ...]
     """Of the session, and on how it was stored."""
+    live: LiveVideo | None
+    when_full: WhenFull
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +90,20 @@ class _Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Live:
+    """A `LiveVideo` without the pixels of frames that wait."""
+
+    sampling: SamplingSpec
+    size: tuple[int, int] | None
+    begun: bool
+    start: int | None
+    first_time: float | None
+    last_time: float | None
+    waiting: tuple[float, ...]
+    """Seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Session:
     """What of a session is no tensor."""
 
@@ -94,6 +112,8 @@ class _Session:
     parts: tuple[_Part, ...]
     """What is not read yet; both places may wait for the same."""
     notes: tuple[str, ...]
+    live: _Live | None
+    when_full: WhenFull
 
 
 def save_session(
@@ -103,6 +123,8 @@ def save_session(
     base: Place,
     now: Place,
     notes: tuple[str, ...],
+    live: LiveVideo | None,
+    when_full: WhenFull,
     tokenizer: ChatTokenizer,
     precision: Precision,
     progress: bool | None,
@@ -115,6 +137,8 @@ def save_session(
         base: where the session goes back to for a fresh question.
         now: where it is.
         notes: for every answer.
+        live: where frames arrive.
+        when_full: what to do with them once the context is full.
         tokenizer: which wrote what was read.
         precision: of keys and values.
         progress: a bar on stderr once it takes over a second; None is on a terminal only.
@@ -125,7 +149,12 @@ def save_session(
         base=_stored_place(base, transcript.num_read, parts),
         parts=tuple(map(_stored_part, parts.all)),
         notes=notes,
+        live=None if live is None else _stored_live(live),
+        when_full=when_full,
     )
+    tensors = _features(parts.all)
+    if live is not None:
+        tensors |= {_waiting(number): frame for number, (frame, _) in enumerate(live.waiting)}
     return save_cache(
         folder,
         context.cache if transcript.num_read else VideoNSACache(),  # it may all be read again
@@ -133,7 +162,7 @@ def save_session(
         method=context.method,
         precision=precision,
         state=asdict(stored),
-        tensors=_features(parts.all),
+        tensors=tensors,
         also={"format": format_ids(tokenizer)},
         progress=progress,
     )
@@ -163,6 +192,7 @@ def load_session(
             for number, one in enumerate(stored.parts)
         ]
         now, base = (_place(one, parts, tokenizer) for one in (stored.now, stored.base))
+        live = None if stored.live is None else _live(stored.live, loaded.tensors)
     except (LookupError, TypeError, ValueError) as error:
         raise UsageError(
             f"{folder} holds a cache and no session ({one_line(error)}): load it with load_cache, "
@@ -170,7 +200,8 @@ def load_session(
         ) from error
     transcript = Transcript(Context(model, cache=loaded.cache), tokenizer)
     transcript.go_back(now.mark)
-    return LoadedSession(transcript, now, base, (*stored.notes, *loaded.notes))
+    notes = (*stored.notes, *loaded.notes)
+    return LoadedSession(transcript, now, base, notes, live, stored.when_full)
 
 
 class _Parts:
@@ -242,3 +273,30 @@ def _part(stored: _Part, number: int, features: dict[str, Tensor], device: torch
         for place, one in enumerate(stored.vision)
     )
     return Part(list(stored.ids), vision)
+
+
+def _waiting(number: int) -> str:
+    """The name of the pixels of a frame that waits."""
+    return f"waiting.{number}"
+
+
+def _stored_live(live: LiveVideo) -> _Live:
+    return _Live(
+        sampling=live.sampling,
+        size=live.size,
+        begun=live.begun,
+        start=live.start,
+        first_time=live.first_time,
+        last_time=live.last_time,
+        waiting=tuple(time for _, time in live.waiting),
+    )
+
+
+def _live(stored: _Live, pixels: dict[str, Tensor]) -> LiveVideo:
+    live = LiveVideo(stored.sampling, size=stored.size)
+    live.begun, live.start = stored.begun, stored.start
+    live.first_time, live.last_time = stored.first_time, stored.last_time
+    live.waiting = tuple(
+        (pixels[_waiting(number)], time) for number, time in enumerate(stored.waiting)
+    )
+    return live
