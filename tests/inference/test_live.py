@@ -45,7 +45,8 @@ def test_a_question_at_any_moment_is_that_about_the_video_so_far(qa, offline, pa
             session.extend(FRAMES[done : done + count], TIMES[done : done + count])
             done += count
         if asks:
-            answer = session.ask("What?", **DRAWN)
+            # Without new frames, a second question would follow the first.
+            answer = session.ask("What?", fresh=not count, **DRAWN)
             wanted = offline(done)
             assert answer.text == wanted.text
             for name in ("times", "grid", "height", "width", "video_tokens", "prompt_tokens"):
