@@ -289,6 +289,7 @@ def tried_tunings(lines: int) -> Iterator[CachedTuning]:
             yield CachedTuning(config, 128, 32, 4)
         for sums in ((128, 16, 4), (128, 32, 8), (128, 64, 8), (64, 32, 4)):
             yield CachedTuning(usual, *sums)
+        yield CachedTuning(usual, 128, 32, 4, early=True)
         return
     for config in (
         Config(128, 64, 8, 3, tma=True, programs=1),

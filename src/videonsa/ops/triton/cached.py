@@ -17,6 +17,7 @@ from videonsa.ops.triton.common import (
     LOG2_E,
     descriptors,
     heads,
+    launched_early,
     load_head,
     load_rows,
     on_device,
@@ -25,6 +26,7 @@ from videonsa.ops.triton.common import (
     softmax_end,
     softmax_step,
     store_rows,
+    wait_for_kernel_before,
 )
 from videonsa.ops.triton.decode_tuning import CachedTuning, cached_tuning, major_capability
 from videonsa.ops.triton.forward import num_multiprocessors
@@ -45,6 +47,7 @@ class _Stretch(NamedTuple):
     num_new: int
     """Keys behind `lengths`, of which row t sees the first t + 1: `num_rows` or 0."""
     config: Config
+    early: bool
 
     def num_tiles(self, group: int) -> int:
         """Tiles of rows over the same keys."""
@@ -78,8 +81,10 @@ def _split_kernel(
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
+    wait_for_kernel_before(EARLY)
     HQ, H = q[3], k[3]
     # Tiles of rows that read the same keys lie side by side; the keys then come from L2.
     num_tiles = tl.cdiv(num_rows * G, BLOCK_M)
@@ -151,7 +156,9 @@ def _split_sum_kernel(
     D: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    wait_for_kernel_before(EARLY)
     i_line = tl.program_id(0)
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     o_s = tl.arange(0, BLOCK_S)
@@ -204,9 +211,10 @@ def cached_attention_triton(
         _tuning(q, num_rows * group),
         _tuning(q, num_samples * num_rows * group),
     )
-    stretches = [_stretch(k, v, starts, num_rows, num_rows, own.splits)]
+    stretches = [_stretch(k, v, starts, num_rows, num_rows, own.splits, own.early)]
     if shared is not None:
-        stretches.append(_stretch(*shared, num_samples * num_rows, 0, common.splits))
+        all_rows = num_samples * num_rows
+        stretches.append(_stretch(*shared, all_rows, 0, common.splits, common.early))
     num_lines = num_samples * num_rows * num_heads
     num_splits = sum(stretch.num_splits(group) for stretch in stretches)
     outputs = torch.empty((num_splits, num_lines, dim), dtype=torch.float32, device=q.device)
@@ -239,7 +247,7 @@ def _in_keys(x: Tensor) -> Tensor:
 
 def _attend(q: Tensor, stretch: _Stretch, outputs: Tensor, lses: Tensor) -> None:
     """Of q `[R, HQ, D]`, the results of each split: outputs `[splits, R * HQ, D]` and LSEs."""
-    k, v, lengths, num_rows, num_new, config = stretch
+    k, v, lengths, num_rows, num_new, config, early = stretch
     num_kv_heads, dim = k.shape[2:]
     group = q.shape[1] // num_kv_heads
     programs = stretch.num_tiles(group) * num_kv_heads * len(outputs)
@@ -262,6 +270,7 @@ def _attend(q: Tensor, stretch: _Stretch, outputs: Tensor, lses: Tensor) -> None
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         **config.launch,
+        **launched_early(early),
     )
 
 
@@ -288,5 +297,6 @@ def _summed(outputs: Tensor, lses: Tensor, dtype: torch.dtype, tuning: CachedTun
         BLOCK_S=block_s,
         BLOCK_D=block_d,
         num_warps=tuning.sum_warps,
+        **launched_early(tuning.early),
     )
     return out

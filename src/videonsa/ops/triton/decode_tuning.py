@@ -20,6 +20,8 @@ class CachedTuning(NamedTuple):
     sum_dims: int
     """Elements of the head dim that it sums."""
     sum_warps: int
+    early: bool = False
+    """As of `ProductConfig`."""
 
 
 def major_capability(device: torch.device) -> int | None:
