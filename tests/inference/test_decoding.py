@@ -6,6 +6,7 @@ from tiny_models import prompt, tiny
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.inference import decoding
+from videonsa.inference.context import Context
 from videonsa.inference.decoding import LONGEST_QUESTION, decode, decode_each
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
@@ -216,3 +217,24 @@ def test_a_batch_of_prompts_and_one_token_are_decoded_plainly(model, static):
 def test_a_question_without_tokens_is_refused(model):
     with pytest.raises(UsageError, match="a question without tokens"):
         answers(model, watched(model), [[40], []])
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_context_keeps_its_steps_and_says_how_it_decoded(model, static, ahead):
+    static(ahead=ahead)
+    context = Context(model, cache=watched(model))
+    assert context.how_decoded is None
+    settings = GenerationSettings(max_new_tokens=6)
+    given = {"settings": settings, "stop_ids": frozenset()}
+    alone = [tokens_of(answer(model, watched(model), ids, max_new_tokens=6)) for ids in QUESTIONS]
+    before = context.num_tokens
+    together = zip(*context.answer_each(QUESTIONS, **given), strict=True)
+    assert list(map(list, together)) == alone
+    assert context.num_tokens == before
+    steps = context.answer(context.passage(QUESTIONS[0]), **given)
+    assert [next(steps)[0] for _ in range(4)] == alone[0][:4]
+    steps.close()
+    assert context.num_tokens == before + len(QUESTIONS[0]) + 3
+    rest = context.answer(context.passage(alone[0][3:4]), **given)
+    assert tokens_of(rest)[:2] == alone[0][4:]
+    assert context.how_decoded == "captured steps"

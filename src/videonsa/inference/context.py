@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from videonsa.inference.decoding import decode
+from videonsa.inference.decoding import decode, decode_each
 from videonsa.inference.generation import not_finite
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.decoding.steps import KeptSteps
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
@@ -76,6 +77,12 @@ class Context:
         self.model = model
         self.method = model.method if method is None else method
         self.cache = VideoNSACache() if cache is None else cache
+        self._steps = KeptSteps(model, self.cache)
+
+    @property
+    def how_decoded(self) -> str | None:
+        """How the last answer was decoded, in one line: by which steps, and why; None: none was."""
+        return self._steps.how
 
     @property
     def num_tokens(self) -> int:
@@ -208,7 +215,8 @@ class Context:
             recorder: collects where the answers looked.
 
         Yields:
-            The next id of each sample; all but the last of these are read too.
+            The next id of each sample. Once the generator has ended or is closed, all but the last
+            of these are read too.
 
         Raises:
             ModelError: logits that are not finite.
@@ -227,6 +235,41 @@ class Context:
             seen=seen,
             method=self.method,
             recorder=recorder,
+            kept=self._steps,
+        )
+
+    def answer_each(
+        self,
+        questions: Sequence[Sequence[int]],
+        *,
+        settings: GenerationSettings,
+        stop_ids: Set[int],
+        seen: Collection[int] = (),
+    ) -> Generator[list[int]]:
+        """Answer questions about what one sample has read, each as if it were asked alone.
+
+        Args:
+            questions: the text tokens of each, up to where its answer begins.
+            settings: how tokens are chosen.
+            stop_ids: tokens that end an answer.
+            seen: tokens that count as seen beside those of a question.
+
+        Yields:
+            The next id of each answer; neither questions nor answers stay read.
+
+        Raises:
+            ModelError: logits that are not finite.
+            UsageError: a question without tokens.
+        """
+        return decode_each(
+            self.model,
+            questions,
+            self.cache,
+            settings=settings,
+            stop_ids=stop_ids,
+            seen=seen,
+            method=self.method,
+            kept=self._steps,
         )
 
     @torch.inference_mode()

@@ -107,7 +107,8 @@ def decode(
             answer was decoded.
 
     Yields:
-        The next token id of each sample, B in all.
+        The next token id of each sample, B in all. Close the generator where it is left early,
+        before the cache is used again.
 
     Raises:
         ModelError: logits that are not finite.
@@ -136,7 +137,7 @@ def decode_each(
     method: AttentionMethod | None = None,
     seen: Collection[int] = (),
     kept: KeptSteps | None = None,
-) -> Iterator[list[int]]:
+) -> Generator[list[int]]:
     """Answer questions about what one cache holds, each as if it were asked alone.
 
     They are read and answered together over the one cache, of which nothing is copied. Where that
@@ -297,7 +298,7 @@ def _answer(
     sampler: Sampler,
     max_new_tokens: int,
     stop_ids: Set[int],
-) -> Iterator[list[int]]:
+) -> Generator[list[int]]:
     """Go on from the first token of every sample, int64 `[B]`."""
     given = 0
     ended: set[int] = set()
@@ -363,7 +364,7 @@ def _in_turn(
     settings: GenerationSettings,
     stop_ids: Set[int],
     seen: Collection[int],
-) -> Iterator[list[int]]:
+) -> Generator[list[int]]:
     """Answer one question after another; an answer that has ended repeats its last token."""
     model, cache = plain.model, plain.cache
     length = cache.get_seq_length()
