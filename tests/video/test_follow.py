@@ -265,7 +265,7 @@ def test_images_that_are_late_or_damaged_are_left_out_and_counted(tmp_path):
     assert vf.numbers_of([first.pixels, *(frame.pixels for frame in rest)]) == [1, 3]
     assert followed.warnings == (
         "images left out: 1, which came after images whose names follow theirs",
-        "1 of 3 frames lost: the source is damaged there",
+        "frames lost: 1, where the source is damaged",
     )
 
 
@@ -276,6 +276,7 @@ def test_images_that_are_late_or_damaged_are_left_out_and_counted(tmp_path):
         ("image.png", "an image: want"),
         ("text.mkv", "not a video that can be opened|text file"),
         ("empty", "no image came within 0 s"),
+        ("empty.ts", "an empty file, and nothing was written to it"),
         ("rtsp://camera/1", "an address, not a file"),
     ],
 )
@@ -284,6 +285,7 @@ def test_what_cannot_be_followed_is_refused_in_one_line(tmp_path, monkeypatch, s
     save(tmp_path / "image.png", 0)
     (tmp_path / "text.mkv").write_text("no video\n" * 100)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.ts").touch()
     with pytest.raises(VideoError, match=what):
         follow_video(source, idle=0)
 

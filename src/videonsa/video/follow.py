@@ -21,7 +21,7 @@ from videonsa.video.container import TIME_TOLERANCE, FrameMaker, Orientation, de
 from videonsa.video.decode import Span, on_screen, pick_spans, resized_picks
 from videonsa.video.demux import open_video, stream_note
 from videonsa.video.describe import displayed_size, longest_gap
-from videonsa.video.framelist import FrameList
+from videonsa.video.framelist import FOLDER_FPS, FrameList
 from videonsa.video.growing import GrowingFile, GrowingFolder, Index, Pace, mp4_index
 from videonsa.video.parts import SampledFrame
 from videonsa.video.pictures import IMAGE_SUFFIXES
@@ -64,7 +64,7 @@ class FollowedVideo:
     `frames` waits for the source, and ends when it is finished. Closing it closes the source.
     """
 
-    def __init__(self, source: _Growing, spec: SamplingSpec) -> None:
+    def __init__(self, source: _Growing, spec: SamplingSpec, pace: Pace) -> None:
         self.info = source.info
         """What is known before the end: `duration` is 0, and `num_frames` None."""
         least, most = spec.pixel_range
@@ -77,11 +77,19 @@ class FollowedVideo:
         )
         self.fps = DEFAULT_FPS if spec.fps is None else spec.fps
         """Wanted times in a second."""
+        self.start = spec.start or 0.0
+        """Seconds: the first wanted time."""
         self.frames = self._sampled(source, spec)
-        """In order, at `height` and `width`. `target` counts the wanted times: it stands for the
-        second start + target / fps."""
+        """In order, at `height` and `width`; `target` counts the wanted times."""
+        self.is_behind = True
+        """The source was not waited for between the last two frames: more may be there already."""
         self._source = source
+        self._pace = pace
         self._num_wanted = self._num_damaged = self._num_stale = self._num_lost = 0
+
+    def second_of(self, frame: SampledFrame) -> float:
+        """The wanted time that a frame was taken for."""
+        return self.start + frame.target / self.fps
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -90,6 +98,7 @@ class FollowedVideo:
 
     def _sampled(self, source: _Growing, spec: SamplingSpec) -> Generator[SampledFrame, None, None]:
         plan = SamplingPlan(times=(), height=self.height, width=self.width, sampled_fps=self.fps)
+        num_waits = 0
         try:
             picks = pick_spans(source.spans(), _wanted_times(spec, self.fps))
             for frame in resized_picks(picks, plan):
@@ -97,19 +106,20 @@ class FollowedVideo:
                 self._num_wanted = frame.target + 1
                 self._num_damaged += frame.damaged
                 self._num_stale += frame.stale
+                self.is_behind = self._pace.num_waits == num_waits
+                num_waits = self._pace.num_waits
                 yield frame
         finally:
             source.close()
 
     def _warnings(self) -> Iterator[str]:
         yield from self._source.warnings()
-        of = f"of {self._num_wanted} frames"
         if self._num_lost:
-            yield f"{self._num_lost} {of} lost: the source is damaged there"
+            yield f"frames lost: {self._num_lost}, where the source is damaged"
         if self._num_stale:
-            yield f"{self._num_stale} {of} repeat the one before: the source holds no other there"
+            yield f"frames repeated: {self._num_stale}, where the source holds no other"
         if self._num_damaged:
-            yield f"{self._num_damaged} {of} are damaged, and used as they decode"
+            yield f"frames damaged: {self._num_damaged}, used as they decode"
 
 
 def follow_video(
@@ -143,17 +153,37 @@ def follow_video(
     spec = _checked(SamplingSpec() if sampling is None else sampling)
     if not 0 < poll < math.inf or (idle is not None and not idle >= 0):
         raise UsageError(f"poll={poll!r} and idle={idle!r}: want seconds, above 0 and at least 0")
+    path, rate = locate_growing(source, as_written=as_written)
     pace = Pace(poll=poll, idle=idle)
+    growing: _Growing = (
+        GrowingFolder(path, pace, fps=rate) if path.is_dir() else _GrowingVideo(path, pace)
+    )
+    return FollowedVideo(growing, spec, pace)
+
+
+def locate_growing(
+    source: str | os.PathLike[str] | FrameList, *, as_written: bool = False
+) -> tuple[Path, float | None]:
+    """What is to be followed, and how many images a second a folder stands for.
+
+    Refuses, without waiting, what `follow_video` would refuse; it explains arguments and errors.
+    """
+    if isinstance(source, str) and "://" in source and not os.path.exists(source):
+        raise VideoError(
+            f"{source}: an address, not a file: want a file that grows; record it to one, for "
+            f"example by ffmpeg -i {source} -c copy live.ts"
+        )
     named = name_source(source)
     path = named.folder if isinstance(named, FrameList) else named
     if not isinstance(path, Path):
         raise UsageError(f"{named}: nothing that grows: want a video file or a folder of images")
-    if _is_folder(path):
-        rate = named.fps if isinstance(named, FrameList) else FrameList(path).fps
-        return FollowedVideo(GrowingFolder(path, pace, fps=None if as_written else rate), spec)
+    if path.is_dir():
+        rate = named.fps if isinstance(named, FrameList) else FOLDER_FPS
+        return path, None if as_written else rate
+    _check_file(path)
     if isinstance(named, FrameList) or as_written:
-        raise UsageError(f"{path}: a file with the times of images: want a folder, or leave it out")
-    return FollowedVideo(_GrowingVideo(path, pace), spec)
+        raise UsageError(f"{path}: a file with times for images: want a folder, or leave them out")
+    return path, None
 
 
 class _GrowingVideo:
@@ -177,8 +207,14 @@ class _GrowingVideo:
     def _open(self, path: Path, file: GrowingFile | None) -> None:
         try:
             container, stream = self._stack.enter_context(open_video(path, file))
-        finally:
+        except VideoError as error:
             self._check()
+            if file is not None and file.is_empty:
+                raise VideoError(
+                    f"{path}: an empty file, and nothing was written to it: want a recording that "
+                    "has begun, or wait longer (idle)"
+                ) from error
+            raise
         # Threads would each hold back a picture.
         stream.codec_context.thread_count = 1
         decoded = decode_packets(self._packets(container, stream))
@@ -258,10 +294,8 @@ def _wanted_times(spec: SamplingSpec, fps: float) -> Iterator[float]:
     return takewhile(lambda time: time < end, (begin + k / fps for k in count()))
 
 
-def _is_folder(path: Path) -> bool:
-    """Refuses what cannot grow."""
-    if path.is_dir():
-        return True
+def _check_file(path: Path) -> None:
+    """Refuses what cannot grow, or cannot be read while it does."""
     if not path.exists():
         raise VideoError(
             f"{path}: no such file: want a video that is being written, or a folder of images; "
@@ -271,7 +305,11 @@ def _is_folder(path: Path) -> bool:
         raise VideoError(f"{path}: not a regular file: want a video or a folder of images")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise VideoError(f"{path}: an image: want a video, or the folder that images come to")
-    return False
+    if mp4_index(path) == "missing":
+        raise VideoError(
+            f"{path}: an mp4 that gets its index when it is finished, and cannot be read before: "
+            "record mkv, ts, or mp4 in fragments (ffmpeg -movflags +frag_keyframe+empty_moov)"
+        )
 
 
 def _index_of(path: Path, pace: Pace) -> Index:
@@ -279,9 +317,5 @@ def _index_of(path: Path, pace: Pace) -> Index:
     while (index := mp4_index(path)) == "not yet":
         if not pace.wait(path.stat().st_mtime):
             break
-    if index == "missing":
-        raise VideoError(
-            f"{path}: an mp4 that gets its index when it is finished, and cannot be read before: "
-            "record mkv, ts, or mp4 in fragments (ffmpeg -movflags +frag_keyframe+empty_moov)"
-        )
+    _check_file(path)
     return index

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from videonsa.errors import VideoError
 from videonsa.video.container import TIME_TOLERANCE, SourceFrame
 from videonsa.video.decode import HOLD_SLACK, Span, on_screen
-from videonsa.video.images import list_images, natural_key
+from videonsa.video.images import images_among, names_in, natural_key
 from videonsa.video.pictures import open_picture, read_rgb
 from videonsa.video.sampling import FOLDER, VideoInfo
 
@@ -46,12 +46,14 @@ class Pace:
         self.poll = poll
         self.idle = idle
         self._since = time.monotonic()
-        self._has_waited = self._has_grown = False
+        self._has_grown = False
+        self.num_waits = 0
+        """How many times the source was waited for."""
 
     def grown(self) -> None:
         """There is something new: growth, or what was there from the beginning."""
         self._since = time.monotonic()
-        self._has_grown = self._has_waited
+        self._has_grown = self.num_waits > 0
 
     def wait(self, written: float) -> bool:
         """Sleep until the next look; False, at once, if the source counts as finished.
@@ -67,7 +69,7 @@ class Pace:
                 quiet = max(quiet, time.time() - written)
             if quiet >= self.idle:
                 return False
-        self._has_waited = True
+        self.num_waits += 1
         time.sleep(self.poll)
         return True
 
@@ -82,6 +84,8 @@ class GrowingFile:
         self.name = str(path)
         self.warning: str | None = None
         """Why it ended early, where it did."""
+        self.is_empty = True
+        """Nothing was read as yet."""
         self._pace = pace
         self._file = path.open("rb", buffering=0)
         self._failure: BaseException | None = None
@@ -99,6 +103,7 @@ class GrowingFile:
         try:
             while not self._ended:
                 if data := self._file.read(size):
+                    self.is_empty = False
                     self._pace.grown()
                     return data
                 state = os.fstat(self._file.fileno())
@@ -184,19 +189,20 @@ class GrowingFolder:
 
     def _arriving(self) -> Iterator[Path]:
         """The images, in the order of their names, as they appear."""
-        seen: set[Path] = set()
+        seen: set[str] = set()
         latest: Path | None = None
         while True:
-            images, _ = list_images(self._folder)
-            new = [path for path in images if path not in seen]
-            seen.update(new)
-            after = [p for p in new if latest is None or natural_key(p) > natural_key(latest)]
-            self._num_late += len(new) - len(after)
+            names = [name for name in names_in(self._folder) if name not in seen]
+            seen.update(names)
+            images, _ = images_among(self._folder, names)
+            after = [p for p in images if latest is None or natural_key(p) > natural_key(latest)]
+            self._num_late += len(images) - len(after)
             for path in after:
                 latest = path
                 self._pace.grown()
                 yield path
-            if not new and not self._pace.wait(_last_write([self._folder, *images[-1:]])):
+            written = _last_write([self._folder] if latest is None else [self._folder, latest])
+            if not images and not self._pace.wait(written):
                 return
 
     def picture(self, path: Path) -> NDArray[np.uint8]:

@@ -1,9 +1,10 @@
 """Images as sources: one, an animated one, a list of them, or those of a folder, through Pillow."""
 
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, pairwise
@@ -225,7 +226,7 @@ def _uneven(times: Sequence[float] | None) -> Sequence[float] | None:
 
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     """The images of a folder in order, and what else is in it, in words."""
-    images, others = list_images(folder)
+    images, others = images_among(folder, names_in(folder))
     if not images:
         held = f" (it holds {_names(others)})" if others else ""
         raise VideoError(
@@ -236,19 +237,28 @@ def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     return images, [passed_over] if others else []
 
 
-def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images of a folder in order, `img2` before `img10`, and what else is in it.
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds, in any order, but for what is hidden.
 
     Raises:
-        VideoError: it cannot be read, or holds videos.
+        VideoError: it cannot be read.
 
     """
     try:
-        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
         reason = (error.strerror or "not possible").lower()
         raise VideoError(f"{folder}: cannot be read: {reason}: name one you may read") from error
-    paths.sort(key=natural_key)
+
+
+def images_among(folder: Path, names: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """The images among what a folder holds, `img2` before `img10`, and the others.
+
+    Raises:
+        VideoError: there are videos among them.
+
+    """
+    paths = sorted((folder / name for name in names), key=natural_key)
     known = (IMAGE_SUFFIXES | {".gif"}) - unreadable_suffixes()
     images = [path for path in paths if path.suffix.lower() in known and path.is_file()]
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
