@@ -85,11 +85,27 @@ def test_a_joined_image_is_seen_by_the_questions_that_follow(chat, tmp_path):
     assert "tokens     52 video + " in err
 
 
+def test_a_saved_session_goes_on_in_the_next_chat(chat, tmp_path):
+    folder = tmp_path / "kept session"
+    _, whole, _ = chat(QUESTIONS)
+    status, first, err = chat([QUESTIONS[0], f"/save {folder}"])
+    assert status == 0
+    assert f"it goes on with: videonsa chat '{folder}'" in err
+    status, second, err = chat(QUESTIONS[1:], video=folder)
+    assert (status, first + second) == (0, whole)
+    assert "frames     8 of 112x84, 0.00 s to 3.50 s, 48 tokens" in err
+    assert f"asked      1 so far, the last: {QUESTIONS[0]}" in err
+    status, _, err = chat(QUESTIONS[1:], "--fps", "1", "--fit", video=folder)
+    assert status == 2
+    assert "a saved session with --fps, --fit: its video is read already" in err
+    assert chat([f"/save {folder.parent}"])[0] == 2  # there is something else
+
+
 def test_a_line_that_cannot_be_done_is_told_and_the_next_is_done(chat):
-    typed = ["/fresh", "/join", "/join nothing.mp4", "\udcff", "", QUESTIONS[0]]
+    typed = ["/fresh", "/join", "/join nothing.mp4", "/save", "\udcff", "", QUESTIONS[0]]
     status, out, err = chat(typed)
     errors = [line for line in err.splitlines() if line.startswith("error ")]
-    assert len(errors) == 4
+    assert len(errors) == 5
     assert "nothing.mp4: no such file" in errors[2]
     assert out == chat(QUESTIONS[:1])[1]
     assert status == 2

@@ -59,15 +59,27 @@ def add_command(
     run: Callable[[Namespace], int],
     summary: str,
     examples: tuple[str, ...],
+    json_lines: bool = False,
 ) -> LineParser:
-    """A sub-command with its examples and the options all of them have (--json, --debug)."""
+    """A sub-command with its examples and the options all of them have (--json, --debug).
+
+    Args:
+        commands: what it is added to.
+        name: of the command.
+        run: what it does; gives the exit status.
+        summary: for --help.
+        examples: whole command lines.
+        json_lines: --json prints several objects, one a line.
+
+    """
     parser = commands.add_parser(
         name,
         help=summary,
         description=summary,
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    objects = "JSON objects on stdout, one a line" if json_lines else "one JSON object on stdout"
+    parser.add_argument("--json", action="store_true", help=f"print {objects}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
     return parser

@@ -4,10 +4,12 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonsa.cli.answering import report_end, speed_text
 from videonsa.cli.common import emit, emit_json_line, report
+from videonsa.cli.compiling import compile_line, told_to_first
 from videonsa.cli.lines import noted_interrupt
 from videonsa.errors import UsageError, VideoNSAError
 
@@ -20,6 +22,7 @@ HELP = (
     ("/fresh QUESTION", "ask about the video alone: what was said so far is forgotten"),
     ("/frames", "what was taken of the video: frames, seconds, size, tokens"),
     ("/join VIDEO", "show one more video or image, for the questions that follow"),
+    ("/save FOLDER", "keep the session: 'videonsa chat FOLDER' goes on with it"),
     ("/help", "this list"),
     ("/quit", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
 )
@@ -56,6 +59,7 @@ class Conversation:
             "/fresh": lambda question: self._ask(question, fresh=True),
             "/frames": lambda _: self._tell_frames(),
             "/join": self._join,
+            "/save": self._save,
             "/help": lambda _: _tell_help(),
         }
 
@@ -113,7 +117,7 @@ class Conversation:
         pieces: list[str] = []
         is_stopped = False
         with noted_interrupt(self._is_typed) as is_noted:
-            for piece in stream:
+            for piece in told_to_first(stream):
                 pieces.append(piece)
                 self._emit(piece)
                 if is_noted():
@@ -125,8 +129,18 @@ class Conversation:
 
     def _join(self, argument: str) -> None:
         path = _path_of(argument, "/join VIDEO")
-        self._session.join(path)
+        with compile_line():
+            self._session.join(path)
         self._tell({"joined": path}, [clip_text(clips_of(self._session, self._model)[-1])])
+
+    def _save(self, argument: str) -> None:
+        folder = Path(_path_of(argument, "/save FOLDER"))
+        saved = self._session.save(folder)
+        line = (
+            f"saved      {saved.num_bytes / 1e6:.1f} MB in {saved.seconds:.1f} s; it goes on with: "
+            f"videonsa chat {shlex.quote(str(folder))}"
+        )
+        self._tell({"saved": str(folder)}, [line])
 
     def _tell_frames(self) -> None:
         clips, num_tokens = clips_of(self._session, self._model), self._session.num_tokens
