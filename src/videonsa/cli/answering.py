@@ -77,7 +77,7 @@ def reading_options(args: Namespace) -> dict[str, Any]:
     }
 
 
-def system_option(args: Namespace) -> dict[str, str]:
+def system_option(args: Namespace) -> dict[str, Any]:
     """--system, where it was given."""
     return {} if args.system is None else {"system": args.system}
 

@@ -11,10 +11,11 @@ from videonsa.rendered.clips.clip_look import ClipLook
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import Decoder
 
-DEMONSTRATION = (
+WHAT_IT_KNOWS = (
     "the embedded demonstration model knows rendered clips of coloured shapes only (up to 24 s, 2 "
-    "frames a second, 112 x 112 pixels), and this is none: name another model with --model"
+    "frames a second, 112 x 112 pixels)"
 )
+DEMONSTRATION = f"{WHAT_IT_KNOWS}, and this is none: name another model with --model"
 
 
 def encode_for_demonstration(
