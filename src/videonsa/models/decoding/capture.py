@@ -26,7 +26,6 @@ class Graphs:
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph | None] = {}
         if self._captures:
             self._stream = torch.cuda.Stream(device)
-            self._pool = torch.cuda.graph_pool_handle()
 
     @property
     def captures(self) -> bool:
@@ -58,10 +57,12 @@ class Graphs:
     def _captured(self, work: Work) -> torch.cuda.CUDAGraph | None:
         """The graph of some work; None, for good, where it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
+        # The memory of another graph; once none is left it cannot be taken again.
+        pool = next((one.pool() for one in self._graphs.values() if one is not None), None)
 
         def capture() -> None:
             # Another thread may use the GPU meanwhile, to read a video.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 work()
             except BaseException:
