@@ -1,6 +1,6 @@
 """Models of a published shape with random weights, made where they run."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +13,8 @@ from videonsa.models.shape import ModelShape, VisionShape, published_shape
 
 IDS = MappingProxyType({"vision_start_token_id": 12, "image_token_id": 10, "video_token_id": 11})
 """Small, so that any vocabulary has them."""
+WORDS = 1024
+"""Of a model whose words do not matter."""
 WEIGHT_STD = 0.02
 INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 """Of the language model: what a layer adds to the residual stream comes from these."""
@@ -86,6 +88,17 @@ def random_model(
     model: VideoNSAForConditionalGeneration = _filled(
         VideoNSAForConditionalGeneration, config, device, dtype
     )
+    return model
+
+
+def one_layer_model(shape: ModelShape, *, device: torch.device) -> VideoNSAForConditionalGeneration:
+    """A model with one layer, one block of the vision tower and few words, else of a shape.
+
+    It attends by the method of the shape, in its dtype, with gates whether or not they are used.
+    """
+    small = replace(shape, num_layers=1, vocab_size=WORDS, vision=replace(shape.vision, depth=1))
+    model = random_model(small, device=device, dtype=getattr(torch, shape.dtype))
+    model.method = shape.method
     return model
 
 

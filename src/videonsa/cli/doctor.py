@@ -11,7 +11,16 @@ from typing import Literal
 
 import videonsa
 from videonsa import env
-from videonsa.cli.common import Commands, add_command, emit, emit_json, quiet_libraries
+from videonsa.cli.common import (
+    DEFAULT_MODEL,
+    Commands,
+    add_command,
+    emit,
+    emit_json,
+    quiet_libraries,
+)
+from videonsa.cli.compiling import compile_line
+from videonsa.errors import UsageError
 
 DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4", "gif")
 """Codecs that a video is likely to have."""
@@ -29,18 +38,38 @@ class Check:
 
 def add_parser(commands: Commands) -> None:
     """Register the command."""
-    add_command(
+    parser = add_command(
         commands,
         "doctor",
         run=run,
         summary="Show versions, devices, backends and codecs: what works, what is missing and how "
         "to install it. Exit status 2 if something required is missing.",
-        examples=("videonsa doctor", "videonsa doctor --json"),
+        examples=(
+            "videonsa doctor",
+            "videonsa doctor --json",
+            "videonsa doctor --compile --model Enxin/VideoNSA",
+        ),
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="instead, compile the GPU kernels that questions to a model use, for the GPU of this "
+        "machine; otherwise the first question does",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="ID_OR_PATH",
+        help=f"for --compile: as in other commands; its weights are not read (default: "
+        f"{DEFAULT_MODEL})",
     )
 
 
 def run(args: Namespace) -> int:
     """Run the command."""
+    if args.compile:
+        return _compile(args)
+    if args.model is not None:
+        raise UsageError("--model without --compile: it says for which model to compile")
     with quiet_libraries(debug=args.debug):
         checks = list(examine())
     if args.json:
@@ -52,6 +81,37 @@ def run(args: Namespace) -> int:
         for name, value in env.variables().items():
             emit(f"{'set':<9} {name} = {value}\n")
     return 2 if any(check.status == "missing" for check in checks) else 0
+
+
+def _compile(args: Namespace) -> int:
+    """Compile kernels for a model of one layer and random weights of the shape that is asked for.
+
+    Raises:
+        UsageError: no GPU, or one that cannot run the kernels.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "--compile: there is no GPU in this machine; run it on the machine that has one"
+        )
+    with quiet_libraries(debug=args.debug):
+        from videonsa.bench.random_model import one_layer_model
+        from videonsa.inference.warm_up import warm_up
+        from videonsa.models.shape import load_shape
+
+        name = args.model or DEFAULT_MODEL
+        model = one_layer_model(load_shape(name), device=torch.device("cuda"))
+        with compile_line():
+            done = warm_up(model)
+        gpu = torch.cuda.get_device_name(model.device)
+    if args.json:
+        emit_json({"model": name, "gpu": gpu, **asdict(done)})
+    elif done.kernels:
+        emit(f"compiled {done.kernels} kernels of {name} for {gpu} in {done.seconds:.1f} s\n")
+    else:
+        emit(f"already compiled: the kernels of {name} for {gpu}\n")
+    return 0
 
 
 def examine() -> Iterator[Check]:

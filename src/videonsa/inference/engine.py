@@ -24,6 +24,7 @@ from videonsa.inference.live import LiveVideo, WhenFull
 from videonsa.inference.sampling import GenerationOptions, GenerationSettings
 from videonsa.inference.session import AnswerOptions, Session
 from videonsa.inference.trace import Trace
+from videonsa.inference.warm_up import Prompt, WarmUp
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
@@ -152,6 +153,7 @@ class _Asked:
 
     tokens: int
     """Of the prompt."""
+    prompt: Prompt
     notes: tuple[str, ...]
     advice: Callable[[], str]
     """What to ask for instead, where memory runs out."""
@@ -183,6 +185,7 @@ class VideoQA:
         self.shape: ModelShape = replace(shape, dtype=dtype, method=model.method, weights=weights)
         self.sampling = sampling or sampling_of_shape(self.shape)
         """Used where `ask` is told nothing else."""
+        self._warm_up = WarmUp(model)
 
     @overload
     def ask(
@@ -340,6 +343,7 @@ class VideoQA:
             memory=memory,
             decoder=decoder,
             progress=progress,
+            reads_question=False,
             **changes,
         )
         session.read()
@@ -392,9 +396,10 @@ class VideoQA:
         memory: int | None,
         decoder: Decoder,
         progress: bool | None,
+        reads_question: bool = True,
         **changes: Unpack[SamplingChanges],
     ) -> Session:
-        """A session with a video that is encoded, and read with the first question."""
+        """A session with a video that is encoded; it is read with the question, or alone."""
         check_memory(memory)
         if sampling is not None and not isinstance(sampling, SamplingSpec):
             raise UsageError(f"sampling came as {type(sampling).__name__}: want SamplingSpec")
@@ -402,9 +407,14 @@ class VideoQA:
         wanted, asked = self._asked(
             video, wanted, question, system, fit=fit, memory=memory, max_new_tokens=max_new_tokens
         )
-        with out_of_memory(asked.tokens, self.model.device, asked.advice):
+        prompt = asked.prompt if reads_question else asked.prompt._replace(after=0)
+        with (
+            out_of_memory(asked.tokens, self.model.device, asked.advice),
+            self._warm_up.beside(prompt),
+        ):
             clip = self.encode(video, wanted, decoder=decoder, progress=progress)
-        session = Session(self, system=system, notes=asked.notes, advice=asked.advice)
+        notes = (*asked.notes, *self._warm_up.notes)
+        session = Session(self, system=system, notes=notes, advice=asked.advice)
         session.show(clip)
         return session
 
@@ -486,8 +496,10 @@ class VideoQA:
             now = replace(asked, machine=self._machine(memory))
             return now.advice(clip_info(video), wanted, plan)
 
+        before = ids.index(getattr(self.model.config, f"{slot.kind}_token_id"))
+        prompt = Prompt(before, plan.grid, asked.text_tokens - before, slot.kind)
         tokens = plan.num_tokens + asked.text_tokens
-        return wanted, _Asked(tokens=tokens, notes=notes, advice=advice)
+        return wanted, _Asked(tokens=tokens, prompt=prompt, notes=notes, advice=advice)
 
     def _machine(self, memory: int | None) -> Machine:
         found = find_machine(self.model.device)
