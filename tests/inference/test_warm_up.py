@@ -37,7 +37,7 @@ def prepared(monkeypatch):
     monkeypatch.setattr(
         warm_up,
         "_prepare",
-        lambda model, prompts, *, sizes, stopped: calls.append((prompts, tuple(sizes))),
+        lambda model, prompts, *, sizes, **_: calls.append((prompts, tuple(sizes))),
     )
     return calls
 
@@ -67,7 +67,7 @@ def test_each_prompt_is_prepared_once_and_small_steps_are_taken_the_first_time(m
 def test_it_goes_on_beside_what_is_inside_and_is_done_at_the_end(model, monkeypatch):
     inside, done = threading.Event(), []
 
-    def prepare(model, prompts, *, sizes, stopped):
+    def prepare(*_, **__):
         assert inside.wait(10), "it would have to go on beside what is inside"
         done.append(threading.current_thread().name)
 
@@ -98,7 +98,7 @@ def test_what_fails_inside_does_not_wait_for_it(model, monkeypatch):
     released, ended = threading.Event(), threading.Event()
     seen = []
 
-    def prepare(model, prompts, *, sizes, stopped):
+    def prepare(*_, stopped, **__):
         released.wait(10)
         seen.append(stopped.is_set())
         ended.set()

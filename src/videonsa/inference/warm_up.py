@@ -9,17 +9,17 @@ tokens for that, and compiles what does not depend on lengths.
 
 import copy
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from videonsa.machine import usable_cores
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.reasons import why_not_static
 from videonsa.models.decoding.steps import SIZES, StaticSteps
@@ -90,9 +90,9 @@ def warm_up(
             merge_size=model.config.vision_config.spatial_merge_size,
         )
     begin = time.perf_counter()
-    with watch_compilation() as found:
-        _prepare(model, prompts, sizes=SIZES)
-        torch.cuda.synchronize(model.device)
+    with watch_compilation() as found, _on_gpu(model):
+        _prepare(model, prompts, sizes=SIZES, shadow=_shadow(model))
+        torch.cuda.synchronize()
     return WarmedUp(kernels=found.compiled.count, seconds=time.perf_counter() - begin)
 
 
@@ -123,6 +123,7 @@ class WarmUp:
     def __init__(self, model: VideoNSAForConditionalGeneration) -> None:
         self._model = model
         self._known: set[Prompt] = set()
+        self._shadow: VideoNSAForConditionalGeneration | None = None
         self.notes: tuple[str, ...] = ()
         """What went wrong the last time, which does not concern the question."""
 
@@ -146,11 +147,15 @@ class WarmUp:
     def _try(self, prompt: Prompt, stopped: threading.Event) -> None:
         try:
             sizes = () if self._known else SIZES[:1]
-            _prepare(self._model, [prompt], sizes=sizes, stopped=stopped)
+            with _on_gpu(self._model):
+                if sizes:
+                    self._shadow = _shadow(self._model)
+                _prepare(self._model, [prompt], sizes=sizes, shadow=self._shadow, stopped=stopped)
         except Exception as error:  # the question itself will do, or tell, the same
             self.notes = (f"the GPU could not be prepared beforehand: {one_line(error)}",)
         else:
-            self._known.add(prompt)
+            if not stopped.is_set():
+                self._known.add(prompt)
 
 
 def _prepare(
@@ -158,6 +163,7 @@ def _prepare(
     prompts: Sequence[Prompt],
     *,
     sizes: Sequence[int],
+    shadow: VideoNSAForConditionalGeneration | None,
     stopped: threading.Event | None = None,
 ) -> None:
     """Compile for prompts and, where there are sizes of steps to take, take small steps meanwhile.
@@ -177,13 +183,18 @@ def _prepare(
             if stopped is None or not stopped.is_set():
                 step()
 
-    # Modes and the current device are each thread's own.
-    with torch.inference_mode(), torch.cuda.device(model.device):
-        shadow = _shadow(model)
-        if shadow is None:
-            call()
-        else:
-            compile_together(call, workers=len(os.sched_getaffinity(0)))
+    if shadow is None:
+        call()
+    else:
+        compile_together(call, workers=usable_cores())
+
+
+@contextmanager
+def _on_gpu(model: VideoNSAForConditionalGeneration) -> Iterator[None]:
+    """The current GPU and the mode are each thread's own."""
+    gpu = torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext()
+    with torch.inference_mode(), gpu:
+        yield
 
 
 def _shadow(model: VideoNSAForConditionalGeneration) -> VideoNSAForConditionalGeneration | None:

@@ -1,0 +1,156 @@
+"""Time of a first question on a machine that never compiled a kernel, at the 7B shape.
+
+python benchmarks/first_question.py --out benchmarks/results/nvidia-h200/first_question.json
+
+Each run is a process of its own with random weights, asked about ten minutes of 720p. `before`
+compiles when a kernel is first used, `beside` while the video is read, both from an empty cache;
+`compiled` has the cache of `beside`. `ahead` asks nothing and compiles as `videonsa doctor
+--compile` does, from an empty cache too, which `compiled ahead` has. Making the model, which stands
+for reading its weights, is not in the times.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from videonsa.bench.random_model import random_model
+from videonsa.bench.sample_video import sample_video
+from videonsa.disk import write_atomic
+from videonsa.inference.engine import VideoQA
+from videonsa.inference.warm_up import warm_up
+from videonsa.machine import measurement_facts, usable_cores
+from videonsa.models.checkpoints.tokenizer import load_tokenizer
+from videonsa.models.locate import EMBEDDED, locate_model
+from videonsa.models.methods import nsa_method
+from videonsa.models.shape import published_shape
+from videonsa.ops import NSASpec
+from videonsa.ops.compilation import watch_compilation
+
+MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
+TOKENS = 126_000
+"""Of the video."""
+NEW_TOKENS = 8
+CACHES = {
+    "before": "before",
+    "beside": "beside",
+    "compiled": "beside",
+    "ahead": "ahead",
+    "compiled ahead": "ahead",
+}
+"""The runs in order, and which cache each has."""
+
+
+def model_of(spec: str) -> VideoQA:
+    """A model with the tokenizer of the embedded one, and its tokens."""
+    device = torch.device("cuda")
+    shape = published_shape(MODEL)
+    assert shape is not None, "its shape is published"
+    model = random_model(shape, device=device, dtype=torch.bfloat16)
+    model.method = nsa_method(NSASpec.released() if spec == "released" else NSASpec())
+    tokenizer = load_tokenizer(locate_model(EMBEDDED))
+    for name in ("vision_start", "vision_end"):
+        setattr(model.config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+    for name in ("image", "video"):
+        token = tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>")
+        setattr(model.config, f"{name}_token_id", token)
+    return VideoQA(model, tokenizer)
+
+
+def ask(run: str, spec: str) -> dict[str, Any]:
+    """One question in this process."""
+    path = sample_video()
+    qa = model_of(spec)
+    if run == "ahead":
+        done = warm_up(qa.model)
+        print(f"compiled ahead: {done}", file=sys.stderr)
+        return {"kernels": done.kernels, "seconds": done.seconds}
+    torch.cuda.synchronize()
+    notices: list[float] = []
+    with ExitStack() as stack:
+        if run == "before":
+            never = mock.patch("videonsa.inference.warm_up.can_warm_up", lambda model: False)
+            stack.enter_context(never)
+        begin = time.perf_counter()
+        watch = stack.enter_context(
+            watch_compilation(lambda compiled: notices.append(time.perf_counter() - begin))
+        )
+        stream = qa.ask(
+            path,
+            "What happens?",
+            stream=True,
+            fps=2.0,
+            max_tokens=TOKENS,
+            max_new_tokens=NEW_TOKENS,
+            progress=False,
+        )
+        read = time.perf_counter() - begin
+        kernels = watch.compiled.count
+        next(iter(stream))
+        first = time.perf_counter() - begin
+        answer = stream.finish()
+        return {
+            "seconds": time.perf_counter() - begin,
+            "read_seconds": read,
+            "first_token_seconds": first,
+            "first_notice_seconds": notices[0] if notices else None,
+            "kernels": watch.compiled.count,
+            "kernels_while_reading": kernels,
+            "prompt_tokens": answer.usage.prompt_tokens,
+            "notes": list(answer.usage.notes),
+        }
+
+
+def run_all(spec: str) -> list[dict[str, Any]]:
+    """Every run, in a process of its own."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for run, cache in CACHES.items():
+            environment = os.environ | {"TRITON_CACHE_DIR": str(Path(folder, cache))}
+            command = [sys.executable, __file__, "--run", run, "--spec", spec]
+            begin = time.perf_counter()
+            done = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
+            result = json.loads(done.stdout.splitlines()[-1])
+            found.append({"run": run, **result, "process_seconds": time.perf_counter() - begin})
+            print(found[-1], file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure, or be measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--run")
+    parser.add_argument("--spec", choices=("paper", "released"), default="paper")
+    args = parser.parse_args()
+    if args.run is not None:
+        print(json.dumps(ask(args.run, args.spec)))
+        return
+    sample_video()
+    result = {
+        "benchmark": "first question",
+        "setup": measurement_facts(torch.device("cuda")) | {"cores": usable_cores()},
+        "model": MODEL,
+        "spec": args.spec,
+        "runs": run_all(args.spec),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    if args.out is None:
+        print(text)
+    else:
+        write_atomic(args.out, text.encode())
+
+
+if __name__ == "__main__":
+    main()
