@@ -1,6 +1,7 @@
 """A conversation about a video that is read once."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_a_question_after_a_video_is_the_question_about_it(qa, clip_path, forwar
     assert usage.cached_tokens + 1 < usage.prompt_tokens
     assert usage.video_tokens == 48
     assert answers[1].video_seconds == answers[0].video_seconds
+
+
+def test_features_are_freed_once_they_are_read(qa, clip_path, monkeypatch):
+    encode, features = type(qa).encode, []
+
+    def spy(self, *given, **options):
+        clip = encode(self, *given, **options)
+        features.append(weakref.ref(clip.features.untyped_storage()))
+        return clip
+
+    monkeypatch.setattr(type(qa), "encode", spy)
+    session = qa.open(clip_path)
+    session.join(clip_path, max_frames=2)
+    gc.collect()
+    assert [one() for one in features] == [None, None]
+    assert session.ask("What moves?", fresh=True, max_new_tokens=1).usage.joined
 
 
 def test_a_follow_up_reads_what_was_said_before(qa, clip_path):

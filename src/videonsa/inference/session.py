@@ -166,7 +166,7 @@ class Session:
         """Add a clip that is encoded: it is read with the next question, or by `read`."""
         self._stop_running()
         self._transcript.add("user", clip.vision(self._qa.shape.vision))
-        self.clips = (*self.clips, replace(clip, features=clip.features[:0]))
+        self.clips = (*self.clips, replace(clip, features=clip.features[:0].clone()))
         if not self.turns:
             self._base = self._place()
 
@@ -221,6 +221,9 @@ class Session:
         """Prefill what was added so far."""
         with self._memory():
             self._transcript.read()
+        mark = self._base.mark
+        if mark.num_tokens <= self._transcript.num_read:  # then features need not be kept for it
+            self._base = self._base._replace(mark=mark._replace(unread=()))
 
     def forget(self) -> None:
         """Forget the conversation: all but what was opened and joined before it."""
