@@ -55,10 +55,13 @@ class RowMajorLayer(DynamicLayer):
         keys, values = self._rows()
         return keys.memory, values.memory
 
-    def reserve(self, size: int) -> None:
-        """Have memory for `size` rows at least; others may write it from the last row on."""
+    def reserve(self, size: int, *, spare: int = 0) -> None:
+        """Have memory for `size` rows, which others may write from the last row on.
+
+        Where memory has to be taken for it, it has room for `spare` rows more.
+        """
         for rows in self._rows():
-            rows.reserve(size)
+            rows.reserve(size, spare=spare)
             self._give()
 
     def advance(self, num_new: int) -> None:
@@ -274,10 +277,10 @@ class VideoNSACache(DynamicCache):
         )
         return found
 
-    def reserve(self, size: int) -> None:
-        """Have memory for `size` tokens at least in every layer; see `RowMajorLayer.reserve`."""
+    def reserve(self, size: int, *, spare: int = 0) -> None:
+        """Have memory for `size` tokens in every layer; see `RowMajorLayer.reserve`."""
         for layer in self.layers:
-            layer.reserve(size)
+            layer.reserve(size, spare=spare)
 
     def advance(self, rows: NewRows) -> None:
         """Take note of tokens whose keys others wrote into the memory of all layers."""

@@ -48,10 +48,13 @@ class GrowingRows:
         self.rows = self.memory[:, :end]
         return self.rows
 
-    def reserve(self, size: int) -> None:
-        """Have memory for `size` rows at least, which may be written from the last row on."""
+    def reserve(self, size: int, *, spare: int = 0) -> None:
+        """Have memory for `size` rows, which may be written from the last row on.
+
+        Where memory has to be taken for it, it has room for `spare` rows more.
+        """
         if not self._may_write(size):
-            self._take_memory(self.rows, size)
+            self._take_memory(self.rows, size + spare)
 
     def advance(self, num_new: int) -> None:
         """Count rows that others wrote into the memory, behind those so far."""

@@ -5,9 +5,15 @@ import torch
 from tiny_models import left_padded, prompt, tiny
 
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.decoding import reasons
 from videonsa.models.decoding.reasons import why_not_captured, why_not_static
 from videonsa.models.methods import NSA, AttentionMethod, Dense, ReleasedNSA
 from videonsa.models.recorder.protocol import Recorder
+
+
+@pytest.fixture(autouse=True)
+def with_kernels(monkeypatch):
+    monkeypatch.setattr(reasons, "why_not_cached", lambda _: None)
 
 
 class OnAGPU:
@@ -62,6 +68,12 @@ def test_what_cannot_be_static_is_named():
 def test_only_a_cuda_gpu_has_graphs(device):
     reason = why_not_captured(OnAGPU(tiny(), device=torch.device(device)), VideoNSACache(), None)
     assert reason == f"it runs on {'a CPU' if device == 'cpu' else device}, not on a CUDA GPU"
+
+
+def test_without_kernels_the_plain_forward_attends_faster(monkeypatch):
+    monkeypatch.setattr(reasons, "why_not_cached", lambda q: f"no {q.dtype} of {q.shape[-1]}")
+    reason = why_not_captured(OnAGPU(tiny()), VideoNSACache(), None)
+    assert reason == "no kernels for attention over a cache: no torch.float32 of 16"
 
 
 def test_who_looks_on_from_the_host_would_see_nothing_of_a_graph():

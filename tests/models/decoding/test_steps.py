@@ -203,3 +203,15 @@ def test_a_class_with_its_own_attend_is_not_taken_for_dense():
     assert Dense.text_is_dense
     assert Renamed.text_is_dense
     assert not Counted.text_is_dense
+
+
+def test_a_conversation_moves_the_memory_once_in_many_turns(model):
+    """Graphs would be captured anew each time."""
+    cache = watched(model)
+    steps, addresses = steps_after(model, cache), []
+    for seed in range(20):
+        steps.begin(rows_needed(30, 64))
+        steps.read([ids(30, seed)])
+        steps.keep(94)
+        addresses.append(cache.layers[0].memory[0].data_ptr())
+    assert len(set(addresses)) <= 2

@@ -1,9 +1,12 @@
 """Why tokens are decoded by the plain forward, or by static steps that are not captured."""
 
+from typing import Any
+
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.stepped import SteppedModel
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.ops.triton.support import why_not_cached
 
 
 def why_not_static(
@@ -49,6 +52,11 @@ def why_not_captured(
         return f"it runs on {'a CPU' if device == 'cpu' else device}, not on a CUDA GPU"
     if recorder is not None:
         return "a recorder looks on"
+    config = model.config.text_config
+    weight: Any = model.get_input_embeddings().weight
+    queries = weight.new_empty(0, config.hidden_size // config.num_attention_heads)
+    if (reason := why_not_cached(queries)) is not None:
+        return f"no kernels for attention over a cache: {reason}"
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return "its modules have forward hooks"
     return why_not_static(model, cache, method)

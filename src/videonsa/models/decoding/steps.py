@@ -7,6 +7,7 @@ captured once, as a CUDA graph, and replayed.
 
 from collections.abc import Sequence
 from itertools import chain
+from math import ceil
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.attention import CachedAttention, WritesInPlace
 from videonsa.models.decoding.capture import Graphs
 from videonsa.models.decoding.stepped import SteppedModel
+from videonsa.models.growing import ROOM
 from videonsa.models.layers import run_layers
 from videonsa.models.linears import linear_rows
 from videonsa.models.rows import text_rows
@@ -24,6 +26,10 @@ from videonsa.ops.cached_attention import SharedKeys
 
 SIZES = (1, 16, 32, 64, 128)
 """Tokens of a sample that a step has room for: each is a graph of its own."""
+
+SPARE = 2048
+"""Rows that memory has more, where a question moves it: graphs are captured anew then, so it should
+not be moved by the next one."""
 
 
 def sizes_of_steps(num_tokens: int) -> list[int]:
@@ -82,12 +88,12 @@ class StaticSteps:
         """
         length = self._cache.get_seq_length()
         if self._batch == 1:
-            self._cache.reserve(length + num_rows)
+            self._cache.reserve(length + num_rows, spare=SPARE)
         elif not self._own or self._own[0][0].shape[1] < num_rows:
+            size = ROOM * ceil(num_rows / ROOM)  # not to be moved by a question a little longer
             self._own = []  # freed first
             self._own = [
-                (self._like(keys, num_rows), self._like(values, num_rows))
-                for keys, values in self._shown()
+                (self._like(keys, size), self._like(values, size)) for keys, values in self._shown()
             ]
         known = [(x.data_ptr(), x.shape) for x in chain(*self._own, *self._shown())]
         if known != self._known:
