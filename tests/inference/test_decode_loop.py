@@ -7,8 +7,9 @@ import torch
 
 import videonsa
 from videonsa.errors import BudgetError, ModelError
-from videonsa.inference.decoding import decode, generate_tokens
-from videonsa.inference.generation import TextPieces
+from videonsa.inference.context import Context, EncodedVision
+from videonsa.inference.decoding import decode
+from videonsa.inference.generation import TextPieces, out_of_memory
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import Dense
@@ -34,6 +35,17 @@ def prompt(qa, clip_path):
     return build_prompt([videonsa.read_video(clip_path)], "What moves?", tokenizer=qa.tokenizer)
 
 
+def tokens_of(model, prompt, **options):
+    """The tokens of an answer to a prompt with its pixels."""
+    first = {
+        "input_ids": prompt.input_ids,
+        "pixel_values_videos": prompt.pixel_values_videos,
+        "video_grid_thw": prompt.video_grid_thw,
+        "video_times": prompt.video_times,
+    }
+    return (token for (token,) in decode(model, first, VideoNSACache(), **options))
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_join_to_the_text_and_hold_whole_characters(qa, text):
     pieces = TextPieces(qa.tokenizer.decode)
@@ -54,7 +66,7 @@ def test_an_unfinished_character_comes_with_the_flush(qa):
 
 def test_greedy_tokens_equal_those_of_generate(qa, prompt):
     settings = GenerationSettings(max_new_tokens=12)
-    ours = list(generate_tokens(qa.model, prompt, settings=settings, stop_ids=frozenset()))
+    ours = list(tokens_of(qa.model, prompt, settings=settings, stop_ids=frozenset()))
     theirs = qa.model.generate(
         input_ids=prompt.input_ids,
         attention_mask=prompt.attention_mask,
@@ -70,12 +82,12 @@ def test_greedy_tokens_equal_those_of_generate(qa, prompt):
 
 def test_a_stop_id_ends_the_answer_and_is_the_last_token(qa, prompt):
     free = list(
-        generate_tokens(
+        tokens_of(
             qa.model, prompt, settings=GenerationSettings(max_new_tokens=3), stop_ids=frozenset()
         )
     )
     stopped = list(
-        generate_tokens(
+        tokens_of(
             qa.model,
             prompt,
             settings=GenerationSettings(max_new_tokens=3),
@@ -105,14 +117,14 @@ def test_samples_of_a_batch_are_decoded_as_alone_until_the_last_one_ends(qa):
 
 def test_the_embeds_of_a_prompt_are_let_go_of_after_the_prefill(qa, prompt):
     ids, videos = prompt.input_ids, prompt.pixel_values_videos
+    grid = tuple(prompt.video_grid_thw[0].tolist())
     with torch.inference_mode():
-        features = qa.model.encode_vision(videos, [tuple(prompt.video_grid_thw[0].tolist())])
-        embeds = qa.model.embed_prompt(ids, video_features=features)
-    held = weakref.ref(embeds)
-    tokens = generate_tokens(
-        qa.model, prompt, settings=GenerationSettings(), stop_ids=frozenset(), embeds=embeds
-    )
-    del embeds
+        features = qa.model.encode_vision(videos, [grid])
+    context = Context(qa.model)
+    passage = context.passage(ids, [EncodedVision("video", features, grid, prompt.video_times[0])])
+    held = weakref.ref(passage.embeds)
+    tokens = context.answer(passage, settings=GenerationSettings(), stop_ids=frozenset())
+    del passage
     next(tokens)
     assert held() is None
 
@@ -120,7 +132,7 @@ def test_the_embeds_of_a_prompt_are_let_go_of_after_the_prefill(qa, prompt):
 def test_drawing_is_repeatable_with_a_seed_and_varies_without(qa, prompt):
     def draw(seed):
         settings = GenerationSettings(max_new_tokens=8, temperature=2.0, seed=seed)
-        return list(generate_tokens(qa.model, prompt, settings=settings, stop_ids=frozenset()))
+        return list(tokens_of(qa.model, prompt, settings=settings, stop_ids=frozenset()))
 
     assert draw(1) == draw(1)
     assert len({tuple(draw(seed)) for seed in range(4)}) > 1
@@ -136,7 +148,7 @@ def test_no_placeholder_of_a_frame_is_part_of_an_answer(qa, prompt):
     for drawing in ({}, {"temperature": 1.0, "seed": 0}):
         settings = GenerationSettings(max_new_tokens=6, **drawing)
         with qa.model.lm_head.register_forward_hook(favour):
-            tokens = generate_tokens(qa.model, prompt, settings=settings, stop_ids=frozenset())
+            tokens = tokens_of(qa.model, prompt, settings=settings, stop_ids=frozenset())
             assert list(tokens) == [40] * 6
 
 
@@ -148,30 +160,20 @@ def test_no_placeholder_of_a_frame_is_part_of_an_answer(qa, prompt):
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_memory_that_runs_out_is_a_budget_error(prompt, error):
-    class Exhausted:
-        device = torch.device("cpu")
-
-        def __call__(self, **_):
-            raise error
-
-    tokens = generate_tokens(
-        Exhausted(), prompt, settings=GenerationSettings(), stop_ids=frozenset()
-    )
-    with pytest.raises(BudgetError, match="out of memory on cpu with a prompt of"):
-        next(tokens)
+def test_memory_that_runs_out_is_a_budget_error(error):
+    with (
+        pytest.raises(BudgetError, match="out of memory on cpu with a prompt of 9 tokens"),
+        out_of_memory(9, torch.device("cpu")),
+    ):
+        raise error
 
 
-def test_other_errors_of_the_model_come_through(prompt):
-    class Broken:
-        device = torch.device("cpu")
-
-        def __call__(self, **_):
-            raise RuntimeError("shapes differ")
-
-    tokens = generate_tokens(Broken(), prompt, settings=GenerationSettings(), stop_ids=frozenset())
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        next(tokens)
+def test_other_errors_come_through():
+    with (
+        pytest.raises(RuntimeError, match="shapes differ"),
+        out_of_memory(9, torch.device("cpu")),
+    ):
+        raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize("step", [1, 3])
@@ -184,7 +186,7 @@ def test_logits_that_are_not_finite_end_the_answer_and_name_its_step(tiny_folder
         return output * float("nan") if len(calls) == step else output
 
     with head.register_forward_hook(spoiled):
-        tokens = generate_tokens(
+        tokens = tokens_of(
             model, prompt, settings=GenerationSettings(max_new_tokens=4), stop_ids=frozenset()
         )
         with pytest.raises(ModelError, match=f"token {step} of the answer are not finite"):

@@ -17,8 +17,9 @@ from videonsa.cli.common import (
 from videonsa.cli.generation import generation_text
 
 if TYPE_CHECKING:
-    from videonsa.inference.answer import Answer, Usage
+    from videonsa.inference.answer import Answer
     from videonsa.inference.engine import VideoQA
+    from videonsa.inference.usage import Usage
 
 
 def add_answering_options(parser: LineParser) -> None:

@@ -24,7 +24,7 @@ from videonsa.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from videonsa.inference.answer import Usage
+    from videonsa.inference.usage import Usage
     from videonsa.planning.plan import VideoPlan
     from videonsa.video.framelist import FrameList
 

@@ -14,9 +14,10 @@ from videonsa.cli.lines import noted_interrupt
 from videonsa.errors import UsageError, VideoNSAError
 
 if TYPE_CHECKING:
-    from videonsa.inference.answer import AnswerStream, ClipUsage
+    from videonsa.inference.answer import AnswerStream
     from videonsa.inference.engine import VideoQA
     from videonsa.inference.session import Session
+    from videonsa.inference.usage import ClipUsage
 
 HELP = (
     ("/fresh QUESTION", "ask about the video alone: what was said so far is forgotten"),
@@ -166,7 +167,7 @@ class Conversation:
 
 def clips_of(session: "Session", model: "VideoQA") -> "list[ClipUsage]":
     """What was taken of each video and image of a session."""
-    from videonsa.inference.answer import ClipUsage
+    from videonsa.inference.usage import ClipUsage
 
     return [ClipUsage.of(clip, model.shape.vision) for clip in session.clips]
 

@@ -1,83 +1,15 @@
 """What a question gives back: the text, and what was used to write it."""
 
-import math
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from videonsa.errors import UsageError
-from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.generation import TextPieces
-from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
-from videonsa.models.shape import VisionShape
-from videonsa.planning.budget import AttentionBudget, budget_to_dict
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipUsage:
-    """What the model was given of one video or image."""
-
-    times: tuple[float, ...]
-    """Seconds of each frame used."""
-    height: int
-    width: int
-    grid: tuple[int, int, int]
-    """Temporal patches, rows and columns of patches."""
-    video_tokens: int
-
-    @classmethod
-    def of(cls, clip: EncodedClip, vision: VisionShape) -> Self:
-        """Of a clip; its features are not looked at."""
-        grid = clip.grid(vision)
-        tokens = math.prod(grid) // vision.merge_size**2
-        return cls(
-            times=clip.times,
-            height=clip.height,
-            width=clip.width,
-            grid=grid,
-            video_tokens=tokens,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Usage:
-    """What the model was given. Known before the first token."""
-
-    model: str
-    attention: str
-    """Name of the method."""
-    times: tuple[float, ...]
-    """Seconds of each frame used, of the first video."""
-    height: int
-    width: int
-    grid: tuple[int, int, int]
-    """Temporal patches, rows and columns of patches."""
-    video_tokens: int
-    """Of all videos and images."""
-    prompt_tokens: int
-    """Video and text, and what was said before."""
-    cached_tokens: int
-    """Of these, read before this question."""
-    context: int
-    spec: dict[str, Any] | None
-    """Parameters of the method; None where it has none."""
-    budget: AttentionBudget | None
-    """None where a token attends to all before it."""
-    generation: GenerationSettings
-    """How its tokens are chosen: what was asked for, else what the checkpoint states."""
-    warnings: tuple[str, ...] = ()
-    """What was lost of the video."""
-    notes: tuple[str, ...] = ()
-    """How the weights are run."""
-    joined: tuple[ClipUsage, ...] = ()
-    """Videos and images after the first."""
-
-    @property
-    def num_frames(self) -> int:
-        """Frames used."""
-        return len(self.times)
+from videonsa.inference.usage import Usage
+from videonsa.planning.budget import budget_to_dict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +24,8 @@ class Answer:
     """"length": cut at max_new_tokens."""
     stop: str | None
     """The stop string that the answer ends before; None where a token ended it, or its length."""
+    decoding: str
+    """By which steps, and why: captured ones, or what stands against them."""
     video_seconds: float
     """To read the video and encode its frames, which overlap; the prefill comes after it."""
     first_token_seconds: float
@@ -117,10 +51,12 @@ class AnswerStream:
         stop_ids: frozenset[int],
         strings: StopStrings,
         video_seconds: float,
+        how: Callable[[], str | None],
     ) -> None:
         self.usage = usage
         self._strings = strings
         self._video_seconds = video_seconds
+        self._how = how
         self._answer: Answer | None = None
         self._tokens = tokens
         self._iterator = self._run(tokens, pieces, stop_ids)
@@ -182,10 +118,51 @@ class AnswerStream:
             new_tokens=len(seconds),
             finish="stop" if strings.found is not None or last in stop_ids else "length",
             stop=strings.found,
+            decoding=self._how() or "",
             video_seconds=self._video_seconds,
             first_token_seconds=first,
             tokens_per_second=(len(seconds) - 1) / later if later > 0 else None,
         )
+
+
+def answers_beside(
+    steps: Iterator[list[int]],
+    usages: Sequence[Usage],
+    *,
+    decode: Callable[[list[int]], str],
+    stop_ids: frozenset[int],
+    how: Callable[[], str | None],
+) -> list[Answer]:
+    """The answers that are written side by side.
+
+    Args:
+        steps: the next id of each, until all have ended.
+        usages: of their questions.
+        decode: ids to text.
+        stop_ids: that end an answer.
+        how: they were decoded.
+    """
+    start = time.perf_counter()
+    first = next(steps)
+    first_seconds = time.perf_counter() - start
+    answers = list(zip(first, *steps, strict=True))
+    seconds = time.perf_counter() - start - first_seconds
+    complete = []
+    for ids, usage in zip(answers, usages, strict=True):
+        end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids) - 1)
+        stream = AnswerStream(
+            (token for token in ids[: end + 1]),
+            TextPieces(decode),
+            usage=usage,
+            stop_ids=stop_ids,
+            strings=StopStrings(usage.generation.stop),
+            video_seconds=0.0,
+            how=how,
+        )
+        rate = (len(ids) - 1) / seconds if end and seconds else None
+        answer = replace(stream.finish(), first_token_seconds=first_seconds, tokens_per_second=rate)
+        complete.append(answer)
+    return complete
 
 
 def _timed_next(tokens: Iterator[int], seconds: list[float]) -> int | None:

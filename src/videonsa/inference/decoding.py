@@ -1,76 +1,25 @@
 """The decode loop: what is asked is read, then one token of every sample at a time."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence, Set
+from collections.abc import Collection, Generator, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.inference.generation import not_finite, out_of_memory
+from videonsa.inference.generation import not_finite
 from videonsa.inference.sampling import NOT_FINITE, GenerationSettings, Sampler
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.reasons import why_not_captured, why_not_static
 from videonsa.models.decoding.steps import KeptSteps, StaticSteps, rows_needed
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
-from videonsa.video.processing import VideoPrompt
 
 if TYPE_CHECKING:
     from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 LONGEST_QUESTION = 512
 """Tokens that static steps read, 128 at a time; the plain forward reads more of them faster."""
-
-
-def generate_tokens(
-    model: "VideoNSAForConditionalGeneration",
-    prompt: VideoPrompt,
-    *,
-    settings: GenerationSettings,
-    stop_ids: Set[int],
-    recorder: Recorder | None = None,
-    embeds: Tensor | None = None,
-    advice: Callable[[], str] | None = None,
-) -> Iterator[int]:
-    """Prefill the prompt once, then decode token by token with the cache.
-
-    Yields the ids as they come, at most `settings.max_new_tokens`; a stop id ends it and is the
-    last one yielded.
-
-    Args:
-        model: what answers.
-        prompt: what it is asked; with its pixels, unless `embeds` are given.
-        settings: how tokens are chosen.
-        stop_ids: tokens that end the answer.
-        recorder: collects where the answer looked.
-        embeds: [1, L, hidden], the embedded prompt with the features of its frames in place.
-        advice: asked what to do where memory runs out.
-
-    Raises:
-        BudgetError: out of memory.
-        ModelError: logits that are not finite.
-
-    """
-    device = model.device
-    # Pixels stay where they are: the tower takes them in parts.
-    first = {
-        "input_ids": prompt.input_ids.to(device),
-        "attention_mask": prompt.attention_mask.to(device),
-        "pixel_values": prompt.pixel_values,
-        "image_grid_thw": prompt.image_grid_thw,
-        "pixel_values_videos": prompt.pixel_values_videos,
-        "video_grid_thw": prompt.video_grid_thw,
-        "video_times": prompt.video_times,
-        "inputs_embeds": embeds,
-    }
-    steps = decode(
-        model, first, VideoNSACache(), settings=settings, stop_ids=stop_ids, recorder=recorder
-    )
-    del first, embeds  # held by `steps` alone, which lets go of them after the prefill
-    with out_of_memory(prompt.input_ids.shape[1], device, advice):
-        for (token,) in steps:
-            yield token
 
 
 def decode(

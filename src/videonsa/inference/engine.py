@@ -1,8 +1,8 @@
 """`load` a model, then `ask` it about videos: decode and encode, prompt, prefill, answer."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -14,17 +14,16 @@ from videonsa.inference.demonstration import DEMONSTRATION, encode_for_demonstra
 from videonsa.inference.encoded_clip import (
     EncodedClip,
     Video,
-    clip_info,
     encode_clip,
     part_size,
-    plan_clip,
 )
+from videonsa.inference.foreseen import foresee
 from videonsa.inference.generation import out_of_memory
 from videonsa.inference.live import LiveVideo, WhenFull
 from videonsa.inference.sampling import GenerationOptions, GenerationSettings
 from videonsa.inference.session import AnswerOptions, Session
 from videonsa.inference.trace import Trace
-from videonsa.inference.warm_up import Prompt, WarmUp
+from videonsa.inference.warm_up import WarmUp
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model
 from videonsa.models.checkpoints.quantised import Weights
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
@@ -33,7 +32,6 @@ from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.shape import ModelShape, shape_of_config
-from videonsa.planning.budget import check_context
 from videonsa.planning.defaults import (
     SETTINGS_FILE,
     SamplingChanges,
@@ -42,14 +40,12 @@ from videonsa.planning.defaults import (
     sampling_of_shape,
 )
 from videonsa.planning.devices import (
-    Machine,
     check_memory,
-    find_machine,
     resolve_device,
     resolve_dtype,
 )
-from videonsa.planning.plan import NEW_TOKENS, Question
-from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
+from videonsa.planning.plan import NEW_TOKENS
+from videonsa.video.chat import DEFAULT_SYSTEM
 from videonsa.video.decode import VideoClip
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import Decoder
@@ -145,18 +141,6 @@ class AskOptions(SamplingChanges, total=False):
     progress: bool | None
     recorder: Recorder | None
     trace: Trace | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
-    """What is known of one question before its video is read."""
-
-    tokens: int
-    """Of the prompt."""
-    prompt: Prompt
-    notes: tuple[str, ...]
-    advice: Callable[[], str]
-    """What to ask for instead, where memory runs out."""
 
 
 class VideoQA:
@@ -404,8 +388,15 @@ class VideoQA:
         if sampling is not None and not isinstance(sampling, SamplingSpec):
             raise UsageError(f"sampling came as {type(sampling).__name__}: want SamplingSpec")
         wanted = self.wanted_sampling(video, sampling, changes)
-        wanted, asked = self._asked(
-            video, wanted, question, system, fit=fit, memory=memory, max_new_tokens=max_new_tokens
+        wanted, asked = foresee(
+            self,
+            video,
+            wanted,
+            question,
+            system,
+            fit=fit,
+            memory=memory,
+            max_new_tokens=max_new_tokens,
         )
         prompt = asked.prompt if reads_question else asked.prompt._replace(after=0)
         with (
@@ -447,63 +438,6 @@ class VideoQA:
                 "pass the path instead, or read the clip with that sampling"
             )
         return change_sampling(sampling or self.sampling, **changes)
-
-    def _asked(
-        self,
-        video: Video,
-        wanted: SamplingSpec,
-        question: str,
-        system: str,
-        *,
-        fit: bool,
-        memory: int | None,
-        max_new_tokens: int,
-    ) -> tuple[SamplingSpec, "_Asked"]:
-        """The sampling to take, and what is known of the prompt before anything is decoded.
-
-        Refuses what does not fit the context, unless `fit` finds what does.
-        """
-        if memory is not None and not fit:
-            raise UsageError("memory without fit: it bounds what fit may count on; pass both")
-        shared = len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
-        if fit and shared:
-            raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
-        plan, notes = plan_clip(video, wanted), self.notes
-        slot = VisionSlot("image" if clip_info(video).is_image else "video", plan.num_tokens)
-        ids = chat_tokens(question, tokenizer=self.tokenizer, vision=[slot], system=system).ids
-        asked = Question(
-            shape=self.shape,
-            machine=self._machine(memory),
-            text_tokens=len(ids) - plan.num_tokens,
-            max_new_tokens=max_new_tokens,
-        )
-        if fit:
-            if isinstance(video, VideoClip):
-                raise UsageError("fit for a clip that is read already: pass the path instead")
-            fitted = asked.fit(clip_info(video), wanted)
-            wanted, plan = fitted.sampling, fitted.plan
-            notes = (*notes, f"fit: {fitted.describe()}")
-        check_context(
-            plan,
-            text_tokens=asked.text_tokens,
-            max_new_tokens=max_new_tokens,
-            context=self.shape.context,
-        )
-
-        def advice() -> str:
-            if shared:
-                return "lower --max-frames or --max-pixels"
-            now = replace(asked, machine=self._machine(memory))
-            return now.advice(clip_info(video), wanted, plan)
-
-        before = ids.index(getattr(self.model.config, f"{slot.kind}_token_id"))
-        prompt = Prompt(before, plan.grid, asked.text_tokens - before, slot.kind)
-        tokens = plan.num_tokens + asked.text_tokens
-        return wanted, _Asked(tokens=tokens, prompt=prompt, notes=notes, advice=advice)
-
-    def _machine(self, memory: int | None) -> Machine:
-        found = find_machine(self.model.device)
-        return found if memory is None else replace(found, memory=memory)
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""

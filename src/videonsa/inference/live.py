@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.inference.context import EncodedVision
+from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.encoded_clip import EncodedClip
+from videonsa.inference.transcript import Transcript
+from videonsa.models.shape import VisionShape
 from videonsa.video.framelist import FrameList, HeldPicture
 from videonsa.video.pictures import open_picture, read_rgb
 from videonsa.video.processing import resize_frames, whole_patches
@@ -16,6 +18,8 @@ from videonsa.video.sampling import SamplingSpec, smart_resize
 
 WhenFull = Literal["refuse", "forget"]
 """What to do with frames that exceed the context."""
+FORGOTTEN_AT_ONCE = 8
+"""One part in so many of a video's frames is forgotten together: keys move, which takes time."""
 
 
 class Frames(NamedTuple):
@@ -113,7 +117,38 @@ class LiveVideo:
         grid = len(seconds), height // patch, width // patch
         return EncodedVision("video", encode(frames.pixels), grid, seconds)
 
-    def clip(self) -> EncodedClip:
+    def read(
+        self,
+        frames: Frames,
+        transcript: Transcript,
+        clips: tuple[EncodedClip, ...],
+        encode: Callable[[Tensor], Tensor],
+    ) -> tuple[EncodedClip, ...]:
+        """Let a model read frames that follow, or that begin the video; gives the clips then.
+
+        Args:
+            frames: whole temporal patches.
+            transcript: that ends in the video, or where it begins.
+            clips: what stands in it.
+            encode: pixels to features.
+        """
+        more = self.encoded(frames, encode)
+        if not self.begun:
+            transcript.add("user", more)
+            clips = (*clips, self._clip())
+        transcript.read()
+        if self.start is None:
+            tokens = len(more.features) if not self.begun else self._tokens_of(clips[-1])
+            self.start = transcript.context.start_of_video(tokens)
+        if self.begun:
+            transcript.read_frames(more, start=self.start)
+        return (*clips[:-1], clips[-1].with_frames(frames.times))
+
+    def _tokens_of(self, clip: EncodedClip) -> int:
+        patches = len(clip.times) // self.sampling.temporal_patch_size
+        return patches * clip.height * clip.width // self.sampling.factor**2
+
+    def _clip(self) -> EncodedClip:
         """The video before its first frame."""
         height, width = self.size or (0, 0)
         return EncodedClip(
@@ -150,3 +185,46 @@ class LiveVideo:
 def _joined(frames: Sequence[tuple[Tensor, float]]) -> Frames:
     pixels, times = zip(*frames, strict=True)
     return Frames(torch.stack(pixels), times)
+
+
+def live_after(clip: EncodedClip | None, sampling: SamplingSpec) -> LiveVideo:
+    """The open end of a video that was opened and read.
+
+    Args:
+        clip: the video; None where something else was opened or joined last.
+        sampling: of the model.
+
+    Raises:
+        UsageError: it cannot go on.
+    """
+    if clip is None or clip.is_image:
+        why = "what was opened or joined last is no video"
+    elif len(clip.times) % sampling.temporal_patch_size:
+        why = f"its {len(clip.times)} frames do not fill their temporal patches"
+    else:
+        return LiveVideo(sampling, size=(clip.height, clip.width), times=clip.position_times)
+    raise UsageError(f"frames cannot follow: {why}; begin with open_live")
+
+
+def forget_oldest(
+    context: Context, clip: EncodedClip, missing: int, vision: VisionShape
+) -> EncodedClip | None:
+    """Forget the oldest frames of the video that was read last, but the first temporal patch.
+
+    Args:
+        context: that ends in the video.
+        clip: the video.
+        missing: tokens to be forgotten at least.
+        vision: the tower's patch sizes.
+
+    Returns:
+        The clip without them; None where there are not as many, and nothing is forgotten.
+    """
+    patches, height, width = clip.grid(vision)
+    per_patch = height * width // vision.merge_size**2
+    count = max(-(-missing // per_patch), patches // FORGOTTEN_AT_ONCE)
+    if count >= patches - 1:
+        return None
+    end = context.num_tokens - (patches - 1 - count) * per_patch
+    context.forget(end - count * per_patch, end)
+    return clip.without_frames(count, vision)

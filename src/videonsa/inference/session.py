@@ -18,19 +18,19 @@ from typing import (
 )
 
 from videonsa.errors import BudgetError, UsageError
-from videonsa.inference.answer import Answer, AnswerStream, ClipUsage, Usage
+from videonsa.inference.answer import Answer, AnswerStream, answers_beside
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
-from videonsa.inference.live import Frames, LiveVideo, WhenFull
+from videonsa.inference.live import Frames, LiveVideo, WhenFull, forget_oldest, live_after
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, load_session, save_session
 from videonsa.inference.transcript import Mark, Transcript
+from videonsa.inference.usage import Usage, usage_of
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.stored_cache.contents import Precision
 from videonsa.models.stored_cache.save import SavedCache
-from videonsa.planning.budget import attention_budget
 from videonsa.planning.defaults import SamplingChanges
 from videonsa.video.chat import DEFAULT_SYSTEM, Role, check_question, check_text
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 ROOM_FOR_ANSWER = 512
 """Tokens that frames leave free: for a question and its answer."""
-FORGOTTEN_AT_ONCE = 8
-"""One part in so many of a video's frames is forgotten together: keys move, which takes time."""
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -128,7 +126,7 @@ class Session:
     def count(self, question: str) -> int:
         """Tokens of the prompt, were this question asked now."""
         mark = self._transcript.mark()
-        return mark.num_tokens + mark.count(question)
+        return mark.num_tokens + len(mark.ids_of(question))
 
     def join(
         self, video: Video, *, fresh: bool = False, **changes: Unpack[SamplingChanges]
@@ -343,8 +341,57 @@ class Session:
             stop_ids=self._qa.stop_ids,
             strings=strings,
             video_seconds=sum(clip.seconds for clip in place.clips if not place.turns),
+            how=lambda: self._transcript.context.how_decoded,
         )
         return answer if stream else answer.finish()
+
+    def ask_each(
+        self, questions: Sequence[str], *, fresh: bool = False, **options: Unpack[AnswerOptions]
+    ) -> list[Answer]:
+        """Ask several questions side by side, each as if it were the next; none of them stays.
+
+        They are read and answered together over one cache, of which nothing is copied, unless the
+        answers' `decoding` says why not.
+
+        Args:
+            questions: what to ask; none of them empty.
+            fresh: forget the conversation first.
+            options: as for `VideoQA.ask`.
+
+        Raises:
+            UsageError: an argument outside its domain.
+            BudgetError: no room for a question and its answer.
+        """
+        if isinstance(questions, str) or not questions:
+            raise UsageError(f"questions came as {questions!r}: want a list of at least one text")
+        for question in questions:
+            check_question(question)
+        settings = self._qa.generation_settings(**options)
+        self._stop_running()
+        place = self._from(fresh=fresh)
+        usages = [self._usage(question, settings, place) for question in questions]
+        longest = max(usage.prompt_tokens for usage in usages) - place.mark.num_tokens
+        self._check_room(longest + settings.max_new_tokens, place)
+        self._go_back(place)
+        if self._transcript.why_reread:
+            return [self._ask_aside(question, place, options) for question in questions]
+        with self._memory():
+            steps = self._transcript.answer_each(
+                questions, settings=settings, stop_ids=self._qa.stop_ids
+            )
+            return answers_beside(
+                steps,
+                usages,
+                decode=self._qa.decode,
+                stop_ids=self._qa.stop_ids,
+                how=lambda: self._transcript.context.how_decoded,
+            )
+
+    def _ask_aside(self, question: str, place: _Place, options: AnswerOptions) -> Answer:
+        try:
+            return self.ask(question, **options)
+        finally:
+            self._go_back(place)
 
     def _tokens(
         self,
@@ -377,39 +424,16 @@ class Session:
                 self._go_back(place)
 
     def _open_end(self) -> LiveVideo:
-        """Where frames of the last video arrive.
-
-        Raises:
-            UsageError: there is none that can go on.
-        """
-        if self._live is not None:
-            return self._live
-        patch = self._qa.shape.vision.temporal_patch_size
-        clip = self._base.clips[-1] if self._base.mark.writer.in_vision else None
-        if clip is None or clip.is_image or len(clip.times) % patch:
-            why = "what was opened or joined last is no video"
-            if clip is not None and not clip.is_image:
-                why = f"its {len(clip.times)} frames do not fill their temporal patches"
-            raise UsageError(f"frames cannot follow: {why}; begin with open_live")
-        size = clip.height, clip.width
-        self._live = LiveVideo(self._qa.sampling, size=size, times=clip.position_times)
+        """Where frames of the last video arrive: UsageError where there is none that can go on."""
+        if self._live is None:
+            clip = self._base.clips[-1] if self._base.mark.writer.in_vision else None
+            self._live = live_after(clip, self._qa.sampling)
         return self._live
 
     def _watch(self, live: LiveVideo, frames: Frames) -> None:
         """Encode and read frames that follow those of the live video, or begin it."""
-        clips = self.clips if live.begun else (*self.clips, live.clip())
         with self._memory():
-            more = live.encoded(frames, self._qa.encode_frames)
-            if not live.begun:
-                self._transcript.add("user", more)
-            self._transcript.read()
-            if live.start is None:
-                tokens = ClipUsage.of(clips[-1], self._qa.shape.vision).video_tokens
-                tokens = tokens if live.begun else len(more.features)
-                live.start = self._transcript.context.start_of_video(tokens)
-            if live.begun:
-                self._transcript.read_frames(more, start=live.start)
-        self.clips = (*clips[:-1], clips[-1].with_frames(frames.times))
+            self.clips = live.read(frames, self._transcript, self.clips, self._qa.encode_frames)
 
     def _from(self, *, fresh: bool) -> _Place:
         """Where a question is asked from; frames that wait are shown, the last one repeated."""
@@ -432,16 +456,13 @@ class Session:
         missing = self.num_tokens + num_new + ROOM_FOR_ANSWER - context
         if missing <= 0:
             return
-        clip = self.clips[-1] if self.clips else None
         advice = "begin with when_full='forget', fewer pixels or a lower rate"
-        if self._when_full == "forget" and clip is not None:
-            patches = clip.grid(self._qa.shape.vision)[0]
-            per_patch = ClipUsage.of(clip, self._qa.shape.vision).video_tokens // patches
-            count = max(-(-missing // per_patch), patches // FORGOTTEN_AT_ONCE)
-            if count < patches - 1:
-                end = self._transcript.context.num_tokens - (patches - 1 - count) * per_patch
-                self._transcript.context.forget(end - count * per_patch, end)
-                self.clips = (*self.clips[:-1], clip.without_frames(count, self._qa.shape.vision))
+        if self._when_full == "forget" and self.clips:
+            left = forget_oldest(
+                self._transcript.context, self.clips[-1], missing, self._qa.shape.vision
+            )
+            if left is not None:
+                self.clips = (*self.clips[:-1], left)
                 self._base = self._place()
                 return
             advice = "begin with fewer pixels"
@@ -452,31 +473,13 @@ class Session:
 
     def _usage(self, question: str, settings: GenerationSettings, place: _Place) -> Usage:
         """Of a question that is asked from a place on."""
-        method, vision = self._qa.model.method, self._qa.shape.vision
-        clips = [ClipUsage.of(clip, vision) for clip in place.clips]
-        if not clips:
-            raise UsageError("a question before any video: open or join one, or extend the session")
-        first = clips[0]
-        length = place.mark.num_tokens + place.mark.count(question)
-        per_frame = first.video_tokens // first.grid[0]
-        notes = (note for clip in place.clips for note in clip.notes)
-        return Usage(
-            model=self._qa.name,
-            attention=method.name,
-            times=first.times,
-            height=first.height,
-            width=first.width,
-            grid=first.grid,
-            video_tokens=sum(clip.video_tokens for clip in clips),
-            prompt_tokens=length,
-            cached_tokens=min(self._transcript.num_read, place.mark.num_tokens),
-            context=self._qa.shape.context,
-            spec=method.parameters(),
-            budget=attention_budget(method, prompt_tokens=length, tokens_per_frame=per_frame),
-            generation=settings,
-            warnings=tuple(warning for clip in place.clips for warning in clip.warnings),
-            notes=tuple(dict.fromkeys((*self._notes, *notes))),
-            joined=tuple(clips[1:]),
+        return usage_of(
+            self._qa,
+            place.clips,
+            settings=settings,
+            num_tokens=place.mark.num_tokens + len(place.mark.ids_of(question)),
+            num_cached=min(self._transcript.num_read, place.mark.num_tokens),
+            notes=self._notes,
         )
 
     def _check_room(self, more: int, place: _Place) -> None:

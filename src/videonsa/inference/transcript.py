@@ -1,6 +1,6 @@
 """`Transcript`: a chat with images and videos, and how much of it a model has read."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import closing
 from copy import copy
 from typing import NamedTuple
@@ -31,10 +31,10 @@ class Mark(NamedTuple):
     writer: ChatWriter
     seen: frozenset[int]
 
-    def count(self, question: str) -> int:
-        """Tokens that a question asked from here on adds to the prompt."""
+    def ids_of(self, question: str) -> list[int]:
+        """What a question asked from here on adds to the prompt."""
         writer = copy(self.writer)
-        return len(writer.add("user", question)) + len(writer.begin_answer())
+        return [*writer.add("user", question), *writer.begin_answer()]
 
 
 class Transcript:
@@ -157,6 +157,20 @@ class Transcript:
                     self._cut_answer(said, strings, asked)
             else:
                 self.go_back(before)
+
+    def answer_each(
+        self, questions: Sequence[str], *, settings: GenerationSettings, stop_ids: Set[int]
+    ) -> Iterator[list[int]]:
+        """Let the assistant answer questions side by side; nothing of it stays.
+
+        Yields:
+            The next id of each answer.
+        """
+        self.read()
+        asked = [self.mark().ids_of(question) for question in questions]
+        yield from self.context.answer_each(
+            asked, settings=settings, stop_ids=stop_ids, seen=self._seen
+        )
 
     def _end_answer(self, said: list[int], stop_ids: Set[int], asked: int) -> None:
         """Keep what was said; its last token was not read.
