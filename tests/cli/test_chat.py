@@ -85,6 +85,15 @@ def test_a_joined_image_is_seen_by_the_questions_that_follow(chat, tmp_path):
     assert "tokens     52 video + " in err
 
 
+def test_what_is_joined_is_sampled_like_the_video_but_whole(chat, clip_path):
+    options = ("--num-frames", "4", "--start", "2", "--max-pixels", "3136")
+    _, out, _ = chat([f"/join {clip_path}", "/frames"], "--json", *options)
+    first, joined = json.loads(out.splitlines()[-1])["clips"]
+    assert (len(first["times"]), len(joined["times"])) == (4, 4)
+    assert (first["times"][0], joined["times"][0]) == (2.0, 0.0)
+    assert joined["height"] == first["height"] < 84
+
+
 def test_a_saved_session_goes_on_in_the_next_chat(chat, tmp_path):
     folder = tmp_path / "kept session"
     _, whole, _ = chat(QUESTIONS)
@@ -197,11 +206,18 @@ class Interrupted:
         return stream
 
 
-def talk(session, model, *questions, is_typed=True):
-    conversation = Conversation(
-        session, model, as_json=False, is_typed=is_typed, options={"max_new_tokens": 6}
-    )
+def talk(session, model, *questions, is_typed=True, max_new_tokens=6):
+    options = {"max_new_tokens": max_new_tokens}
+    conversation = Conversation(session, model, as_json=False, is_typed=is_typed, options=options)
     return conversation.run(questions)
+
+
+def test_a_full_context_is_told_in_the_words_of_the_prompt(model, clip_path, capsys):
+    session = model.open(clip_path)
+    most = 2048 - session.count(QUESTIONS[0]) - 20
+    assert talk(session, model, QUESTIONS[0], max_new_tokens=30)
+    assert not talk(session, model, QUESTIONS[0], max_new_tokens=most)
+    assert "ask with /fresh, which forgets the conversation" in capsys.readouterr().err
 
 
 def test_ctrl_c_stops_the_answer_and_what_was_said_stays(model, clip_path, capsys):

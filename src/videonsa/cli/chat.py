@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import values
 from videonsa.cli.answering import (
@@ -11,7 +11,14 @@ from videonsa.cli.answering import (
     load_model,
     reading_options,
 )
-from videonsa.cli.common import Commands, add_command, quiet_libraries, report, video_argument
+from videonsa.cli.common import (
+    Commands,
+    add_command,
+    quiet_libraries,
+    report,
+    sampling_options,
+    video_argument,
+)
 from videonsa.cli.compiling import compile_line
 from videonsa.cli.conversation import Conversation, clips_of, session_lines
 from videonsa.cli.generation import add_generation_options, generation_options
@@ -72,6 +79,7 @@ def run(args: Namespace) -> int:
             as_json=args.json,
             is_typed=lines.are_typed,
             options=generation_options(args),
+            sampling=_sampling_of_joined(args),
         )
         all_done = conversation.run(lines)
     return 0 if all_done or lines.are_typed else EXIT_LINE_FAILED
@@ -109,6 +117,12 @@ def _saved(args: Namespace) -> "tuple[Session, VideoQA]":
         )
     model = load_model(args)
     return Session.load(args.video, model), model
+
+
+def _sampling_of_joined(args: Namespace) -> dict[str, Any]:
+    """As the video was sampled, but for the stretch, which is of that video."""
+    stretch = ("start", "end")
+    return {name: of for name, of in sampling_options(args).items() if name not in stretch}
 
 
 def _report_opened(session: "Session", model: "VideoQA") -> None:

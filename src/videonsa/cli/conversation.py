@@ -39,6 +39,7 @@ class Conversation:
         as_json: everything is told as JSON objects on stdout, one a line.
         is_typed: a person asks: Ctrl-C stops an answer, not the program.
         options: of every answer, by the keywords of `Session.ask`.
+        sampling: of what is joined, by the names of `SamplingSpec`.
 
     """
 
@@ -50,12 +51,14 @@ class Conversation:
         as_json: bool,
         is_typed: bool,
         options: dict[str, Any],
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         self._session = session
         self._model = model
         self._as_json = as_json
         self._is_typed = is_typed
         self._options = options
+        self._sampling = sampling or {}
         self._commands: dict[str, Callable[[str], None]] = {
             "/fresh": lambda question: self._ask(question, fresh=True),
             "/frames": lambda _: self._tell_frames(),
@@ -131,7 +134,7 @@ class Conversation:
     def _join(self, argument: str) -> None:
         path = _path_of(argument, "/join VIDEO")
         with compile_line():
-            self._session.join(path)
+            self._session.join(path, **self._sampling)
         self._tell({"joined": path}, [clip_text(clips_of(self._session, self._model)[-1])])
 
     def _save(self, argument: str) -> None:
@@ -150,7 +153,8 @@ class Conversation:
         self._tell(told | {"context": context}, session_lines(clips, num_tokens, context))
 
     def _tell_error(self, line: str, message: str) -> None:
-        self._tell({"line": line, "error": message}, [f"error      {message}"])
+        told = message.replace("fresh=True", "/fresh")  # what to do, in the words of this prompt
+        self._tell({"line": line, "error": told}, [f"error      {told}"])
 
     def _tell(self, value: dict[str, Any], lines: Iterable[str]) -> None:
         """As JSON on stdout, or in lines on stderr."""

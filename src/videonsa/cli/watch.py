@@ -297,7 +297,7 @@ class Watch:
             self.report_news(stream.usage.notes, (*stream.usage.warnings, *self._followed.warnings))
             if self._as_json:
                 told = _without_times(stream.finish().to_dict())
-                emit_json_line({"second": second, "question": question} | told)
+                emit_json_line({"second": round(second, 6), "question": question} | told)
             else:
                 self._write(second, question, stream)
 
