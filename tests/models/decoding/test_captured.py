@@ -199,3 +199,15 @@ def test_the_embedded_model_answers_by_captured_steps_as_plainly(weights, monkey
     behind, equal = behind_the_best(qa.model, logits, found[0])
     assert behind <= 0.02 * float(logits.abs().amax())
     assert equal >= 0.9
+
+
+def test_steps_captured_beforehand_give_the_same_bits():
+    model = model_in(torch.bfloat16)
+    cache, tokens = watched(model), [20 + i for i in range(12)]
+    kept = KeptSteps(model, cache)
+    kept.get_ready(None, max_new_tokens=12)
+    steps = kept.of(1, captures=True)
+    assert steps.graphs.has(1)
+    assert steps.graphs.has(32)
+    wanted = along(StaticSteps(model, cache, batch=1, captures=False), tokens)
+    assert torch.equal(along(steps, tokens), wanted)

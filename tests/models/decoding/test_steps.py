@@ -5,6 +5,7 @@ import torch
 from tiny_models import prompt, tiny
 
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.decoding import steps as steps_module
 from videonsa.models.decoding.steps import SIZES, KeptSteps, StaticSteps, rows_needed
 from videonsa.models.methods import Dense
 
@@ -215,3 +216,22 @@ def test_a_conversation_moves_the_memory_once_in_many_turns(model):
         steps.keep(94)
         addresses.append(cache.layers[0].memory[0].data_ptr())
     assert len(set(addresses)) <= 2
+
+
+def test_getting_ready_reads_nothing(model, monkeypatch):
+    monkeypatch.setattr(steps_module, "why_not_captured", lambda *_: None)
+    cache, untouched = watched(model), watched(model)
+    kept = KeptSteps(model, cache)
+    kept.get_ready(None, max_new_tokens=8)
+    assert cache.get_seq_length() == cache.tokens.vision_mask.shape[1]
+    assert cache.get_seq_length() == untouched.get_seq_length()
+    steps, question = kept.of(1, captures=True), ids(20)
+    steps.begin(rows_needed(20, 8))
+    found = steps.read([question]).clone()
+    torch.testing.assert_close(found, plain(model, untouched, question), **TOLERANCE)
+    token = likeliest(found)
+    after = plain(model, untouched, [*question, int(token)])
+    torch.testing.assert_close(steps.step(token), after, **TOLERANCE)
+    nothing = VideoNSACache()
+    KeptSteps(model, nothing).get_ready(None, max_new_tokens=8)
+    assert nothing.get_seq_length() == 0

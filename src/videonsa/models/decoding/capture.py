@@ -6,6 +6,8 @@ from contextlib import suppress
 import torch
 
 Work = Callable[[], None]
+TURNS_TO_CAPTURE = 2
+"""Runs of some work after which it is captured."""
 
 
 class Graphs:

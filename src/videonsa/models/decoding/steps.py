@@ -15,11 +15,13 @@ from torch import Tensor
 
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.attention import CachedAttention, WritesInPlace
-from videonsa.models.decoding.capture import Graphs
+from videonsa.models.decoding.capture import TURNS_TO_CAPTURE, Graphs
+from videonsa.models.decoding.reasons import why_not_captured
 from videonsa.models.decoding.stepped import SteppedModel
 from videonsa.models.growing import ROOM
 from videonsa.models.layers import run_layers
 from videonsa.models.linears import linear_rows
+from videonsa.models.methods import AttentionMethod
 from videonsa.models.rows import text_rows
 from videonsa.models.step import StepTokens, build_step
 from videonsa.ops.cached_attention import SharedKeys
@@ -27,6 +29,8 @@ from videonsa.ops.cached_attention import SharedKeys
 SIZES = (1, 16, 32, 64, 128)
 """Tokens of a sample that a step has room for: each is a graph of its own."""
 
+USUAL_SIZES = 3
+"""How many of them are captured before a first question: those for questions of up to 32 tokens."""
 SPARE = 2048
 """Rows that memory has more, where a question moves it: graphs are captured anew then, so it should
 not be moved by the next one."""
@@ -144,8 +148,8 @@ class StaticSteps:
             self._cache.advance(text_rows(self._first, num_tokens))
 
     @torch.inference_mode()
-    def warm_up(self, num_rows: int, sizes: Sequence[int] = SIZES[:3]) -> None:
-        """Compile and capture steps before they are needed; nothing is read.
+    def warm_up(self, num_rows: int, sizes: Sequence[int]) -> None:
+        """Capture steps before they are needed; nothing is read, and nothing waits for the device.
 
         Args:
             num_rows: as many as `begin` will be told.
@@ -153,10 +157,11 @@ class StaticSteps:
         """
         self.begin(num_rows)
         for size in sizes:
-            self._counts[size].zero_()
-            while self.graphs.captures and not self.graphs.has(size):
+            counts = self._counts[size].clone()
+            self._counts[size].zero_()  # all is padding
+            for _ in range(TURNS_TO_CAPTURE):
                 self._run(size)
-        self._counts[1].fill_(1)
+            self._counts[size].copy_(counts)
 
     def _run(self, size: int) -> None:
         self.graphs.run(size, lambda: self._layers(self._ids[size], self._counts[size]))
@@ -224,3 +229,14 @@ class KeptSteps:
                 self._model, self._cache, batch=batch, captures=captures
             )
         return self._kept[wanted]
+
+    def get_ready(self, method: AttentionMethod | None, *, max_new_tokens: int) -> None:
+        """Capture the steps of an answer to a usual question, if it will be decoded by them.
+
+        The device may still be busy with what the cache is to hold: capturing keeps only the host
+        busy.
+        """
+        if self._cache.get_seq_length() and not why_not_captured(self._model, self._cache, method):
+            sizes = SIZES[:USUAL_SIZES]
+            num_rows = rows_needed(sizes[-1], max_new_tokens)
+            self.of(1, captures=True).warm_up(num_rows, sizes)
