@@ -37,8 +37,8 @@ FRAMES = ((16, 16), (26, 46))
 not. Kernels are compiled once more for numbers that are none."""
 ROWS = (32, 17)
 """Tokens that the model itself reads, step by step: a multiple of 16, and none."""
-SMALL_FRAMES = ((56, 56), (56, 84))
-"""Heights and widths of frames for the vision tower: 16 patches and 24."""
+SMALL_FRAMES = ((2, 2), (2, 3))
+"""Rows and columns of merged tokens of frames for the vision tower: of 16 patches and of 24."""
 
 
 class Prompt(NamedTuple):
@@ -250,9 +250,12 @@ def _text_id(config: Any) -> int:
 
 
 def _encode_little(model: VideoNSAForConditionalGeneration) -> None:
-    """Let the vision tower encode two frames, twice."""
-    for height, width in SMALL_FRAMES:
-        model.encode_frames([torch.zeros(2, 3, height, width, dtype=torch.uint8)])
+    """Let the vision tower encode a temporal patch, twice."""
+    vision = model.config.vision_config
+    side = vision.patch_size * vision.spatial_merge_size
+    for rows, columns in SMALL_FRAMES:
+        size = (vision.temporal_patch_size, 3, rows * side, columns * side)
+        model.encode_frames([torch.zeros(size, dtype=torch.uint8)])
 
 
 def _read_little(model: VideoNSAForConditionalGeneration, sizes: Sequence[int]) -> None:
