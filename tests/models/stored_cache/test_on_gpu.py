@@ -55,7 +55,7 @@ def test_pieces_are_right_while_the_gpu_works_on_other_things(model, tmp_path):
 
 
 @torch.inference_mode()
-def test_8_bits_are_those_of_a_cpu(model, tmp_path):
+def test_8_bits_are_as_good_as_those_of_a_cpu(model, tmp_path):
     cache = long_cache(rows=9_000)
     save_cache(tmp_path / "a", cache, model, precision="int8")
     loaded = load_cache(tmp_path / "a", model).cache

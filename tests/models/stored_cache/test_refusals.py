@@ -132,9 +132,13 @@ def test_other_versions_are_told_of_and_loaded(one, folder, monkeypatch):
     assert_equal(loaded.cache, one.cache)
 
 
-def test_what_does_not_fit_the_memory(one, folder, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 10 bytes")],
+)
+def test_what_does_not_fit_the_memory(one, folder, monkeypatch, error):
     def no_room(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(load_module, "_memory", no_room)
     with pytest.raises(BudgetError, match=r"GB on the disk and does not fit the memory"):

@@ -210,7 +210,10 @@ def _device_of(layer: nn.Module) -> torch.device:
 def _fits(folder: Path, contents: Contents) -> Iterator[None]:
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not exhausted and "allocate memory" not in str(error):
+            raise
         raise BudgetError(
             f"the cache in {folder} has {contents.num_bytes / 1e9:.2f} GB on the disk and does not "
             "fit the memory beside the model: free memory, or take a larger GPU"

@@ -125,6 +125,7 @@ class Staging:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._buffer: Tensor | None = None
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
@@ -142,7 +143,7 @@ class Staging:
                 yield _view(part)
             else:
                 host = self._host(len(part))
-                host.copy_(part, non_blocking=True)
+                host.copy_(part, non_blocking=self._is_ours(part))
                 self._wait()
                 yield _view(host)
 
@@ -154,13 +155,17 @@ class Staging:
             else:
                 host = self._host(len(part))
                 yield _view(host)
-                part.copy_(host, non_blocking=True)
+                part.copy_(host, non_blocking=self._is_ours(part))
                 self._wait()
 
     def _host(self, size: int) -> Tensor:
         if self._buffer is None:
             self._buffer = torch.empty(PIECE, dtype=torch.uint8)
         return self._buffer[:size]
+
+    def _is_ours(self, part: Tensor) -> bool:
+        """Whether our stream's end tells that a copy is done."""
+        return self._stream is not None and part.device == self._device
 
     def _wait(self) -> None:
         if self._stream is not None:
