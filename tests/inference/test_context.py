@@ -12,6 +12,8 @@ from videonsa.errors import UsageError
 from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.methods import nsa_method
+from videonsa.models.stored_cache.load import load_cache
+from videonsa.models.stored_cache.save import save_cache
 from videonsa.ops.spec import NSASpec
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -35,6 +37,11 @@ def qa(tiny_folder):
     return videonsa.load(tiny_folder, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return tmp_path_factory.mktemp("stored") / "cache"
+
+
 def prompt_of(config, segments, seed=0):
     """Ids, images and videos of a prompt; text stands at both ends and between neighbours."""
     generator = torch.Generator().manual_seed(seed)
@@ -52,9 +59,10 @@ def prompt_of(config, segments, seed=0):
     return [*ids, 392], vision
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data(), segments=SEGMENTS, spec=st.sampled_from(sorted(SPECS)))
-def test_cuts_anywhere_change_nothing(qa, data, segments, spec):
+def test_cuts_anywhere_change_nothing(qa, stored, data, segments, spec):
+    """Between them the context is left and gone back to, forked, or saved and loaded."""
     ids, vision = prompt_of(qa.model.config, segments)
     method = qa.model.method.with_options(**SPECS[spec])
     whole = Context(qa.model, method=method)
@@ -67,6 +75,13 @@ def test_cuts_anywhere_change_nothing(qa, data, segments, spec):
         if data.draw(st.booleans()):  # what was read aside leaves no trace
             with context.aside():
                 context.read(passage.cut(start, data.draw(st.integers(start + 1, len(ids)))))
+        match data.draw(st.sampled_from(["go on", "fork", "save and load"])):
+            case "fork":
+                context = Context(qa.model, method=method, cache=context.cache.fork())
+            case "save and load" if start:
+                save_cache(stored, context.cache, qa.model, method=method)
+                loaded = load_cache(stored, qa.model, method=method)
+                context = Context(qa.model, method=method, cache=loaded.cache)
         logits = context.read(passage.cut(start, stop))
     torch.testing.assert_close(logits, wanted, **CLOSE)
     assert context.num_tokens == len(ids)

@@ -92,15 +92,7 @@ def test_a_conversation_equals_the_whole_chat_as_one_prompt(qa, clip_path, tmp_p
     session.say("user", " and this?")
     session.say("assistant", "Noise.")
     session.join(clip_path, max_frames=2)
-    passages = []
-    passage = Context.passage
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Context,
-            "passage",
-            lambda self, *given: passages.append(passage(self, *given)) or passages[-1],
-        )
-        answer = session.ask("The same?", max_new_tokens=1)
+    answer = session.ask("The same?", max_new_tokens=1)
     counts = [clip.grid(qa.shape.vision) for clip in session.clips]
     sizes = [t * h * w // 4 for t, h, w in counts]
     turns = [
@@ -111,12 +103,25 @@ def test_a_conversation_equals_the_whole_chat_as_one_prompt(qa, clip_path, tmp_p
         ChatTurn("assistant", ("Noise.",)),
         ChatTurn("user", (VisionSlot("video", sizes[2]), "The same?")),
     ]
-    wanted = sum(len(one.ids) for one in turn_tokens(turns, tokenizer=qa.tokenizer))
-    head = len(qa.tokenizer.encode("<|im_start|>assistant\n"))
-    assert answer.usage.prompt_tokens == wanted + head
+    ids = [token for one in turn_tokens(turns, tokenizer=qa.tokenizer) for token in one.ids]
+    head = qa.tokenizer.encode("<|im_start|>assistant\n")
+    assert answer.usage.prompt_tokens == len(ids) + len(head)
     assert [clip.video_tokens for clip in answer.usage.joined] == sizes[1:]
     assert answer.usage.video_tokens == sum(sizes)
-    assert session._transcript.context.num_tokens == wanted + head
+    sampling = [{"max_frames": 6}, {}, {"max_frames": 2}]
+    seen = [
+        qa.encode(path, qa.wanted_sampling(path, None, changes)).vision(qa.shape.vision)
+        for path, changes in zip(
+            (clip_path, tmp_path / "photo.png", clip_path), sampling, strict=True
+        )
+    ]
+    whole = Context(qa.model)
+    logits = whole.read(whole.passage([*ids, *head], seen))
+    assert qa.decode([int(logits.argmax())]) == answer.text
+    ours = session._transcript.context.cache
+    assert ours.next_position == whole.cache.next_position
+    for one, other in zip(ours.layers, whole.cache.layers, strict=True):
+        torch.testing.assert_close(one.keys, other.keys, atol=2e-5, rtol=1e-4)
 
 
 def test_a_stopped_stream_stays_as_far_as_it_came(qa, clip_path):
@@ -248,3 +253,51 @@ def test_what_is_no_question_is_refused(qa, clip_path, question):
     session = qa.open(clip_path)
     with pytest.raises(UsageError, match="question came"):
         session.ask(question)
+
+
+QUESTIONS = ["What moves?", "Where is the red square now?", "How many?"]
+
+
+@pytest.mark.parametrize("options", [{"max_new_tokens": 5}, {"max_new_tokens": 5, "stop": "e"}])
+def test_questions_side_by_side_are_answered_as_each_alone(qa, clip_path, options):
+    session = qa.open(clip_path)
+    wanted = [session.ask(question, fresh=True, **options) for question in QUESTIONS]
+    session.forget()
+    before = session.num_tokens
+    answers = session.ask_each(QUESTIONS, **options)
+    for answer, alone in zip(answers, wanted, strict=True):
+        assert (answer.text, answer.stop, answer.new_tokens) == (
+            alone.text,
+            alone.stop,
+            alone.new_tokens,
+        )
+        assert answer.usage == alone.usage
+        assert answer.decoding.startswith("static steps: it runs on a CPU")
+    assert (session.num_tokens, session.turns) == (before, ())
+    assert session.ask(QUESTIONS[0], **options).text == wanted[0].text
+
+
+def test_questions_side_by_side_follow_the_conversation(qa, clip_path):
+    session = qa.open(clip_path)
+    session.ask("What moves?", max_new_tokens=3)
+    answers = session.ask_each(QUESTIONS, max_new_tokens=4)
+    assert len(session.turns) == 2
+    assert session.ask(QUESTIONS[2], max_new_tokens=4).text == answers[2].text
+    fresh = session.ask_each(QUESTIONS, fresh=True, max_new_tokens=4)
+    assert session.turns == ()
+    assert fresh[2].text == session.ask(QUESTIONS[2], max_new_tokens=4).text
+
+
+def test_where_the_future_counts_questions_are_asked_one_after_another(tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, device="cpu", method=Both())
+    session = qa.open(clip_path)
+    answers = session.ask_each(QUESTIONS[:2], max_new_tokens=2)
+    assert [a.text for a in answers] == [
+        session.ask(question, fresh=True, max_new_tokens=2).text for question in QUESTIONS[:2]
+    ]
+
+
+@pytest.mark.parametrize("questions", ["What?", [], ["What?", ""], [3]])
+def test_what_are_no_questions_is_refused(qa, clip_path, questions):
+    with pytest.raises(UsageError, match=r"questions? came"):
+        qa.open(clip_path).ask_each(questions)
