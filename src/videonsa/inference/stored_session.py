@@ -14,6 +14,7 @@ from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.live import LiveVideo, WhenFull
 from videonsa.inference.transcript import Mark, Part, Transcript
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.decoding.steps import SPARE
 from videonsa.models.stored_cache.contents import Precision
 from videonsa.models.stored_cache.load import load_cache
 from videonsa.models.stored_cache.save import SavedCache, save_cache
@@ -184,7 +185,7 @@ def load_session(
         progress: a bar on stderr once it takes over a second; None is on a terminal only.
     """
     also = {"format": format_ids(tokenizer)}
-    loaded = load_cache(folder, model, also=also, progress=progress)
+    loaded = load_cache(folder, model, also=also, spare=SPARE, progress=progress)
     try:
         stored: _Session = typed(_Session, loaded.state)
         parts = [

@@ -5,8 +5,8 @@ import torch
 from stored_caches import assert_equal
 from tiny_models import SPEC, prompt, tiny
 
+from videonsa.errors import BudgetError
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.stored_cache import load as load_module
 from videonsa.models.stored_cache.load import load_cache
 from videonsa.models.stored_cache.save import save_cache
 
@@ -84,8 +84,7 @@ def test_the_gpu_holds_the_cache_once_while_it_is_loaded(model, tmp_path):
 
 
 @torch.inference_mode()
-def test_a_cache_that_does_not_fit_the_gpu_is_refused(model, tmp_path, monkeypatch):
+def test_a_cache_that_does_not_fit_the_gpu_is_refused(model, tmp_path):
     save_cache(tmp_path / "a", long_cache(layers=1, rows=100), model)
-    monkeypatch.setattr(load_module, "ROOM", 10**9)
-    with pytest.raises(load_module.BudgetError, match="does not fit the memory beside the model"):
-        load_cache(tmp_path / "a", model)
+    with pytest.raises(BudgetError, match="does not fit the memory beside the model"):
+        load_cache(tmp_path / "a", model, spare=10**9)

@@ -74,7 +74,7 @@ def load_cache(
     *,
     method: AttentionMethod | None = None,
     also: Mapping[str, Any] | None = None,
-    expected: int = 0,
+    spare: int = ROOM,
     progress: bool | None = None,
 ) -> LoadedCache:
     """Read what `save_cache` wrote, into memory beside the model's layers.
@@ -84,7 +84,7 @@ def load_cache(
         model: with the weights that filled it; the layers may lie on other devices than then.
         method: how it will attend; None is the model's.
         also: as for `save_cache`.
-        expected: tokens for which there is to be room in all; some room there always is.
+        spare: tokens for which there is room behind those read.
         progress: a bar on stderr once it takes over a second; None is on a terminal only.
 
     Raises:
@@ -102,7 +102,7 @@ def load_cache(
     devices = [_device_of(layer) for layer in model.decoder_layers]
     with torch.inference_mode(mode=False), _fits(path, contents):
         memory = [
-            _memory(contents, index, device, expected)
+            _memory(contents, index, device, spare)
             for index, device in zip(range(contents.num_layers), devices, strict=False)
         ]
         plain = [
@@ -133,11 +133,11 @@ def load_cache(
 
 
 def _memory(
-    contents: Contents, index: int, device: torch.device, expected: int
+    contents: Contents, index: int, device: torch.device, spare: int
 ) -> tuple[Tensor, Tensor]:
     """Memory for keys and values of a layer, `[B, M, H, D]` with room behind what is held."""
     samples, rows, *rest = contents.files[layer_file(index)].tensors[KEYS].shape
-    shape = (samples, max(rows, expected) + ROOM, *rest)
+    shape = (samples, rows + spare, *rest)
     keys, values = (
         torch.empty(shape, dtype=DTYPES[contents.dtype], device=device) for _ in range(2)
     )
