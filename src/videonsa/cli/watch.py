@@ -24,8 +24,10 @@ from videonsa.cli.generation import add_generation_options, generation_options
 from videonsa.errors import BudgetError, UsageError, VideoError
 
 if TYPE_CHECKING:
+    from videonsa.inference.answer import Answer
     from videonsa.inference.engine import VideoQA
     from videonsa.inference.session import Session
+    from videonsa.inference.usage import Usage
     from videonsa.video.follow import FollowedVideo
     from videonsa.video.framelist import FrameList
     from videonsa.video.parts import SampledFrame
@@ -65,7 +67,8 @@ def add_parser(commands: Commands) -> None:
         action="append",
         required=True,
         metavar="QUESTION",
-        help="what to ask; may be given several times. No answer knows of another",
+        help="what to ask; may be given several times: the questions are then answered side by "
+        "side, and no answer knows of another",
     )
     parser.add_argument(
         "--every",
@@ -194,7 +197,7 @@ class Watch:
     Args:
         followed: the source.
         session: has no frames as yet.
-        questions: asked one by one, each about the video alone.
+        questions: each about the video alone; several are answered side by side.
         as_json: answers are JSON objects, one a line.
         options: of every answer, by the keywords of `Session.ask`.
 
@@ -292,23 +295,25 @@ class Watch:
         if self._is_answered:
             return
         self._is_answered = True
-        for question in self._questions:
-            stream = self._session.ask(question, fresh=True, stream=True, **self._options)
-            self.report_news(stream.usage.notes, (*stream.usage.warnings, *self._followed.warnings))
+        if len(self._questions) == 1:
+            stream = self._session.ask(self._questions[0], fresh=True, stream=True, **self._options)
+            self._report_usage(stream.usage)
             if self._as_json:
-                told = _without_times(stream.finish().to_dict())
-                emit_json_line({"second": round(second, 6), "question": question} | told)
+                _emit_json(second, self._questions[0], stream.finish())
             else:
-                self._write(second, question, stream)
+                _emit_line(second, told_to_first(stream))
+            return
+        with compile_line():
+            answers = self._session.ask_each(self._questions, fresh=True, **self._options)
+        self._report_usage(answers[0].usage)
+        for question, answer in zip(self._questions, answers, strict=True):
+            if self._as_json:
+                _emit_json(second, question, answer)
+            else:
+                _emit_line(second, [f"{question}  ", answer.text])
 
-    def _write(self, second: float, question: str, pieces: Iterable[str]) -> None:
-        """An answer on one line, while it is written."""
-        emit(f"{second:8.2f} s  ")
-        if len(self._questions) > 1:
-            emit(f"{question}  ")
-        for piece in told_to_first(iter(pieces)):
-            emit(re.sub(r"\s+", " ", piece))
-        emit("\n")
+    def _report_usage(self, usage: "Usage") -> None:
+        self.report_news(usage.notes, (*usage.warnings, *self._followed.warnings))
 
     def report_news(self, notes: Iterable[str], warnings: Iterable[str] = ()) -> None:
         """What was not told before."""
@@ -320,9 +325,18 @@ class Watch:
                 report(line)
 
 
-def _without_times(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer as JSON keeps it, less the seconds of every frame: they grow with the video."""
-    usage = dict(answer["usage"])
+def _emit_line(second: float, pieces: Iterable[str]) -> None:
+    """An answer on one line, while it is written."""
+    emit(f"{second:8.2f} s  ")
+    for piece in pieces:
+        emit(re.sub(r"\s+", " ", piece))
+    emit("\n")
+
+
+def _emit_json(second: float, question: str, answer: "Answer") -> None:
+    """An answer as `ask` gives it, less the seconds of every frame: they grow with the video."""
+    told = answer.to_dict()
+    usage = told["usage"]
     times = usage.pop("times")
-    counted = {"num_frames": len(times), "first_second": times[0], "last_second": times[-1]}
-    return answer | {"usage": usage | counted}
+    usage |= {"num_frames": len(times), "first_second": times[0], "last_second": times[-1]}
+    emit_json_line({"second": round(second, 6), "question": question} | told)
