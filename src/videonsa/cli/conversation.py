@@ -81,13 +81,13 @@ class Conversation:
             try:
                 if line:
                     self._do(line)
-            except VideoNSAError as error:
+            except (VideoNSAError, OSError) as error:
                 all_done = False
-                self._tell_error(line, str(error))
+                self._tell_error(line, " ".join(str(error).split()))
             except KeyboardInterrupt:
                 if not self._is_typed:
                     raise
-                emit("\n")
+                self._emit("\n")
                 report("note       stopped")
         return all_done
 
