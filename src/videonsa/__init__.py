@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from videonsa.inference.answer import Answer, AnswerStream
     from videonsa.inference.engine import VideoQA, load
+    from videonsa.inference.session import Session
     from videonsa.ops.nsa import hybrid_attention, nsa_attention
     from videonsa.ops.spec import NSASpec
     from videonsa.planning.plan import VideoPlan, plan_video
@@ -39,6 +40,7 @@ __all__ = [
     "ModelError",
     "NSASpec",
     "SamplingSpec",
+    "Session",
     "UsageError",
     "VideoClip",
     "VideoError",
@@ -62,6 +64,7 @@ _HOMES = MappingProxyType(
         "ModelError": "videonsa.errors",
         "NSASpec": "videonsa.ops.spec",
         "SamplingSpec": "videonsa.video.sampling",
+        "Session": "videonsa.inference.session",
         "UsageError": "videonsa.errors",
         "VideoClip": "videonsa.video.decode",
         "VideoError": "videonsa.errors",

@@ -339,7 +339,7 @@ class VideoQA:
         sampling: SamplingSpec | None = None,
         system: str = DEFAULT_SYSTEM,
         when_full: WhenFull = "refuse",
-        **changes: Unpack[SamplingChanges],
+        max_pixels: int | None = None,
     ) -> Session:
         """Begin a session with a video whose frames are to come: see `Session.extend`.
 
@@ -348,12 +348,12 @@ class VideoQA:
             system: the system message.
             when_full: what to do with frames that exceed the context: "refuse" them, or "forget"
                 the oldest of their video but the first. The notes of an answer say which.
-            changes: single fields of `sampling`.
+            max_pixels: of a frame, in place of that of `sampling`.
 
         Raises:
             UsageError: an argument outside its domain, or a method that has to see all at once.
         """
-        live = LiveVideo(change_sampling(sampling or self.sampling, **changes))
+        live = LiveVideo(change_sampling(sampling or self.sampling, max_pixels=max_pixels))
         # What is to come cannot be looked at yet.
         notes = (DEMONSTRATION, *self.notes) if self.demonstration else self.notes
         session = Session(self, system=system, notes=notes, live=live, when_full=when_full)
