@@ -196,6 +196,10 @@ class Context:
         finally:
             self.go_back(before)
 
+    def get_ready(self, *, max_new_tokens: int) -> None:
+        """Prepare the device for an answer while it may still compute what was read."""
+        self._steps.get_ready(self.method, max_new_tokens=max_new_tokens)
+
     def answer(
         self,
         passage: Passage,

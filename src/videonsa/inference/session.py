@@ -219,6 +219,7 @@ class Session:
         """Prefill what was added so far."""
         with self._memory():
             self._transcript.read()
+            self._transcript.context.get_ready(max_new_tokens=ROOM_FOR_ANSWER)
         mark = self._base.mark
         if mark.num_tokens <= self._transcript.num_read:  # then features need not be kept for it
             self._base = self._base._replace(mark=mark._replace(unread=()))
