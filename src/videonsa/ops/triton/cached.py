@@ -54,11 +54,11 @@ class _Stretch(NamedTuple):
         return int(triton.cdiv(self.num_rows * group, self.config.block_m))
 
     def num_splits(self, group: int) -> int:
-        """As many as the GPU runs at a time, if each may get a tile of keys."""
+        """As many as the GPU runs at a time, if each may get a tile of keys; and the border's."""
         num, size, num_kv_heads, _ = self.k.shape
         programs = self.config.programs * num_multiprocessors(self.k.device)
         wanted = programs // (num * num_kv_heads * self.num_tiles(group))
-        return max(1, min(wanted, int(triton.cdiv(size, self.config.block_n))))
+        return max(1, min(wanted, int(triton.cdiv(size, self.config.block_n)))) + 1
 
 
 @triton.jit(do_not_specialize=["num_splits", "num_rows", "num_new"])
@@ -108,10 +108,8 @@ def _split_kernel(
     length = tl.load(lengths + i_sample)
     num_keys = length + num_new
     num_whole = length // BLOCK_N
-    num_workers = tl.maximum(num_splits - 1, 1)
-    i_worker = i_split - num_splits + num_workers
-    begin = tl.cdiv(tl.maximum(i_worker, 0) * num_whole, num_workers)
-    end = tl.cdiv((i_worker + 1) * num_whole, num_workers)
+    begin = tl.cdiv(tl.maximum(i_split - 1, 0) * num_whole, num_splits - 1)
+    end = tl.cdiv(i_split * num_whole, num_splits - 1)
     num_border = tl.where(i_split == 0, tl.cdiv(num_keys, BLOCK_N) - num_whole, 0)
     if (begin >= end) & (num_border == 0):
         tl.store(lses + o_out, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=m_row)
