@@ -121,6 +121,20 @@ def test_graphs_are_captured_anew_when_the_memory_moved():
     assert steps.graphs.has(1)
 
 
+def test_graphs_are_captured_anew_when_the_model_was_moved():
+    model = model_in(torch.bfloat16)
+    cache = watched(model)
+    steps = StaticSteps(model, cache, batch=1, captures=True)
+    for _ in range(TURNS):
+        wanted = along(steps, [50, 51, 52])
+    kept = [torch.empty(2**22, device=DEVICE) for _ in range(8)]
+    model.cpu()
+    taken = [torch.full((64, 64), torch.nan, device=DEVICE) for _ in range(64)]
+    model.to(DEVICE)
+    assert torch.equal(along(steps, [50, 51, 52]), wanted)
+    del kept, taken
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_four_questions_over_one_cache_are_answered_as_each_alone(dtype):
     model = model_in(dtype)

@@ -80,7 +80,7 @@ class StaticSteps:
         vocab_size = model.config.text_config.vocab_size
         self._logits = torch.zeros(batch, vocab_size, device=device)
         self._own: list[tuple[Tensor, Tensor]] = []  # memory of several samples, by layer
-        self._known: list[Any] = []  # addresses and shapes of memory that the graphs know
+        self._known: list[Any] = []  # addresses and shapes that the graphs know
 
     @torch.inference_mode()
     def begin(self, num_rows: int, *, first: Tensor | None = None) -> None:
@@ -99,7 +99,8 @@ class StaticSteps:
             self._own = [
                 (self._like(keys, size), self._like(values, size)) for keys, values in self._shown()
             ]
-        known = [(x.data_ptr(), x.shape) for x in chain(*self._own, *self._shown())]
+        weight: Any = self._model.get_input_embeddings().weight  # a model may be moved as well
+        known = [(x.data_ptr(), x.shape) for x in chain([weight], *self._own, *self._shown())]
         if known != self._known:
             self.graphs.forget()
             self._known = known
