@@ -47,9 +47,9 @@ def along(steps, tokens):
 
 
 @torch.inference_mode()
-def plainly_along(model, tokens):
-    cache = watched(model)
-    parts = [QUESTION, *([number] for number in tokens[:-1])]
+def plainly_along(model, tokens, question=QUESTION, cache=None):
+    cache = watched(model) if cache is None else cache
+    parts = [question, *([number] for number in tokens[:-1])]
     given = {"past_key_values": cache, "logits_to_keep": 1}
     found = [model(torch.tensor([ids], device=DEVICE), **given).logits[:, 0] for ids in parts]
     return torch.cat(found).float()
@@ -168,10 +168,12 @@ def test_four_questions_over_one_cache_are_answered_as_each_alone(dtype):
             assert [row[number] for row in together] == [one for (one,) in own]
 
 
-@pytest.mark.parametrize("weights", ["full", "int8"])
+@pytest.mark.parametrize("weights", ["full", "int8", "fp8"])
 def test_the_embedded_model_answers_by_captured_steps_as_plainly(weights, monkeypatch):
     if weights == "int8":
         pytest.importorskip("torchao")
+    if weights == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("products of float8 want compute capability 8.9")
     qa = videonsa.load("embedded", device=DEVICE, weights=weights)
     frames = torch.randint(0, 256, (8, 3, 112, 112), dtype=torch.uint8)
     asked = qa.tokenizer("What colour is the ball?", return_tensors="pt").input_ids.to(DEVICE)
@@ -207,9 +209,8 @@ def test_the_embedded_model_answers_by_captured_steps_as_plainly(weights, monkey
     assert kept.how == "plain steps: asked to"
     assert all(one == found[0] for one in found)
     assert found[0][0] == wanted[0]
-    with torch.inference_mode():
-        shown = torch.tensor([[*asked[0].tolist(), *found[0][:-1]]], device=DEVICE)
-        logits = qa.model(shown, past_key_values=cache, logits_to_keep=64).logits[0].float()
+    # Token by token: in float8, products of few rows and of many differ.
+    logits = plainly_along(qa.model, found[0], asked[0].tolist(), cache)
     behind, equal = behind_the_best(qa.model, logits, found[0])
     assert behind <= 0.02 * float(logits.abs().amax())
     assert equal >= 0.9
