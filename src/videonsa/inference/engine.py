@@ -20,8 +20,8 @@ from videonsa.inference.encoded_clip import (
 from videonsa.inference.foreseen import foresee
 from videonsa.inference.generation import out_of_memory
 from videonsa.inference.live import LiveVideo, WhenFull
-from videonsa.inference.sampling import GenerationOptions, GenerationSettings
-from videonsa.inference.session import AnswerOptions, Session
+from videonsa.inference.sampling import AnswerOptions, GenerationOptions, GenerationSettings
+from videonsa.inference.session import Session
 from videonsa.inference.trace import Trace
 from videonsa.inference.warm_up import WarmUp
 from videonsa.models.checkpoints.loading import DeviceMap, check_device_map, load_model

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -68,6 +68,18 @@ class GenerationOptions:
         if not settings.draws:
             return replace(settings, top_p=1.0, top_k=0, seed=None)
         return settings if settings.seed is not None else replace(settings, seed=_any_seed())
+
+
+class AnswerOptions(TypedDict, total=False):
+    """The fields of `GenerationOptions`, as keywords."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    repetition_penalty: float | None
+    stop: Sequence[str] | None
+    seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,6 @@ from typing import (
     Literal,
     NamedTuple,
     Self,
-    TypedDict,
     Unpack,
     get_args,
     overload,
@@ -23,7 +22,7 @@ from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
 from videonsa.inference.live import Frames, LiveVideo, WhenFull, forget_oldest, live_after
-from videonsa.inference.sampling import GenerationSettings
+from videonsa.inference.sampling import AnswerOptions, GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, load_session, save_session
 from videonsa.inference.transcript import Mark, Transcript
@@ -40,18 +39,6 @@ if TYPE_CHECKING:
 
 ROOM_FOR_ANSWER = 512
 """Tokens that frames leave free: for a question and its answer."""
-
-
-class AnswerOptions(TypedDict, total=False):
-    """The keywords of `Session.ask` that say how tokens are chosen; `VideoQA.ask` explains them."""
-
-    max_new_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    repetition_penalty: float | None
-    stop: Sequence[str] | None
-    seed: int | None
 
 
 class Turn(NamedTuple):
@@ -154,6 +141,7 @@ class Session:
         place, base = self._place(), self._base
         try:
             self.show(clip)
+            del clip  # its features are freed once they are in the embedded prompt
             self.read()
         except BaseException:  # also where it was interrupted
             self._go_back(place)
@@ -220,9 +208,6 @@ class Session:
         with self._memory():
             self._transcript.read()
             self._transcript.context.get_ready(max_new_tokens=ROOM_FOR_ANSWER)
-        mark = self._base.mark
-        if mark.num_tokens <= self._transcript.num_read:  # then features need not be kept for it
-            self._base = self._base._replace(mark=mark._replace(unread=()))
 
     def forget(self) -> None:
         """Forget the conversation: all but what was opened and joined before it."""

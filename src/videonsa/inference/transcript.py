@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence, Set
 from contextlib import closing
 from copy import copy
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from videonsa.inference.context import Context, EncodedVision, Passage
@@ -14,11 +16,13 @@ from videonsa.video.chat import ChatTokenizer, Role, VisionSlot
 from videonsa.video.chat_writer import ChatWriter
 
 
-class Part(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Part:
     """Tokens of a chat in order, with the images and videos that stand in them."""
 
     ids: list[int]
     vision: tuple[EncodedVision, ...] = ()
+    """Gone once they are read, for whoever holds the part."""
 
 
 class Mark(NamedTuple):
@@ -104,6 +108,7 @@ class Transcript:
         """Read what was added, unless every answer has to read all."""
         if self._unread and self.why_reread is None:
             self.context.read(self._passage())
+            self._let_go()
             self._unread = []
 
     def read_frames(self, more: EncodedVision, *, start: int) -> None:
@@ -148,6 +153,8 @@ class Transcript:
             )
             with closing(steps):  # at its end the context has grown by what was said
                 for (token,) in steps:
+                    if not said:
+                        self._let_go()
                     said.append(token)
                     yield token
         finally:
@@ -203,6 +210,29 @@ class Transcript:
             self._unread.append(Part(ids, vision))
 
     def _passage(self) -> Passage:
+        """What is not read; the features of images and videos are then those in the passage."""
         ids = [token for part in self._unread for token in part.ids]
         vision = [one for part in self._unread for one in part.vision]
-        return self.context.passage(ids, vision)
+        passage = self.context.passage(ids, vision)
+        del vision
+        for part, first in zip(self._unread, self._starts(), strict=True):
+            part.vision = tuple(self._within(passage, part, first))
+        return passage
+
+    def _starts(self) -> Iterator[int]:
+        """Where each part begins that is not read."""
+        return accumulate((len(part.ids) for part in self._unread[:-1]), initial=0)
+
+    def _within(self, passage: Passage, part: Part, first: int) -> Iterator[EncodedVision]:
+        """The images and videos of a part that begins at token `first` of a passage."""
+        config, end = self.context.model.config, 0
+        for one in part.vision:
+            begin = part.ids.index(getattr(config, f"{one.kind}_token_id"), end)
+            end = begin + len(one.features)
+            yield one._replace(features=passage.embeds[0, first + begin : first + end])
+
+    def _let_go(self) -> None:
+        """Features of what is read now are not needed any more, unless it will be read again."""
+        if self.why_reread is None:
+            for part in self._unread:
+                part.vision = ()

@@ -32,7 +32,7 @@ from videonsa.models.linears import linear_rows
 from videonsa.models.loss import loss_of_labels
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
-from videonsa.models.rope import Grid, TemporalIds, TokenType
+from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
     NewRows,
     PositionRules,
@@ -82,9 +82,8 @@ class SparseVideoModel:
     * `input_ids`: int64 `[B, T]`. Always needed: vision rows are found by token id.
     * `attention_mask`: `[B, T]` or `[B, S]`, 0 where padded.
     * `position_ids`: int64 `[3, B, T]`, in place of the computed ones.
-    * `rows`: the new rows as `describe` gives them, or a part of these (`cut_rows`), in place of
-      masks, positions, grids and times: so that a prompt may be read in parts that end anywhere,
-      inside a frame too. With `inputs_embeds`.
+    * `rows`: the new rows as `describe` gives them, or a part of these (`cut_rows`) that may end
+      inside a frame, in place of masks, positions, grids and times. With `inputs_embeds`.
     * `past_key_values`: a `VideoNSACache`, which the call extends.
     * `use_cache`: whether to return one; by default unless training.
     * `inputs_embeds`: `[B, T, hidden]`, in place of the embedded ids and pixels.
@@ -134,8 +133,7 @@ class SparseVideoModel:
     @property
     def decoder_layers(self) -> Sequence[nn.Module]:
         """The decoder layers, in order."""
-        layers: Sequence[nn.Module] = self._language_model.layers
-        return layers
+        return self._language_model.layers  # type: ignore[no-any-return]
 
     @property
     def _tower(self) -> Any:
@@ -184,7 +182,7 @@ class SparseVideoModel:
             use_cache, rows_per_chunk = False, 0
         cache = self._cache(past_key_values, use_cache)
         times = (video_times, second_per_grid_ts)
-        temporal_ids = self._temporal_ids(method)
+        temporal_ids = self.position_rules(method).temporal_ids
         vision = vision_inputs(image_grid_thw, video_grid_thw, *times, temporal_ids=temporal_ids)
         past = 0 if cache is None else cache.get_seq_length()
         mask = row_mask(input_ids, attention_mask, past=past)
@@ -382,8 +380,8 @@ class SparseVideoModel:
         shape = input_ids.shape
         if position_ids is not None and position_ids.shape != (3, *shape):
             raise UsageError(
-                f"position_ids is {list(position_ids.shape)}: want {[3, *shape]} (t, h, "
-                "w), or none to have them computed"
+                f"position_ids is {list(position_ids.shape)}: want {[3, *shape]} (t, h, w), or "
+                "none to have them computed"
             )
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
         return describe_rows(
@@ -398,14 +396,12 @@ class SparseVideoModel:
 
     def position_rules(self, method: AttentionMethod | None = None) -> PositionRules:
         """Of the position ids; a method may have been made for others than the model's."""
+        vision, own = self.config.vision_config, (method or self.method).temporal_ids
         return PositionRules(
-            tokens_per_second=self.config.vision_config.tokens_per_second,
-            merge_size=self.config.vision_config.spatial_merge_size,
-            temporal_ids=self._temporal_ids(method or self.method),
+            tokens_per_second=vision.tokens_per_second,
+            merge_size=vision.spatial_merge_size,
+            temporal_ids=own or self.config.nsa_spec.temporal_ids,
         )
-
-    def _temporal_ids(self, method: AttentionMethod) -> TemporalIds:
-        return method.temporal_ids or self.config.nsa_spec.temporal_ids
 
     def embed_prompt(
         self,
