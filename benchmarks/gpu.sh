@@ -6,6 +6,7 @@
 #   benchmarks/gpu.sh backward OUT    attention_backward.json, attention_both.json, kernels_backward.json
 #   benchmarks/gpu.sh prefill OUT     prefill.json: 128K tokens, NSA and dense
 #   benchmarks/gpu.sh fp8 OUT         fp8_products.json, prefill_fp8.json, weights_error.json
+#   benchmarks/gpu.sh decode OUT      decode_steps.json, session.json, decode_steps_fp8.json
 #   benchmarks/gpu.sh peers OUT       prefill_peers.json: the same, transformers, another frame size
 #   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
@@ -17,7 +18,7 @@
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill, fp8, peers, reading, long, train or shared}
+part=${1:?want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train or shared}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -52,6 +53,14 @@ fp8)
     videonsa bench prefill --model 7B --weights fp8 --tokens 128k --no-dense --video none \
         --repeats 3 --out "$out/prefill_fp8.json"
     python3 benchmarks/weights_error.py --device cuda --out "$out/weights_error.json" || failed=1
+    ;;
+decode)
+    # Runs that decode_steps.json has of the same machine and commit are kept: of transformers'
+    # static cache, those that 60 s do not suffice for may be added with a longer --peer-seconds.
+    videonsa bench decode --model 7B --peers --peer-seconds 60 --out "$out/decode_steps.json"
+    videonsa bench session --model 7B --out "$out/session.json"
+    videonsa bench decode --model 7B --weights fp8 --tokens 8k,128k --batch 1 \
+        --out "$out/decode_steps_fp8.json"
     ;;
 peers)
     videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers --video none \
@@ -94,7 +103,7 @@ shared)
     done
     ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill, fp8, peers, reading, long, train or shared" >&2
+    echo "part $part: want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train or shared" >&2
     exit 2
     ;;
 esac

@@ -7,7 +7,7 @@ status is 1 where README says something else.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/nvidia-h200"
 BEGIN, END = "<!-- written by benchmarks/headline.py -->\n", "<!-- end -->\n"
 TOKENS = 131_072
+DYNAMIC = "transformers, dynamic cache"
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -85,6 +86,49 @@ def _million() -> str:
     return f"1M tokens take {most} (with other work on the machine)"
 
 
+def _decoding() -> Iterator[list[str]]:
+    """Tokens after a cache, compared with what memory allows and with transformers."""
+    if not (RESULTS / "decode_steps.json").exists():
+        return
+    result = _read("decode_steps")
+    runs = {(run["what"], run["tokens"], run["batch"]): run for run in result["runs"]}
+    lengths = {"8K": 2**13, "128K": TOKENS, "1M": 2**20}
+    ours = [runs["videonsa", tokens, 1] for tokens in lengths.values()]
+    bounds = " / ".join(f"{100 * run['bound_ms'] / run['ms']:.0f}" for run in ours)
+    yield [
+        f"a decoded token, {' / '.join(lengths)} tokens in the cache",
+        _milliseconds(ours),
+        _theirs([runs.get((DYNAMIC, tokens, 1)) for tokens in lengths.values()]),
+        f"{bounds} % of the speed at which memory gives weights and cache",
+    ]
+    one, many = runs["videonsa", TOKENS, 1], runs["videonsa", TOKENS, 16]
+    yield [
+        "first token of a second question, 128K tokens in the cache",
+        f"{one['first_ms']:.0f} ms",
+        "",
+        f"{one['first_ms'] / one['ms']:.1f} decode steps",
+    ]
+    yield [
+        "a token of 16 questions over one cache of 128K",
+        _milliseconds([many]),
+        _theirs([runs.get((DYNAMIC, TOKENS, 16))], what="with 16 caches"),
+        f"{many['tokens_per_s'] / one['tokens_per_s']:.1f} times as many tokens a second as one",
+    ]
+
+
+def _milliseconds(runs: Sequence[Mapping[str, Any] | None]) -> str:
+    """Of each run; a dash where it has no number."""
+    times = [None if run is None else run["ms"] for run in runs]
+    return " / ".join("-" if ms is None else f"{ms:.1f}" for ms in times) + " ms"
+
+
+def _theirs(runs: Sequence[Mapping[str, Any] | None], *, what: str = "dynamic cache") -> str:
+    """Of transformers."""
+    if all(run is None or run["ms"] is None for run in runs):
+        return f"does not run in transformers, {what}"
+    return f"{_milliseconds(runs)} in transformers, {what}"
+
+
 def _training() -> Iterator[list[str]]:
     times = {
         (run["part"], run["tokens"], run["attention"]): run["ms"] / 1000
@@ -125,6 +169,7 @@ def table() -> str:
         ["attention of a layer, forward", *_attention("attention")],
         ["its backward pass", *_attention("attention_backward")],
         *_prefill(),
+        *_decoding(),
         *_training(),
     ]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)

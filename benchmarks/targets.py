@@ -175,6 +175,30 @@ def training_number(
     return None
 
 
+def decode_number(
+    result: Result, *, tokens: int, name: str, batch: int = 1, what: str = "videonsa"
+) -> float | None:
+    """A number of decoding after a cache of so many tokens."""
+    for run in result["runs"]:
+        if (run["what"], run["tokens"], run["batch"]) == (what, tokens, batch):
+            return None if run[name] is None else float(run[name])
+    return None
+
+
+def first_token_steps(result: Result, *, tokens: int) -> float | None:
+    """The first token of a second question, in decode steps."""
+    first = decode_number(result, tokens=tokens, name="first_ms")
+    step = decode_number(result, tokens=tokens, name="ms")
+    return first / step if first and step else None
+
+
+def together_faster(result: Result, *, tokens: int, batch: int) -> float | None:
+    """Tokens a second of several questions over one cache, over those of one question."""
+    many = decode_number(result, tokens=tokens, name="tokens_per_s", batch=batch)
+    one = decode_number(result, tokens=tokens, name="tokens_per_s")
+    return many / one if many and one else None
+
+
 def _pairs(
     file: str, rows: dict[str, tuple[float, float, float, float]], pass_name: str
 ) -> Iterator[Target]:
@@ -354,9 +378,47 @@ def _training() -> Iterator[Target]:
         yield Target(what=what, file=name, find=find, want=float("inf"), at_least=False, unit=unit)
 
 
+def _decode() -> Iterator[Target]:
+    file = "decode_steps.json"
+    for length, tokens, want, aim in (
+        ("8k", 2**13, 6.0, 4.5),
+        ("128k", 2**17, 8.5, 6.8),
+        ("1m", 2**20, 24, 20),
+    ):
+        find = partial(decode_number, tokens=tokens, name="ms")
+        what = f"{length} decode, one question: a token"
+        yield Target(
+            what=what, file=file, find=find, want=want, aim=aim, at_least=False, unit=" ms"
+        )
+    yield Target(
+        what="128k decode: first token of a second question of 30 tokens",
+        file=file,
+        find=partial(first_token_steps, tokens=2**17),
+        want=3,
+        aim=2,
+        at_least=False,
+        unit=" steps",
+    )
+    yield Target(
+        what="128k decode: 16 questions over one cache, tokens a second over one question's",
+        file=file,
+        find=partial(together_faster, tokens=2**17, batch=16),
+        want=8,
+        aim=12,
+    )
+    yield Target(
+        what="1m decode: the host's part of a step",
+        file=file,
+        find=partial(decode_number, tokens=2**20, name="host_ms"),
+        want=0.1,
+        at_least=False,
+        unit=" ms",
+    )
+
+
 def rows(folder: Path) -> Iterator[tuple[list[str], bool]]:
     """A row a target, and whether it misses what is wanted."""
-    for target in (*_forward(), *_backward(), *_prefill(), *_training()):
+    for target in (*_forward(), *_backward(), *_prefill(), *_decode(), *_training()):
         path = folder / target.file
         value = target.find(json.loads(path.read_text())) if path.exists() else None
         sign = ">=" if target.at_least else "<="

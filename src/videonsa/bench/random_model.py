@@ -1,5 +1,6 @@
 """Models of a published shape with random weights, made where they run."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
@@ -42,8 +43,8 @@ MODELS = MappingProxyType(
 )
 
 
-def config_fields(shape: ModelShape) -> dict[str, Any]:
-    """A Qwen2.5-VL config of a shape."""
+def config_fields(shape: ModelShape, ids: Mapping[str, int] = IDS) -> dict[str, Any]:
+    """A Qwen2.5-VL config of a shape, with the `ids` of tokens that stand for vision."""
     vision = asdict(shape.vision)
     vision["spatial_merge_size"] = vision.pop("merge_size")
     depth = shape.vision.depth
@@ -72,19 +73,23 @@ def config_fields(shape: ModelShape) -> dict[str, Any]:
             "window_size": 112,
             "tokens_per_second": 2,
         },
-        **IDS,
+        **ids,
     }
 
 
 def random_model(
-    shape: ModelShape, *, device: torch.device, dtype: torch.dtype
+    shape: ModelShape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    ids: Mapping[str, int] = IDS,
 ) -> VideoNSAForConditionalGeneration:
     """Our model with gates; normal weights, norms of one, gates near one half.
 
     What every layer adds is scaled down by the root of their number, twice the layers. Without it
     the first layer's output swamps its input, and rows that were alike are so no more.
     """
-    config = VideoNSAConfig(**config_fields(shape))
+    config = VideoNSAConfig(**config_fields(shape, ids))
     model: VideoNSAForConditionalGeneration = _filled(
         VideoNSAForConditionalGeneration, config, device, dtype
     )

@@ -1,4 +1,4 @@
-"""Ten minutes of 720p, made once: the file on which reading is measured."""
+"""Videos of 720p, made once: the files on which reading and sessions are measured."""
 
 import tempfile
 from fractions import Fraction
@@ -23,8 +23,17 @@ def sample_video(*, minutes: int = 10) -> Path:
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder, partial_file(path) as partial:
             minute = Path(folder, "minute.mp4")
-            _encode_minute(minute)
+            _encode(minute, seconds=60)
             _repeat(minute, partial, times=minutes)
+    return path
+
+
+def sample_clip(*, seconds: int = 10) -> Path:
+    """So many seconds of the same, in the temporary folder, rendered unless they are there."""
+    path = Path(tempfile.gettempdir()) / f"videonsa-benchmark-{HEIGHT}p-{seconds}s.mp4"
+    if not path.exists():
+        with partial_file(path) as partial:
+            _encode(partial, seconds=seconds)
     return path
 
 
@@ -44,15 +53,15 @@ def _repeat(minute: Path, path: Path, *, times: int) -> None:
                     target.mux(packet)
 
 
-def _encode_minute(path: Path) -> None:
+def _encode(path: Path, *, seconds: int) -> None:
     rng = np.random.default_rng(0)
     grain = rng.integers(0, 14, (8, HEIGHT, WIDTH), dtype=np.uint8)
     ramp = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)).astype(np.uint16)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "23"}
-        for index in range(60 * FPS):
+        for index in range(seconds * FPS):
             scene, step = divmod(index, SCENE_SECONDS * FPS)
             luma = ((ramp + 3 * step + 61 * scene) // 8 % 200).astype(np.uint8)
             x, y = (7 * step + 90 * scene) % (WIDTH - 160), (3 * step) % (HEIGHT - 160)

@@ -33,7 +33,7 @@ with _errors_only("torchao", "torch.utils._pytree"):
         Qwen2_5_VLForConditionalGeneration,
     )
     from transformers import initialization as guarded_init
-    from transformers.cache_utils import Cache, DynamicLayer
+    from transformers.cache_utils import Cache, DynamicLayer, StaticCache
     from transformers.conversion_mapping import (
         get_checkpoint_conversion_mapping,
         register_checkpoint_conversion_mapping,
@@ -66,6 +66,7 @@ __all__ = [
     "Qwen2_5_VLRMSNorm",
     "Qwen2_5_VLVisionAttention",
     "Qwen2_5_VisionPatchEmbed",
+    "StaticCache",
     "StrictDataclassError",
     "apply_rotary_pos_emb_vision",
     "get_checkpoint_conversion_mapping",

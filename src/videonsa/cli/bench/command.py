@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import values
+from videonsa.cli.bench import decode as bench_decode
 from videonsa.cli.bench import prefill as bench_prefill
+from videonsa.cli.bench import session as bench_session
 from videonsa.cli.bench import train as bench_train
 from videonsa.cli.bench.models import RESULTS, result_path, save_result
 from videonsa.cli.common import (
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from videonsa.bench.passes import Pass
 
 NAME = "attention"
+_SUMMARY = "Measure attention ops, whole models, sessions or training steps on this machine."
 _STATED = {"machine", "shapes"}
 """What a result has, beside its format and pass."""
 
@@ -36,8 +39,8 @@ def add_parser(commands: Commands) -> None:
     """Register the command and what it can measure."""
     parser = commands.add_parser(
         "bench",
-        help="Measure attention ops, a whole model or training steps on this machine.",
-        description="Measure attention ops, a whole model or training steps on this machine.",
+        help=_SUMMARY,
+        description=_SUMMARY,
     )
     what: Commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
     attention = add_command(
@@ -56,6 +59,8 @@ def add_parser(commands: Commands) -> None:
     )
     _add_options(attention)
     bench_prefill.add_parser(what)
+    bench_decode.add_parser(what)
+    bench_session.add_parser(what)
     bench_train.add_parser(what)
 
 

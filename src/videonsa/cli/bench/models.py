@@ -23,9 +23,6 @@ def add_model_options(parser: LineParser, name: str) -> None:
         parser: of the command.
         name: of the result's file, without suffix.
     """
-    parser.add_argument(
-        "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
-    )
     parser.add_argument("--no-dense", action="store_true", help="leave out dense attention")
     parser.add_argument(
         "--one",
@@ -33,12 +30,26 @@ def add_model_options(parser: LineParser, name: str) -> None:
         metavar="FILE",
         help="the JSON of one process, to give the efficiency of several against it",
     )
+    add_result_options(parser, name, several=f"; for N processes {name}_N.json")
+
+
+def add_result_options(parser: LineParser, name: str, *, several: str = "") -> None:
+    """Options of the model, the device and the result.
+
+    Args:
+        parser: of the command.
+        name: of the result's file, without suffix.
+        several: what that is called where several processes measure.
+    """
+    parser.add_argument(
+        "--model", default="7B", metavar="SIZE", help="3B, 7B, 32B, 72B or tiny (default: 7B)"
+    )
     parser.add_argument(
         "--out",
         type=values.path,
         metavar="FILE",
         help=f"the JSON to write (default: {RESULTS}/GPU/{name}.json where that folder exists, "
-        f"else {name}.json; for N processes {name}_N.json)",
+        f"else {name}.json{several})",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="a CPU takes the tiny model"

@@ -1,0 +1,79 @@
+"""What a decode step reads: a cache of random keys and values, weights; and how fast it may."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from videonsa.models.cache import RowMajorLayer, VideoNSACache
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.rows import text_rows
+
+COPY_BYTES = {"cuda": 2**32, "cpu": 2**26}
+COPIES = 7
+NOT_DECODING = ("g_proj_1", "g_proj_2")
+"""Of a decoder layer: the gates of video tokens."""
+
+
+@torch.inference_mode()
+def filled_cache(
+    model: VideoNSAForConditionalGeneration, num_tokens: int, *, room: int
+) -> VideoNSACache:
+    """A cache of one sample that holds so many text tokens, with random normal keys and values.
+
+    Nothing is prefilled: how long a step takes does not depend on what the keys are.
+
+    Args:
+        model: whose layers will read it.
+        num_tokens: it holds.
+        room: rows of memory behind them.
+    """
+    config, cache = model.config.get_text_config(), VideoNSACache()
+    heads = config.num_key_value_heads
+    shape = 1, num_tokens + room, heads, config.hidden_size // config.num_attention_heads
+    for _ in range(config.num_hidden_layers):
+        keys, values = (
+            torch.randn(shape, device=model.device, dtype=model.dtype) for _ in range(2)
+        )
+        cache.layers.append(RowMajorLayer.holding(keys, values, num_rows=num_tokens))
+    cache.tokens.append(
+        text_rows(torch.zeros(1, dtype=torch.int64, device=model.device), num_tokens)
+    )
+    return cache
+
+
+def cache_bytes(layers: Sequence[tuple[Tensor, Tensor]], num_tokens: int) -> int:
+    """What one sample's keys and values `[B, M, H, D]` take of so many tokens."""
+    return sum(num_tokens * x[0, 0].numel() * x.element_size() for pair in layers for x in pair)
+
+
+def decoding_bytes(language_model: nn.Module, head: nn.Module) -> int:
+    """Weights that every decode step reads: layers, last norm and head, without embeddings."""
+    named = {**dict(language_model.named_parameters()), **dict(language_model.named_buffers())}
+    layers = [
+        x
+        for name, x in named.items()
+        if not name.startswith("embed_tokens") and not set(name.split(".")) & set(NOT_DECODING)
+    ]
+    return sum(x.nbytes for x in (*layers, *head.parameters()))
+
+
+def copy_tb_per_s(device: torch.device) -> float:
+    """How fast memory is copied, bytes read and bytes written together, the median of a few."""
+    source = torch.empty(COPY_BYTES[device.type], dtype=torch.int8, device=device)
+    target = torch.zeros_like(source)
+    times = []
+    for _ in range(COPIES):
+        _wait(device)
+        begin = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        times.append(time.perf_counter() - begin)
+    return 2 * source.nbytes / statistics.median(times) / 1e12
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
