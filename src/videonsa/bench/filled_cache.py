@@ -33,9 +33,11 @@ def filled_cache(
     config, cache = model.config.get_text_config(), VideoNSACache()
     heads = config.num_key_value_heads
     shape = 1, num_tokens + room, heads, config.hidden_size // config.num_attention_heads
+    generator = torch.Generator(model.device).manual_seed(0)
     for _ in range(config.num_hidden_layers):
         keys, values = (
-            torch.randn(shape, device=model.device, dtype=model.dtype) for _ in range(2)
+            torch.randn(shape, generator=generator, device=model.device, dtype=model.dtype)
+            for _ in range(2)
         )
         cache.layers.append(RowMajorLayer.holding(keys, values, num_rows=num_tokens))
     cache.tokens.append(
