@@ -10,7 +10,7 @@ DECODE_FILES = {"decode_steps": "", "decode_steps_fp8": ", weights in fp8"}
 OURS = "videonsa"
 _DECODE_HEAD = (
     *("", "questions", "ms a step: median (range)", "of the bound", "tokens/s in all"),
-    *("first token, ms (steps)", "host, ms", "kernels", "busy, ms", "peak GB"),
+    *("first token, ms (steps)", "host, ms", "kernels", "busy + gaps, ms", "peak GB"),
 )
 _SESSION_HEAD = (
     *("", "ms: median (range)", "first run, ms", "first token, ms", "ms a token"),
@@ -27,7 +27,8 @@ def render_decode_steps(result: Mapping[str, Any], *, what: str = "") -> str:
         "copied memory in the same run. Several questions to videonsa share one cache; in "
         "transformers each has its own. First token: of a second question of "
         f"{result['question_tokens']} tokens, in ms and in decode steps. Host: what it does of a "
-        "step when nothing waits. Kernels are those of one step; busy is when at least one runs.\n"
+        "step when nothing waits. Kernels are those of one step; busy is when at least one runs, "
+        "gaps when none does.\n"
     ]
     for tokens in sorted({run["tokens"] for run in result["runs"]}):
         runs = [run for run in result["runs"] if run["tokens"] == tokens]
@@ -58,9 +59,15 @@ def _decode_row(run: Mapping[str, Any]) -> list[str]:
         "" if first is None else f"{first:.1f} ({first / run['ms']:.1f})",
         _number(run["host_ms"], 3),
         _number(run["kernels"], 0),
-        _number(run["busy_ms"], 2),
+        _busy(run),
         _number(run["peak_gb"], 1),
     ]
+
+
+def _busy(run: Mapping[str, Any]) -> str:
+    if run["busy_ms"] is None:
+        return ""
+    return f"{run['busy_ms']:.2f} + {run['span_ms'] - run['busy_ms']:.2f}"
 
 
 def _failures(runs: Sequence[Mapping[str, Any]]) -> list[str]:

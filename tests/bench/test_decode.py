@@ -6,14 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from videonsa.bench import decode as decode_bench
 from videonsa.bench import decode_baselines
 from videonsa.bench.decode import OURS, PLAIN, DecodeRequest, bench_decode
 from videonsa.bench.decode_baselines import BASELINES, STATIC, Baseline, baseline_run, time_limit
-from videonsa.bench.decode_profile import covered
-from videonsa.bench.filled_cache import cache_bytes, decoding_bytes, filled_cache
+from videonsa.bench.decode_profile import StepKernels, covered
+from videonsa.bench.filled_cache import decoding_bytes, filled_cache, row_bytes
 from videonsa.bench.random_model import MODELS, random_model, random_qwen
+from videonsa.inference import decoding
 from videonsa.inference.decoding import decode
 from videonsa.inference.sampling import GenerationSettings
+from videonsa.models.decoding.capture import Graphs
 
 CPU = torch.device("cpu")
 REQUEST = DecodeRequest(
@@ -53,6 +56,29 @@ def test_every_run_has_times_of_all_its_tokens_and_a_bound():
         assert run["host_ms"] is None, "only captured steps have one"
 
 
+def test_of_captured_steps_the_host_and_the_kernels_are_measured_too(monkeypatch):
+    """As on a GPU, but that nothing is captured."""
+    replayed = []
+
+    def kernels(step, device):
+        for _ in range(4):
+            step()
+        replayed.append(device)
+        return StepKernels(kernels=400.0, busy_ms=1.5, span_ms=2.0)
+
+    monkeypatch.setattr(decoding, "why_not_captured", lambda *_: None)
+    monkeypatch.setattr(Graphs, "has", lambda *_: True)
+    monkeypatch.setattr(decode_bench, "kernels_of_steps", kernels)
+    plain, *runs = measured(REQUEST)[-1]["runs"]
+    assert plain["host_ms"] is None
+    for run in runs:
+        assert (run["error"], run["how"]) == (None, "captured steps")
+        assert run["host_ms"] > 0
+        assert run["begin_ms"] > 0
+        assert (run["kernels"], run["busy_ms"], run["span_ms"]) == (400.0, 1.5, 2.0)
+    assert replayed == [CPU, CPU]
+
+
 def test_runs_that_are_known_are_kept_and_those_that_failed_repeated(monkeypatch):
     before = measured(replace(REQUEST, batches=(1,)))[-1]
     before["runs"][1]["error"] = "out of memory"
@@ -60,6 +86,19 @@ def test_runs_that_are_known_are_kept_and_those_that_failed_repeated(monkeypatch
     assert keys(after) == [(PLAIN, 40, 1), (OURS, 40, 1), (OURS, 40, 2)]
     assert after["runs"][0] is before["runs"][0]
     assert after["runs"][1]["error"] is None
+
+
+def test_a_cache_that_does_not_fit_is_a_line_of_its_runs_and_the_next_length_follows(monkeypatch):
+    def filled(model, num_tokens, *, room):
+        if num_tokens == 80:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return filled_cache(model, num_tokens, room=room)
+
+    monkeypatch.setattr(decode_bench, "filled_cache", filled)
+    runs = measured(replace(REQUEST, tokens=(80, 40), batches=(1,)))[-1]["runs"]
+    errors = {(run["what"], run["tokens"]): run["error"] for run in runs}
+    assert errors[PLAIN, 80] == errors[OURS, 80] == "OutOfMemoryError: CUDA out of memory."
+    assert errors[PLAIN, 40] is errors[OURS, 40] is None
 
 
 def test_transformers_runs_beside_and_what_it_raises_is_a_line(uncompiled, monkeypatch):
@@ -126,7 +165,9 @@ def test_bytes_of_a_step_are_counted_once(model):
     shape = MODELS["tiny"]
     cache = filled_cache(model, 40, room=20)
     row = shape.num_layers * 2 * shape.num_kv_heads * shape.head_dim * 4
-    assert cache_bytes([layer.memory for layer in cache.layers], 40) == 40 * row
+    held = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
+    assert row_bytes(model.config.get_text_config(), torch.float32) == row
+    assert held == 40 * row
     count = decoding_bytes(model._language_model, model.lm_head)
     whole = sum(x.nbytes for x in model.parameters())
     tower = sum(x.nbytes for x in model.model.visual.parameters())

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from videonsa.bench.decode_baselines import BASELINES, Baseline, baseline_run
 from videonsa.bench.decode_profile import kernels_of_steps
-from videonsa.bench.filled_cache import cache_bytes, copy_tb_per_s, decoding_bytes, filled_cache
+from videonsa.bench.filled_cache import copy_tb_per_s, decoding_bytes, filled_cache, row_bytes
 from videonsa.bench.measure import one_line
 from videonsa.bench.random_model import MODELS, random_model, random_qwen
+from videonsa.bench.stopwatch import wait_for
 from videonsa.inference.decoding import decode, decode_each
 from videonsa.inference.sampling import GenerationSettings, Sampler
 from videonsa.machine import measurement_facts
@@ -163,16 +164,32 @@ def _own_runs(
     model = random_model(MODELS[request.model], device=request.device, dtype=dtype)
     quantise(model, request.weights, request.device)
     weights = decoding_bytes(model._language_model, model.lm_head)
+    row = row_bytes(model.config.get_text_config(), dtype)
     room = rows_needed(QUESTION_TOKENS, request.new_tokens) + HOST_STEPS
     for tokens, ways in wanted:
-        cache = filled_cache(model, tokens, room=room) if ways else VideoNSACache()
+        held = _Held(model, tokens, room)
         for what, batch in ways:
-            run = _new_run(what, tokens, batch)
-            run["step_bytes"] = weights + cache_bytes([x.memory for x in cache.layers], tokens)
-            measure = _plain if what == PLAIN else partial(_measured, batch=batch)
-            _fill_in(run, partial(measure, model, cache, request), request.device)
+            run = _new_run(what, tokens, batch) | {"step_bytes": weights + tokens * row}
+            measure = _plain if what == PLAIN else partial(_measured, request=request, batch=batch)
+            _fill_in(run, partial(measure, held), request.device)
             yield run
-        del cache
+        held.cache = None
+
+
+@dataclass(slots=True)
+class _Held:
+    """A model, and a cache that is filled when it is first asked for."""
+
+    model: VideoNSAForConditionalGeneration
+    tokens: int
+    room: int
+    cache: VideoNSACache | None = None
+
+    def filled(self) -> VideoNSACache:
+        """The cache; torch.OutOfMemoryError where it does not fit."""
+        if self.cache is None:
+            self.cache = filled_cache(self.model, self.tokens, room=self.room)
+        return self.cache
 
 
 def _fill_in(run: Run, measure: Callable[[], Run], device: torch.device) -> None:
@@ -198,10 +215,9 @@ def _fill_in(run: Run, measure: Callable[[], Run], device: torch.device) -> None
     run["peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else None
 
 
-def _plain(
-    model: VideoNSAForConditionalGeneration, cache: VideoNSACache, request: DecodeRequest
-) -> Run:
+def _plain(held: _Held) -> Run:
     """The model's forward, token by token, as it is called where no step can be captured."""
+    model, cache = held.model, held.filled()
     length, times = cache.get_seq_length(), []
     token = torch.full((1, 1), QUESTION_TOKENS, device=model.device)
     with torch.inference_mode():
@@ -214,14 +230,9 @@ def _plain(
     return {"times_ms": times[FIRST_TOKENS:], "first_run_ms": times[0], "how": "plain steps"}
 
 
-def _measured(
-    model: VideoNSAForConditionalGeneration,
-    cache: VideoNSACache,
-    request: DecodeRequest,
-    *,
-    batch: int,
-) -> Run:
+def _measured(held: _Held, *, request: DecodeRequest, batch: int) -> Run:
     """Answers by the decode loop, then steps alone."""
+    model, cache = held.model, held.filled()
     kept = KeptSteps(model, cache)
     answering = _Answering(model, cache, kept, batch, request.new_tokens)
     begin = time.perf_counter()
@@ -264,8 +275,7 @@ class _Answering:
     def stamps(self, count: int) -> list[float]:
         """Milliseconds of the first tokens, each since the one before it."""
         length = self.cache.get_seq_length()
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        wait_for(self.model.device)
         times, last = [], time.perf_counter()
         with closing(self._answer()) as answer:
             for _ in islice(answer, count):
@@ -287,12 +297,12 @@ class _Answering:
 def _steps_alone(steps: StaticSteps, answering: _Answering, device: torch.device) -> Run:
     """What the host does of a step when nothing waits, and what the GPU does."""
     sampler = Sampler.of(answering.model, answering.settings, batch_size=answering.batch)
-    torch.cuda.synchronize(device)
+    wait_for(device)
     begin = time.perf_counter()
     steps.begin(rows_needed(QUESTION_TOKENS, answering.new_tokens))
     begin_ms = 1e3 * (time.perf_counter() - begin)
     ids = sampler(steps.read(answering.questions))
-    there = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+    there = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=device.type == "cuda")
 
     def step(ids: Tensor) -> Tensor:
         ids = sampler(steps.step(ids))
@@ -304,7 +314,7 @@ def _steps_alone(steps: StaticSteps, answering: _Answering, device: torch.device
         begin = time.perf_counter()
         ids = step(ids)
         times.append(1e3 * (time.perf_counter() - begin))
-    torch.cuda.synchronize(device)
+    wait_for(device)
     steps.begin(rows_needed(QUESTION_TOKENS, answering.new_tokens))
     found = kernels_of_steps(lambda: steps.step(ids), device)
     return {"begin_ms": begin_ms, "host_ms": statistics.median(times), **found._asdict()}
@@ -329,9 +339,7 @@ def _baseline_runs(
     progress(f"random weights of transformers' {request.model} model")
     model = random_qwen(MODELS[request.model], device=request.device, dtype=dtype)
     weights = decoding_bytes(model.model.language_model, model.lm_head)
-    config = model.config.get_text_config()
-    row = 2 * config.num_hidden_layers * config.num_key_value_heads * dtype.itemsize
-    row *= config.hidden_size // config.num_attention_heads
+    row = row_bytes(model.config.get_text_config(), dtype)
     left = dict.fromkeys(BASELINES, request.baseline_seconds)
     for what, tokens, batch in wanted:
         run = _new_run(what, tokens, batch) | {"step_bytes": weights + batch * tokens * row}

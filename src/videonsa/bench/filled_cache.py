@@ -2,11 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from videonsa.bench.stopwatch import wait_for
 from videonsa.models.cache import RowMajorLayer, VideoNSACache
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.rows import text_rows
@@ -46,9 +47,10 @@ def filled_cache(
     return cache
 
 
-def cache_bytes(layers: Sequence[tuple[Tensor, Tensor]], num_tokens: int) -> int:
-    """What one sample's keys and values `[B, M, H, D]` take of so many tokens."""
-    return sum(num_tokens * x[0, 0].numel() * x.element_size() for pair in layers for x in pair)
+def row_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers of a text config."""
+    size = config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * size * dtype.itemsize)
 
 
 def decoding_bytes(language_model: nn.Module, head: nn.Module) -> int:
@@ -68,14 +70,9 @@ def copy_tb_per_s(device: torch.device) -> float:
     target = torch.zeros_like(source)
     times = []
     for _ in range(COPIES):
-        _wait(device)
+        wait_for(device)
         begin = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - begin)
     return 2 * source.nbytes / statistics.median(times) / 1e12
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

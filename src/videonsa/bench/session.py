@@ -17,6 +17,7 @@ import torch
 from videonsa.bench.disk_speed import disk_speed, forget_pages
 from videonsa.bench.measure import one_line
 from videonsa.bench.random_model import MODELS, random_model
+from videonsa.bench.stopwatch import wait_for
 from videonsa.inference.answer import Answer
 from videonsa.inference.encoded_clip import Video
 from videonsa.inference.engine import VideoQA
@@ -276,10 +277,10 @@ class _Timer:
         try:
             for _ in range(untimed + timed):
                 before()
-                _wait(device)
+                wait_for(device)
                 begin = time.perf_counter()
                 found = call()
-                _wait(device)
+                wait_for(device)
                 times.append(1e3 * (time.perf_counter() - begin))
                 answers += [] if found is None else [found]
         except Exception as error:  # whatever a stage raises, others follow
@@ -299,8 +300,3 @@ class _Timer:
             stage["ms_a_token"] = 1e3 / statistics.median(rates) if rates else None
             stage["decoding"] = getattr(later[-1], "decoding", None)
         return stage
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

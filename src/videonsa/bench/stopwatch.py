@@ -10,6 +10,12 @@ import torch
 from videonsa.bench.measure import one_line
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def wall_times(
     call: Callable[[], object],
     *,
@@ -29,23 +35,18 @@ def wall_times(
         Milliseconds of each run, and the peak of allocated memory in GB, None on a CPU.
     """
     on_gpu = device.type == "cuda"
-
-    def wait() -> None:
-        if on_gpu:
-            torch.cuda.synchronize(device)
-
     before()
     call()
-    wait()
+    wait_for(device)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     times = []
     for _ in range(repeats):
         before()
-        wait()
+        wait_for(device)
         begin = time.perf_counter()
         call()
-        wait()
+        wait_for(device)
         times.append(1e3 * (time.perf_counter() - begin))
     return times, torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else None
 

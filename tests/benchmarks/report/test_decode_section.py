@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import targets
+from benchmarks import headline, targets
 from benchmarks.report.__main__ import render
 from benchmarks.report.decode_section import render_decode_steps, render_session
 from videonsa.cli.main import main
@@ -29,7 +29,7 @@ def decode_result(*runs):
     }
 
 
-ONE = run("videonsa", 1, 6.25, first_ms=12.5, host_ms=0.05, kernels=400.0, busy_ms=6.0)
+ONE = run("videonsa", 1, 6.25, first_ms=12.5, host_ms=0.05, kernels=400.0, busy_ms=6.0, span_ms=6.2)
 MANY = run("videonsa", 16, 8.0)
 
 
@@ -37,7 +37,7 @@ def test_a_run_has_its_time_range_share_of_the_bound_rate_and_first_token():
     text = render_decode_steps(decode_result(ONE | {"peak_gb": 25.44}), what=", weights in fp8")
     assert text.startswith("## Decoding: 7B on NVIDIA H200, weights in fp8\n")
     assert "### 131,072 tokens in the cache (bound of one question: 5.00 ms)" in text
-    row = "6.25 (5.75-7.25) | 80 % | 160 | 12.5 (2.0) | 0.050 | 400 | 6.00 | 25.4 |"
+    row = "6.25 (5.75-7.25) | 80 % | 160 | 12.5 (2.0) | 0.050 | 400 | 6.00 + 0.20 | 25.4 |"
     assert f"| videonsa | 1 | {row}" in text
 
 
@@ -59,6 +59,27 @@ def test_targets_of_decoding_are_found(tmp_path):
     together = "128k decode: 16 questions over one cache, tokens a second over one question's"
     assert found[together] == ["12.5x", "aim"]
     assert found["1m decode: the host's part of a step"] == ["not measured", ""]
+
+
+def test_readme_has_tokens_of_all_lengths_beside_transformers(tmp_path, monkeypatch):
+    monkeypatch.setattr(headline, "RESULTS", tmp_path)
+    assert list(headline._decoding()) == []
+    others = [ONE | {"tokens": 2**13, "ms": 4.0}, ONE | {"tokens": 2**20, "ms": 20.0}]
+    theirs = run(headline.DYNAMIC, 1, 30.0)
+    result = decode_result(ONE, MANY, *others, theirs)
+    (tmp_path / "decode_steps.json").write_text(json.dumps(result))
+    token, first, together = headline._decoding()
+    assert token[1:] == [
+        "4.0 / 6.2 / 20.0 ms",
+        "- / 30.0 / - ms in transformers, dynamic cache",
+        "125 / 80 / 25 % of the speed at which memory gives weights and cache",
+    ]
+    assert first[1:] == ["12 ms", "", "2.0 decode steps"]
+    assert together[1:] == [
+        "8.0 ms",
+        "does not run in transformers, with 16 caches",
+        "12.5 times as many tokens a second as one",
+    ]
 
 
 def test_a_stage_of_a_session_has_its_times_and_speed():
