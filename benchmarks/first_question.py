@@ -95,13 +95,11 @@ def ask(run: str, spec: str) -> dict[str, Any]:
         )
         read = time.perf_counter() - begin
         kernels = watch.compiled.count
-        next(iter(stream))
-        first = time.perf_counter() - begin
         answer = stream.finish()
         return {
             "seconds": time.perf_counter() - begin,
             "read_seconds": read,
-            "first_token_seconds": first,
+            "first_token_seconds": read + answer.first_token_seconds,
             "first_notice_seconds": notices[0] if notices else None,
             "kernels": watch.compiled.count,
             "kernels_while_reading": kernels,
