@@ -36,7 +36,7 @@ def render_decode_steps(result: Mapping[str, Any], *, what: str = "") -> str:
         bound = next((run["bound_ms"] for run in runs if _is_first(run)), None)
         known = "" if bound is None else f" (bound of one question: {bound:.2f} ms)"
         parts.append(f"### {tokens:,} tokens in the cache{known}\n\n{table(_DECODE_HEAD, rows)}")
-        parts += _failures(runs)
+        parts += _remarks(runs)
     parts.append(f"How: {result['method']}.\n\n{provenance(result['machine'])}\n")
     return "\n".join(parts)
 
@@ -70,13 +70,15 @@ def _busy(run: Mapping[str, Any]) -> str:
     return f"{run['busy_ms']:.2f} + {run['span_ms'] - run['busy_ms']:.2f}"
 
 
-def _failures(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why runs have no number, a line each."""
-    lines = [
-        f"- {run['what']}, {run['batch']} questions: {run['error']}\n"
-        for run in runs
-        if run["error"] is not None
-    ]
+def _remarks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why runs have no number, or were not decoded by captured steps, a line each."""
+    lines = []
+    for run in runs:
+        why = run["error"]
+        if why is None and run["what"] == OURS and run["how"] != "captured steps":
+            why = run["how"]
+        if why is not None:
+            lines.append(f"- {run['what']}, questions: {run['batch']}: {why}\n")
     return ["".join(lines)] if lines else []
 
 
@@ -91,6 +93,8 @@ def render_session(result: Mapping[str, Any]) -> str:
         tokens = "" if video["tokens"] is None else f": {video['tokens']:,} tokens with its text"
         rows = [_session_row(stage) for stage in video["stages"]]
         parts.append(f"### {video['video']}{tokens}\n\n{table(_SESSION_HEAD, rows)}")
+        ways = dict.fromkeys(stage["decoding"] for stage in video["stages"] if stage["decoding"])
+        parts.append(f"Answers were decoded by {'; '.join(ways) or 'nothing'}.\n")
     parts.append(f"How: {result['method']}.\n\n{provenance(result['machine'])}\n")
     return "\n".join(parts)
 

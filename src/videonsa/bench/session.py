@@ -45,7 +45,7 @@ CONTEXT = 2**22
 METHOD = (
     "weights are random; first_ms is the first run of a stage in the process, with kernels "
     "compiled for it; ms is the median of later ones (of answers from the third on, since the "
-    "second captures its steps), or the only run; times are wall times up to the last token or "
+    "first two may capture steps), or the only run; times are wall times up to the last token or "
     "byte, first_token_ms those up to the first token; a file is read, encoded and prefilled, "
     "made-up frames lie in memory; a session is saved up to the disk (fsync) and loaded onto the "
     "device, after the system was asked to forget its pages; gb_per_s is the bytes in the folder "
@@ -298,5 +298,5 @@ class _Timer:
             )
             rates = [x.tokens_per_second for x in later if x.tokens_per_second]
             stage["ms_a_token"] = 1e3 / statistics.median(rates) if rates else None
-            stage["decoding"] = getattr(later[-1], "decoding", None)
+            stage["decoding"] = later[-1].decoding
         return stage

@@ -15,7 +15,7 @@ def run(what, batch, ms, **more):
     rate = None if ms is None else 1e3 * batch / ms
     found = {"what": what, "tokens": 131072, "batch": batch, "ms": ms, "error": None}
     found |= {"times_ms": [] if ms is None else [ms - 0.5, ms, ms + 1], "tokens_per_s": rate}
-    return found | numbers | {"bound_ms": 5.0} | more
+    return found | numbers | {"bound_ms": 5.0, "how": "captured steps"} | more
 
 
 def decode_result(*runs):
@@ -45,7 +45,13 @@ def test_a_run_without_a_number_says_why():
     failed = run("transformers, dynamic cache", 16, None, error="OutOfMemoryError: CUDA")
     text = render_decode_steps(decode_result(ONE, failed))
     assert "| transformers, dynamic cache | 16 | no number |" in text
-    assert "- transformers, dynamic cache, 16 questions: OutOfMemoryError: CUDA\n" in text
+    assert "- transformers, dynamic cache, questions: 16: OutOfMemoryError: CUDA\n" in text
+    assert "- videonsa, " not in text
+
+
+def test_what_was_not_decoded_by_captured_steps_says_so():
+    text = render_decode_steps(decode_result(ONE | {"how": "plain steps: a recorder looks on"}))
+    assert "- videonsa, questions: 1: plain steps: a recorder looks on\n" in text
 
 
 def test_targets_of_decoding_are_found(tmp_path):
@@ -89,6 +95,7 @@ def test_a_stage_of_a_session_has_its_times_and_speed():
         "times_ms": [4000.0],
         "error": None,
         "first_ms": None,
+        "decoding": "captured steps",
         "first_token_ms": None,
         "ms_a_token": None,
         "gb": 7.52,
@@ -109,6 +116,7 @@ def test_a_stage_of_a_session_has_its_times_and_speed():
     assert "### a.mp4: 1,280 tokens with its text" in text
     assert "| save, exact | 4000.0 |  |  |  | 7.52 | 1.88 | 30.0 |" in text
     assert "| load, exact | UsageError: damaged |" in text
+    assert "Answers were decoded by captured steps.\n" in text
 
 
 def test_what_the_commands_write_becomes_pages(tmp_path):
