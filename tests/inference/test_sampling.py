@@ -402,6 +402,7 @@ def test_no_sample_of_a_batch_hides_that_the_logits_of_another_are_not_finite(te
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -429,8 +430,8 @@ def test_a_captured_sampler_draws_what_the_plain_one_does_without_waiting(settin
     plain = new()
     plain.see(ids)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         expected = torch.stack([plain(logits) for logits in steps])
     finally:
         torch.cuda.set_sync_debug_mode("default")
