@@ -46,9 +46,9 @@ METHOD = (
     "to enqueue a step and its sampling when nothing waits; kernels are those of a replayed step "
     "under the profiler, busy_ms the time in which at least one runs; bound_ms is weights (layers, "
     "head) and keys and values of a step, read once at copy_tb_per_s, which is measured on this "
-    "device as a copy's bytes read and written; several questions share one cache (videonsa) or have "
-    "caches of their own (transformers); transformers' tokens are timed in a loop that calls its "
-    "model, takes the likeliest token and waits for it, torch.compile in the mode that its "
+    "device as a copy's bytes read and written; several questions share one cache (videonsa) or "
+    "have caches of their own (transformers); transformers' tokens are timed in a loop that calls "
+    "its model, takes the likeliest token and waits for it, torch.compile in the mode that its "
     "generate uses; peak_gb is the peak of PyTorch's allocator while decoding, weights included"
 )
 
