@@ -67,6 +67,10 @@ def product_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
         with recorded_launches() as launches:
             in_fp8 = [(_scaled(w), bias) for w, bias in qkv]
             products_triton(x, in_fp8, config=config(4608, 3584))
+            for weights in (qkv, in_fp8):  # fewer weights, and without biases
+                for number in (2, 3):
+                    bare = [(w, None) for w, _ in weights[:number]]
+                    products_triton(x, bare, config=config(4608, 3584))
             gated_triton(x, _scaled(mlp), _scaled(mlp), config=config(2 * 18944, 3584))
             rows = empty(num_rows, 18944)
             products_triton(rows, [(_scaled(down), None)], config=config(3584, 18944))

@@ -94,6 +94,7 @@ def _one_product(
     x,
     weight,
     scales,
+    bias,
     tma,
     i_tile,
     num_rows,
@@ -101,12 +102,12 @@ def _one_product(
     TILE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """The tile of outputs of one weight: w [N, K], bias [N] or None, out [M, N], N."""
+    """The tile of outputs of one weight: w [N, K], out [M, N], N."""
     IS_WHOLE: tl.constexpr = TILE.is_whole
     BLOCK_M: tl.constexpr = TILE.block_m
     BLOCK_N: tl.constexpr = TILE.block_n
     BLOCK_K: tl.constexpr = TILE.block_k
-    w, bias, out, num_out = weight
+    w, out, num_out = weight
     first = i_tile * BLOCK_N
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_acc = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
@@ -135,14 +136,17 @@ def _one_product(
 @triton.jit(do_not_specialize=["num_rows"])
 def _products_kernel(
     x,  # [M, K]
-    weight_1,  # of `_one_product`
+    weight_1,  # of `_one_product`; not with what may be None: a tuple in a branch may hold none
     scales_1,  # [N] of a w in float8, or None
+    bias_1,  # [N], or None
     tma_1,  # descriptor of its w, or None
     weight_2,  # or None, as the third
     scales_2,
+    bias_2,
     tma_2,
     weight_3,
     scales_3,
+    bias_3,
     tma_3,
     num_rows,
     K,
@@ -151,17 +155,19 @@ def _products_kernel(
 ):
     i_1 = tl.program_id(0)
     BLOCK_N: tl.constexpr = TILE.block_n
-    num_1 = tl.cdiv(weight_1[3], BLOCK_N)
+    num_1 = tl.cdiv(weight_1[2], BLOCK_N)
     if i_1 < num_1:
-        _one_product(x, weight_1, scales_1, tma_1, i_1, num_rows, K, TILE, EARLY)
+        _one_product(x, weight_1, scales_1, bias_1, tma_1, i_1, num_rows, K, TILE, EARLY)
     if weight_2 is not None:
         i_2 = i_1 - num_1
-        num_2 = tl.cdiv(weight_2[3], BLOCK_N)
+        num_2 = tl.cdiv(weight_2[2], BLOCK_N)
         if (i_2 >= 0) & (i_2 < num_2):
-            _one_product(x, weight_2, scales_2, tma_2, i_2, num_rows, K, TILE, EARLY)
+            _one_product(x, weight_2, scales_2, bias_2, tma_2, i_2, num_rows, K, TILE, EARLY)
         if weight_3 is not None:  # noqa: SIM102 (known when it is compiled, the next is not)
             if i_2 >= num_2:
-                _one_product(x, weight_3, scales_3, tma_3, i_2 - num_2, num_rows, K, TILE, EARLY)
+                _one_product(
+                    x, weight_3, scales_3, bias_3, tma_3, i_2 - num_2, num_rows, K, TILE, EARLY
+                )
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -227,8 +233,8 @@ def products_triton(
     outs = [x.new_empty((num_rows, len(w))) for w, _ in matrices]
     given: list[Any] = []
     for (w, scales), (_, bias), out in zip(matrices, weights, outs, strict=True):
-        given += [(w, bias, out, len(w)), scales, _descriptor(w, config)]
-    given += [None] * (9 - len(given))
+        given += [(w, out, len(w)), scales, bias, _descriptor(w, config)]
+    given += [None] * (12 - len(given))
     tiles = sum(triton.cdiv(len(w), config.block_n) for w, _ in matrices)
     with on_device(x):
         _products_kernel[(tiles,)](
