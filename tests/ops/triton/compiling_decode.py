@@ -67,9 +67,9 @@ def product_launches(capability: int) -> Iterator[tuple[str, list[Launch]]]:
         with recorded_launches() as launches:
             in_fp8 = [(_scaled(w), bias) for w, bias in qkv]
             products_triton(x, in_fp8, config=config(4608, 3584))
-            for weights in (qkv, in_fp8):  # fewer weights, and without biases
-                for number in (2, 3):
-                    bare = [(w, None) for w, _ in weights[:number]]
+            if num_rows == 1:  # fewer weights, and weights without biases
+                for weights in (qkv[:2], in_fp8):
+                    bare = [(w, None) for w, _ in weights]
                     products_triton(x, bare, config=config(4608, 3584))
             gated_triton(x, _scaled(mlp), _scaled(mlp), config=config(2 * 18944, 3584))
             rows = empty(num_rows, 18944)
