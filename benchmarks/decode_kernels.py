@@ -279,29 +279,24 @@ def measure_product(name: str, num_rows: int, configs: Sequence[ProductConfig]) 
 def tried_tunings(lines: int) -> Iterator[CachedTuning]:
     """For tiles of so many rows."""
     if lines <= 16:
-        usual = Config(16, 64, 4, 3, tma=True, programs=2)
+        usual = Config(16, 64, 4, 3, programs=2)
         for config in (
-            Config(16, 64, 4, 3, programs=2),
+            Config(16, 64, 4, 3, tma=True, programs=2),
             Config(16, 64, 4, 2, tma=True, programs=3),
+            Config(16, 64, 4, 4, programs=2),
             Config(16, 64, 4, 5, tma=True, programs=1),
-            Config(16, 32, 4, 4, tma=True, programs=3),
         ):
             yield CachedTuning(config, 128, 32, 4)
-        for sums in ((128, 16, 4), (128, 32, 8), (128, 64, 8), (64, 32, 4)):
+        for sums in ((128, 16, 4), (64, 32, 4)):
             yield CachedTuning(usual, *sums)
-        yield CachedTuning(usual, 128, 32, 4, early=True)
         return
     for config in (
         Config(128, 64, 8, 3, tma=True, programs=1),
-        Config(128, 64, 8, 5, tma=True, programs=1),
-        Config(128, 32, 8, 6, tma=True, programs=1),
         Config(64, 64, 4, 3, maxnreg=168, tma=True, programs=2),
-        Config(256, 64, 16, 3, tma=True, programs=1),
     ):
-        yield CachedTuning(config, 128, 32, 4)
-    usual = Config(128, 64, 8, 4, tma=True, programs=1)
-    for sums in ((64, 64, 4), (64, 32, 2), (64, 128, 8)):
-        yield CachedTuning(usual, *sums)
+        yield CachedTuning(config, 64, 32, 2)
+    for sums in ((64, 64, 4), (128, 32, 4)):
+        yield CachedTuning(Config(128, 64, 8, 4, tma=True, programs=1), *sums)
 
 
 def tried_products(num_rows: int) -> Iterator[ProductConfig]:
@@ -321,8 +316,6 @@ def tried_products(num_rows: int) -> Iterator[ProductConfig]:
             (16, 256, 4, 5, True),
         ):
             yield ProductConfig(1, block_n, block_k, warps, stages, tma)
-        yield ProductConfig(1, 4, 512, 4, 1, early=True)
-        yield ProductConfig(1, 8, 512, 4, 1, early=True)
         return
     for block_n, block_k, warps, stages, tma in (
         (64, 128, 4, 5, True),
@@ -338,7 +331,6 @@ def tried_products(num_rows: int) -> Iterator[ProductConfig]:
         (16, 256, 2, 4, False),
     ):
         yield ProductConfig(16, block_n, block_k, warps, stages, tma)
-    yield ProductConfig(16, 64, 128, 4, 5, tma=True, early=True)
 
 
 def capability() -> int:

@@ -46,7 +46,7 @@ def assert_equal_to_reference(q, k, v, starts, shared=None, *, programs=(3, 3), 
     return found
 
 
-@pytest.mark.parametrize("programs", [1, 3, 8], ids=["two splits", "several", "some without keys"])
+@pytest.mark.parametrize("programs", [1, 3, 8], ids=["one split", "several", "some without keys"])
 @pytest.mark.parametrize("start", [0, 15, 16, MEMORY - 1])
 def test_one_row_sees_what_the_device_says(start, programs, device):
     q, k, v, _ = make(device)

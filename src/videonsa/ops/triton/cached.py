@@ -17,7 +17,6 @@ from videonsa.ops.triton.common import (
     LOG2_E,
     descriptors,
     heads,
-    launched_early,
     load_head,
     load_rows,
     on_device,
@@ -26,7 +25,6 @@ from videonsa.ops.triton.common import (
     softmax_end,
     softmax_step,
     store_rows,
-    wait_for_kernel_before,
 )
 from videonsa.ops.triton.decode_tuning import CachedTuning, cached_tuning, major_capability
 from videonsa.ops.triton.forward import num_multiprocessors
@@ -47,18 +45,17 @@ class _Stretch(NamedTuple):
     num_new: int
     """Keys behind `lengths`, of which row t sees the first t + 1: `num_rows` or 0."""
     config: Config
-    early: bool
 
     def num_tiles(self, group: int) -> int:
         """Tiles of rows over the same keys."""
         return int(triton.cdiv(self.num_rows * group, self.config.block_m))
 
     def num_splits(self, group: int) -> int:
-        """As many as the GPU runs at a time, if each may get a tile of keys; and the border's."""
+        """As many as the GPU runs at a time, if each may get a tile of keys."""
         num, size, num_kv_heads, _ = self.k.shape
         programs = self.config.programs * num_multiprocessors(self.k.device)
         wanted = programs // (num * num_kv_heads * self.num_tiles(group))
-        return max(1, min(wanted, int(triton.cdiv(size, self.config.block_n)))) + 1
+        return max(1, min(wanted, int(triton.cdiv(size, self.config.block_n))))
 
 
 @triton.jit(do_not_specialize=["num_splits", "num_rows", "num_new"])
@@ -81,10 +78,8 @@ def _split_kernel(
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
-    wait_for_kernel_before(EARLY)
     HQ, H = q[3], k[3]
     # Tiles of rows that read the same keys lie side by side; the keys then come from L2.
     num_tiles = tl.cdiv(num_rows * G, BLOCK_M)
@@ -103,31 +98,31 @@ def _split_kernel(
     p_q = q[0] + o_row[:, None].to(tl.int64) * q[1] + o_hq[:, None] * q[2] + o_d[None, :]
     b_q = load_rows(p_q, m_row, o_d, D)
 
-    # The first split takes the border, where rows see different keys: it is short, but slow. The
-    # others share the tiles before it.
+    # Whole tiles of keys are shared out, so only the last split has some that not every row sees;
+    # it has never more tiles than others.
     length = tl.load(lengths + i_sample)
     num_keys = length + num_new
-    num_whole = length // BLOCK_N
-    begin = tl.cdiv(tl.maximum(i_split - 1, 0) * num_whole, num_splits - 1)
-    end = tl.cdiv(i_split * num_whole, num_splits - 1)
-    num_border = tl.where(i_split == 0, tl.cdiv(num_keys, BLOCK_N) - num_whole, 0)
-    if (begin >= end) & (num_border == 0):
+    num_steps = tl.cdiv(num_keys, BLOCK_N)
+    begin = tl.cdiv(i_split * num_steps, num_splits)
+    end = tl.cdiv((i_split + 1) * num_steps, num_splits)
+    if begin >= end:
         tl.store(lses + o_out, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=m_row)
         return
+    border = tl.maximum(tl.minimum(length // BLOCK_N, end), begin)
 
     b_m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_l = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     m_all = o_n >= 0
     start_k, start_v = i_sample * samples[0], i_sample * samples[1]
-    for i_n in range(end - begin):
+    for i_n in range(border - begin):
         start = (begin + i_n) * BLOCK_N
         b_k = load_head(k, k_tma, start_k + start, i_h, o_n, m_all, o_d, D)
         b_v = load_head(v, v_tma, start_v + start, i_h, o_n, m_all, o_d, D)
         b_acc, b_m, b_l = softmax_step(scores(b_q, b_k), b_v, b_acc, b_m, b_l, scale_log2)
-    for i_n in tl.range(num_border, num_stages=1):
+    for i_n in tl.range(end - border, num_stages=1):
         # What lies behind the keys is anything: a weight of 0 would not keep NaN out of a sum.
-        start = (num_whole + i_n) * BLOCK_N
+        start = (border + i_n) * BLOCK_N
         o_key = start + o_n
         m_n = o_key < num_keys
         b_k = load_head(k, None, start_k + start, i_h, o_n, m_n, o_d, D)
@@ -154,9 +149,7 @@ def _split_sum_kernel(
     D: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    wait_for_kernel_before(EARLY)
     i_line = tl.program_id(0)
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     o_s = tl.arange(0, BLOCK_S)
@@ -209,10 +202,9 @@ def cached_attention_triton(
         _tuning(q, num_rows * group),
         _tuning(q, num_samples * num_rows * group),
     )
-    stretches = [_stretch(k, v, starts, num_rows, num_rows, own.splits, own.early)]
+    stretches = [_stretch(k, v, starts, num_rows, num_rows, own.splits)]
     if shared is not None:
-        all_rows = num_samples * num_rows
-        stretches.append(_stretch(*shared, all_rows, 0, common.splits, common.early))
+        stretches.append(_stretch(*shared, num_samples * num_rows, 0, common.splits))
     num_lines = num_samples * num_rows * num_heads
     num_splits = sum(stretch.num_splits(group) for stretch in stretches)
     outputs = torch.empty((num_splits, num_lines, dim), dtype=torch.float32, device=q.device)
@@ -245,7 +237,7 @@ def _in_keys(x: Tensor) -> Tensor:
 
 def _attend(q: Tensor, stretch: _Stretch, outputs: Tensor, lses: Tensor) -> None:
     """Of q `[R, HQ, D]`, the results of each split: outputs `[splits, R * HQ, D]` and LSEs."""
-    k, v, lengths, num_rows, num_new, config, early = stretch
+    k, v, lengths, num_rows, num_new, config = stretch
     num_kv_heads, dim = k.shape[2:]
     group = q.shape[1] // num_kv_heads
     programs = stretch.num_tiles(group) * num_kv_heads * len(outputs)
@@ -268,7 +260,6 @@ def _attend(q: Tensor, stretch: _Stretch, outputs: Tensor, lses: Tensor) -> None
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         **config.launch,
-        **launched_early(early),
     )
 
 
@@ -295,6 +286,5 @@ def _summed(outputs: Tensor, lses: Tensor, dtype: torch.dtype, tuning: CachedTun
         BLOCK_S=block_s,
         BLOCK_D=block_d,
         num_warps=tuning.sum_warps,
-        **launched_early(tuning.early),
     )
     return out

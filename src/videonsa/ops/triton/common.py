@@ -68,19 +68,6 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def launched_early(early: bool) -> dict[str, bool]:
-    """Arguments of a launch whose kernel may begin while the one before ends, and then waits."""
-    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
-
-
-@triton.jit
-def wait_for_kernel_before(EARLY: tl.constexpr):
-    """Read nothing that another kernel writes before this; the next kernel may begin early too."""
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-
-
 @triton.jit
 def tile_rows(tiles, i_tile, SIZE: tl.constexpr):
     """First row and number of rows of a tile: from the table, or where samples are equally long.

@@ -20,8 +20,6 @@ class CachedTuning(NamedTuple):
     sum_dims: int
     """Elements of the head dim that it sums."""
     sum_warps: int
-    early: bool = False
-    """As of `ProductConfig`."""
 
 
 def major_capability(device: torch.device) -> int | None:
@@ -39,7 +37,7 @@ def cached_tuning(num_rows: int, width: int, *, capability: int | None) -> Cache
     """
     if capability is None:
         return CachedTuning(Config(16, 16, 4, 1, programs=3), 4, 16, 4)
-    sums = 128, 32, 4
+    sums = (128, 32, 4) if num_rows <= 32 else (64, 32, 2)
     block_m = 16 if num_rows <= 16 else 32 if num_rows <= 32 or width > 256 else 64
     if width > 256:  # wide keys, or float32: tiles of as many bytes
         return CachedTuning(Config(block_m, 32 if width <= 512 else 16, 4, 2, programs=2), *sums)
@@ -50,7 +48,7 @@ def cached_tuning(num_rows: int, width: int, *, capability: int | None) -> Cache
 
 def _hopper(num_rows: int) -> Config:
     if num_rows <= 16:
-        return Config(16, 64, 4, 3, tma=True, programs=2)
+        return Config(16, 64, 4, 3, programs=2)
     if num_rows <= 32:
         return Config(32, 64, 4, 3, tma=True, programs=2)
     if num_rows <= 64:
@@ -68,8 +66,6 @@ class ProductConfig(NamedTuple):
     num_warps: int
     num_stages: int
     tma: bool = False
-    early: bool = False
-    """Launched while the kernel before ends (programmatic dependent launch)."""
 
 
 def product_tuning(

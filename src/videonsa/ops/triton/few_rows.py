@@ -15,7 +15,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from videonsa.ops.scaled import ScaledRows
-from videonsa.ops.triton.common import launched_early, on_device, wait_for_kernel_before
+from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.decode_tuning import ProductConfig, major_capability, product_tuning
 
 
@@ -100,7 +100,6 @@ def _one_product(
     num_rows,
     K,
     TILE: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     """The tile of outputs of one weight: w [N, K], out [M, N], N."""
     IS_WHOLE: tl.constexpr = TILE.is_whole
@@ -111,21 +110,10 @@ def _one_product(
     first = i_tile * BLOCK_N
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_acc = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
-    if EARLY and BLOCK_M == 1:
-        # Weights depend on no kernel before: the first come while that one ends.
-        b_w = _weights_of(w, tma, first, 0, o_n, o_k, K, num_out, IS_WHOLE)
-        wait_for_kernel_before(EARLY)
-        for i_k in range(0, K, BLOCK_K):
-            b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
-            b_next = _weights_of(w, tma, first, i_k + BLOCK_K, o_n, o_k, K, num_out, False)
-            b_acc = _more(b_acc, b_w, b_x)
-            b_w = b_next
-    else:
-        wait_for_kernel_before(EARLY)
-        for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
-            b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
-            b_w = _weights_of(w, tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
-            b_acc = _more(b_acc, b_w, b_x)
+    for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
+        b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
+        b_w = _weights_of(w, tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
+        b_acc = _more(b_acc, b_w, b_x)
     b_out = _ended(b_acc, scales, first, o_n, num_out, BLOCK_M)
     if bias is not None:
         b_bias = tl.load(bias + first + o_n, mask=first + o_n < num_out, other=0.0)
@@ -151,23 +139,20 @@ def _products_kernel(
     num_rows,
     K,
     TILE: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     i_1 = tl.program_id(0)
     BLOCK_N: tl.constexpr = TILE.block_n
     num_1 = tl.cdiv(weight_1[2], BLOCK_N)
     if i_1 < num_1:
-        _one_product(x, weight_1, scales_1, bias_1, tma_1, i_1, num_rows, K, TILE, EARLY)
+        _one_product(x, weight_1, scales_1, bias_1, tma_1, i_1, num_rows, K, TILE)
     if weight_2 is not None:
         i_2 = i_1 - num_1
         num_2 = tl.cdiv(weight_2[2], BLOCK_N)
         if (i_2 >= 0) & (i_2 < num_2):
-            _one_product(x, weight_2, scales_2, bias_2, tma_2, i_2, num_rows, K, TILE, EARLY)
+            _one_product(x, weight_2, scales_2, bias_2, tma_2, i_2, num_rows, K, TILE)
         if weight_3 is not None:  # noqa: SIM102 (known when it is compiled, the next is not)
             if i_2 >= num_2:
-                _one_product(
-                    x, weight_3, scales_3, bias_3, tma_3, i_2 - num_2, num_rows, K, TILE, EARLY
-                )
+                _one_product(x, weight_3, scales_3, bias_3, tma_3, i_2 - num_2, num_rows, K, TILE)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -184,7 +169,6 @@ def _gated_kernel(
     K,
     num_out,
     TILE: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     IS_WHOLE: tl.constexpr = TILE.is_whole
     BLOCK_M: tl.constexpr = TILE.block_m
@@ -194,7 +178,6 @@ def _gated_kernel(
     o_m, o_n, o_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     b_gate = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
     b_up = _begun(BLOCK_M, BLOCK_N, BLOCK_K)
-    wait_for_kernel_before(EARLY)
     for i_k in tl.range(0, K, BLOCK_K, num_stages=TILE.num_stages):
         b_x = _rows_of(x, i_k, o_m, o_k, num_rows, K, IS_WHOLE)
         b_w = _weights_of(gate, gate_tma, first, i_k, o_n, o_k, K, num_out, IS_WHOLE)
@@ -286,7 +269,7 @@ def _constants(x: Tensor, weights: Sequence[Tensor], config: ProductConfig) -> d
     whole = all(len(w) % config.block_n == 0 for w in weights) and not x.shape[1] % config.block_k
     blocks = config.block_m, config.block_n, config.block_k
     tile = _Tile(whole, *blocks, config.num_stages)
-    return {"TILE": tile, "num_warps": config.num_warps, **launched_early(config.early)}
+    return {"TILE": tile, "num_warps": config.num_warps}
 
 
 def _descriptor(w: Tensor, config: ProductConfig) -> TensorDescriptor | None:
