@@ -107,7 +107,7 @@ def _why_not_here(q: torch.Tensor) -> str | None:
         return _why_not_gpu(device) or dtype
     import triton
 
-    if triton.knobs.runtime.interpret:
+    if triton.knobs.runtime.interpret and not q.is_meta:
         return None
     return f"the tensors are on {q.device.type}, the kernels need a GPU"
 
