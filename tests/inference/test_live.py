@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import videonsa
-from videonsa.errors import BudgetError, UsageError
+from videonsa.errors import BudgetError, UsageError, VideoError
 from videonsa.models.methods import Dense
 
 DRAWN = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
@@ -88,6 +89,8 @@ def test_what_cannot_follow_is_refused(tiny_folder, qa, clip_path, tmp_path):
     session.extend(FRAMES[:2], TIMES[:2])
     with pytest.raises(UsageError, match=r"a frame at 0.2 s after one at 0.5 s: want frames in"):
         session.extend(FRAMES[2:3], [0.2])
+    with pytest.raises(UsageError, match="frames that follow came without times"):
+        session.extend(FRAMES[2:3], None)
     with pytest.raises(UsageError, match="question before any video"):
         qa.open_live().ask("What?")
     with pytest.raises(UsageError, match="when_full='drop': want one of refuse, forget"):
@@ -157,3 +160,69 @@ def test_what_is_forgotten_is_as_though_it_had_not_been_kept(qa):
         )
     assert context.num_tokens == end - 36
     assert context.cache.next_position == positions
+
+
+def test_frames_follow_the_last_video_only(qa):
+    """Not an image that was joined after it, nor an earlier video."""
+    session = qa.open_live()
+    session.extend(FRAMES[:4], TIMES[:4])
+    place = session.num_tokens
+    with pytest.raises(VideoError):
+        session.join("no such file")
+    session.extend(FRAMES[4:6], TIMES[4:6])
+    assert session.num_tokens > place
+    session.join(Image.fromarray(FRAMES[0]))
+    with pytest.raises(UsageError, match="what was opened or joined last is no video"):
+        session.extend(FRAMES[6:7], TIMES[6:7])
+    begun = videonsa.FrameList(FRAMES[:2], times=TIMES[:2])
+    session.join(begun, timestamps=tuple(TIMES[:2]))
+    session.extend(FRAMES[2:4], TIMES[2:4])
+    assert [len(clip.times) for clip in session.clips] == [6, 1, 4]
+
+
+def test_an_image_may_stand_before_the_frames_to_come(qa):
+    session = qa.open_live()
+    session.join(Image.fromarray(FRAMES[0]))
+    session.extend(FRAMES[:2], TIMES[:2])
+    assert [clip.is_image for clip in session.clips] == [True, False]
+
+
+@pytest.mark.parametrize("goes_on", ["join", "say"])
+def test_a_frame_that_waits_is_shown_before_what_follows(qa, goes_on):
+    session = qa.open_live()
+    session.extend(FRAMES[:3], TIMES[:3])
+    if goes_on == "join":
+        session.join(Image.fromarray(FRAMES[0]))
+    else:
+        session.say("user", "Look.")
+    assert len(session.clips[0].times) == 3
+    assert session.ask("What?", max_new_tokens=1).usage.times == tuple(TIMES[:3])
+
+
+def test_a_session_that_forgets_has_room_for_any_answer(qa):
+    session = qa.open_live(when_full="forget")
+    for count in range(0, 300, 12):
+        session.extend(FRAMES, range(count, count + 12))
+    session.extend(FRAMES[:1], [300])
+    usage = session.ask("What?", max_new_tokens=1500, stop=["a", "e", "1", "0", "\n", " "]).usage
+    assert usage.prompt_tokens + 1500 <= 2048
+    assert usage.times[-1] == 300
+    assert usage.notes[-1].startswith("forgotten: all frames before")
+    whole = qa.open_live(when_full="forget")
+    whole.extend(FRAMES, TIMES)
+    with pytest.raises(BudgetError, match="begin with fewer pixels"):
+        whole.ask("What?", max_new_tokens=2048)
+
+
+def test_a_frame_that_could_not_be_shown_waits_on(qa, offline, monkeypatch):
+    session = qa.open_live()
+    session.extend(FRAMES[:1], TIMES[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(qa.model), "forward", _no_memory)
+        with pytest.raises(BudgetError, match="out of memory"):
+            session.ask("What?", **DRAWN)
+    assert session.ask("What?", **DRAWN).text == offline(1).text
+
+
+def _no_memory(*_, **__):
+    raise MemoryError

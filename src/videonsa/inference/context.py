@@ -174,7 +174,7 @@ class Context:
 
     def go_back(self, num_tokens: int) -> None:
         """Forget all but the first tokens."""
-        self.cache.crop(num_tokens - self.num_tokens)
+        self.cache.keep(num_tokens)
 
     def forget(self, start: int, stop: int) -> None:
         """Forget the tokens [start, stop), whole frames; those after them keep their positions.

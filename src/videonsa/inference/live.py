@@ -73,6 +73,8 @@ class LiveVideo:
         Raises:
             UsageError: frames of another kind, or times that are none, or not after the last.
         """
+        if times is None:
+            raise UsageError("frames that follow came without times: want the seconds of each")
         listed = FrameList(frames, times=times)
         given = listed.times or ()
         if self.last_time is not None and given[0] <= self.last_time:

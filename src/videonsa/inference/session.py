@@ -5,16 +5,7 @@ from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    Self,
-    Unpack,
-    get_args,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args, overload
 
 from videonsa.errors import BudgetError, UsageError
 from videonsa.inference.answer import Answer, AnswerStream, answers_beside
@@ -24,8 +15,8 @@ from videonsa.inference.generation import TextPieces, out_of_memory
 from videonsa.inference.live import Frames, LiveVideo, WhenFull, forget_oldest, live_after
 from videonsa.inference.sampling import AnswerOptions, GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
-from videonsa.inference.stored_session import Place, load_session, save_session
-from videonsa.inference.transcript import Mark, Transcript
+from videonsa.inference.stored_session import Place, Turn, load_session, save_session
+from videonsa.inference.transcript import Transcript
 from videonsa.inference.usage import Usage, usage_of
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.stored_cache.contents import Precision
@@ -39,21 +30,6 @@ if TYPE_CHECKING:
 
 ROOM_FOR_ANSWER = 512
 """Tokens that frames leave free: for a question and its answer."""
-
-
-class Turn(NamedTuple):
-    """What was said."""
-
-    role: Role
-    text: str
-
-
-class _Place(NamedTuple):
-    """Where a session can go back to."""
-
-    mark: Mark
-    turns: tuple[Turn, ...]
-    clips: tuple[EncodedClip, ...]
 
 
 class Session:
@@ -131,30 +107,33 @@ class Session:
             BudgetError: what does not fit the context or the memory.
         """
         sampling = self._qa.wanted_sampling(video, None, changes)
+        self._stop_running()
         place = self._base if fresh else self._place()
         self._check_room(plan_clip(video, sampling).num_tokens, place)
         with self._memory():
             clip = self._qa.encode(video, sampling)
-        self._stop_running()
         if fresh:
             self.forget()
-        place, base = self._place(), self._base
+        place, base, live = self._place(), self._base, self._live
         try:
             self.show(clip)
             del clip  # its features are freed once they are in the embedded prompt
             self.read()
         except BaseException:  # also where it was interrupted
             self._go_back(place)
-            self._base = base
+            self._base, self._live = base, live
             raise
 
     def show(self, clip: EncodedClip) -> None:
         """Add a clip that is encoded: it is read with the next question, or by `read`."""
         self._stop_running()
+        self._from(fresh=False)
         self._transcript.add("user", clip.vision(self._qa.shape.vision))
         self.clips = (*self.clips, replace(clip, features=clip.features[:0].clone()))
         if not self.turns:
             self._base = self._place()
+            if self._live is not None and self._live.last_time is not None:
+                self._live = None  # what was shown is the last video now
 
     def extend(self, frames: Any, times: Sequence[float]) -> None:
         """Show the model more frames of the last video, as they arrive.
@@ -179,7 +158,7 @@ class Session:
         try:
             taken = live.take(frames, times)
             if taken is not None:
-                self._make_room(live.num_tokens(taken))
+                self._make_room(live.num_tokens(taken), ROOM_FOR_ANSWER)
                 self._watch(live, taken)
                 self._base, live.begun = self._place(), True
         except BaseException:  # also where it was interrupted
@@ -200,6 +179,7 @@ class Session:
         """
         check_text("text", text)
         self._stop_running()
+        self._from(fresh=False)
         self._transcript.add(role, text)
         self.turns = (*self.turns, Turn(role, text))
 
@@ -231,8 +211,8 @@ class Session:
         return save_session(
             folder,
             self._transcript,
-            base=Place(*self._base),
-            now=Place(*self._place()),
+            base=self._base,
+            now=self._place(),
             notes=self._notes,
             live=self._live,
             when_full=self._when_full,
@@ -258,11 +238,8 @@ class Session:
         loaded = load_session(folder, qa.model, tokenizer=qa.tokenizer, progress=progress)
         session = cls(qa, notes=loaded.notes, live=loaded.live, when_full=loaded.when_full)
         session._transcript = loaded.transcript
-        now, session._base = (
-            _Place(place.mark, tuple(Turn(*turn) for turn in place.turns), place.clips)
-            for place in (loaded.now, loaded.base)
-        )
-        session.turns, session.clips = now.turns, now.clips
+        session._base = loaded.base
+        session.turns, session.clips = loaded.now.turns, loaded.now.clips
         return session
 
     @overload
@@ -313,7 +290,7 @@ class Session:
         check_question(question)
         settings = self._qa.generation_settings(**options)
         self._stop_running()
-        place = self._from(fresh=fresh)
+        place = self._from([question], settings.max_new_tokens, fresh=fresh)
         usage = self._usage(question, settings, place)
         self._check_room(
             usage.prompt_tokens - place.mark.num_tokens + settings.max_new_tokens, place
@@ -354,7 +331,7 @@ class Session:
             check_question(question)
         settings = self._qa.generation_settings(**options)
         self._stop_running()
-        place = self._from(fresh=fresh)
+        place = self._from(questions, settings.max_new_tokens, fresh=fresh)
         usages = [self._usage(question, settings, place) for question in questions]
         longest = max(usage.prompt_tokens for usage in usages) - place.mark.num_tokens
         self._check_room(longest + settings.max_new_tokens, place)
@@ -373,7 +350,7 @@ class Session:
                 how=lambda: self._transcript.context.how_decoded,
             )
 
-    def _ask_aside(self, question: str, place: _Place, options: AnswerOptions) -> Answer:
+    def _ask_aside(self, question: str, place: Place, options: AnswerOptions) -> Answer:
         try:
             return self.ask(question, **options)
         finally:
@@ -385,7 +362,7 @@ class Session:
         settings: GenerationSettings,
         strings: StopStrings,
         recorder: Recorder | None,
-        place: _Place,
+        place: Place,
     ) -> Generator[int]:
         """Ask, from a place on; nothing changes before the first token is asked for."""
         self._go_back(place)
@@ -421,43 +398,60 @@ class Session:
         with self._memory():
             self.clips = live.read(frames, self._transcript, self.clips, self._qa.encode_frames)
 
-    def _from(self, *, fresh: bool) -> _Place:
-        """Where a question is asked from; frames that wait are shown, the last one repeated."""
-        live = self._live
-        waiting = None if live is None else live.repeated()
-        if live is None or waiting is None or (self.turns and not fresh):
-            return self._base if fresh else self._place()
-        if self.turns or self.num_tokens == self._base.mark.num_tokens:
-            self.forget()
-            self._watch(live, waiting)
-        return self._place()
+    def _from(
+        self, questions: Sequence[str] = (), max_new_tokens: int = 0, *, fresh: bool
+    ) -> Place:
+        """Where questions are asked from: frames that wait are shown, the last one repeated.
 
-    def _make_room(self, num_new: int) -> None:
-        """Let more frames fit the context: refuse them, or forget old ones.
+        A session that forgets frames leaves room for the questions and their answers.
+        """
+        place, live = self._base if fresh else self._place(), self._live
+        if live is None or place.turns:
+            return place
+        waiting = live.repeated()
+        if self._when_full == "forget":
+            self.forget()
+            asked = [len(self._base.mark.ids_of(question)) for question in questions]
+            num_new = 0 if waiting is None else live.num_tokens(waiting)
+            self._make_room(num_new, max(asked, default=0) + max_new_tokens)
+            place = self._base
+        if waiting is not None:
+            self.forget()
+            try:
+                self._watch(live, waiting)
+            except BaseException:  # also where it was interrupted
+                self._go_back(self._base)
+                raise
+            place = self._place()
+        return place
+
+    def _make_room(self, num_new: int, kept: int) -> None:
+        """Let more frames fit the context beside tokens kept free: refuse, or forget old frames.
 
         Raises:
             BudgetError: no room, and no frames to forget.
         """
         context = self._qa.shape.context
-        missing = self.num_tokens + num_new + ROOM_FOR_ANSWER - context
+        missing = self.num_tokens + num_new + kept - context
         if missing <= 0:
             return
         advice = "begin with when_full='forget', fewer pixels or a lower rate"
         if self._when_full == "forget" and self.clips:
-            left = forget_oldest(
-                self._transcript.context, self.clips[-1], missing, self._qa.shape.vision
-            )
+            with self._memory():
+                left = forget_oldest(
+                    self._transcript.context, self.clips[-1], missing, self._qa.shape.vision
+                )
             if left is not None:
                 self.clips = (*self.clips[:-1], left)
                 self._base = self._place()
                 return
             advice = "begin with fewer pixels"
         raise BudgetError(
-            f"{num_new} more video tokens after {self.num_tokens}, with {ROOM_FOR_ANSWER} kept for "
+            f"{num_new} more video tokens after {self.num_tokens}, with {kept} kept for "
             f"question and answer, exceed the context of {context} tokens: {advice}"
         )
 
-    def _usage(self, question: str, settings: GenerationSettings, place: _Place) -> Usage:
+    def _usage(self, question: str, settings: GenerationSettings, place: Place) -> Usage:
         """Of a question that is asked from a place on."""
         return usage_of(
             self._qa,
@@ -468,7 +462,7 @@ class Session:
             notes=self._notes,
         )
 
-    def _check_room(self, more: int, place: _Place) -> None:
+    def _check_room(self, more: int, place: Place) -> None:
         """Refuse what the context has no room for: BudgetError."""
         context = self._qa.shape.context
         held = place.mark.num_tokens
@@ -483,10 +477,10 @@ class Session:
             f"of {context} tokens: {advice}"
         )
 
-    def _place(self) -> _Place:
-        return _Place(self._transcript.mark(), self.turns, self.clips)
+    def _place(self) -> Place:
+        return Place(self._transcript.mark(), self.turns, self.clips)
 
-    def _go_back(self, place: _Place) -> None:
+    def _go_back(self, place: Place) -> None:
         self._transcript.go_back(place.mark)
         self.turns, self.clips = place.turns, place.clips
 

@@ -27,11 +27,18 @@ if TYPE_CHECKING:
     from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 
 
+class Turn(NamedTuple):
+    """What was said."""
+
+    role: Role
+    text: str
+
+
 class Place(NamedTuple):
     """Where a session is, or can go back to."""
 
     mark: Mark
-    turns: tuple[tuple[Role, str], ...]
+    turns: tuple[Turn, ...]
     clips: tuple[EncodedClip, ...]
 
 
@@ -230,7 +237,7 @@ def _stored_place(place: Place, num_read: int, parts: _Parts) -> _Place:
         text=mark.writer.text,
         in_vision=mark.writer.in_vision,
         seen=tuple(sorted(mark.seen)),
-        turns=tuple((role, text) for role, text in place.turns),
+        turns=place.turns,
         clips=tuple(map(_stored_clip, place.clips)),
     )
 
@@ -243,7 +250,7 @@ def _place(stored: _Place, parts: Sequence[Part], tokenizer: ChatTokenizer) -> P
         EncodedClip(features=torch.empty(0), **{name: getattr(clip, name) for name in _FIELDS})
         for clip in stored.clips
     )
-    return Place(mark, stored.turns, clips)
+    return Place(mark, tuple(Turn(*turn) for turn in stored.turns), clips)
 
 
 _FIELDS = tuple(_Clip.__dataclass_fields__)

@@ -160,7 +160,9 @@ class Transcript:
         finally:
             if said:
                 self._end_answer(said, stop_ids, asked)
-                if strings.found is not None:
+                if strings.found is None:
+                    self._seen.update(said)
+                else:
                     self._cut_answer(said, strings, asked)
             else:
                 self.go_back(before)
@@ -188,7 +190,6 @@ class Transcript:
             asked: unread parts up to the answer.
         """
         text = said[:-1] if said[-1] in stop_ids else said
-        self._seen.update(said)
         if self.why_reread:
             self._unread = [*self._unread[:asked], Part(text)]
         else:
@@ -197,6 +198,7 @@ class Transcript:
     def _cut_answer(self, said: list[int], strings: StopStrings, asked: int) -> None:
         """Forget the stop string that ended an answer, and the token that it begins in."""
         kept = said[: strings.tokens_before]
+        self._seen.update(kept)
         if self.why_reread:
             self._unread = [*self._unread[:asked], Part(kept)]
         else:
