@@ -229,11 +229,13 @@ def test_a_conversation_goes_on_from_before_a_stop_string(
         assert (answer.text, answer.stop) == (whole[: whole.index(stop)], stop)
         assert session.turns[1].text == answer.text
         del read[:]
+        seen = session._transcript.mark().seen
         more = session.ask("And then?", **DRAWN)
         texts.append((answer.text, more.text))
         prompts.append(more.usage.prompt_tokens)
         keys.append(session._transcript.context.cache.layers[-1].keys)
     assert texts[0] == texts[1]
+    assert seen <= set(read[0])  # what was forgotten does not count as seen
     assert prompts == [len(read[0])] * 2
     torch.testing.assert_close(*keys, atol=1e-4, rtol=1e-4)
     said = "".join(("assistant\n", answer.text, "<|im_end|>\n<|im_start|>user\nAnd then?"))
