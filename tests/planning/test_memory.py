@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from videonsa.bench.random_model import IDS, MODELS, config_fields, random_model
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.config import VideoNSAConfig
+from videonsa.models.decoding.steps import SPARE, rows_needed
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.growing import ROOM
@@ -122,7 +123,7 @@ def test_the_next_token_is_predicted_within_3_percent(fake, attention):
 
 def test_a_cache_that_outgrows_its_room_is_predicted_within_a_row():
     shape = small("3B")
-    work = replace(workload(shape, (100, 16, 16)), max_new_tokens=ROOM + 1)
+    work = replace(workload(shape, (100, 16, 16), kernels=False), max_new_tokens=ROOM + 1)
     counts = (work.prompt_tokens, ROOM, 1)
     parts = [
         torch.zeros(1, shape.num_kv_heads, count, shape.head_dim, dtype=torch.bfloat16)
@@ -136,6 +137,24 @@ def test_a_cache_that_outgrows_its_room_is_predicted_within_a_row():
     terms = stage(work, "next token").terms
     row = shape.num_kv_heads * shape.head_dim * shape.value_bytes
     assert terms["cache"] + terms["growing"] == pytest.approx(counted.peak, abs=row)
+
+
+@pytest.mark.parametrize("max_new_tokens", [ROOM - 1, ROOM, 2 * ROOM])
+def test_the_memory_of_captured_steps_is_predicted_from_above(max_new_tokens):
+    shape = small("3B")
+    work = replace(workload(shape, (100, 16, 16)), max_new_tokens=max_new_tokens)
+    prefilled = torch.zeros(
+        1, shape.num_kv_heads, work.prompt_tokens, shape.head_dim, dtype=torch.bfloat16
+    )
+    cache = VideoNSACache()
+    with allocations(torch.Tensor) as counted:
+        for layer in range(shape.num_layers):
+            cache.update(prefilled, prefilled, layer)
+        num_rows = work.prompt_tokens + rows_needed(0, max_new_tokens)
+        cache.reserve(num_rows, spare=SPARE)
+    terms = stage(work, "next token").terms
+    predicted = terms["cache"] + terms.get("growing", 0)
+    assert 0 <= predicted - counted.peak <= ROOM * shape.cache_bytes_per_token
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from videonsa.models.chunks import even_chunk, why_at_once
 from videonsa.models.costs import AttentionCall
+from videonsa.models.decoding.steps import SPARE
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.growing import ROOM
@@ -188,14 +189,19 @@ def prefill_terms(work: Workload) -> dict[str, int]:
 
 
 def decoding_terms(work: Workload) -> dict[str, int]:
-    """The last token: the cache, and once the room behind it is full, a layer's keys once more."""
+    """The last token: the cache, and once the room behind it is full, a layer's keys once more.
+
+    Captured steps take memory for the whole answer at once, and `SPARE` behind it.
+    """
     shape, tokens = work.shape, work.prompt_tokens + work.max_new_tokens
+    outgrown = work.max_new_tokens >= ROOM
+    spare = SPARE + 1 if outgrown and work.kernels else ROOM
     terms = {
         "weights": shape.weight_bytes,
-        "cache": (tokens + ROOM) * shape.cache_bytes_per_token,
+        "cache": (tokens + spare) * shape.cache_bytes_per_token,
         "logits": shape.vocab_size * (shape.value_bytes + _FLOAT32),
     }
-    if work.max_new_tokens > ROOM:
+    if outgrown:
         terms["growing"] = tokens * shape.cache_bytes_per_token // (2 * shape.num_layers)
     return terms
 
