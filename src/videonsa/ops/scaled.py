@@ -18,6 +18,8 @@ LARGEST = torch.finfo(FLOAT8).max
 """448."""
 SMALLEST = 2.0**-100
 """Largest magnitude of a row whose scale, and its inverse, are still normal numbers of float32."""
+LEAST_ROWS = 128
+"""cuBLAS has no product of fewer rows where they are wide; zeros are added to fewer."""
 MULTIPLE = 16
 """Both sides of a weight are multiples of it: what the GPU's product takes."""
 LEAST_CAPABILITY = (8, 9)
@@ -63,16 +65,22 @@ def scaled_product(rows: ScaledRows, weight: ScaledRows, bias: Tensor | None = N
     shape = (*rows.values.shape[:-1], num_out)
     if not rows.values.numel():
         return rows.scales.new_empty(shape, dtype=torch.bfloat16)
+    values, scales = rows.values.reshape(-1, width), rows.scales.reshape(-1, 1)
+    num_rows = len(values)
+    if (missing := LEAST_ROWS - num_rows) > 0 and values.is_cuda:
+        values, scales = (
+            torch.cat([x, x.new_zeros(missing, x.shape[1])]) for x in (values, scales)
+        )
     product: Tensor = torch._scaled_mm(
-        rows.values.reshape(-1, width),
+        values,
         weight.values.t(),
-        scale_a=rows.scales.reshape(-1, 1),
+        scale_a=scales,
         scale_b=weight.scales.t(),
         bias=None if bias is None else bias.to(torch.bfloat16),
         out_dtype=torch.bfloat16,
-        use_fast_accum=rows.values.is_cuda,
+        use_fast_accum=values.is_cuda,
     )
-    return product.view(shape)
+    return product[:num_rows].view(shape)
 
 
 def _scaled(x: Tensor, up: Tensor | None) -> ScaledRows:
@@ -98,4 +106,6 @@ def _scaled_by_pytorch(x: Tensor) -> ScaledRows:
     rows = x.float()
     magnitudes = rows.abs().nan_to_num(nan=0.0, posinf=torch.inf)
     largest = magnitudes.amax(-1, keepdim=True).clamp(min=SMALLEST)
-    return ScaledRows((rows * (LARGEST / largest)).to(FLOAT8), largest * (1 / LARGEST))
+    # Divided: PyTorch would multiply a number by the reciprocal of a tensor, rounded twice.
+    inverse = torch.full_like(largest, LARGEST) / largest
+    return ScaledRows((rows * inverse).to(FLOAT8), largest * (1 / LARGEST))
