@@ -67,10 +67,8 @@ def scaled_product(rows: ScaledRows, weight: ScaledRows, bias: Tensor | None = N
         return rows.scales.new_empty(shape, dtype=torch.bfloat16)
     values, scales = rows.values.reshape(-1, width), rows.scales.reshape(-1, 1)
     num_rows = len(values)
-    if (missing := LEAST_ROWS - num_rows) > 0 and values.is_cuda:
-        values, scales = (
-            torch.cat([x, x.new_zeros(missing, x.shape[1])]) for x in (values, scales)
-        )
+    if values.is_cuda and num_rows < LEAST_ROWS:
+        values, scales = _with_zeros(values), _with_zeros(scales)
     product: Tensor = torch._scaled_mm(
         values,
         weight.values.t(),
@@ -81,6 +79,14 @@ def scaled_product(rows: ScaledRows, weight: ScaledRows, bias: Tensor | None = N
         use_fast_accum=values.is_cuda,
     )
     return product[:num_rows].view(shape)
+
+
+def _with_zeros(x: Tensor) -> Tensor:
+    """Rows `[R, ...]` with others of zeros behind them, `LEAST_ROWS` in all."""
+    padded = torch.empty(LEAST_ROWS, *x.shape[1:], dtype=x.dtype, device=x.device)
+    padded.view(torch.uint8).zero_()
+    padded[: len(x)] = x
+    return padded
 
 
 def _scaled(x: Tensor, up: Tensor | None) -> ScaledRows:
