@@ -305,7 +305,8 @@ def _steps_alone(steps: StaticSteps, answering: _Answering, device: torch.device
     there = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=device.type == "cuda")
 
     def step(ids: Tensor) -> Tensor:
-        ids = sampler(steps.step(ids))
+        steps.step(ids)
+        ids = steps.choose(sampler)
         there.copy_(ids, non_blocking=True)
         return ids
 

@@ -1,6 +1,7 @@
 """The decode loop: what is asked is read, then one token of every sample at a time."""
 
 from collections.abc import Collection, Generator, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -70,7 +71,7 @@ def decode(
     with torch.inference_mode():
         steps, logits = _read(plain, inputs, kept, settings.max_new_tokens)
         del inputs
-        sampler = Sampler.of(model, settings, batch_size=len(logits))
+        sampler = _sampler(kept, model, settings, batch_size=len(logits))
         _see(sampler, seen, asked, mask)
         ids = sampler(logits)
     yield from _answer(steps, ids, sampler, settings.max_new_tokens, stop_ids)
@@ -125,7 +126,7 @@ def decode_each(
         steps = kept.of(len(questions), captures=reason is None)
         steps.begin(rows_needed(max(map(len, questions)), settings.max_new_tokens))
         logits = steps.read(questions)
-        sampler = Sampler.of(model, settings, batch_size=len(logits))
+        sampler = _sampler(kept, model, settings, batch_size=len(logits))
         _see(sampler, seen, *_padded(questions, model.device))
         ids = sampler(logits)
     aside = _Static(steps, kept, reason=reason)
@@ -139,8 +140,8 @@ class _Steps(Protocol):
     def runs_ahead(self) -> bool:
         """Whether a step may be run before it is known that it is wanted."""
 
-    def step(self, ids: Tensor) -> Tensor:
-        """Read one token more of each sample, int64 `[B]`; gives logits, float32 `[B, V]`."""
+    def next(self, ids: Tensor, sampler: Sampler) -> Tensor:
+        """Read one token more of each sample, int64 `[B]`; gives the next ones."""
 
     def end(self, num_steps: int) -> None:
         """So many steps were wanted."""
@@ -170,8 +171,8 @@ class _Plain(NamedTuple):
         logits: Tensor = output.logits[:, -1].to(self.model.device, torch.float32)
         return logits
 
-    def step(self, ids: Tensor) -> Tensor:
-        return self.read({"input_ids": ids[:, None]})
+    def next(self, ids: Tensor, sampler: Sampler) -> Tensor:
+        return sampler(self.read({"input_ids": ids[:, None]}))
 
     def end(self, num_steps: int) -> None:
         pass
@@ -194,8 +195,9 @@ class _Static(NamedTuple):
     def runs_ahead(self) -> bool:
         return self.steps.graphs.has(1)
 
-    def step(self, ids: Tensor) -> Tensor:
-        return self.steps.step(ids)
+    def next(self, ids: Tensor, sampler: Sampler) -> Tensor:
+        self.steps.step(ids)
+        return self.steps.choose(sampler)
 
     def end(self, num_steps: int) -> None:
         if self.num_read is not None:
@@ -273,7 +275,21 @@ def _answer(
 
 def _next(steps: _Steps, ids: Tensor, sampler: Sampler) -> Tensor:
     with torch.inference_mode():
-        return sampler(steps.step(ids))
+        return steps.next(ids, sampler)
+
+
+def _sampler(
+    kept: KeptSteps,
+    model: "VideoNSAForConditionalGeneration",
+    settings: GenerationSettings,
+    *,
+    batch_size: int,
+) -> Sampler:
+    """A sampler at its beginning: that of the last answer, if only the seed is another."""
+    key = batch_size, replace(settings, seed=None)
+    sampler = kept.keeping(key, lambda: Sampler.of(model, settings, batch_size=batch_size))
+    sampler.restart(settings.seed)
+    return sampler
 
 
 def _see(sampler: Sampler, seen: Collection[int], ids: Tensor, mask: Tensor | None) -> None:
@@ -295,7 +311,8 @@ class _Coming:
     """Ids on their way to the host, behind which the device goes on."""
 
     def __init__(self, ids: Tensor) -> None:
-        self._ids = ids.to("cpu", non_blocking=True)  # of a GPU: into pinned memory
+        # Into pinned memory from a GPU; a copy always, since the next step may write over them.
+        self._ids = ids.to("cpu", non_blocking=True, copy=True)
         self._there = None
         if ids.is_cuda:
             self._there = torch.cuda.current_stream(ids.device).record_event()

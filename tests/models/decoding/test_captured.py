@@ -104,6 +104,28 @@ def test_256_greedy_tokens_are_those_of_the_plain_path_where_rounding_leaves_a_c
     assert equal >= 0.9
 
 
+def test_a_seed_draws_the_same_tokens_before_and_after_choosing_is_captured():
+    model = model_in(torch.bfloat16)
+    cache = watched(model)
+    kept = KeptSteps(model, cache)
+    inputs = {"input_ids": torch.tensor([QUESTION], device=DEVICE)}
+
+    def drawn(**options):
+        settings = GenerationSettings(max_new_tokens=24, temperature=2.0, **options)
+        steps = decode(model, inputs, cache, settings=settings, stop_ids=set(), kept=kept)
+        tokens = [ids[0] for ids in steps]
+        cache.crop(22 - cache.get_seq_length())
+        return tokens
+
+    penalised = [drawn(seed=5, repetition_penalty=1.5) for _ in range(TURNS)]
+    assert len(set(map(tuple, penalised))) == 1
+    others = [drawn(seed=seed, top_k=20) for seed in (5, 6, 5, 6)]
+    assert others[:2] == others[2:]
+    assert others[0] != others[1]
+    assert drawn(seed=5, repetition_penalty=1.5) == penalised[0]
+    assert kept.how == "captured steps"
+
+
 def test_graphs_are_captured_anew_when_the_memory_moved():
     model = model_in(torch.bfloat16)
     cache = watched(model)

@@ -38,27 +38,40 @@ class Graphs:
         """Whether this work is captured."""
         return self._graphs.get(name) is not None
 
-    def forget(self) -> None:
-        """Drop all graphs: tensors that they know have moved."""
-        self._graphs = {}
+    def forget(self, name: Hashable | None = None) -> None:
+        """Drop a graph, or all: tensors that they know have moved."""
+        if name is None:
+            self._graphs = {}
+        else:
+            self._graphs.pop(name, None)
 
-    def run(self, name: Hashable, work: Work) -> None:
-        """Run a piece of work, on the current stream as far as others can tell."""
+    def run(self, name: Hashable, work: Work, *, generator: torch.Generator | None = None) -> None:
+        """Run a piece of work, on the current stream as far as others can tell.
+
+        Args:
+            name: of the work.
+            work: what to do, with tensors that do not move.
+            generator: of random numbers that the work draws.
+        """
         if not self._captures:
             work()
             return
         with torch.cuda.device(self._device):
             if name in self._graphs and not self.has(name):
-                self._graphs[name] = self._captured(work)
+                self._graphs[name] = self._captured(work, generator)
             graph = self._graphs.setdefault(name, None)
             if graph is None:
                 self._beside(work)
             else:
                 graph.replay()
 
-    def _captured(self, work: Work) -> torch.cuda.CUDAGraph | None:
+    def _captured(
+        self, work: Work, generator: torch.Generator | None
+    ) -> torch.cuda.CUDAGraph | None:
         """The graph of some work; None, for good, where it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
+        if generator is not None:
+            graph.register_generator_state(generator)
         # The memory of another graph; once none is left it cannot be taken again.
         pool = next((one.pool() for one in self._graphs.values() if one is not None), None)
 

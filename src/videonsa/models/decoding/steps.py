@@ -5,10 +5,10 @@ layers on tensors whose addresses and shapes stay, with all lengths read on the 
 captured once, as a CUDA graph, and replayed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from math import ceil
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,11 @@ SPARE = 2048
 not be moved by the next one."""
 
 
+_CHOOSE = "choose"
+"""The name of that graph; those of the layers are named by their sizes."""
+_Made = TypeVar("_Made")
+
+
 def sizes_of_steps(num_tokens: int) -> list[int]:
     """The sizes of the steps that read so many tokens, the longest steps first."""
     whole, rest = divmod(num_tokens, SIZES[-1])
@@ -45,6 +50,17 @@ def sizes_of_steps(num_tokens: int) -> list[int]:
 def rows_needed(num_tokens: int, max_new_tokens: int) -> int:
     """Rows of memory for the longest question and its answer, what steps write behind included."""
     return sum(sizes_of_steps(num_tokens)) + max_new_tokens + 1
+
+
+class Chooser(Protocol):
+    """Chooses tokens: its tensors do not move, and it never waits for the host."""
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What it draws with."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Ids int64 `[N]` by logits float32 `[N, V]`; below 0 what is no token."""
 
 
 class StaticSteps:
@@ -79,6 +95,8 @@ class StaticSteps:
         self._counts[1].fill_(1)
         vocab_size = model.config.text_config.vocab_size
         self._logits = torch.zeros(batch, vocab_size, device=device)
+        self._chosen = torch.zeros_like(self._samples)
+        self._chooser: Chooser | None = None
         self._own: list[tuple[Tensor, Tensor]] = []  # memory of several samples, by layer
         self._known: list[Any] = []  # addresses and shapes that the graphs know
 
@@ -137,10 +155,31 @@ class StaticSteps:
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
         """Read one token more of each sample, int64 `[N]` on the device; gives logits as `read`."""
-        # What is no token is found out a step later; until then it must not fail on the device.
-        self._ids[1].copy_(ids.clamp(min=0)[:, None])
+        if ids is not self._chosen:  # else they are there
+            self._feed(ids)
         self._run(1)
         return self._logits
+
+    @torch.inference_mode()
+    def choose(self, chooser: Chooser) -> Tensor:
+        """The next token of each sample by the last logits, int64 `[N]`, until it is called again.
+
+        It is captured too, with the way of the tokens to the next step.
+        """
+        if chooser is not self._chooser:
+            self.graphs.forget(_CHOOSE)
+            self._chooser = chooser
+
+        def choose() -> None:
+            self._chosen.copy_(chooser(self._logits))
+            self._feed(self._chosen)
+
+        self.graphs.run(_CHOOSE, choose, generator=chooser.generator)
+        return self._chosen
+
+    def _feed(self, ids: Tensor) -> None:
+        # What is no token is found out a step later; until then it must not fail on the device.
+        self._ids[1].copy_(ids.clamp(min=0)[:, None])
 
     @torch.inference_mode()
     def keep(self, num_tokens: int) -> None:
@@ -220,6 +259,7 @@ class KeptSteps:
         """How the last answer was decoded, in one line: by which steps, and why."""
         self._model, self._cache = model, cache
         self._kept: dict[tuple[int, bool], StaticSteps] = {}
+        self._made: tuple[Hashable, Any] | None = None
 
     def of(self, batch: int, *, captures: bool) -> StaticSteps:
         """Those of N samples. Beside those of one sample, the last asked for are kept."""
@@ -230,6 +270,12 @@ class KeptSteps:
                 self._model, self._cache, batch=batch, captures=captures
             )
         return self._kept[wanted]
+
+    def keeping(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """What was made last, if its key was equal, so that graphs still know it; else made now."""
+        if self._made is None or self._made[0] != key:
+            self._made = key, make()
+        return cast("_Made", self._made[1])
 
     def get_ready(self, method: AttentionMethod | None, *, max_new_tokens: int) -> None:
         """Capture the steps of an answer to a usual question, if it will be decoded by them.
