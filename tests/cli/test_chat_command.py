@@ -110,11 +110,41 @@ def test_a_saved_session_goes_on_in_the_next_chat(chat, tmp_path):
     assert chat([f"/save {folder.parent}"])[0] == 2  # there is something else
 
 
+def test_what_stands_behind_a_command_that_takes_nothing_is_refused(chat):
+    status, out, err = chat(["/frames 3", "/help me", "/quit now", "/quit", "What moves?"])
+    errors = [line for line in err.splitlines() if line.startswith("error ")]
+    assert (status, out) == (2, "")
+    assert errors == [
+        f"error      {name} came with '{rest}': want it alone on its line"
+        for name, rest in (("/frames", "3"), ("/help", "me"), ("/quit", "now"))
+    ]
+
+
+def test_a_stdin_that_is_closed_has_no_lines(chat, tiny_folder, clip_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", str(clip_path), "--model", str(tiny_folder), "--device", "cpu"]) == 0
+
+
+def test_options_of_answers_are_checked_before_the_video_is_read(chat):
+    status, out, err = chat(QUESTIONS, "--stop", "", video="nothing.mp4")
+    assert (status, out) == (2, "")
+    assert "stop=('',): want" in err
+
+
 def test_a_line_that_cannot_be_done_is_told_and_the_next_is_done(chat):
-    typed = ["/fresh", "/join", "/join nothing.mp4", "/save", "\udcff", "", QUESTIONS[0]]
+    typed = [
+        "/fresh",
+        "/join",
+        "/join nothing.mp4",
+        "/save",
+        "/save a\0b",
+        "\udcff",
+        "",
+        QUESTIONS[0],
+    ]
     status, out, err = chat(typed)
     errors = [line for line in err.splitlines() if line.startswith("error ")]
-    assert len(errors) == 5
+    assert len(errors) == 6
     assert "nothing.mp4: no such file" in errors[2]
     assert out == chat(QUESTIONS[:1])[1]
     assert status == 2

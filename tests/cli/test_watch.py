@@ -152,6 +152,8 @@ def test_what_is_forgotten_is_told(watch, long_recording):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
+        (("--ask", " "), "question came empty"),
+        (("--stop", ""), "stop=('',): want a tuple"),
         (("--start", "100"), "it ended before second 100"),
         (("--every", "0"), "--every"),
         (("--idle", "soon"), "--idle soon: want seconds, or 'never'"),
@@ -163,6 +165,12 @@ def test_what_cannot_be_done_is_one_line(watch, recording, options, what):
     status, out, err = watch(recording, "--idle", "0.1", *options)
     assert (status, out) == (2, "")
     assert what in err.splitlines()[-1]
+
+
+def test_what_the_demonstration_model_knows_is_told_once(watch, recording):
+    _, _, err = watch(recording, "--idle", "0.1", "--model", "embedded")
+    assert err.count("the embedded demonstration model knows") == 1
+    assert "and this is none" not in err
 
 
 def test_a_source_that_is_not_there_is_told_before_the_model_is_loaded(watch, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import videonsa
-from videonsa.inference.demonstration import DEMONSTRATION
+from videonsa.inference.demonstration import DEMONSTRATION, OF_WHAT_COMES
 from videonsa.rendered.clips import make_scene, render_scene, scene_seed, write_video
 from videonsa.rendered.suite import SuiteSpec, make_script
 from videonsa.rendered.suite.suite_frames import write_suite_video
@@ -112,7 +112,7 @@ def test_of_frames_to_come_it_does_not_know(qa):
     scene = make_scene(scene_seed("test", 5), duration=8.0)
     frames = render_scene(scene, [0.0, 0.5]).permute(0, 2, 3, 1).numpy()
     session.extend(list(frames), [0.0, 0.5])
-    assert session.ask("What flashed?", max_new_tokens=1).usage.notes == (DEMONSTRATION,)
+    assert session.ask("What flashed?", max_new_tokens=1).usage.notes == (OF_WHAT_COMES,)
 
 
 def test_no_other_model_says_so(tiny_folder, clip_path):

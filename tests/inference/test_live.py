@@ -81,6 +81,15 @@ def test_frames_of_any_size_get_that_of_the_first(qa):
     assert session.clips[0].grid(qa.shape.vision) == (1, 6, 8)
 
 
+def test_one_frame_is_taken_as_it_is(qa, offline):
+    session = qa.open_live()
+    session.extend(FRAMES[0], TIMES[0])
+    session.extend(Image.fromarray(FRAMES[1]), TIMES[1:2])
+    session.extend(torch.from_numpy(FRAMES[2]).permute(2, 0, 1), TIMES[2])
+    session.extend(FRAMES[3:5], TIMES[3:5])
+    assert session.ask("What?", **DRAWN).text == offline(5).text
+
+
 def test_what_cannot_follow_is_refused(tiny_folder, qa, clip_path, tmp_path):
     odd = qa.open(clip_path, num_frames=3)
     with pytest.raises(UsageError, match="its 3 frames do not fill their temporal patches"):

@@ -156,6 +156,18 @@ def test_a_stream_that_was_never_begun_leaves_no_trace(qa, clip_path):
     assert session.turns == ()
 
 
+def test_a_stream_that_another_question_stopped_says_so(qa, clip_path):
+    session = qa.open(clip_path)
+    stream = session.ask("What moves?", stream=True, **DRAWN)
+    first = next(stream)
+    session.ask("Where?", **DRAWN)
+    with pytest.raises(UsageError, match=r"was stopped after token [1-5]: another question"):
+        list(stream)
+    with pytest.raises(UsageError, match="not complete"):
+        _ = stream.answer
+    assert session.turns[1].text.startswith(first)
+
+
 def test_a_question_that_fails_leaves_the_session_as_it_was(qa, clip_path, monkeypatch):
     session = qa.open(clip_path)
     wanted = session.ask("What moves?", fresh=True, **DRAWN).text

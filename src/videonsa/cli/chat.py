@@ -21,7 +21,7 @@ from videonsa.cli.common import (
 )
 from videonsa.cli.compiling import compile_line
 from videonsa.cli.conversation import Conversation, clips_of, session_lines
-from videonsa.cli.generation import add_generation_options, generation_options
+from videonsa.cli.generation import add_generation_options, checked_generation_options
 from videonsa.cli.lines import Lines
 from videonsa.errors import UsageError
 
@@ -67,6 +67,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
+        options = checked_generation_options(args)
         with compile_line():
             session, model = _saved(args) if _is_saved(args) else _opened(args)
         _report_opened(session, model)
@@ -78,7 +79,7 @@ def run(args: Namespace) -> int:
             model,
             as_json=args.json,
             is_typed=lines.are_typed,
-            options=generation_options(args),
+            options=options,
             sampling=_sampling_of_joined(args),
         )
         all_done = conversation.run(lines)

@@ -27,6 +27,8 @@ HELP = (
     ("/help", "this list"),
     ("/quit", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
 )
+_QUIT = "/quit"
+_ALONE = ("/frames", "/help", _QUIT)
 _STOPPED = "stopped: what was said so far stays in the conversation"
 
 
@@ -76,11 +78,9 @@ class Conversation:
         """
         all_done = True
         for line in map(str.strip, lines):
-            if line == "/quit":
-                break
             try:
-                if line:
-                    self._do(line)
+                if line and not self._do(line):
+                    break
             except (VideoNSAError, OSError) as error:
                 all_done = False
                 self._tell_error(line, " ".join(str(error).split()))
@@ -91,15 +91,19 @@ class Conversation:
                 report("note       stopped")
         return all_done
 
-    def _do(self, line: str) -> None:
-        name, _, rest = line.partition(" ")
+    def _do(self, line: str) -> bool:
+        """Do what a line asks for; gives whether the conversation goes on."""
+        name, *rest = line.split(maxsplit=1)
         if not line.startswith("/"):
             self._ask(line)
+        elif name in _ALONE and rest:
+            raise UsageError(f"{name} came with {rest[0]!r}: want it alone on its line")
         elif name in self._commands:
-            self._commands[name](rest.strip())
-        else:
-            known = ", ".join([*self._commands, "/quit"])
+            self._commands[name]("".join(rest))
+        elif name != _QUIT:
+            known = ", ".join([*self._commands, _QUIT])
             raise UsageError(f"{name}: no command: want a question, or one of {known}")
+        return name != _QUIT
 
     def _ask(self, question: str, *, fresh: bool = False) -> None:
         stream = self._session.ask(question, fresh=fresh, stream=True, **self._options)

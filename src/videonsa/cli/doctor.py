@@ -178,7 +178,8 @@ def _torchvision() -> Check:
 def _devices() -> Check:
     import torch
 
-    names = [f"cpu ({torch.get_num_threads()} threads)"]
+    threads = torch.get_num_threads()
+    names = [f"cpu ({threads} {'thread' if threads == 1 else 'threads'})"]
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         names.append(f"cuda:{index} ({torch.cuda.get_device_name(index)}, {memory:.0f} GiB)")

@@ -69,6 +69,15 @@ def generation_options(args: Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def checked_generation_options(args: Namespace) -> dict[str, Any]:
+    """As `generation_options`; UsageError for a value outside its domain."""
+    from videonsa.inference.sampling import GenerationOptions
+
+    options = generation_options(args)
+    GenerationOptions(**options)
+    return options
+
+
 def generation_text(settings: "GenerationSettings") -> str:
     """How tokens are chosen, in one line; what changes nothing is left out."""
     words = ["the likeliest token"]

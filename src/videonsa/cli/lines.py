@@ -21,7 +21,7 @@ class Lines:
     """
 
     def __init__(self) -> None:
-        self.are_typed = sys.stdin.isatty()
+        self.are_typed = sys.stdin is not None and sys.stdin.isatty()
         """Whether a person types them."""
         if self.are_typed:
             with suppress(ImportError):
@@ -32,7 +32,7 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         if not self.are_typed:
-            yield from map(_without_end, sys.stdin)
+            yield from map(_without_end, sys.stdin or ())  # None: closed by who called
             return
         leaving = False
         while True:

@@ -20,7 +20,7 @@ from videonsa.cli.common import (
     video_argument,
 )
 from videonsa.cli.compiling import compile_line, told_to_first
-from videonsa.cli.generation import add_generation_options, generation_options
+from videonsa.cli.generation import add_generation_options, checked_generation_options
 from videonsa.errors import BudgetError, UsageError, VideoError
 
 if TYPE_CHECKING:
@@ -134,9 +134,13 @@ def _idle(text: str) -> float | None:
 def run(args: Namespace) -> int:
     """Run the command."""
     with quiet_libraries(debug=args.debug):
+        from videonsa.video.chat import check_question
         from videonsa.video.follow import follow_video, locate_growing
 
-        # What cannot be followed is told before weights are loaded.
+        # What cannot be asked or followed is told before weights are loaded.
+        for question in args.ask:
+            check_question(question)
+        options = checked_generation_options(args)
         source = _source(args)
         locate_growing(source, as_written=args.as_written)
         with compile_line():
@@ -152,14 +156,17 @@ def run(args: Namespace) -> int:
             f"frames     {followed.width}x{followed.height}, {followed.fps:g} a second, from "
             f"{followed.start:.2f} s on"
         )
+        session = model.open_live(
+            sampling=sampling, when_full=args.when_full, **system_option(args)
+        )
         watch = Watch(
             followed,
-            model.open_live(sampling=sampling, when_full=args.when_full, **system_option(args)),
+            session,
             args.ask,
             as_json=args.json,
-            options=generation_options(args),
+            options=options,
         )
-        watch.report_news((*_notes_on(model), *followed.info.notes))
+        watch.report_news((*session.notes, *followed.info.notes))
         watch.run(every=None if args.once else args.every)
     return 0
 
@@ -177,14 +184,6 @@ def _sampling(args: Namespace, model: "VideoQA") -> "SamplingSpec":
     return change_sampling(
         model.sampling, fps=args.fps, start=args.start, end=args.end, max_pixels=args.max_pixels
     )
-
-
-def _notes_on(model: "VideoQA") -> tuple[str, ...]:
-    from videonsa.inference.demonstration import WHAT_IT_KNOWS
-
-    if not model.demonstration:
-        return model.notes
-    return (f"{WHAT_IT_KNOWS}: name another model with --model", *model.notes)
 
 
 class _FullError(BudgetError):

@@ -111,12 +111,18 @@ class AnswerStream:
                 "the answer was never begun: another question was asked, or the conversation "
                 "changed, before it was read"
             )
+        is_stopped = strings.found is not None or last in stop_ids
+        if not is_stopped and len(seconds) < self.usage.generation.max_new_tokens:
+            raise UsageError(
+                f"the answer was stopped after token {len(seconds)}: another question was asked, "
+                "or the conversation changed, before it was read to its end"
+            )
         first, later = seconds[0], sum(seconds[1:])
         self._answer = Answer(
             text="".join(text),
             usage=self.usage,
             new_tokens=len(seconds),
-            finish="stop" if strings.found is not None or last in stop_ids else "length",
+            finish="stop" if is_stopped else "length",
             stop=strings.found,
             decoding=self._how() or "",
             video_seconds=self._video_seconds,

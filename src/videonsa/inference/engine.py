@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -10,7 +10,8 @@ import torch
 
 from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream
-from videonsa.inference.demonstration import DEMONSTRATION, encode_for_demonstration
+from videonsa.inference.arguments import check_kind, check_names
+from videonsa.inference.demonstration import OF_WHAT_COMES, encode_for_demonstration
 from videonsa.inference.encoded_clip import (
     EncodedClip,
     Video,
@@ -254,9 +255,8 @@ class VideoQA:
         """
         if trace is not None and recorder is not None:
             raise UsageError("both a trace and a recorder: pass one, a trace is a recorder")
-        for name, value, kind in (("recorder", recorder, Recorder), ("trace", trace, Trace)):
-            if value is not None and not isinstance(value, kind):
-                raise UsageError(f"{name} came as {type(value).__name__}: want {kind.__name__}")
+        check_kind("recorder", recorder, Recorder)
+        check_kind("trace", trace, Trace)
         chosen: AnswerOptions = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
@@ -353,9 +353,9 @@ class VideoQA:
         Raises:
             UsageError: an argument outside its domain, or a method that has to see all at once.
         """
+        check_kind("sampling", sampling, SamplingSpec)
         live = LiveVideo(change_sampling(sampling or self.sampling, max_pixels=max_pixels))
-        # What is to come cannot be looked at yet.
-        notes = (DEMONSTRATION, *self.notes) if self.demonstration else self.notes
+        notes = (OF_WHAT_COMES, *self.notes) if self.demonstration else self.notes
         session = Session(self, system=system, notes=notes, live=live, when_full=when_full)
         session.check_extends()
         return session
@@ -385,8 +385,7 @@ class VideoQA:
     ) -> Session:
         """A session with a video that is encoded; it is read with the question, or alone."""
         check_memory(memory)
-        if sampling is not None and not isinstance(sampling, SamplingSpec):
-            raise UsageError(f"sampling came as {type(sampling).__name__}: want SamplingSpec")
+        check_kind("sampling", sampling, SamplingSpec)
         wanted = self.wanted_sampling(video, sampling, changes)
         wanted, asked = foresee(
             self,
@@ -431,6 +430,7 @@ class VideoQA:
         Raises:
             UsageError: for a clip that is read already.
         """
+        check_names(changes, [one.name for one in fields(SamplingSpec)], "a video")
         given = [name for name, value in changes.items() if value is not None]
         if isinstance(video, VideoClip) and (sampling is not None or given):
             raise UsageError(
@@ -450,6 +450,7 @@ class VideoQA:
             UsageError: a value outside its domain.
             ModelError: the checkpoint states one, and none was passed.
         """
+        check_names(options, [one.name for one in fields(GenerationOptions)], "an answer")
         return GenerationOptions(**options).resolve(self.model.generation_config)
 
     @property

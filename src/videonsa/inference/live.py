@@ -1,9 +1,11 @@
 """`LiveVideo`: the open end of a session's last video, where frames arrive."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from videonsa.errors import UsageError
@@ -63,11 +65,11 @@ class LiveVideo:
         self.waiting: tuple[tuple[Tensor, float], ...] = ()
         """Frames of a temporal patch that is not full, `[3, H, W]`, and their seconds."""
 
-    def take(self, frames: Any, times: Sequence[float]) -> Frames | None:
+    def take(self, frames: Any, times: Sequence[float] | float) -> Frames | None:
         """The whole temporal patches that these frames make, with those that wait.
 
         Args:
-            frames: as `FrameList` takes them, of any size.
+            frames: one, or many as `FrameList` takes them, of any size.
             times: seconds of each, ascending, and after those so far.
 
         Raises:
@@ -75,7 +77,10 @@ class LiveVideo:
         """
         if times is None:
             raise UsageError("frames that follow came without times: want the seconds of each")
-        listed = FrameList(frames, times=times)
+        seconds: Any = times
+        if _is_one(frames):
+            frames, seconds = [frames], [times] if isinstance(times, Real) else times
+        listed = FrameList(frames, times=seconds)
         given = listed.times or ()
         if self.last_time is not None and given[0] <= self.last_time:
             raise UsageError(
@@ -182,6 +187,11 @@ class LiveVideo:
             )
         height, width = self.size
         return resize_frames(frame.contiguous(), height=height, width=width)[0]
+
+
+def _is_one(frames: Any) -> bool:
+    """Whether it is one picture: an image, or an array or tensor [H, W, 3] or [3, H, W]."""
+    return isinstance(frames, Image.Image) or getattr(frames, "ndim", None) == 3
 
 
 def _joined(frames: Sequence[tuple[Tensor, float]]) -> Frames:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -52,7 +52,11 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         """Refuse values outside the domain."""
         object.__setattr__(self, "stop", _texts(self.stop))
-        _check({name: value for name, value in asdict(self).items() if value is not None})
+        _check(self._given())
+
+    def _given(self) -> dict[str, Any]:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def resolve(self, stated: GenerationConfig | None) -> "GenerationSettings":
         """What to do, given what the checkpoint states. Drawing without a seed is given one.
@@ -60,9 +64,8 @@ class GenerationOptions:
         Raises:
             ModelError: the checkpoint states a value outside its domain, and none was passed.
         """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
         try:
-            settings = GenerationSettings(**(stated_options(stated) | given))
+            settings = GenerationSettings(**(stated_options(stated) | self._given()))
         except UsageError as error:
             raise ModelError(f"{FILE}: {error}; correct the file, or pass a value") from error
         if not settings.draws:

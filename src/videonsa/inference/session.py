@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args, overload
 
 from videonsa.errors import BudgetError, UsageError
 from videonsa.inference.answer import Answer, AnswerStream, answers_beside
+from videonsa.inference.arguments import check_idle, check_kind, check_model, check_questions
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
@@ -88,6 +89,7 @@ class Session:
 
     def count(self, question: str) -> int:
         """Tokens of the prompt, were this question asked now."""
+        check_question(question)
         mark = self._transcript.mark()
         return mark.num_tokens + len(mark.ids_of(question))
 
@@ -135,7 +137,7 @@ class Session:
             if self._live is not None and self._live.last_time is not None:
                 self._live = None  # what was shown is the last video now
 
-    def extend(self, frames: Any, times: Sequence[float]) -> None:
+    def extend(self, frames: Any, times: Sequence[float] | float) -> None:
         """Show the model more frames of the last video, as they arrive.
 
         Questions and answers leave the conversation before frames follow. A frame whose temporal
@@ -143,8 +145,8 @@ class Session:
         the one of the whole video so far.
 
         Args:
-            frames: one or many, as `FrameList` takes them, of any size.
-            times: the seconds of each, ascending, and after those so far.
+            frames: one, or many as `FrameList` takes them, of any size.
+            times: the seconds of each, ascending, and after those so far; of one, a number too.
 
         Raises:
             UsageError: frames or times that cannot follow, or a session whose last video cannot go
@@ -235,6 +237,7 @@ class Session:
                 newer format; says which.
             BudgetError: it does not fit the memory.
         """
+        check_model(qa)
         loaded = load_session(folder, qa.model, tokenizer=qa.tokenizer, progress=progress)
         session = cls(qa, notes=loaded.notes, live=loaded.live, when_full=loaded.when_full)
         session._transcript = loaded.transcript
@@ -288,6 +291,7 @@ class Session:
             BudgetError: no room for question and answer.
         """
         check_question(question)
+        check_kind("recorder", recorder, Recorder)
         settings = self._qa.generation_settings(**options)
         self._stop_running()
         place = self._from([question], settings.max_new_tokens, fresh=fresh)
@@ -314,7 +318,8 @@ class Session:
         """Ask several questions side by side, each as if it were the next; none of them stays.
 
         They are read and answered together over one cache, of which nothing is copied, unless the
-        answers' `decoding` says why not.
+        answers' `decoding` says why not. Where tokens are drawn, a seed repeats all the answers to
+        the same questions in the same order; a question asked alone may draw others.
 
         Args:
             questions: what to ask; none of them empty.
@@ -325,10 +330,7 @@ class Session:
             UsageError: an argument outside its domain.
             BudgetError: no room for a question and its answer.
         """
-        if isinstance(questions, str) or not questions:
-            raise UsageError(f"questions came as {questions!r}: want a list of at least one text")
-        for question in questions:
-            check_question(question)
+        check_questions(questions)
         settings = self._qa.generation_settings(**options)
         self._stop_running()
         place = self._from(questions, settings.max_new_tokens, fresh=fresh)
@@ -469,7 +471,10 @@ class Session:
         if held + more <= context:
             return
         base = self._base.mark.num_tokens
-        advice = "open the video with fewer frames or pixels"
+        advice = (
+            "open the video with fewer frames or pixels, or ask for less: a shorter question, a "
+            "smaller max_new_tokens"
+        )
         if held > base and base + more <= context:
             advice = "ask with fresh=True, which forgets the conversation"
         raise BudgetError(
@@ -486,6 +491,7 @@ class Session:
 
     def _stop_running(self) -> None:
         """Stop the answer that is still being written."""
+        check_idle(self._running)
         running, self._running = self._running, None
         if running is not None:
             running.close()

@@ -144,9 +144,20 @@ def turn_tokens(turns: Iterable[ChatTurn], *, tokenizer: ChatTokenizer) -> Itera
 
 
 def check_text(name: str, text: object) -> None:
-    """Refuse what is no text: UsageError."""
+    """Refuse what is no text, or not valid Unicode: UsageError."""
     if not isinstance(text, str):
         raise UsageError(f"{name} came as {type(text).__name__}; wanted a str; pass the text")
+    _check_unicode(text)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"text came with the character {text[error.start]!r}; wanted valid Unicode; "
+            "remove or re-encode it"
+        ) from None
 
 
 def check_question(question: object) -> None:
@@ -247,13 +258,7 @@ def encode_text(text: str, tokenizer: ChatTokenizer, special_ids: dict[str, int]
         ModelError: a tokenizer that gives special tokens for it.
 
     """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"text came with the character {text[error.start]!r}; wanted valid Unicode; "
-            "remove or re-encode it"
-        ) from None
+    _check_unicode(text)
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
     if not set(ids).isdisjoint(special_ids.values()):
         raise ModelError(

@@ -44,6 +44,7 @@ RECORD = MappingProxyType(
 """dtype and dimensions of what is stored of each `CachedTokens`; places where tokens left."""
 _OURS = re.compile(r"cache\.json|(tokens|session|layer-\d{3,})\.safetensors")
 _REMEDY = "save it again, or take a copy"
+_MOST_SHOWN = 60  # characters of a name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +132,17 @@ def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: it holds what JSON does not know.
     """
     return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
+
+
+def named_folder(folder: str | Path) -> Path:
+    """A folder by its name; UsageError for what cannot be the name of one."""
+    try:
+        path = Path(folder)
+        path.resolve().exists()
+    except (OSError, TypeError, ValueError) as error:
+        shown = repr(folder)[:_MOST_SHOWN]
+        raise UsageError(f"{shown} names no folder ({one_line(error)}): name another") from error
+    return path
 
 
 def check_replaceable(folder: Path) -> None:

@@ -30,6 +30,7 @@ from videonsa.models.stored_cache.contents import (
     check_same,
     damaged,
     layer_file,
+    named_folder,
     read_contents,
 )
 from videonsa.models.stored_cache.eight_bits import (
@@ -92,7 +93,7 @@ def load_cache(
             damaged or of another model; says which.
         BudgetError: it does not fit the memory.
     """
-    begun, path = time.perf_counter(), Path(folder)
+    begun, path = time.perf_counter(), named_folder(folder)
     contents = read_contents(path)
     now = fingerprint(model, method=method) | as_json(also or {})
     notes = check_same(path, contents, now)

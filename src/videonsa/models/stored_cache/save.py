@@ -28,6 +28,7 @@ from videonsa.models.stored_cache.contents import (
     check_replaceable,
     layer_file,
     layer_specs,
+    named_folder,
 )
 from videonsa.models.stored_cache.eight_bits import (
     channel_scales,
@@ -102,7 +103,7 @@ def save_cache(
     begun = time.perf_counter()
     if precision not in PRECISIONS:
         raise UsageError(f"precision={precision!r}: want one of {', '.join(PRECISIONS)}")
-    target = Path(folder).resolve()
+    target = named_folder(folder).resolve()
     check_replaceable(target)
     contents = Contents(
         precision=precision,
