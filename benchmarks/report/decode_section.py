@@ -5,7 +5,11 @@ from typing import Any
 
 from videonsa.evals.markdown import provenance, table
 
-DECODE_FILES = {"decode_steps": "", "decode_steps_fp8": ", weights in fp8"}
+DECODE_FILES = {
+    "decode_steps": "",
+    "decode_steps_fp8": ", weights in fp8",
+    "decode_steps_peers": ", beside transformers",
+}
 """Names of the files of results, without suffix, and what distinguishes them."""
 OURS = "videonsa"
 _DECODE_HEAD = (
@@ -24,11 +28,11 @@ def render_decode_steps(result: Mapping[str, Any], *, what: str = "") -> str:
         f"## Decoding: {result['model']} on {result['machine']['device']}{what}\n\n"
         "A step decodes one token of each question. Bound: the bytes of weights, keys and values "
         f"that a step reads, at the {result['copy_tb_per_s']:.2f} TB/s at which this machine "
-        "copied memory in the same run. Several questions to videonsa share one cache; in "
-        "transformers each has its own. First token: of a second question of "
-        f"{result['question_tokens']} tokens, in ms and in decode steps. Host: what it does of a "
-        "step when nothing waits. Kernels are those of one step; busy is when at least one runs, "
-        "gaps when none does.\n"
+        "copied memory in the same run; memory that is only read can be a little faster. Several "
+        "questions to videonsa share one cache; in transformers each has its own. First token: of "
+        f"a second question of {result['question_tokens']} tokens, in ms and in decode steps. "
+        "Host: its time for a step when nothing waits (of that for sampling). Kernels are those "
+        "of one step; busy is when at least one runs, gaps when none does.\n"
     ]
     for tokens in sorted({run["tokens"] for run in result["runs"]}):
         runs = [run for run in result["runs"] if run["tokens"] == tokens]
@@ -57,11 +61,16 @@ def _decode_row(run: Mapping[str, Any]) -> list[str]:
         f"{100 * run['bound_ms'] / run['ms']:.0f} %",
         f"{run['tokens_per_s']:,.0f}",
         "" if first is None else f"{first:.1f} ({first / run['ms']:.1f})",
-        _number(run["host_ms"], 3),
+        _host(run),
         _number(run["kernels"], 0),
         _busy(run),
         _number(run["peak_gb"], 1),
     ]
+
+
+def _host(run: Mapping[str, Any]) -> str:
+    sampling = run.get("sampling_ms")  # results from before it was told apart lack it
+    return _number(run["host_ms"], 3) + ("" if sampling is None else f" ({sampling:.3f})")
 
 
 def _busy(run: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from videonsa.bench.decode_baselines import BASELINES, Baseline, baseline_run
 from videonsa.bench.decode_profile import kernels_of_steps
@@ -43,13 +42,14 @@ METHOD = (
     "all answers but their first, each timed on the host from the token before it being there; "
     "first_ms is from asking a question of 30 tokens to its first token being there, with steps "
     "captured before, and does not wait for the step that runs ahead; host_ms is the host's time "
-    "to enqueue a step and its sampling when nothing waits; kernels are those of a replayed step "
-    "under the profiler, busy_ms the time in which at least one runs; bound_ms is weights (layers, "
-    "head) and keys and values of a step, read once at copy_tb_per_s, which is measured on this "
-    "device as a copy's bytes read and written; several questions share one cache (videonsa) or "
-    "have caches of their own (transformers); transformers' tokens are timed in a loop that calls "
-    "its model, takes the likeliest token and waits for it, torch.compile in the mode that its "
-    "generate uses; peak_gb is the peak of PyTorch's allocator while decoding, weights included"
+    "to enqueue a step and its sampling (sampling_ms) when nothing waits; kernels are those of a "
+    "replayed step under the profiler, busy_ms the time in which at least one runs; bound_ms is "
+    "weights (layers, head) and keys and values of a step, read once at copy_tb_per_s, which is "
+    "measured on this device as a copy's bytes read and written; several questions share one "
+    "cache (videonsa) or have caches of their own (transformers); transformers' tokens are timed "
+    "in a loop that calls its model, takes the likeliest token and waits for it, torch.compile in "
+    "the mode that its generate uses; peak_gb is the peak of PyTorch's allocator while decoding, "
+    "weights included"
 )
 
 Run = dict[str, Any]
@@ -135,7 +135,8 @@ def _new_run(what: str, tokens: int, batch: int) -> Run:
     """A run without numbers."""
     numbers = dict.fromkeys(
         (
-            *("error", "how", "ms", "first_ms", "begin_ms", "host_ms", "first_run_ms"),
+            *("error", "how", "ms", "first_ms", "first_run_ms"),
+            *("begin_ms", "host_ms", "host_ms_min", "sampling_ms"),
             *("tokens_per_s", "kernels", "busy_ms", "span_ms", "peak_gb"),
         )
     )
@@ -301,24 +302,35 @@ def _steps_alone(steps: StaticSteps, answering: _Answering, device: torch.device
     begin = time.perf_counter()
     steps.begin(rows_needed(QUESTION_TOKENS, answering.new_tokens))
     begin_ms = 1e3 * (time.perf_counter() - begin)
-    ids = sampler(steps.read(answering.questions))
-    there = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=device.type == "cuda")
+    steps.read(answering.questions)
+    there = torch.empty(answering.batch, dtype=torch.int64, pin_memory=device.type == "cuda")
 
-    def step(ids: Tensor) -> Tensor:
-        steps.step(ids)
-        ids = steps.choose(sampler)
-        there.copy_(ids, non_blocking=True)
-        return ids
+    chosen = steps.choose(sampler)  # its memory stays
 
-    times = []
+    def step() -> None:
+        steps.step(chosen)
+        steps.choose(sampler)
+
+    times, sampling = [], []
     for _ in range(min(HOST_STEPS, answering.new_tokens - 1)):
         begin = time.perf_counter()
-        ids = step(ids)
+        steps.step(chosen)
+        stepped = time.perf_counter()
+        steps.choose(sampler)
+        sampled = time.perf_counter()
+        there.copy_(chosen, non_blocking=True)
         times.append(1e3 * (time.perf_counter() - begin))
+        sampling.append(1e3 * (sampled - stepped))
     wait_for(device)
     steps.begin(rows_needed(QUESTION_TOKENS, answering.new_tokens))
-    found = kernels_of_steps(lambda: steps.step(ids), device)
-    return {"begin_ms": begin_ms, "host_ms": statistics.median(times), **found._asdict()}
+    found = kernels_of_steps(step, device)
+    return {
+        "begin_ms": begin_ms,
+        "host_ms": statistics.median(times),
+        "host_ms_min": min(times),
+        "sampling_ms": statistics.median(sampling),
+        **found._asdict(),
+    }
 
 
 def _baseline_runs(

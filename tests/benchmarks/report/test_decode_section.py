@@ -41,6 +41,11 @@ def test_a_run_has_its_time_range_share_of_the_bound_rate_and_first_token():
     assert f"| videonsa | 1 | {row}" in text
 
 
+def test_sampling_stands_beside_the_time_of_the_host_where_it_is_known():
+    text = render_decode_steps(decode_result(ONE | {"sampling_ms": 0.03}))
+    assert "| 0.050 (0.030) |" in text
+
+
 def test_a_run_without_a_number_says_why():
     failed = run("transformers, dynamic cache", 16, None, error="OutOfMemoryError: CUDA")
     text = render_decode_steps(decode_result(ONE, failed))
@@ -71,14 +76,15 @@ def test_readme_has_tokens_of_all_lengths_beside_transformers(tmp_path, monkeypa
     monkeypatch.setattr(headline, "RESULTS", tmp_path)
     assert list(headline._decoding()) == []
     others = [ONE | {"tokens": 2**13, "ms": 4.0}, ONE | {"tokens": 2**20, "ms": 20.0}]
-    theirs = run(headline.DYNAMIC, 1, 30.0)
-    result = decode_result(ONE, MANY, *others, theirs)
-    (tmp_path / "decode_steps.json").write_text(json.dumps(result))
+    theirs = run(headline.DYNAMIC, 1, 30.0), run(headline.DYNAMIC, 16, None, error="no memory")
+    for name, runs in (("", (ONE, MANY, *others)), ("_peers", (ONE, MANY, *theirs))):
+        path = tmp_path / f"decode_steps{name}.json"
+        path.write_text(json.dumps(decode_result(*runs)))
     token, first, together = headline._decoding()
     assert token[1:] == [
         "4.0 / 6.2 / 20.0 ms",
         "- / 30.0 / - ms in transformers, dynamic cache",
-        "125 / 80 / 25 % of the speed at which memory gives weights and cache",
+        "125 / 80 / 25 % of the speed at which memory is copied",
     ]
     assert first[1:] == ["12 ms", "", "2.0 decode steps"]
     assert together[1:] == [
@@ -86,6 +92,17 @@ def test_readme_has_tokens_of_all_lengths_beside_transformers(tmp_path, monkeypa
         "does not run in transformers, with 16 caches",
         "12.5 times as many tokens a second as one",
     ]
+
+
+def test_readme_does_not_speak_of_what_was_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(headline, "RESULTS", tmp_path)
+    others = [ONE | {"tokens": tokens} for tokens in (2**13, 2**20)]
+    plain = run("videonsa, plain forward", 1, 70.0)
+    result = decode_result(ONE, MANY, *others, plain)
+    (tmp_path / "decode_steps.json").write_text(json.dumps(result))
+    token, _, together = headline._decoding()
+    assert token[2] == "- / 70.0 / - ms by the plain forward"
+    assert together[2] == ""
 
 
 def test_a_stage_of_a_session_has_its_times_and_speed():
