@@ -19,7 +19,7 @@ LARGEST = torch.finfo(FLOAT8).max
 SMALLEST = 2.0**-100
 """Largest magnitude of a row whose scale, and its inverse, are still normal numbers of float32."""
 LEAST_ROWS = 128
-"""cuBLAS has no product of fewer rows where they are wide; zeros are added to fewer."""
+"""Zeros are added to fewer: cuBLAS lacks some products of few rows with a bias."""
 MULTIPLE = 16
 """Both sides of a weight are multiples of it: what the GPU's product takes."""
 LEAST_CAPABILITY = (8, 9)
