@@ -64,6 +64,12 @@ def test_what_cannot_be_static_is_named():
     assert why_not_static(model, batch, None) == "a prompt with padding"
 
 
+def test_autocast_is_a_reason():
+    """Memory and what was captured have the dtypes of a call without it."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert why_not_static(tiny(), VideoNSACache(), None) == "autocast is on"
+
+
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_only_a_cuda_gpu_has_graphs(device):
     reason = why_not_captured(OnAGPU(tiny(), device=torch.device(device)), VideoNSACache(), None)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.stepped import SteppedModel
 from videonsa.models.methods import AttentionMethod
@@ -21,6 +23,8 @@ def why_not_static(
     """
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return "its layers are on several devices"
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        return "autocast is on"
     method = model.method if method is None else method
     if not method.text_is_dense:
         return f"method {method.name!r} need not be dense attention after the video"
