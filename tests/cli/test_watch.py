@@ -133,7 +133,7 @@ def test_a_full_context_ends_with_an_answer_and_an_error(watch, long_recording):
     assert len(out.splitlines()) == 1
     assert 0 < float(out.split()[0]) < 4.9
     last = err.splitlines()[-1]
-    assert "the context is full before second" in last
+    assert "no room for the frames up to second" in last
     assert "want --when-full forget" in last
 
 

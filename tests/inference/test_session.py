@@ -150,7 +150,7 @@ def test_a_stream_that_was_never_begun_leaves_no_trace(qa, clip_path):
     before = session.num_tokens
     stream = session.ask("What moves?", stream=True)
     assert session.num_tokens == before
-    session.forget()
+    session.forget_conversation()
     with pytest.raises(UsageError, match="never begun"):
         next(stream)
     assert session.turns == ()
@@ -171,7 +171,7 @@ def test_a_stream_that_another_question_stopped_says_so(qa, clip_path):
 def test_a_question_that_fails_leaves_the_session_as_it_was(qa, clip_path, monkeypatch):
     session = qa.open(clip_path)
     wanted = session.ask("What moves?", fresh=True, **DRAWN).text
-    session.forget()
+    session.forget_conversation()
     before = session.num_tokens
     with monkeypatch.context() as patch:
         patch.setattr(type(qa.model), "forward", lambda *_, **__: 1 / 0)
@@ -284,7 +284,7 @@ QUESTIONS = ["What moves?", "Where is the red square now?", "How many?"]
 def test_questions_side_by_side_are_answered_as_each_alone(qa, clip_path, options):
     session = qa.open(clip_path)
     wanted = [session.ask(question, fresh=True, **options) for question in QUESTIONS]
-    session.forget()
+    session.forget_conversation()
     before = session.num_tokens
     answers = session.ask_each(QUESTIONS, **options)
     for answer, alone in zip(answers, wanted, strict=True):

@@ -112,7 +112,7 @@ def test_saving_and_loading_at_any_moment_changes_no_answer(qa, clip_path, tmp_p
             elif what == "join":
                 session.join(clip_path, max_frames=2)
             else:
-                session.forget()
+                session.forget_conversation()
         if stored:
             sessions[0].save(folder)
             sessions[0] = Session.load(folder, qa)

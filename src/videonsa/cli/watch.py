@@ -232,7 +232,7 @@ class Watch:
 
         Raises:
             VideoError: there was no frame.
-            BudgetError: the context is full.
+            BudgetError: the context or the memory is full.
 
         """
         try:
@@ -282,7 +282,7 @@ class Watch:
                 self._session.extend(pixels, [frame.time for frame in waiting])
         except BudgetError as error:
             raise _FullError(
-                f"the context is full before second {self._followed.second_of(waiting[-1]):.2f} "
+                f"no room for the frames up to second {self._followed.second_of(waiting[-1]):.2f} "
                 f"({error}): want --when-full forget, lower --max-pixels or --fps, or an --end"
             ) from error
         self._shown = self._followed.second_of(waiting[-1])

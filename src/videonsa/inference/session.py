@@ -115,7 +115,7 @@ class Session:
         with self._memory():
             clip = self._qa.encode(video, sampling)
         if fresh:
-            self.forget()
+            self.forget_conversation()
         place, base, live = self._place(), self._base, self._live
         try:
             self.show(clip)
@@ -155,7 +155,7 @@ class Session:
         """
         self.check_extends()
         live = self._open_end()
-        self.forget()
+        self.forget_conversation()
         before = copy(live)
         try:
             taken = live.take(frames, times)
@@ -191,8 +191,8 @@ class Session:
             self._transcript.read()
             self._transcript.context.get_ready(max_new_tokens=ROOM_FOR_ANSWER)
 
-    def forget(self) -> None:
-        """Forget the conversation: all but what was opened and joined before it."""
+    def forget_conversation(self) -> None:
+        """Forget all but what was opened and joined before the conversation."""
         self._stop_running()
         self._go_back(self._base)
 
@@ -411,21 +411,20 @@ class Session:
         if live is None or place.turns:
             return place
         waiting = live.repeated()
+        if waiting is None and self._when_full == "refuse":
+            return place
+        self.forget_conversation()
         if self._when_full == "forget":
-            self.forget()
             asked = [len(self._base.mark.ids_of(question)) for question in questions]
             num_new = 0 if waiting is None else live.num_tokens(waiting)
             self._make_room(num_new, max(asked, default=0) + max_new_tokens)
-            place = self._base
         if waiting is not None:
-            self.forget()
             try:
                 self._watch(live, waiting)
             except BaseException:  # also where it was interrupted
                 self._go_back(self._base)
                 raise
-            place = self._place()
-        return place
+        return self._place()
 
     def _make_room(self, num_new: int, kept: int) -> None:
         """Let more frames fit the context beside tokens kept free: refuse, or forget old frames.
