@@ -15,6 +15,7 @@ from benchmarks.report.attention_section import FILES, attention_figure, render_
 from benchmarks.report.decode_section import DECODE_FILES, render_decode_steps, render_session
 from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
+from benchmarks.report.session_section import render_session_memory
 from benchmarks.report.study_section import FILES as STUDY_FILES
 from benchmarks.report.study_section import draw_study, render_study
 from benchmarks.report.weights_section import render_products, render_weights
@@ -33,9 +34,9 @@ HEADER = """# Results
 
 All numbers of this project, in this order: accuracy of the embedded model, on its own clips and on
 the suite of long rendered videos; accuracy of NSA and dense twins; time of a whole model to its
-first token; time of a decoded token, and of what a session does; errors of quantised weights; time
-of products in fp8; time to read a video; memory of the reference attention; time and memory of
-attention alone.
+first token; time of a decoded token, of what a session does, and its memory; errors of quantised
+weights; time of products in fp8; time to read a video; memory of the reference attention; time and
+memory of attention alone.
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
 section ends with the machine and versions that it holds for.
@@ -166,6 +167,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     **{stem: partial(render_prefill, what=what) for stem, what in PREFILL_FILES.items()},
     **{stem: partial(render_decode_steps, what=what) for stem, what in DECODE_FILES.items()},
     "session": render_session,
+    "session_memory": render_session_memory,
     "weights_error": render_weights,
     "fp8_products": render_products,
     "decode": render_decode,
