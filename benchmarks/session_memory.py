@@ -95,7 +95,7 @@ def measure(count: int, *, warm_up: int = WARM, follow_ups: int = FOLLOW_UPS) ->
     return {
         "questions": asked - warm,
         "warm_up": warm,
-        "video_tokens": session.num_tokens,
+        "tokens": session.num_tokens,
         "counts": counts,
         "conversations": conversations,
         "at_the_end": in_use(),

@@ -17,7 +17,7 @@ def render_session_memory(result: Mapping[str, Any]) -> str:
     rows.append(_row("both forgotten", result["at_the_end"]))
     return (
         "## Memory of a session of many questions\n\n"
-        f"The embedded model, a clip of {result['video_tokens']} tokens; counted from question "
+        f"The embedded model, {result['tokens']} tokens before a question; counted from question "
         f"{result['warm_up']} on. Questions are about the clip alone: answered whole, streamed, "
         "streamed and stopped, and several side by side. In a conversation each question follows "
         "the one before; the memory that its tokens took is kept for those to come.\n\n"

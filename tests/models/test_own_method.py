@@ -118,6 +118,29 @@ def test_what_is_no_method_is_refused_by_that_word(tiny_folder, method):
         videonsa.load(tiny_folder, method=method, device="cpu")
 
 
+class OneRow(AttentionMethod):
+    name = "one row"
+
+    def attend(self, layer, hidden, q, k, v, step):
+        return q[:, :1]  # would broadcast
+
+
+class Nameless(AttentionMethod):
+    def attend(self, layer, hidden, q, k, v, step):
+        return q
+
+
+def test_an_output_of_another_shape_is_refused(tiny_folder, clip_path):
+    qa = videonsa.load(tiny_folder, method=OneRow(), device="cpu")
+    with pytest.raises(UsageError, match=r"'one row' gave an output \[1, 1, 4, 16\]: want \[1, "):
+        qa.ask(clip_path, "What?")
+
+
+def test_a_method_without_a_name_is_refused(tiny_folder):
+    with pytest.raises(UsageError, match="class Nameless has no name"):
+        videonsa.load(tiny_folder, method=Nameless(), device="cpu")
+
+
 @pytest.mark.parametrize("pair", [(NSA, NSASpec.released()), (ReleasedNSA, NSASpec())])
 def test_a_spec_of_the_other_class_is_refused(pair):
     kind, spec = pair

@@ -102,8 +102,14 @@ class HybridAttention:
         self, hidden_states: Tensor, q: Tensor, k: Tensor, v: Tensor, step: AttentionStep
     ) -> Attended:
         if step.parts is None:
-            attended = step.method.attend(self, hidden_states, q, k, v, step)
-            return Attended(attended) if isinstance(attended, Tensor) else attended
+            found = step.method.attend(self, hidden_states, q, k, v, step)
+            attended = Attended(found) if isinstance(found, Tensor) else found
+            if attended.output.shape != q.shape:  # others may broadcast, and be wrong in silence
+                raise UsageError(
+                    f"method {step.method.name!r} gave an output {list(attended.output.shape)}: "
+                    f"want {list(q.shape)}, that of q"
+                )
+            return attended
         outputs, first = [], 0
         for part in step.parts:
             rows = slice(first, first + part.num_tokens)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from videonsa.errors import ModelError
+from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
 from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_names
 from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method
@@ -49,6 +49,8 @@ def stated_by(method: AttentionMethod | str | None) -> tuple[str | None, NSASpec
         return None, None
     if not isinstance(method, AttentionMethod):
         return named_method(method, NSASpec()).name, None  # the spec is the config's
+    if not isinstance(getattr(method, "name", None), str):
+        raise UsageError(f"a method of class {type(method).__name__} has no name: give it one")
     fields = method.config_fields()
     return fields["attention"], fields.get("nsa")
 
