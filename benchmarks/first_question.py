@@ -2,7 +2,7 @@
 
 python benchmarks/first_question.py --out benchmarks/results/nvidia-h200/first_question.json
 
-Each run is a process of its own with random weights, asked about ten minutes of 720p. `before`
+Each run is a process of its own with random weights, asked about a video of 720p. `before`
 compiles when a kernel is first used, `beside` while the video is read, both from an empty cache;
 `compiled` has the cache of `beside`. `ahead` asks nothing and does what `videonsa doctor --compile`
 does, from an empty cache too. Making the model, which stands for reading its weights, is not in the
@@ -75,12 +75,12 @@ def model_of(spec: str) -> VideoQA:
     return VideoQA(model, tokenizer)
 
 
-def ask(run: str, spec: str) -> dict[str, Any]:
+def ask(run: str, spec: str, minutes: int) -> dict[str, Any]:
     """One question in this process."""
     if run == "ahead":
         shape = replace(published(), method=method_of(spec))
         return asdict(warm_up(one_layer_model(shape, device=torch.device("cuda"))))
-    path = sample_video()
+    path = sample_video(minutes=minutes)
     qa = model_of(spec)
     torch.cuda.synchronize()
     notices: list[float] = []
@@ -116,13 +116,14 @@ def ask(run: str, spec: str) -> dict[str, Any]:
         }
 
 
-def run_all(spec: str) -> list[dict[str, Any]]:
-    """Every run, in a process of its own."""
+def run_all(runs: list[str], spec: str, minutes: int) -> list[dict[str, Any]]:
+    """Runs, each in a process of its own."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for run, cache in CACHES.items():
-            environment = os.environ | {"TRITON_CACHE_DIR": str(Path(folder, cache))}
+        for run in runs:
+            environment = os.environ | {"TRITON_CACHE_DIR": str(Path(folder, CACHES[run]))}
             command = [sys.executable, __file__, "--run", run, "--spec", spec]
+            command += ["--minutes", str(minutes)]
             begin = time.perf_counter()
             done = subprocess.run(
                 command, env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -137,19 +138,22 @@ def main() -> None:
     """Measure, or be measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--run")
+    parser.add_argument("--run", help="this one alone, in this process")
+    parser.add_argument("--runs", default=",".join(CACHES), help="which, in this order")
+    parser.add_argument("--minutes", type=int, default=10, help="of the video")
     parser.add_argument("--spec", choices=("paper", "released"), default="paper")
     args = parser.parse_args()
     if args.run is not None:
-        print(json.dumps(ask(args.run, args.spec)))
+        print(json.dumps(ask(args.run, args.spec, args.minutes)))
         return
-    sample_video()
+    sample_video(minutes=args.minutes)
     result = {
         "benchmark": "first question",
         "setup": measurement_facts(torch.device("cuda")) | {"cores": usable_cores()},
         "model": MODEL,
         "spec": args.spec,
-        "runs": run_all(args.spec),
+        "minutes": args.minutes,
+        "runs": run_all(args.runs.split(","), args.spec, args.minutes),
     }
     text = json.dumps(result, indent=2) + "\n"
     if args.out is None:
