@@ -35,7 +35,7 @@ def offline(qa):
     return answer
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(parts=st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=5))
 def test_a_question_at_any_moment_is_that_about_the_video_so_far(qa, offline, parts):
     session = qa.open_live()
@@ -135,12 +135,12 @@ def test_a_full_context_forgets_the_oldest_frames_but_the_first(tiny_folder, blo
     method = method.with_options(block_size=block_size)
     qa = videonsa.load(tiny_folder, device="cpu", method=method)
     session = qa.open_live(when_full="forget")
-    for count in range(0, 420, 12):
+    for count in range(0, 312, 12):
         session.extend(FRAMES, range(count, count + 12))
         assert session.num_tokens + 512 <= 2048
     times = session.clips[0].times
     assert times[:2] == (0, 1)
-    assert times[2:] == tuple(range(int(times[2]), 420))
+    assert times[2:] == tuple(range(int(times[2]), 312))
     (note,) = session.notes
     assert note == (
         f"forgotten: all frames before {times[2]:.2f} s but the first 2: the context was full"
