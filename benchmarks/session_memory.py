@@ -63,7 +63,7 @@ def ask(session: Session, questions: Iterator[str], count: int) -> int:
         stopped.close()
         session.ask_each(list(islice(questions, SIDE_BY_SIDE)), fresh=True)
         asked += 3 + SIDE_BY_SIDE
-    session.forget()
+    session.forget_conversation()
     return asked
 
 
@@ -73,7 +73,7 @@ def converse(session: Session, questions: Iterator[str], count: int) -> dict[str
     for question in islice(questions, count):
         session.ask(question)
     tokens, after = session.num_tokens - held, in_use()
-    session.forget()
+    session.forget_conversation()
     return {"questions": count, "tokens": tokens, "before": before, "after": after}
 
 
