@@ -94,12 +94,12 @@ def test_what_is_joined_is_sampled_like_the_video_but_whole(chat, clip_path):
     assert joined["height"] == first["height"] < 84
 
 
-def test_a_saved_session_goes_on_in_the_next_chat(chat, tmp_path):
+def test_a_saved_session_goes_on_in_the_next_chat(chat, tiny_folder, tmp_path):
     folder = tmp_path / "kept session"
     _, whole, _ = chat(QUESTIONS)
     status, first, err = chat([QUESTIONS[0], f"/save {folder}"])
     assert status == 0
-    assert f"it goes on with: videonsa chat '{folder}'" in err
+    assert f"it goes on with: videonsa chat '{folder}' --model {tiny_folder}\n" in err
     status, second, err = chat(QUESTIONS[1:], video=folder)
     assert (status, first + second) == (0, whole)
     assert "frames     8 of 112x84, 0.00 s to 3.50 s, 48 tokens" in err

@@ -1,6 +1,7 @@
 """`videonsa chat`: a conversation about a video that is read once."""
 
 from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from videonsa.cli.answering import (
     reading_options,
 )
 from videonsa.cli.common import (
+    DEFAULT_MODEL,
     Commands,
     add_command,
     quiet_libraries,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from videonsa.inference.session import Session
 
 EXIT_LINE_FAILED = 2
+_USUAL = (DEFAULT_MODEL, "full")
+"""Values of --model and --weights where they are not given."""
 _OF_A_VIDEO = (
     *("sampling", "fps", "num_frames", "start", "end", "frame_rate", "max_frames", "max_pixels"),
     *("max_tokens", "fit", "memory", "system"),
@@ -81,6 +85,7 @@ def run(args: Namespace) -> int:
             is_typed=lines.are_typed,
             options=options,
             sampling=_sampling_of_joined(args),
+            model_options=_model_options(args),
         )
         all_done = conversation.run(lines)
     return 0 if all_done or lines.are_typed else EXIT_LINE_FAILED
@@ -118,6 +123,14 @@ def _saved(args: Namespace) -> "tuple[Session, VideoQA]":
         )
     model = load_model(args)
     return Session.load(args.video, model), model
+
+
+def _model_options(args: Namespace) -> tuple[str, ...]:
+    """The options that another command needs to load the same model, as they are typed."""
+    names = ("model", "base", "revision", "attention", "dtype", "weights")
+    given = [(name, str(getattr(args, name))) for name in names if getattr(args, name) is not None]
+    words = [(f"--{name}", value) for name, value in given if value not in _USUAL]
+    return (*chain(*words), *(("--fresh-gates",) if args.fresh_gates else ()))
 
 
 def _sampling_of_joined(args: Namespace) -> dict[str, Any]:

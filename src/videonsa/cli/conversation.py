@@ -42,6 +42,7 @@ class Conversation:
         is_typed: a person asks: Ctrl-C stops an answer, not the program.
         options: of every answer, by the keywords of `Session.ask`.
         sampling: of what is joined, by the names of `SamplingSpec`.
+        model_options: words of a command that load the same model.
 
     """
 
@@ -54,6 +55,7 @@ class Conversation:
         is_typed: bool,
         options: dict[str, Any],
         sampling: dict[str, Any] | None = None,
+        model_options: Sequence[str] = (),
     ) -> None:
         self._session = session
         self._model = model
@@ -61,6 +63,7 @@ class Conversation:
         self._is_typed = is_typed
         self._options = options
         self._sampling = sampling or {}
+        self._model_options = model_options
         self._commands: dict[str, Callable[[str], None]] = {
             "/fresh": lambda question: self._ask(question, fresh=True),
             "/frames": lambda _: self._tell_frames(),
@@ -144,9 +147,10 @@ class Conversation:
     def _save(self, argument: str) -> None:
         folder = Path(_path_of(argument, "/save FOLDER"))
         saved = self._session.save(folder)
+        again = shlex.join(["videonsa", "chat", str(folder), *self._model_options])
         line = (
             f"saved      {saved.num_bytes / 1e6:.1f} MB in {saved.seconds:.1f} s; it goes on with: "
-            f"videonsa chat {shlex.quote(str(folder))}"
+            f"{again}"
         )
         self._tell({"saved": str(folder)}, [line])
 
