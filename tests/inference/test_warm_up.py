@@ -94,6 +94,18 @@ def test_an_error_is_told_in_one_line_and_it_is_tried_again(model, prepared, mon
     assert prepared == [([PROMPT], SIZES[:1])]
 
 
+def test_a_question_goes_on_without_what_takes_too_long(model, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(warm_up, "can_warm_up", lambda model: True)
+    monkeypatch.setattr(warm_up, "_prepare", lambda *_, **__: released.wait(10))
+    monkeypatch.setattr(warm_up, "LONGEST_WAIT", 0.01)
+    warm = WarmUp(model)
+    with warm.beside(PROMPT):
+        pass
+    assert warm.notes == ("the GPU was not prepared 0 s after the video was read",)
+    released.set()
+
+
 def test_what_fails_inside_does_not_wait_for_it(model, monkeypatch):
     released, ended = threading.Event(), threading.Event()
     seen = []

@@ -41,6 +41,13 @@ SMALL_FRAMES = ((2, 2), (2, 3))
 """Rows and columns of merged tokens of frames for the vision tower: of 16 patches and of 24."""
 
 
+WORKERS_BESIDE, MOST_WORKERS = 3, 8
+"""Threads that compile: few while the threads of a video want the interpreter for every frame and
+operation, and a processor as soon as they have it."""
+LONGEST_WAIT = 60.0
+"""Seconds behind the reading after which the question goes on, and compiles what is left."""
+
+
 class Prompt(NamedTuple):
     """A prompt about one video or image, as far as kernels depend on it."""
 
@@ -91,7 +98,8 @@ def warm_up(
         )
     begin = time.perf_counter()
     with watch_compilation() as found, _on_gpu(model):
-        _prepare(model, prompts, sizes=SIZES, shadow=_shadow(model))
+        workers = min(MOST_WORKERS, usable_cores())
+        _prepare(model, prompts, sizes=SIZES, shadow=_shadow(model), workers=workers)
         torch.cuda.synchronize()
     return WarmedUp(kernels=found.compiled.count, seconds=time.perf_counter() - begin)
 
@@ -135,14 +143,21 @@ class WarmUp:
             yield
             return
         stopped = threading.Event()
-        thread = threading.Thread(target=self._try, args=(prompt, stopped), name="warm-up")
+        thread = threading.Thread(
+            target=self._try, args=(prompt, stopped), name="warm-up", daemon=True
+        )
         thread.start()
         try:
             yield
         except BaseException:
             stopped.set()  # nobody waits for it
             raise
-        thread.join()
+        thread.join(LONGEST_WAIT)
+        if thread.is_alive():
+            stopped.set()
+            self.notes = (
+                f"the GPU was not prepared {LONGEST_WAIT:.0f} s after the video was read",
+            )
 
     def _try(self, prompt: Prompt, stopped: threading.Event) -> None:
         try:
@@ -150,7 +165,14 @@ class WarmUp:
             with _on_gpu(self._model):
                 if sizes:
                     self._shadow = _shadow(self._model)
-                _prepare(self._model, [prompt], sizes=sizes, shadow=self._shadow, stopped=stopped)
+                _prepare(
+                    self._model,
+                    [prompt],
+                    sizes=sizes,
+                    shadow=self._shadow,
+                    workers=min(WORKERS_BESIDE, max(1, usable_cores() // 4)),
+                    stopped=stopped,
+                )
         except Exception as error:  # the question itself will do, or tell, the same
             self.notes = (f"the GPU could not be prepared beforehand: {one_line(error)}",)
         else:
@@ -164,6 +186,7 @@ def _prepare(
     *,
     sizes: Sequence[int],
     shadow: VideoNSAForConditionalGeneration | None,
+    workers: int,
     stopped: threading.Event | None = None,
 ) -> None:
     """Compile for prompts and, where there are sizes of steps to take, take small steps meanwhile.
@@ -175,8 +198,10 @@ def _prepare(
         steps: list[Callable[[], None]] = []
         if shadow is not None:  # first: its kernels then compile while the next steps are taken
             steps += [partial(_read_shape, shadow, prompt) for prompt in prompts]
+        if stopped is None:  # else the tower is at work, on the video
+            steps.append(partial(_encode_little, model))
         if sizes:
-            steps += [partial(_encode_little, model), partial(_read_little, model, sizes)]
+            steps.append(partial(_read_little, model, sizes))
         if sizes and isinstance(model.method, ReleasedNSA):
             steps += [partial(_read_shape, model, prompt) for prompt in OF_RELEASED]
         for step in steps:
@@ -186,7 +211,7 @@ def _prepare(
     if shadow is None:
         call()
     else:
-        compile_together(call, workers=usable_cores())
+        compile_together(call, workers=workers)
 
 
 @contextmanager
