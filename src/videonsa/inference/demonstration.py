@@ -16,7 +16,7 @@ WHAT_IT_KNOWS = (
     "frames a second, 112 x 112 pixels)"
 )
 DEMONSTRATION = f"{WHAT_IT_KNOWS}, and this is none: name another model with --model"
-OF_WHAT_COMES = f"{WHAT_IT_KNOWS}: name another model with --model for others"
+OF_WHAT_COMES = f"{WHAT_IT_KNOWS}: name another model with --model for other videos"
 """Said of a video that is still to come, which cannot be looked at."""
 
 
