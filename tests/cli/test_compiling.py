@@ -3,7 +3,7 @@
 import io
 
 from videonsa.cli.compiling import CompileLine, compile_line, told_to_first
-from videonsa.ops.compilation import Compilation, Compiled
+from videonsa.ops.compilation import Compiled
 
 
 class Terminal(io.StringIO):
@@ -44,13 +44,3 @@ def test_nothing_is_said_where_nothing_compiles(capsys):
     assert list(told_to_first(iter(["a", "b"]))) == ["a", "b"]
     assert list(told_to_first(iter([]))) == []
     assert capsys.readouterr() == ("", "")
-
-
-def test_time_counts_from_the_beginning_of_the_first_kernel():
-    times = iter([100.5, 103.0, 103.0])
-    found = []
-    watch = Compilation(found.append, lambda: next(times))
-    for seconds in (0.5, 9.0, 0.1):  # several at a time: a later one may have begun earlier
-        watch.add(seconds)
-    assert found == [compiled(1, 0.5), compiled(2, 3.0), compiled(3, 3.0)]
-    assert watch.compiled == found[-1]
