@@ -78,7 +78,7 @@ def test_tokens_and_cache_are_those_of_the_plain_path(model, static, ahead, leng
     kept = KeptSteps(model, ours)
     found = [tokens_of(answer(model, ours, ids, kept=kept, **drawn)) for ids in (first, second)]
     assert found == wanted
-    assert kept.how == "captured steps"
+    assert kept.decoding == "captured steps"
     assert_same(ours, theirs)
 
 
@@ -89,7 +89,7 @@ def test_a_prompt_that_is_all_there_is_goes_on_by_static_steps(model, static, ah
     static(ahead=ahead)
     kept = KeptSteps(model, ours)
     assert tokens_of(answer(model, ours, [40, 41, 42], kept=kept)) == wanted
-    assert kept.how == "captured steps"
+    assert kept.decoding == "captured steps"
     assert_same(ours, theirs)
 
 
@@ -159,12 +159,12 @@ def test_questions_over_one_cache_are_answered_as_each_alone(model, static, ahea
     cache, untouched = watched(model), watched(model)
     kept = KeptSteps(model, cache)
     assert answers(model, cache, QUESTIONS, kept=kept) == alone
-    assert kept.how == "static steps: it runs on a CPU, not on a CUDA GPU"
+    assert kept.decoding == "static steps: it runs on a CPU, not on a CUDA GPU"
     static(ahead=ahead)
     for questions in (QUESTIONS, QUESTIONS[:1], QUESTIONS[2:]):
         wanted = [alone[QUESTIONS.index(ids)] for ids in questions]
         assert answers(model, cache, questions, kept=kept) == wanted
-        assert kept.how == "captured steps"
+        assert kept.decoding == "captured steps"
     assert_same(cache, untouched)
     ends = {alone[0][1], alone[1][3], alone[2][2], alone[3][0]}
     lasts = [next(i for i, token in enumerate(one) if token in ends) for one in alone]
@@ -186,7 +186,7 @@ def test_questions_are_answered_in_turn_where_steps_cannot_be_static(model):
     kept = KeptSteps(model, cache)
     found = answers(model, cache, QUESTIONS, kept=kept, method=Own())
     assert found == answers(model, cache, QUESTIONS)
-    assert kept.how == (
+    assert kept.decoding == (
         "plain steps, one question after another: "
         "method 'own' need not be dense attention after the video"
     )
@@ -208,10 +208,10 @@ def test_a_batch_of_prompts_and_one_token_are_decoded_plainly(model, static):
     settings = GenerationSettings(max_new_tokens=2)
     given = {"settings": settings, "stop_ids": frozenset(), "kept": kept}
     list(decode(model, {"input_ids": torch.tensor([[40, 41], [50, 51]])}, cache, **given))
-    assert kept.how == "plain steps: a batch of 2 prompts, each with keys of its own"
+    assert kept.decoding == "plain steps: a batch of 2 prompts, each with keys of its own"
     kept = KeptSteps(model, VideoNSACache())
     tokens_of(answer(model, kept._cache, [40], kept=kept, max_new_tokens=1))
-    assert kept.how == "plain steps: one token is wanted"
+    assert kept.decoding == "plain steps: one token is wanted"
 
 
 def test_a_question_without_tokens_is_refused(model):
@@ -223,7 +223,7 @@ def test_a_question_without_tokens_is_refused(model):
 def test_a_context_keeps_its_steps_and_says_how_it_decoded(model, static, ahead):
     static(ahead=ahead)
     context = Context(model, cache=watched(model))
-    assert context.how_decoded is None
+    assert context.decoding is None
     settings = GenerationSettings(max_new_tokens=6)
     given = {"settings": settings, "stop_ids": frozenset()}
     alone = [tokens_of(answer(model, watched(model), ids, max_new_tokens=6)) for ids in QUESTIONS]
@@ -237,4 +237,4 @@ def test_a_context_keeps_its_steps_and_says_how_it_decoded(model, static, ahead)
     assert context.num_tokens == before + len(QUESTIONS[0]) + 3
     rest = context.answer(context.passage(alone[0][3:4]), **given)
     assert tokens_of(rest)[:2] == alone[0][4:]
-    assert context.how_decoded == "captured steps"
+    assert context.decoding == "captured steps"

@@ -246,8 +246,8 @@ def _measured(held: _Held, *, request: DecodeRequest, batch: int) -> Run:
         first, *later = answering.stamps(request.new_tokens)
         firsts.append(first)
         times += later
-    run |= {"first_times_ms": firsts, "times_ms": times, "how": kept.how}
-    if kept.how == "captured steps":
+    run |= {"first_times_ms": firsts, "times_ms": times, "how": kept.decoding}
+    if kept.decoding == "captured steps":
         with torch.inference_mode():
             steps = kept.of(batch, captures=True)
             run |= _steps_alone(steps, answering, model.device)

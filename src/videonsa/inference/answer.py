@@ -51,12 +51,12 @@ class AnswerStream:
         stop_ids: frozenset[int],
         strings: StopStrings,
         video_seconds: float,
-        how: Callable[[], str | None],
+        decoding: Callable[[], str | None],
     ) -> None:
         self.usage = usage
         self._strings = strings
         self._video_seconds = video_seconds
-        self._how = how
+        self._decoding = decoding
         self._answer: Answer | None = None
         self._tokens = tokens
         self._iterator = self._run(tokens, pieces, stop_ids)
@@ -124,7 +124,7 @@ class AnswerStream:
             new_tokens=len(seconds),
             finish="stop" if is_stopped else "length",
             stop=strings.found,
-            decoding=self._how() or "",
+            decoding=self._decoding() or "",
             video_seconds=self._video_seconds,
             first_token_seconds=first,
             tokens_per_second=(len(seconds) - 1) / later if later > 0 else None,
@@ -137,7 +137,7 @@ def answers_beside(
     *,
     decode: Callable[[list[int]], str],
     stop_ids: frozenset[int],
-    how: Callable[[], str | None],
+    decoding: Callable[[], str | None],
 ) -> list[Answer]:
     """The answers that are written side by side.
 
@@ -146,7 +146,7 @@ def answers_beside(
         usages: of their questions.
         decode: ids to text.
         stop_ids: that end an answer.
-        how: they were decoded.
+        decoding: tells how they were decoded.
     """
     start = time.perf_counter()
     first = next(steps)
@@ -163,7 +163,7 @@ def answers_beside(
             stop_ids=stop_ids,
             strings=StopStrings(usage.generation.stop),
             video_seconds=0.0,
-            how=how,
+            decoding=decoding,
         )
         rate = (len(ids) - 1) / seconds if end and seconds else None
         answer = replace(stream.finish(), first_token_seconds=first_seconds, tokens_per_second=rate)

@@ -80,9 +80,9 @@ class Context:
         self._steps = KeptSteps(model, self.cache)
 
     @property
-    def how_decoded(self) -> str | None:
+    def decoding(self) -> str | None:
         """How the last answer was decoded, in one line: by which steps, and why; None: none was."""
-        return self._steps.how
+        return self._steps.decoding
 
     @property
     def num_tokens(self) -> int:

@@ -117,7 +117,7 @@ def decode_each(
     if reason is None and not cache.get_seq_length():
         reason = "nothing was read before"
     if reason is not None:
-        kept.how = f"plain steps, one question after another: {reason}"
+        kept.decoding = f"plain steps, one question after another: {reason}"
         plain = _Plain(model, cache, method, None)
         yield from _in_turn(plain, questions, settings, stop_ids, seen)
         return
@@ -203,7 +203,7 @@ class _Static(NamedTuple):
         if self.num_read is not None:
             self.steps.keep(self.num_read + num_steps)
         reason = self.reason or self.steps.graphs.why_not
-        self.kept.how = f"static steps: {reason}" if reason else "captured steps"
+        self.kept.decoding = f"static steps: {reason}" if reason else "captured steps"
 
 
 def _read(
@@ -221,7 +221,7 @@ def _read(
     logits = plain.read(inputs)
     reason = reason or plain.why_not_captured()  # the batch and its padding are known now
     if reason is not None or max_new_tokens == 1:
-        kept.how = f"plain steps: {reason or 'one token is wanted'}"
+        kept.decoding = f"plain steps: {reason or 'one token is wanted'}"
         return plain, logits
     steps = kept.of(1, captures=True)
     steps.begin(rows_needed(0, max_new_tokens))

@@ -308,7 +308,7 @@ class Session:
             stop_ids=self._qa.stop_ids,
             strings=strings,
             video_seconds=sum(clip.seconds for clip in place.clips if not place.turns),
-            how=lambda: self._transcript.context.how_decoded,
+            decoding=lambda: self._transcript.context.decoding,
         )
         return answer if stream else answer.finish()
 
@@ -349,7 +349,7 @@ class Session:
                 usages,
                 decode=self._qa.decode,
                 stop_ids=self._qa.stop_ids,
-                how=lambda: self._transcript.context.how_decoded,
+                decoding=lambda: self._transcript.context.decoding,
             )
 
     def _ask_aside(self, question: str, place: Place, options: AnswerOptions) -> Answer:

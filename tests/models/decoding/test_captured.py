@@ -88,7 +88,7 @@ def test_256_greedy_tokens_are_those_of_the_plain_path_where_rounding_leaves_a_c
     tokens = [
         ids[0] for ids in decode(model, inputs, cache, settings=settings, stop_ids=set(), kept=kept)
     ]
-    assert kept.how == "captured steps"
+    assert kept.decoding == "captured steps"
     assert cache.get_seq_length() == cache.tokens.vision_mask.shape[1] == 22 + 20 + 255
 
     cache.crop(22 - cache.get_seq_length())
@@ -123,7 +123,7 @@ def test_a_seed_draws_the_same_tokens_before_and_after_choosing_is_captured():
     assert others[:2] == others[2:]
     assert others[0] != others[1]
     assert drawn(seed=5, repetition_penalty=1.5) == penalised[0]
-    assert kept.how == "captured steps"
+    assert kept.decoding == "captured steps"
 
 
 def test_graphs_are_captured_anew_when_the_memory_moved():
@@ -167,7 +167,7 @@ def test_four_questions_over_one_cache_are_answered_as_each_alone(dtype):
     given = {"settings": settings, "stop_ids": set()}
     for _ in range(TURNS):
         together = list(decode_each(model, questions, cache, kept=kept, **given))
-    assert kept.how == "captured steps"
+    assert kept.decoding == "captured steps"
     assert cache.get_seq_length() == length
     steps = kept.of(4, captures=True)
     steps.begin(rows_needed(20, 24))
@@ -225,10 +225,10 @@ def test_the_embedded_model_answers_by_captured_steps_as_plainly(weights, monkey
         return found
 
     found = [answered() for _ in range(TURNS)]
-    assert kept.how == "captured steps"
+    assert kept.decoding == "captured steps"
     monkeypatch.setattr(decoding, "why_not_captured", lambda *_: "asked to")
     wanted = answered()
-    assert kept.how == "plain steps: asked to"
+    assert kept.decoding == "plain steps: asked to"
     assert all(one == found[0] for one in found)
     assert found[0][0] == wanted[0]
     # Token by token: in float8, products of few rows and of many differ.

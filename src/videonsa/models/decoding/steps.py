@@ -255,7 +255,7 @@ class KeptSteps:
 
     def __init__(self, model: SteppedModel, cache: VideoNSACache) -> None:
         """None yet; see `StaticSteps`."""
-        self.how: str | None = None
+        self.decoding: str | None = None
         """How the last answer was decoded, in one line: by which steps, and why."""
         self._model, self._cache = model, cache
         self._kept: dict[tuple[int, bool], StaticSteps] = {}
