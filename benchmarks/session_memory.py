@@ -40,7 +40,8 @@ def in_use() -> dict[str, int]:
     """What this process holds: resident bytes, tensors and their bytes, all Python objects."""
     gc.collect()
     tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
-    storages = (tensor.untyped_storage() for tensor in tensors)
+    strided = (tensor for tensor in tensors if tensor.layout == torch.strided)
+    storages = (tensor.untyped_storage() for tensor in strided)
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
