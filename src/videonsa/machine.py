@@ -29,6 +29,14 @@ class Checkout(NamedTuple):
     """Whether files of the package differ from the commit."""
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    import torch
+
+    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return exhausted or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
 def evaluation_facts(device: "torch.device") -> dict[str, Any]:
     """What the answers of an evaluation hold for, for JSON."""
     import torch

@@ -142,6 +142,16 @@ def add_weights_option(parser: LineParser) -> None:
     )
 
 
+def add_frame_rate_option(parser: LineParser) -> None:
+    """--frame-rate."""
+    parser.add_argument(
+        "--frame-rate",
+        type=values.positive_number,
+        metavar="N",
+        help="images per second in a folder of images (default: 2)",
+    )
+
+
 def add_sampling_options(parser: LineParser) -> None:
     """Which frames, and how large; what is not given is the model's default."""
     parser.add_argument(
@@ -166,12 +176,7 @@ def add_sampling_options(parser: LineParser) -> None:
         metavar="S",
         help="end before this second (default: the end of the video)",
     )
-    parser.add_argument(
-        "--frame-rate",
-        type=values.positive_number,
-        metavar="N",
-        help="images per second in a folder of images (default: 2)",
-    )
+    add_frame_rate_option(parser)
     parser.add_argument(
         "--max-frames", type=values.integer, metavar="N", help="sample at most this many frames"
     )

@@ -13,6 +13,7 @@ from videonsa.cli.common import (
     Commands,
     LineParser,
     add_command,
+    add_frame_rate_option,
     emit,
     emit_json_line,
     quiet_libraries,
@@ -109,12 +110,7 @@ def _add_frame_options(parser: LineParser) -> None:
     parser.add_argument(
         "--max-pixels", type=values.integer, metavar="N", help="at most this many pixels per frame"
     )
-    parser.add_argument(
-        "--frame-rate",
-        type=values.positive_number,
-        metavar="N",
-        help="images per second in a folder of images (default: 2)",
-    )
+    add_frame_rate_option(parser)
     parser.add_argument(
         "--as-written",
         action="store_true",

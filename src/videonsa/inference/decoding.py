@@ -285,8 +285,9 @@ def _sampler(
     *,
     batch_size: int,
 ) -> Sampler:
-    """A sampler at its beginning: that of the last answer, if only the seed is another."""
-    key = batch_size, replace(settings, seed=None)
+    """A sampler at its beginning: that of the last answer, if it chooses by the same rule."""
+    # So that its graph is kept: what ends an answer, and the seed, are no part of choosing.
+    key = batch_size, replace(settings, max_new_tokens=1, stop=(), seed=None)
     sampler = kept.keeping(key, lambda: Sampler.of(model, settings, batch_size=batch_size))
     sampler.restart(settings.seed)
     return sampler

@@ -124,18 +124,11 @@ def load(
     )
 
 
-class AskOptions(SamplingChanges, total=False):
+class AskOptions(SamplingChanges, AnswerOptions, total=False):
     """The keywords of `VideoQA.ask` beside `stream`; it explains them."""
 
     sampling: SamplingSpec | None
     system: str
-    max_new_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    repetition_penalty: float | None
-    stop: Sequence[str] | None
-    seed: int | None
     fit: bool
     memory: int | None
     decoder: Decoder

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from videonsa.errors import BudgetError, ModelError
+from videonsa.machine import ran_out_of_memory
 
 _REPLACEMENT = "\ufffd"
 
@@ -26,8 +27,7 @@ def out_of_memory(
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not exhausted and "allocate memory" not in str(error):
+        if not ran_out_of_memory(error):
             raise
         what = advice() if advice else "lower --max-frames or --max-pixels"
         raise BudgetError(

@@ -107,7 +107,7 @@ def warm_up(
 def usual_prompts(context: int, *, merge_size: int = 2) -> list[Prompt]:
     """Prompts of 256 tokens, 362, 512 and so on up to a context, of each of `FRAMES`.
 
-    Of 40 other prompts, 30 then lacked no kernel, and all of them 2 % of theirs.
+    Other prompts may still need a kernel that none of these does.
     """
     prompts = []
     text = TEXT_BEFORE + TEXT_AFTER
@@ -195,6 +195,7 @@ def _prepare(
     """
 
     def call() -> None:
+        """Take the steps in turn, until it is stopped."""
         steps: list[Callable[[], None]] = []
         if shadow is not None:  # first: its kernels then compile while the next steps are taken
             steps += [partial(_read_shape, shadow, prompt) for prompt in prompts]

@@ -283,14 +283,9 @@ class SparseVideoModel:
             embeds = embeds[:, own]
             rows = rows._replace(position_ids=rows.position_ids[:, :, own])
             features = None if features is None else features.of_tokens(own)
+        model = self._language_model
         return run_layers(
-            self._language_model,
-            embeds,
-            rows,
-            step,
-            cache,
-            features=features,
-            keep_all=call.keep_all,
+            model, embeds, rows, step, cache, features=features, keep_all=call.keep_all
         )
 
     def _run_chunks(

@@ -11,7 +11,12 @@ from videonsa.cli.bench import decode as bench_decode
 from videonsa.cli.bench import prefill as bench_prefill
 from videonsa.cli.bench import session as bench_session
 from videonsa.cli.bench import train as bench_train
-from videonsa.cli.bench.models import RESULTS, result_path, save_result
+from videonsa.cli.bench.models import (
+    RESULTS,
+    add_repeats_option,
+    result_path,
+    save_result,
+)
 from videonsa.cli.common import (
     Commands,
     LineParser,
@@ -81,12 +86,8 @@ def _add_options(parser: LineParser) -> None:
         help="random: neighbouring tokens have nothing in common; coherent: they select mostly the "
         "same blocks (default: both)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=values.whole_number(1, values.MOST_REPEATS),
-        default=20,
-        metavar="N",
-        help="runs of each op; slow ops stop after 10 s, but not before 3 (default: %(default)s)",
+    add_repeats_option(
+        parser, default=20, of="runs of each op; slow ops stop after 10 s, but not before 3"
     )
     parser.add_argument(
         "--out",

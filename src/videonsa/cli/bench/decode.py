@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import values
 from videonsa.cli.bench.models import (
+    add_repeats_option,
     add_result_options,
     check_model,
     result_path,
@@ -66,13 +67,7 @@ def add_parser(what: Commands) -> None:
         metavar="N",
         help="tokens of an answer (default: %(default)s)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=values.whole_number(1, values.MOST_REPEATS),
-        default=3,
-        metavar="N",
-        help="timed answers (default: %(default)s)",
-    )
+    add_repeats_option(parser, default=3, of="timed answers")
     parser.add_argument(
         "--weights",
         choices=("full", "fp8"),

@@ -56,6 +56,23 @@ def add_result_options(parser: LineParser, name: str, *, several: str = "") -> N
     )
 
 
+def add_repeats_option(parser: LineParser, *, default: int, of: str) -> None:
+    """--repeats.
+
+    Args:
+        parser: of the command.
+        default: of the option.
+        of: what is repeated, in words.
+    """
+    parser.add_argument(
+        "--repeats",
+        type=values.whole_number(1, values.MOST_REPEATS),
+        default=default,
+        metavar="N",
+        help=f"{of} (default: %(default)s)",
+    )
+
+
 def check_model(args: Namespace) -> None:
     """Refuse a model that is unknown or needs a GPU: UsageError."""
     import torch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from videonsa.cli import values
 from videonsa.cli.bench.models import (
     add_model_options,
+    add_repeats_option,
     check_model,
     result_path,
     save_result,
@@ -66,13 +67,7 @@ def add_parser(what: Commands) -> None:
         help="size of a frame in pixels, multiples of 28; for further sizes only the vision tower "
         "is measured, at the longest length (default: %(default)s)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=values.whole_number(1, values.MOST_REPEATS),
-        default=3,
-        metavar="N",
-        help="timed runs (default: %(default)s)",
-    )
+    add_repeats_option(parser, default=3, of="timed runs")
     _add_reading(parser)
     parser.add_argument(
         "--regimes",

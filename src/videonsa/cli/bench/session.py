@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import values
 from videonsa.cli.bench.models import (
+    add_repeats_option,
     add_result_options,
     check_model,
     result_path,
@@ -78,13 +79,7 @@ def add_parser(what: Commands) -> None:
         metavar="N",
         help="most tokens of an answer (default: %(default)s)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=values.whole_number(1, values.MOST_REPEATS),
-        default=3,
-        metavar="N",
-        help="timed runs of a question or extension (default: %(default)s)",
-    )
+    add_repeats_option(parser, default=3, of="timed runs of a question or extension")
     parser.add_argument(
         "--folder",
         type=values.path,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from videonsa.cli import values
 from videonsa.cli.bench.models import (
     add_model_options,
+    add_repeats_option,
     check_model,
     read_one,
     result_path,
@@ -80,13 +81,7 @@ def _add_options(parser: LineParser) -> None:
         metavar="HxW",
         help="size of a frame in pixels, multiples of 28 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=values.whole_number(1, values.MOST_REPEATS),
-        default=2,
-        metavar="N",
-        help="timed steps (default: %(default)s)",
-    )
+    add_repeats_option(parser, default=2, of="timed steps")
     parser.add_argument(
         "--fsdp",
         action="store_true",

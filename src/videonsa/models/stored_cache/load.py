@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from videonsa.errors import BudgetError
+from videonsa.machine import ran_out_of_memory
 from videonsa.models.attention import HybridAttention
 from videonsa.models.cache import RowMajorLayer, VideoNSACache
 from videonsa.models.growing import ROOM
@@ -212,8 +213,7 @@ def _fits(folder: Path, contents: Contents) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not exhausted and "allocate memory" not in str(error):
+        if not ran_out_of_memory(error):
             raise
         raise BudgetError(
             f"the cache in {folder} has {contents.num_bytes / 1e9:.2f} GB on the disk and does not "
