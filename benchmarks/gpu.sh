@@ -16,10 +16,12 @@
 #                                     train_2_fsdp.json, ..., prefill_1.json, prefill_2.json, ...
 #   benchmarks/gpu.sh shared OUT ONE  the same, against train.json and prefill.json in the folder ONE
 #                                     where they are of one GPU of this kind: not measured again
+#   benchmarks/gpu.sh whole OUT       train_2_whole.json: whole steps of all 28 layers of the 7B model on
+#                                     two GPUs by FSDP2, a pack of 36,864 tokens each
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train or shared}
+part=${1:?want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train, shared or whole}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -105,8 +107,15 @@ shared)
             --out "$out/prefill_$n.json" || failed=1
     done
     ;;
+whole)
+    export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+    # 575 frame pairs of 64 tokens and 64 of text fill the recipe's context.
+    python3 -m torch.distributed.run --standalone --nproc-per-node 2 -m videonsa bench train \
+        --model 7B --layers 28 --tokens 36800 --parts step --sequence 1 --fsdp --no-dense \
+        --repeats 2 --out "$out/train_2_whole.json" || failed=1
+    ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train or shared" >&2
+    echo "part $part: want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train, shared or whole" >&2
     exit 2
     ;;
 esac

@@ -3,7 +3,7 @@
 Two parts. `layers`: forward and backward of decoder layers of a published shape. `step`: the whole
 step, from the frames as bytes to AdamW. Both are steps of the trainer by the paper's recipe:
 float32 weights under bf16 autocast, activation checkpointing, the loss of the text behind the
-video. With several processes (torchrun) they share the one sequence.
+video. Several processes (torchrun) share the one sequence, or each has one of its own.
 """
 
 import statistics
@@ -52,6 +52,8 @@ _NUMBERS = (
     *("ms", "forward_backward_ms", "tokens_per_second", "mfu"),
     *("efficiency", "peak_share"),
 )
+_LISTS = ("times_ms", "peak_gb", "losses", "grad_norms")
+"""One a process, or one a step."""
 METHOD = (
     "steps of the trainer on one video between text rows: float32 weights, bf16 autocast, "
     "activation checkpointing, loss of the text behind the video; inputs of the decoder are "
@@ -59,8 +61,9 @@ METHOD = (
     "wall time between device synchronisations, the slowest process of each step, the attentions "
     "in turn, after one untimed step of each; `layers` is forward and backward, `step` everything "
     "from the frames to the optimizer; optimizer states are in memory in both; memory is the peak "
-    "of PyTorch's allocator of each process; mfu counts what is computed twice once; efficiency is "
-    "the time of one process over n times that of n, gradients summed over them; dense attention "
+    "of PyTorch's allocator of each process; loss (mean of the processes) and gradient norm are of "
+    "every step, the untimed one too; mfu counts what is computed twice once; efficiency is the "
+    "time of one process for its share of the sequences over that of n; dense attention "
     "is PyTorch's, by cuDNN, and by its flash kernels where processes share the sequence"
 )
 
@@ -79,6 +82,8 @@ class TrainRequest:
     """Height and width in pixels."""
     dense: bool = True
     """Also dense attention, beside NSA."""
+    sequence: int | None = None
+    """Degree of context parallelism; None: all processes share one sequence."""
     fsdp: bool = False
     """Processes shard weights, gradients and optimizer states too."""
     repeats: int = 2
@@ -98,7 +103,9 @@ class _Measuring:
         self.is_first: bool = processes.is_main_process
         self.request = request
         self.device: torch.device = processes.device
-        self.recipe = _recipe(request, self.num_processes)
+        self.recipe = recipe_of(request, self.num_processes)
+        self.sequences: int = self.recipe.optimizer.batch_size
+        """Of a step, over all processes."""
         check_processes(self.recipe, world_size=self.num_processes, on_gpu=request.on_gpu)
         self.cp_group = context_parallel_group(self.recipe, processes)
         self.progress = progress if self.is_first else lambda _: None
@@ -166,7 +173,7 @@ class _Measuring:
         }
         everyone: list[Times] = self._gathered(times)
         if times.error is not None:
-            return run | dict.fromkeys(_NUMBERS) | {"times_ms": [], "peak_gb": []}
+            return run | dict.fromkeys(_NUMBERS) | {name: [] for name in _LISTS}
         halves = _slowest([one.forward_backward_ms for one in everyone])
         whole = halves if part == "layers" else _slowest([one.step_ms for one in everyone])
         ms = statistics.median(whole)
@@ -175,7 +182,9 @@ class _Measuring:
             "times_ms": whole,
             "forward_backward_ms": statistics.median(halves),
             "peak_gb": [one.peak_bytes / 1e9 for one in everyone if one.peak_bytes],
-            "tokens_per_second": 1e3 * rows / ms,
+            "losses": [statistics.mean(step) for step in _steps([one.losses for one in everyone])],
+            "grad_norms": times.grad_norms,
+            "tokens_per_second": 1e3 * self.sequences * rows / ms,
             "mfu": self._mfu(flops, ms),
         }
         return run | self._against_one(run)
@@ -187,13 +196,15 @@ class _Measuring:
         if alone is None:
             return {"efficiency": None, "peak_share": None}
         return {
-            "efficiency": alone["ms"] / (self.num_processes * run["ms"]),
+            "efficiency": self.sequences * alone["ms"] / (self.num_processes * run["ms"]),
             "peak_share": max(run["peak_gb"]) / max(alone["peak_gb"]) if run["peak_gb"] else None,
         }
 
     def _mfu(self, flops: int, ms: float) -> float | None:
         peak = self.request.peak_tflops
-        return None if peak is None else flops / (1e9 * ms * peak * self.num_processes)
+        if peak is None:
+            return None
+        return self.sequences * flops / (1e9 * ms * peak * self.num_processes)
 
     def result(self) -> dict[str, Any]:
         """All that was measured so far."""
@@ -201,10 +212,11 @@ class _Measuring:
             "format": FORMAT,
             "model": self.request.model,
             "frame": self.request.frame,
-            "dtype": "bfloat16 autocast" if self.request.on_gpu else "float32",
+            "dtype": _dtype(self.request),
             "recipe": self.recipe.name,
             "processes": self.num_processes,
             "fsdp": self.request.fsdp,
+            "sequences": self.sequences,
             "peak_tflops": self.request.peak_tflops,
             "machine": measurement_facts(self.device),
             "method": METHOD,
@@ -280,12 +292,13 @@ def run_line(run: Mapping[str, Any]) -> str:
     return f"{title}: {', '.join(parts)}"
 
 
-def _recipe(request: TrainRequest, num_processes: int) -> Recipe:
-    """The paper's, on one sequence that all processes share."""
+def recipe_of(request: TrainRequest, num_processes: int) -> Recipe:
+    """The paper's, with a step of one sequence for each context-parallel group."""
+    sequence = request.sequence or num_processes
     settings = {
         "parallel.fsdp": str(request.fsdp).lower(),
-        "parallel.sequence": num_processes,
-        "optimizer.batch_size": 1,
+        "parallel.sequence": sequence,
+        "optimizer.batch_size": max(num_processes // sequence, 1),
         "run.precision": "bf16" if request.on_gpu else "fp32",
     }
     return read_recipe(RECIPE, settings=[f"{key}={value}" for key, value in settings.items()])
@@ -308,9 +321,21 @@ def _work(
     return len(is_video), flops
 
 
+def _dtype(request: TrainRequest) -> str:
+    """Of the computation."""
+    if not request.on_gpu:
+        return "float32"
+    return "bfloat16 by FSDP2's policy" if request.fsdp else "bfloat16 autocast"
+
+
+def _steps(found: list[list[float]]) -> list[tuple[float, ...]]:
+    """Values of all processes, for each step."""
+    return list(zip(*found, strict=True))
+
+
 def _slowest(times: list[list[float]]) -> list[float]:
     """Of the processes, for each step."""
-    return [max(step) for step in zip(*times, strict=True)]
+    return [max(step) for step in _steps(times)]
 
 
 def _ratios(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -50,6 +50,9 @@ class Times:
 
     forward_backward_ms: list[float] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Of every step, the untimed one too, as `grad_norms`."""
+    grad_norms: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     """The highest of forward and backward; of the whole step in the part `step`."""
     error: str | None = None
@@ -195,6 +198,7 @@ class TimedTrainer(PackTrainer):
                     raise  # the other processes wait for this one
                 times.error = one_line(error)
             else:
+                times.losses.append(float(loss))
                 if batch.timed:
                     times.forward_backward_ms.append(spent)
                     self._note_peak(times)
@@ -202,6 +206,13 @@ class TimedTrainer(PackTrainer):
             # Only here, where the error and what it holds are gone.
             self._forget(model)
         return torch.zeros((), device=self.args.device)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip, and take note of the norm before it."""
+        norm = super()._clip_grad_norm(model)
+        if self._present is not None and self._times[self._present.setting].error is None:
+            self._times[self._present.setting].grad_norms.append(float(norm))
+        return norm
 
     def _start(self) -> None:
         if self.args.device.type == "cuda":

@@ -89,6 +89,10 @@ class PackTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
+        if recipe.parallel.fsdp and recipe.parallel.activation_checkpointing:
+            # Accelerate wraps only what is a unit of FSDP2, and the tower's blocks are none: at
+            # 36K tokens the 7B model's would keep more than a GPU has.
+            self.inner_model.model.visual.gradient_checkpointing_enable()
 
     @property
     def inner_model(self) -> Any:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from videonsa.bench.training import TrainRequest, recipe_of
 from videonsa.cli.main import main
 
 TINY = ["bench", "train", "--model", "tiny", "--device", "cpu", "--tokens", "64", "--repeats", "1"]
@@ -31,6 +32,7 @@ def test_layers_and_the_whole_step_are_measured_with_both_attentions(alone):
         assert run["error"] is None
         assert (run["tokens"], run["rows"], run["layers"]) == (64, 128, 2)
         assert len(run["times_ms"]) == 1
+        assert len(run["losses"]) == len(run["grad_norms"]) == 2  # the untimed step's too
         assert run["tokens_per_second"] == pytest.approx(128e3 / run["ms"])
         assert run["mfu"] == pytest.approx(run["flops"] / run["ms"] / 1e8)
     layers, step = result["runs"][0], result["runs"][2]
@@ -61,6 +63,14 @@ def test_two_processes_share_the_sequence_and_are_compared_with_one(alone, tmp_p
     assert [run["attention"] for run in shared["runs"]] == ["nsa", "dense"]
     for run, own in zip(shared["runs"], result["runs"][:2], strict=True):
         assert run["efficiency"] == pytest.approx(own["ms"] / (2 * run["ms"]))
+
+
+def test_processes_have_sequences_of_their_own_where_they_share_none(capsys):
+    request = TrainRequest(model="tiny", tokens=(64,), sequence=2)
+    recipe = recipe_of(request, 8)
+    assert (recipe.parallel.sequence, recipe.optimizer.batch_size) == (2, 4)
+    assert main([*TINY, "--sequence", "2"]) == 2
+    assert "1 processes with parallel.sequence=2: want a multiple" in capsys.readouterr().err
 
 
 def test_weights_are_not_sharded_over_one_process(capsys):

@@ -42,12 +42,14 @@ def add_parser(what: Commands) -> None:
         summary="Measure time and peak memory of training steps of a published shape with random "
         "weights, NSA and dense: forward and backward of decoder layers, and whole steps with "
         "vision tower and optimizer. Under torchrun the processes share the sequence (context "
-        "parallelism).",
+        "parallelism), or have one each.",
         examples=(
             "videonsa bench train --model 7B --tokens 16k,36k,128k",
             "videonsa bench train --model 7B --tokens 36k --layers 8 --parts step",
             "torchrun --nproc-per-node 2 -m videonsa bench train --tokens 128k --parts layers "
             "--fsdp --one train.json",
+            "torchrun --nproc-per-node 2 -m videonsa bench train --tokens 36800 --layers 28 "
+            "--parts step --sequence 1 --fsdp --no-dense",
             "videonsa bench train --model tiny --tokens 256 --device cpu",
         ),
     )
@@ -82,6 +84,12 @@ def _add_options(parser: LineParser) -> None:
         help="size of a frame in pixels, multiples of 28 (default: %(default)s)",
     )
     add_repeats_option(parser, default=2, of="timed steps")
+    parser.add_argument(
+        "--sequence",
+        type=values.whole_number(1),
+        metavar="N",
+        help="processes that share a sequence; 1: each has one of its own (default: all share one)",
+    )
     parser.add_argument(
         "--fsdp",
         action="store_true",
@@ -138,6 +146,7 @@ def _request(args: Namespace) -> "TrainRequest":
         layers=args.layers,
         frame=parse_frame(args.frame),
         dense=not args.no_dense,
+        sequence=args.sequence,
         fsdp=args.fsdp,
         repeats=args.repeats,
         peak_tflops=args.peak_tflops or _peak(args.device),
