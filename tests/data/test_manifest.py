@@ -62,6 +62,8 @@ def make_row(index: int) -> ManifestRow:
         image_tokens=0,
         text_tokens=20 + index,
         tokens=12_020 + index,
+        vision_begin=14,
+        label_tokens=3,
     )
 
 

@@ -28,7 +28,7 @@ def test_fill_is_the_share_of_room_that_holds_tokens(lengths):
 
 
 def test_no_sample_is_no_pack():
-    assert pack_samples([], max_tokens=8, seed=0) == ((), 0, 8)
+    assert pack_samples([], max_tokens=8, seed=0) == ((), 0, 8, 0)
     assert pack_samples([], max_tokens=8, seed=0).fill == 1
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from videonsa.data.dataset import Sample
+from videonsa.data.shapes import PackShape
+from videonsa.video.chat import IGNORED_LABEL
 from videonsa.video.processing import PatchedVideo, patchify, whole_patches
 from videonsa.video.sampling import SamplingSpec
 
@@ -36,6 +39,8 @@ class PackedBatch:
     """uint8 [1, 3, H, W] each, in order."""
     sampling: SamplingSpec
     """Its patch sizes are those of the model."""
+    shape: PackShape | None = None
+    """What it shares with all packs of its shape; None where its samples differ."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it goes from a worker to its run: all frames as one tensor.
@@ -117,22 +122,38 @@ def _whole(
     return PackedBatch(videos=videos, images=images, **fields)
 
 
-def pack_batch(samples: Sequence[Sample], *, sampling: SamplingSpec) -> PackedBatch:
+def pack_batch(
+    samples: Sequence[Sample],
+    *,
+    sampling: SamplingSpec,
+    shape: PackShape | None = None,
+    pad_id: int = 0,
+) -> PackedBatch:
     """Put samples behind one another.
 
     Args:
         samples: at least one.
         sampling: how their videos were sampled.
+        shape: that all of them have; the text of each is then padded at its end, where it is
+            causal text behind everything and disturbs nothing.
+        pad_id: the token to pad with.
     """
-    ends = accumulate((len(sample.input_ids) for sample in samples), initial=0)
+    tokens = None if shape is None else shape.tokens
+    rows = [_padded(sample.input_ids, tokens, pad_id) for sample in samples]
+    ends = accumulate(map(len, rows), initial=0)
     return PackedBatch(
         samples=tuple(sample.index for sample in samples),
         ids=tuple(sample.id for sample in samples),
-        input_ids=torch.cat([sample.input_ids for sample in samples])[None],
-        labels=torch.cat([sample.labels for sample in samples])[None],
+        input_ids=torch.cat(rows)[None],
+        labels=torch.cat([_padded(each.labels, tokens, IGNORED_LABEL) for each in samples])[None],
         cu_seqlens=torch.tensor(list(ends), dtype=torch.int32),
         videos=tuple(chain.from_iterable(sample.videos for sample in samples)),
         video_times=tuple(chain.from_iterable(sample.video_times for sample in samples)),
         images=tuple(chain.from_iterable(sample.images for sample in samples)),
         sampling=sampling,
+        shape=shape,
     )
+
+
+def _padded(row: Tensor, length: int | None, value: int) -> Tensor:
+    return row if length is None else pad(row, (0, length - len(row)), value=value)

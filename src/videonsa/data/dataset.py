@@ -18,7 +18,7 @@ from videonsa.data.media import Frames, is_script, name_of, read_media
 from videonsa.data.records import Media, VideoRef
 from videonsa.data.tokens import Loss, RememberingTokenizer, conversation_tokens
 from videonsa.errors import ModelError
-from videonsa.video.chat import ChatTokenizer
+from videonsa.video.chat import PADDING, ChatTokenizer
 from videonsa.video.sampling import SamplingSpec
 
 DEADLINE_SECONDS = 120.0
@@ -127,6 +127,21 @@ class VideoDataset(Dataset[Sample | Failure]):
                 kind=error.kind,
                 reason=error.reason,
             )
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills a sample up.
+
+        Raises:
+            ModelError: the tokenizer has none.
+        """
+        found = self._tokenizer.convert_tokens_to_ids(PADDING)
+        if not isinstance(found, int):
+            raise ModelError(
+                f"the tokenizer has no {PADDING} to pad samples with: want that of a Qwen2.5-VL, "
+                "or data.shapes=any"
+            )
+        return found
 
     def reopened(self) -> "VideoDataset":
         """The same, with files and processes of its own: for the other side of a fork."""

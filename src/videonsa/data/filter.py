@@ -124,6 +124,8 @@ def judge(
         image_tokens=sum(facts.num_tokens for facts in kept if facts.kind == "image"),
         text_tokens=count.text_tokens,
         tokens=count.num_tokens,
+        vision_begin=count.vision_begin,
+        label_tokens=count.label_tokens,
     )
 
 

@@ -5,14 +5,17 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from itertools import cycle, islice
+from typing import Any, Literal, NamedTuple
 
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videonsa.data.collate import PackedBatch, pack_batch
 from videonsa.data.dataset import Failure, Sample, VideoDataset
+from videonsa.data.media import name_of
 from videonsa.data.sampler import Pack, PackSampler
+from videonsa.data.shapes import PackShape, Shapes
 from videonsa.errors import DataError, UsageError
 
 MAX_FAILED_SHARE = 0.02
@@ -42,9 +45,12 @@ class _Packs(Dataset[_Read]):
     dataset: VideoDataset
     seed: int
     max_tokens: int
+    shapes: Shapes | None
+    pad_id: int
 
     def __getitem__(self, pack: Pack) -> _Read:
         """Read a pack, replacing samples that cannot be read."""
+        shape = self.shapes.of(pack.samples[0]) if self.shapes else None
         lengths = self.dataset.lengths
         taken = list(pack.samples)
         samples: list[Sample] = []
@@ -54,22 +60,45 @@ class _Packs(Dataset[_Read]):
             room = self.max_tokens - sum(int(lengths[i]) for i in taken) + int(lengths[index])
             for candidate in self._candidates(pack.epoch, index, room=room, taken=taken):
                 num_reads += 1
-                result = self.dataset[candidate]
+                result = self._of_shape(self.dataset[candidate], shape)
                 if isinstance(result, Sample):
                     samples.append(result)
                     taken[slot] = candidate
                     break
                 failures.append(result)
-        batch = pack_batch(samples, sampling=self.dataset.sampling) if samples else None
+        if not samples:
+            return _Read(None, num_reads, tuple(failures))
+        if shape is not None:  # always as many, though nothing may be left in the place of some
+            samples = list(islice(cycle(samples), shape.samples))
+        batch = pack_batch(samples, sampling=self.dataset.sampling, shape=shape, pad_id=self.pad_id)
         return _Read(batch, num_reads, tuple(failures))
+
+    def _of_shape(self, result: Sample | Failure, shape: PackShape | None) -> Sample | Failure:
+        """The same; a damaged video that lacks frames, and so has another shape, fails."""
+        if shape is None or isinstance(result, Failure) or len(result.videos[0]) == shape.frames:
+            return result
+        (media,) = self.dataset.manifest[result.index].record.media[:1]
+        return Failure(
+            index=result.index,
+            id=result.id,
+            file=name_of(media),
+            kind="broken",
+            reason=f"{len(result.videos[0])} frames, and its pack is of videos of {shape.frames}",
+        )
 
     def _candidates(
         self, epoch: int, index: int, *, room: int, taken: Sequence[int]
     ) -> Iterator[int]:
-        """The sample, then others that fit in its place: the same for every worker."""
+        """The sample, then others that fit in its place (of its shape if it has one).
+
+        They are the same for every worker.
+        """
         yield index
-        fitting = (self.dataset.lengths <= room).nonzero()[0].tolist()
-        others = sorted(set(fitting) - set(taken))
+        if self.shapes is None or self.shapes.of(index) is None:
+            fitting = self.dataset.lengths <= room
+        else:
+            fitting = self.shapes.of_rows == self.shapes.of_rows[index]
+        others = sorted(set(fitting.nonzero()[0].tolist()) - set(taken))
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         for _ in range(min(MOST_TRIES, len(others))):
             yield others.pop(int(rng.random() * len(others)))
@@ -94,9 +123,12 @@ class PackedLoader:
         num_workers: processes that read; 0 reads in this one.
         prefetch_factor: batches that each worker may have waiting.
         max_failed_share: share of the samples read that may fail.
+        shapes: `equal` makes packs of samples of one shape (see `Shapes`), padded to the same
+            number of tokens.
 
     Raises:
         UsageError: a share that is none, or what `PackSampler` refuses.
+        ModelError: shapes are to be equal, and the tokenizer cannot pad.
     """
 
     def __init__(
@@ -110,14 +142,18 @@ class PackedLoader:
         num_workers: int = 0,
         prefetch_factor: int = 2,
         max_failed_share: float = MAX_FAILED_SHARE,
+        shapes: Literal["any", "equal"] = "any",
     ) -> None:
         if not 0 <= max_failed_share <= 1:
             raise UsageError(f"max_failed_share={max_failed_share}: want 0 to 1")
+        equal = shapes == "equal"
+        self._pad_id = dataset.pad_id if equal else 0
         self.sampler = PackSampler(
             dataset.lengths.tolist(),
             max_tokens=max_tokens,
             seed=seed,
             data_hash=dataset.manifest.data_hash,
+            shapes=Shapes(dataset.manifest, max_tokens=max_tokens) if equal else None,
             rank=rank,
             world_size=world_size,
         )
@@ -148,12 +184,13 @@ class PackedLoader:
         sampler = self.sampler
         packing = sampler.packing
         _logger.info(
-            "epoch %d: %d samples in %d packs of %d tokens, %.1f %% full, %d done",
+            "epoch %d: %d samples in %d packs of %d tokens, %.1f %% full, %d done%s",
             *(sampler.epoch, len(sampler.lengths), len(packing.packs), sampler.max_tokens),
             *(100 * packing.fill, sampler.packs_done),
+            f"; {note}" if (note := sampler.note) else "",
         )
         packs = DataLoader(
-            _Packs(self._dataset, sampler.seed, sampler.max_tokens),
+            _Packs(self._dataset, sampler.seed, sampler.max_tokens, sampler.shapes, self._pad_id),
             batch_size=None,
             sampler=sampler,
             collate_fn=_as_it_is,

@@ -22,7 +22,7 @@ from videonsa.parsing import check_regular, parse_json, typed
 from videonsa.video.sampling import SamplingSpec
 
 MANIFEST = "manifest.parquet"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROWS_A_GROUP = 256
 """Rows that are read together: few, because training reads in random order."""
 
@@ -75,6 +75,10 @@ class ManifestRow:
     """All others, those of the chat format included."""
     tokens: int
     """All together."""
+    vision_begin: int
+    """Place of the first vision token; -1 without any."""
+    label_tokens: int
+    """Tokens that have a label where all answers count."""
 
     @property
     def vision_token_counts(self) -> tuple[int, ...]:
@@ -124,7 +128,9 @@ NUMBERS = (
     *("num_turns", "num_media", "num_frames", "duration"),
     *("video_tokens", "image_tokens", "text_tokens", "tokens"),
 )
-"""Columns that `Manifest.column` gives."""
+"""What the data hash covers of a row beside its record and media."""
+COLUMNS = (*NUMBERS, "vision_begin", "label_tokens")
+"""What `Manifest.column` gives; the last two follow from record and tokenizer."""
 _REMEDY = "want what 'videonsa data build' writes; build it again"
 _FACTS, _DATA_HASH = "videonsa.facts", "videonsa.data_hash"
 
@@ -144,7 +150,7 @@ class ManifestWriter:
         """Add a row."""
         record = row.record.to_json()
         media = [asdict(facts) for facts in row.media]
-        numbers = {name: getattr(row, name) for name in NUMBERS}
+        numbers = {name: getattr(row, name) for name in COLUMNS}
         self._hash.update(_hashed(record, media, numbers))
         self._rows.write(
             {
@@ -245,8 +251,8 @@ class Manifest:
 
     def column(self, name: str) -> NDArray[Any]:
         """One number of every row, such as `tokens` or `num_frames`, without reading the rest."""
-        if name not in NUMBERS:
-            raise UsageError(f"column {name!r}: want one of {', '.join(NUMBERS)}")
+        if name not in COLUMNS:
+            raise UsageError(f"column {name!r}: want one of {', '.join(COLUMNS)}")
         with self._reading():
             column = self._file.read(columns=[name]).column(name)
             if column.null_count:
@@ -254,12 +260,22 @@ class Manifest:
             values: NDArray[Any] = column.to_numpy()
         return values
 
+    def first_media(self, name: str) -> NDArray[Any]:
+        """One number of the first video or image of every row, such as `height`; -1 without any."""
+        with self._reading():
+            media = self._file.read(columns=["media"]).column("media").combine_chunks()
+            ends = media.offsets.to_numpy()
+            given = media.values.field(name).to_numpy()
+        first = np.full(len(self), -1, given.dtype)
+        has_any = ends[1:] > ends[:-1]
+        first[has_any] = given[ends[:-1][has_any]]
+        return first
+
     def hash_rows(self) -> str:
         """The hash of the rows, computed again; equals `data_hash` in a sound manifest."""
         digest = hashlib.sha256()
         for columns in self._columns():
-            numbers = {name: columns[name] for name in NUMBERS}
-            digest.update(_hashed(columns["record"], columns["media"], numbers))
+            digest.update(_hashed(columns["record"], columns["media"], columns))
         return digest.hexdigest()
 
 
@@ -277,14 +293,15 @@ def read_manifest(path: str | Path) -> Manifest:
 def _hashed(record: str, media: list[dict[str, Any]], numbers: dict[str, Any]) -> bytes:
     """What a row says, apart from when its files were written."""
     timeless = [{**facts, "mtime_ns": None} for facts in media]
-    return json.dumps([record, timeless, numbers], sort_keys=True).encode()
+    hashed = {name: numbers[name] for name in NUMBERS}
+    return json.dumps([record, timeless, hashed], sort_keys=True).encode()
 
 
 def _row_of(columns: dict[str, Any]) -> ManifestRow:
     return ManifestRow(
         record=Record.from_json(columns["record"]),
         media=tuple(MediaFacts(**facts) for facts in columns["media"]),
-        **{name: columns[name] for name in NUMBERS},
+        **{name: columns[name] for name in COLUMNS},
     )
 
 
@@ -300,6 +317,6 @@ def _schema(arrow: Any) -> Any:
         [
             *((name, arrow.string()) for name in ("id", "source", "record")),
             ("media", arrow.list_(media)),
-            *((name, types[ManifestRow.__annotations__[name]]) for name in NUMBERS),
+            *((name, types[ManifestRow.__annotations__[name]]) for name in COLUMNS),
         ]
     )

@@ -16,7 +16,10 @@ class Packing(NamedTuple):
 
     packs: tuple[tuple[int, ...], ...]
     num_tokens: int
+    """Of all samples in them, without padding."""
     max_tokens: int
+    num_repeated: int = 0
+    """Samples that stand once more to fill packs of equal shape."""
 
     @property
     def fill(self) -> float:
@@ -40,19 +43,63 @@ def pack_samples(lengths: Sequence[int], *, max_tokens: int, seed: int, epoch: i
     Raises:
         UsageError: samples longer than a pack, or without a token.
     """
+    return pack_equal_samples(
+        lengths, shapes=[-1] * len(lengths), sizes=(), max_tokens=max_tokens, seed=seed, epoch=epoch
+    )
+
+
+def pack_equal_samples(
+    lengths: Sequence[int],
+    *,
+    shapes: Sequence[int],
+    sizes: Sequence[int],
+    max_tokens: int,
+    seed: int,
+    epoch: int = 0,
+) -> Packing:
+    """Put samples of one shape into packs of the same number of samples.
+
+    The last pack of a shape is filled with the first samples of that shape in this epoch. Samples
+    without a shape are packed as `pack_samples` does.
+
+    Args:
+        lengths: tokens of each sample.
+        shapes: of each sample the number of its shape; -1: it has none.
+        sizes: for each shape, the samples of a pack.
+        max_tokens: most tokens of a pack.
+        seed: of the order.
+        epoch: each has another order.
+
+    Raises:
+        UsageError: samples longer than a pack, or without a token.
+    """
     lengths = [int(length) for length in lengths]
     _check(lengths, max_tokens)
     rng = random.Random(f"{seed}/{epoch}")
+    groups: list[list[int]] = [[] for _ in range(len(sizes) + 1)]
+    for sample in _shuffled(len(lengths), rng):
+        groups[shapes[sample]].append(sample)  # those without a shape: the last
     packs = [
         pack
-        for window in _windows(_shuffled(len(lengths), rng), lengths, WINDOW * max_tokens)
+        for window in _windows(groups.pop(), lengths, WINDOW * max_tokens)
         for pack in _best_fit(window, lengths, max_tokens)
     ]
+    for group, size in zip(groups, sizes, strict=True):
+        packs += _equal(group, size)
     return Packing(
         packs=tuple(tuple(packs[i]) for i in _shuffled(len(packs), rng)),
-        num_tokens=sum(lengths),
+        num_tokens=sum(lengths[sample] for pack in packs for sample in pack),
         max_tokens=max_tokens,
+        num_repeated=sum(map(len, packs)) - len(lengths),
     )
+
+
+def _equal(group: Sequence[int], size: int) -> list[list[int]]:
+    """Packs of `size` samples; the last is filled from the beginning."""
+    return [
+        [group[place % len(group)] for place in range(first, first + size)]
+        for first in range(0, len(group), size)
+    ]
 
 
 def _check(lengths: Sequence[int], max_tokens: int) -> None:

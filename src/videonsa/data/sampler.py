@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Sampler
 
-from videonsa.data.packing import Packing, pack_samples
+from videonsa.data.packing import Packing, pack_equal_samples, pack_samples
+from videonsa.data.shapes import Shapes
 from videonsa.errors import UsageError
 
 
@@ -35,6 +36,7 @@ class PackSampler(Sampler[Pack]):
         max_tokens: most tokens of a pack.
         seed: of the order.
         data_hash: names the data, so that a state is not used with other data.
+        shapes: of the samples, for packs of equal shape; None: packs of any samples.
         rank: of this process.
         world_size: ranks there are.
 
@@ -49,6 +51,7 @@ class PackSampler(Sampler[Pack]):
         max_tokens: int,
         seed: int = 0,
         data_hash: str = "",
+        shapes: Shapes | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -60,6 +63,7 @@ class PackSampler(Sampler[Pack]):
         self.max_tokens = max_tokens
         self.seed = seed
         self.data_hash = data_hash
+        self.shapes = shapes
         self.rank = rank
         self.world_size = world_size
         self._epoch = 0
@@ -80,6 +84,18 @@ class PackSampler(Sampler[Pack]):
     def packing(self) -> Packing:
         """The packs of this epoch."""
         return self._packing
+
+    @property
+    def note(self) -> str:
+        """What packs of equal shape cost in this epoch, in words; empty with packs of any."""
+        if self.shapes is None:
+            return ""
+        unshaped = int((self.shapes.of_rows < 0).sum())
+        others = f"; {unshaped} samples without one video alone are packed as they are"
+        return (
+            f"packs of {len(self.shapes.shapes)} equal shapes, filled with "
+            f"{self._packing.num_repeated} samples a second time{others if unshaped else ''}"
+        )
 
     def __len__(self) -> int:
         """Packs of this rank that are still to come in this epoch."""
@@ -136,10 +152,27 @@ class PackSampler(Sampler[Pack]):
         self._packing = packing
 
     def _packing_of(self, *, epoch: int) -> Packing:
-        return pack_samples(self.lengths, max_tokens=self.max_tokens, seed=self.seed, epoch=epoch)
+        order: dict[str, int] = {
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "epoch": epoch,
+        }
+        if self.shapes is None:
+            return pack_samples(self.lengths, **order)
+        return pack_equal_samples(
+            self.lengths,
+            shapes=self.shapes.of_rows.tolist(),
+            sizes=self.shapes.pack_sizes,
+            **order,
+        )
 
     def _identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, "max_tokens": self.max_tokens, "data_hash": self.data_hash}
+        return {
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "data_hash": self.data_hash,
+            "shapes": "any" if self.shapes is None else "equal",
+        }
 
 
 def _digest(packing: Packing) -> str:

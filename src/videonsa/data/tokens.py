@@ -9,9 +9,12 @@ from videonsa.errors import BudgetError, UsageError
 from videonsa.video.chat import (
     DEFAULT_SYSTEM,
     IGNORED_LABEL,
+    VISION_START,
     ChatTokenizer,
+    ChatTokens,
     ChatTurn,
     VisionSlot,
+    format_ids,
     turn_tokens,
 )
 
@@ -37,6 +40,10 @@ class TokenCount(NamedTuple):
     """Tokens that stand for videos and images."""
     text_tokens: int
     """All others, those of the chat format included."""
+    vision_begin: int
+    """Place of the first vision token; -1 without any."""
+    label_tokens: int
+    """Tokens of the answers that are to be learnt, as the loss `all` counts them."""
 
     @property
     def num_tokens(self) -> int:
@@ -68,14 +75,23 @@ def count_tokens(
     num_added = _num_added(record)
     turns = _chat_turns(record, counts=[0] * len(record.media), system=system)
     encoded = turn_tokens(turns, tokenizer=tokenizer)
-    kept = TokenCount(1 - num_added, 0, 0, text_tokens=len(next(encoded).ids))
+    kept = TokenCount(
+        *(1 - num_added, 0, 0), text_tokens=len(next(encoded).ids), vision_begin=-1, label_tokens=0
+    )
+    begin = format_ids(tokenizer)[VISION_START]
     for asked, answered in zip(encoded, encoded, strict=True):
         num_media = kept.num_media + _num_media(record.turns[kept.num_turns])
+        vision_begin = kept.vision_begin
+        if num_media and vision_begin < 0:
+            vision_begin = kept.text_tokens + asked.ids.index(begin) + 1
+        learned = record.turns[kept.num_turns + 1].learned
         longer = TokenCount(
             num_turns=kept.num_turns + 2,
             num_media=num_media,
             vision_tokens=sum(vision_token_counts[:num_media]),
             text_tokens=kept.text_tokens + len(asked.ids) + len(answered.ids),
+            vision_begin=vision_begin,
+            label_tokens=kept.label_tokens + (_num_labels(answered) if learned else 0),
         )
         if max_tokens is not None and longer.num_tokens > max_tokens:
             if kept.num_turns > 1 - num_added:
@@ -159,6 +175,10 @@ def _num_added(record: Record) -> int:
 
 def _num_media(turn: Turn) -> int:
     return sum(not isinstance(part, Text) for part in turn.parts)
+
+
+def _num_labels(turn: ChatTokens) -> int:
+    return sum(label != IGNORED_LABEL for label in turn.labels)
 
 
 def _chat_turns(record: Record, *, counts: Sequence[int], system: str) -> list[ChatTurn]:

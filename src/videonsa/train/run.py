@@ -241,6 +241,8 @@ def _trainer(
     recipe, processes, tokenizer = start.recipe, start.processes, start.tokenizer
     ranks = processes.num_processes // recipe.parallel.sequence
     loader = _loader(recipe, start.manifest, tokenizer, processes)
+    if processes.is_main_process and (note := loader.sampler.note):
+        report_line(f"an epoch has {note}")
     optimizer = recipe.optimizer
     packs = len(loader.sampler.packing.packs)
     steps = optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
@@ -309,6 +311,7 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
         world_size=processes.num_processes // sharing,
         num_workers=recipe.data.num_workers,
         max_failed_share=recipe.data.max_failed_share,
+        shapes=recipe.data.shapes,
     )
 
 

@@ -128,6 +128,9 @@ class DataSettings:
     """The folder that `videonsa data build` wrote; required."""
     context: int = 36_864
     """Most tokens of a packed sequence of samples."""
+    shapes: Literal["any", "equal"] = "any"
+    """`equal`: the samples of a sequence have videos of the same shape, as many in each sequence of
+    that shape, and their texts are padded to the same length."""
     fps: float | None = None
     """The rate that the manifest has to be built with; None: any. The next three likewise."""
     max_pixels: int | None = None

@@ -19,6 +19,7 @@ IGNORED_LABEL = -100
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+PADDING = "<|endoftext|>"
 _SPECIAL_TOKENS = (IM_START, IM_END, VISION_START, VISION_END, *PADS.values())
 
 
