@@ -42,7 +42,11 @@ def test_processes_that_divide_the_work_are_taken(world_size):
         (6, [], "batch_size=32 over 6 processes.* such as 30 or 36"),
         (8, ["optimizer.batch_size=2", "parallel.sequence=2"], "over 4 processes.* such as 4"),
         (1, [], "parallel.fsdp=true with 1 processes"),
-        (8, ["model.lora_rank=8"], "LoRA leaves little to shard"),
+        (
+            8,
+            ["model.lora_rank=8", "parallel.fsdp=false", "parallel.deepspeed=zero.json"],
+            "LoRA is sharded by FSDP2 alone",
+        ),
     ],
 )
 def test_what_cannot_be_shared_names_the_nearest_that_can(world_size, settings, message):

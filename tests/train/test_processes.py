@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_run import (
     build_data,
     losses,
@@ -96,6 +97,19 @@ def test_processes_that_shard_weights_and_sum_sequences_train_in_bf16(tiny_folde
     run_processes(recipe, tmp_path / "run", *settings, again, program=ON_CPUS)
     found, wanted = (torch.tensor(losses(tmp_path / name)) for name in ("run", "alone"))
     torch.testing.assert_close(found, wanted, rtol=5e-2, atol=1e-2)
+
+
+def test_processes_that_shard_lora_train_the_adapter_and_the_model_of_one(recipe, tmp_path):
+    chosen = ("model.lora_rank=4", "optimizer.learning_rate=1e-2", "optimizer.steps=2")
+    lora = recipe_for(recipe.model.base, recipe.data.manifest, *chosen)
+    outs = [tmp_path / "alone", tmp_path / "run"]
+    train(lora, outs[0])
+    run_processes(lora, outs[1], "parallel.fsdp=true", program=ON_CPUS)
+    assert_same_training(outs[1], outs[0])
+    adapters = [load_file(out / "checkpoint-2/adapter_model.safetensors") for out in outs]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, value in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, tmp_path, clip_path):

@@ -1,5 +1,6 @@
 """The suite asked of a model while it trains: training and evaluation do not know each other."""
 
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,13 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
     others ask the same, as sharded weights want, and keep nothing.
 
     Raises:
-        UsageError: lengths that cannot be rendered.
+        UsageError: lengths that cannot be rendered, or kinds that are none.
     """
     settings = recipe.run
     if not settings.evaluate_every:
         return None
     from videonsa.evals.tasks.suite.suite_run import SuiteRun
+    from videonsa.rendered.suite import KINDS
 
     request = SuiteRun(
         model=recipe.name,
@@ -34,6 +36,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         ),
         samples=settings.evaluate_samples,
         conditions=("whole",),
+        kinds=settings.evaluate_kinds or KINDS,
         frame_size=settings.evaluate_frame_size,
         style=settings.evaluate_style,
     )
@@ -53,6 +56,8 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         with tempfile.TemporaryDirectory() as scratch:
             is_first = PartialState().is_main_process
             folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)
+            # Answers from before the run died: all processes have to ask all questions together.
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             machine = evaluation_facts(model.device)
             task = SuiteTask(asked, answerer)

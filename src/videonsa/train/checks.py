@@ -60,7 +60,6 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"optimizer.batch_size={optimizer.batch_size} over {ranks} processes with sequences of "
             f"their own: want a multiple, such as {_multiples(optimizer.batch_size, ranks)}"
         )
-    sharded = parallel.fsdp or parallel.deepspeed is not None
     if parallel.fsdp and (world_size == 1 or not on_gpu):  # accelerate would leave it out
         raise UsageError(
             f"parallel.fsdp=true with {world_size} processes on {'a GPU' if on_gpu else 'CPUs'}: "
@@ -71,10 +70,10 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"parallel.deepspeed={parallel.deepspeed} on CPUs: accelerate gives DeepSpeed none; "
             "want a GPU a process, or leave it out"
         )
-    if sharded and recipe.model.lora_rank:
+    if parallel.deepspeed is not None and recipe.model.lora_rank:
         raise UsageError(
-            f"model.lora_rank={recipe.model.lora_rank} with sharded weights: LoRA leaves little to "
-            "shard; want --set parallel.fsdp=false and no parallel.deepspeed"
+            f"model.lora_rank={recipe.model.lora_rank} with parallel.deepspeed: LoRA is sharded by "
+            "FSDP2 alone; want --set parallel.fsdp=true in its place"
         )
 
 

@@ -202,11 +202,19 @@ def _converted(name: str, value: Any, kind: Any) -> tuple[bool, Any]:
         inner = get_args(kind)
         fits = isinstance(value, list | tuple) and (inner[-1] is ... or len(value) == len(inner))
         return fits, tuple(_checked(name, item, inner[0]) for item in value) if fits else None
+    if get_origin(kind) is Mapping:
+        return _named_values(name, value, get_args(kind)[1])
     if kind is float:
         return _as_float(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     return isinstance(value, kind), value
+
+
+def _named_values(name: str, value: Any, kind: Any) -> tuple[bool, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return False, value
+    return True, {key: _checked(f"{name}.{key}", inner, kind) for key, inner in value.items()}
 
 
 def _as_float(value: Any) -> tuple[bool, Any]:
@@ -226,4 +234,6 @@ def _described(kind: Any) -> str:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
         return f"a list of {_described(get_args(kind)[0])}"
+    if get_origin(kind) is Mapping:
+        return "names with values, such as {min_lr_rate: 0.1}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]

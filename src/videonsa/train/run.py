@@ -45,10 +45,12 @@ from videonsa.train.checks import (
     check_shared_memory,
 )
 from videonsa.train.folder import LOG, MODEL, hold_folder, open_folder, writing
+from videonsa.train.optimization import check_optimization, check_schedule, warmup_steps
 from videonsa.train.parameters import choose_parameters, close_gates
 from videonsa.train.saving import LogFile, reading
 from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, resume_stream
+from videonsa.train.trackers import tracker_callbacks
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, holds_weights
 from videonsa.train.watch import Watch, report_line
 from videonsa.video.chat import DEFAULT_SYSTEM
@@ -125,6 +127,7 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     processes = join_processes(on_gpu=torch.cuda.is_available())
     check_processes(recipe, world_size=processes.num_processes, on_gpu=torch.cuda.is_available())
     _check_packages(recipe)
+    unused = check_optimization(recipe.optimizer)
     if recipe.parallel.deepspeed is not None:
         check_deepspeed(recipe.parallel.deepspeed)
     check_shared_memory(recipe, runs=processes_here())
@@ -135,6 +138,8 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     before = default_sampling(recipe.model.base, shape)
     sampling = trained_sampling(manifest, before)
     if processes.is_main_process:
+        for line in unused:
+            report_line(line)
         _report_asked(manifest, change_of_sampling(before, sampling))
     return _Start(
         recipe=recipe,
@@ -247,6 +252,7 @@ def _trainer(
     packs = len(loader.sampler.packing.packs)
     steps = optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
     accumulated = optimizer.batch_size // ranks
+    check_schedule(optimizer, steps=steps)
     if start.checkpoint is not None:
         with reading(start.checkpoint):
             resume_stream(loader, start.checkpoint, process=processes.process_index)
@@ -265,7 +271,7 @@ def _trainer(
                 on_gpu=torch.cuda.is_available(),
             ),
             processing_class=tokenizer,
-            callbacks=list(callbacks),
+            callbacks=[*tracker_callbacks(recipe.run.report_to), *callbacks],
             extras=Extras(
                 recipe=recipe,
                 stream=PackStream(loader, num_batches=steps * accumulated),
@@ -359,8 +365,10 @@ def training_arguments(
         per_device_train_batch_size=1,
         gradient_accumulation_steps=accumulated,
         learning_rate=optimizer.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(optimizer.warmup * steps),
+        optim=optimizer.name,
+        lr_scheduler_type=optimizer.schedule,
+        lr_scheduler_kwargs=dict(optimizer.schedule_options),
+        warmup_steps=warmup_steps(optimizer, steps=steps),
         adam_beta1=optimizer.betas[0],
         adam_beta2=optimizer.betas[1],
         adam_epsilon=optimizer.epsilon,
@@ -382,8 +390,9 @@ def training_arguments(
         logging_steps=run.log_every,
         save_steps=run.save_every,
         ignore_data_skip=True,  # the stream restores its own position
-        report_to=list(run.report_to),
+        report_to=[],  # `tracker_callbacks` instead
         project="videonsa",
+        trackio_static_space_id=False,  # otherwise it sends the log to a hub
         run_name=out.name,
         disable_tqdm=True,
     )

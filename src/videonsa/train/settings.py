@@ -3,13 +3,17 @@
 Defaults are the paper's (section 3 and appendix) wherever it states a value.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from videonsa.errors import UsageError
 from videonsa.models.methods import AttentionMethod, named_method
 from videonsa.ops.spec import BRANCHES
 from videonsa.ops.stated_spec import spec_from_dict
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+"""What may be given the lines of the log."""
 
 PARTS = ("vit", "merger", "llm")
 """What may be frozen: the vision tower, its merger, the language model without its gates."""
@@ -160,14 +164,22 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerSettings:
-    """AdamW and its schedule: linear warm-up, then a cosine to 0."""
+    """The optimizer and its schedule: AdamW, linear warm-up, then a cosine to 0."""
 
+    name: str = "adamw_torch_fused"
+    """As transformers names it (`OptimizerNames`)."""
+    schedule: str = "cosine"
+    """Of the learning rates, as transformers names it (`SchedulerType`)."""
+    schedule_options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    """What else the schedule takes, such as `min_lr_rate` of `cosine_with_min_lr`. Gates follow the
+    same schedule from their own rate."""
     learning_rate: float = 1e-6
     gate_learning_rate: float | None = None
     """None is `learning_rate`."""
     warmup: float = 0.1
     """As a share of the steps."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of the kinds of Adam, as `epsilon`."""
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     """On matrices only; norms and biases do not decay."""
@@ -235,14 +247,17 @@ class RunSettings:
     """Videos for each length."""
     evaluate_frame_size: int = 224
     """Side of a frame in pixels."""
-    evaluate_style: Literal["choice", "free"] = "choice"
-    """`choice`: the letter of an option; `free`: the answer itself."""
+    evaluate_kinds: tuple[str, ...] = ()
+    """Kinds of question; empty: all of the suite's."""
+    evaluate_style: Literal["choice", "free", "likeliest"] = "choice"
+    """`choice`: the letter of an option; `free`: the answer itself; `likeliest`: the option with
+    the highest probability counts."""
     max_skipped: int = 5
     """The run stops after this many steps in a row without finite gradients."""
     peak_tflops: float | None = None
     """Peak of one GPU in `precision`, from its data sheet; MFU is relative to it. None: no MFU."""
     report_to: tuple[str, ...] = ()
-    """Any of `tensorboard`, `trackio`; log.jsonl is always written."""
+    """Any of `tensorboard`, `trackio`, `wandb`; log.jsonl is always written."""
 
     def __post_init__(self) -> None:
         """Refuse what no run can do: UsageError."""
@@ -253,7 +268,7 @@ class RunSettings:
         _within("run", 1, _MOST, evaluate_samples=self.evaluate_samples)
         _within("run", 28, 4096, evaluate_frame_size=self.evaluate_frame_size)
         _positive("run", _MOST, seconds=self.seconds, peak_tflops=self.peak_tflops)
-        _among("run.report_to", self.report_to, ("tensorboard", "trackio"))
+        _among("run.report_to", self.report_to, TRACKERS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -101,6 +101,12 @@ class PackTrainer(Trainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
+    def _entrance(self) -> Any:
+        """The model as evaluations call it; with LoRA, shards are gathered by what wraps it."""
+        sharded = self.extras.recipe.parallel.fsdp
+        return self.accelerator.unwrap_model(self.model) if sharded else self.inner_model
+
+    @property
     def _sharing(self) -> int:
         """Degree of context parallelism."""
         return self.extras.recipe.parallel.sequence
@@ -224,7 +230,7 @@ class PackTrainer(Trainer):
         if self._entrances_are_open:
             return
         for name in ("encode_frames", "encode_vision", "embed_prompt"):
-            register_fsdp_forward_method(self.inner_model, name)
+            register_fsdp_forward_method(self._entrance, name)
         self._entrances_are_open = True
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -235,7 +241,7 @@ class PackTrainer(Trainer):
         self._open_entrances()
         with torch.no_grad():
             step = self.state.global_step
-            found = self.extras.evaluation(self.inner_model, self.processing_class, step)
+            found = self.extras.evaluation(self._entrance, self.processing_class, step)
         scores = {f"eval/{name}": value for name, value in found.items()}
         self.log(dict(scores))
         self.control = self.callback_handler.on_evaluate(
