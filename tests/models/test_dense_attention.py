@@ -8,8 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from videonsa.models.dense import LowerRightBias, dense_attention
+from videonsa.models.dense import cumulative_lengths, dense_attention
 from videonsa.ops import text_rows
+from videonsa.ops.causal import LowerRightBias
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 16
 
@@ -52,9 +53,13 @@ def test_the_last_rows_see_all_keys_up_to_their_own(num_rows, num_keys):
     assert_equal_with_gradients(dense_attention(*inputs), wanted, inputs)
 
 
-def test_pieces_see_their_own_keys_only():
-    pieces = [(3, 3), (4, 9), (1, 5)]
-    inputs = tensors(8, 17)
+@pytest.mark.parametrize(
+    "pieces",
+    [[(3, 3), (4, 9), (1, 5)], [(4, 4)] * 3, [(2, 5)] * 3],
+    ids=["of all lengths", "equal and whole", "equal"],
+)
+def test_pieces_see_their_own_keys_only(pieces):
+    inputs = tensors(*map(sum, zip(*pieces, strict=True)))
     wanted = masked(*inputs, torch.block_diag(*(lower_right(*piece) for piece in pieces)).bool())
     assert_equal_with_gradients(dense_attention(*inputs, pieces=pieces), wanted, inputs)
 
@@ -101,6 +106,16 @@ def test_fused_attention_is_told_the_corner_and_given_no_mask():
     assert [(corner.seq_len_q, corner.seq_len_kv) for corner in corners] == [(3, 3), (5, 9)]
 
 
+@pytest.mark.parametrize(("rows", "keys"), [(4, 4), (2, 5)])
+def test_pieces_of_equal_lengths_are_one_call_and_need_no_lengths(rows, keys):
+    pieces = [(rows, keys)] * 3
+    with Seen() as seen:
+        dense_attention(*tensors(3 * rows, 3 * keys), pieces=pieces)
+    (corner,) = seen.masks
+    assert (corner.seq_len_q, corner.seq_len_kv) == (rows, keys)
+    assert cumulative_lengths(pieces, device=torch.device("cpu")) is None
+
+
 def test_nothing_but_the_output_is_allocated_at_long_lengths():
     with FakeTensorMode():
         inputs = [torch.empty(1, n, h, 128) for n, h in ((2**16, 28), (2**18, 4), (2**18, 4))]
@@ -118,3 +133,35 @@ def test_a_gpu_needs_no_memory_for_rows_times_keys():
     assert torch.cuda.max_memory_allocated() - before < 4096 * 16384
     wanted = masked(*inputs, lower_right(4096, 16384, "cuda"))
     assert_equal_with_gradients(found, wanted, inputs, rtol=0.02, atol=0.02)
+
+
+PIECES = [(300, 300), (1, 70), (64, 513), (129, 129)]
+
+
+def packed_on_gpu():
+    rows, keys = map(sum, zip(*PIECES, strict=True))
+    return tensors(rows, keys, like={"device": "cuda", "dtype": torch.bfloat16})
+
+
+@pytest.mark.gpu
+def test_pieces_of_other_lengths_are_one_call_on_a_gpu():
+    inputs = packed_on_gpu()
+    with Seen() as seen:
+        found = dense_attention(*inputs, pieces=PIECES)
+    assert not seen.masks
+    wanted = masked(*inputs, torch.block_diag(*(lower_right(*x) for x in PIECES)).bool().cuda())
+    assert_equal_with_gradients(found, wanted, inputs, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pieces", [PIECES, [(100, 100)] * 4, [(30, 100)] * 4])
+def test_packed_attention_and_its_gradients_never_wait_for_the_gpu(pieces):
+    rows, keys = map(sum, zip(*pieces, strict=True))
+    inputs = tensors(rows, keys, like={"device": "cuda", "dtype": torch.bfloat16})
+    lengths = cumulative_lengths(pieces, device=torch.device("cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        dense_attention(*inputs, pieces=pieces, cu_seqlens=lengths).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert inputs[0].grad.isfinite().all()

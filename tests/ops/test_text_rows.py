@@ -40,6 +40,42 @@ def test_rows_and_gradients_equal_the_reference(group, masked, elements, monkeyp
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+RUNS = [(0, 2, 2), (2, 3, 9), (5, 1, 20)]
+POSITIONS = torch.tensor([[0, 1, 6, 7, 8, 19]] * 2)
+
+
+@pytest.mark.parametrize("group", [1, 7])
+def test_runs_and_their_gradients_equal_the_reference(group):
+    q, k, v, _, _ = make(group)
+    own = [x.double().requires_grad_() for x in (q, k, v)]
+    found = dense_rows(*own, positions=POSITIONS, runs=RUNS)
+    wanted = dense_reference(*own, positions=POSITIONS)
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).double()
+    grads = (torch.autograd.grad(out, own, grad) for out in (found, wanted))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_runs_are_nan_where_they_see_a_value_that_is_not_finite(name):
+    """In the heads that see it; no other row and no gradient is touched."""
+    q, k, v, _, _ = make(2)
+    inputs = {"q": q, "k": k, "v": v}
+    clean = dense_rows(q, k, v, positions=POSITIONS)
+    inputs[name][1, 3 if name == "q" else 7, 1, 3] = torch.nan  # of position 7
+    own = [x.requires_grad_() for x in inputs.values()]
+    out = dense_rows(*own, positions=POSITIONS, runs=RUNS)
+    poisoned = torch.zeros(out.shape[:3], dtype=torch.bool)
+    if name == "q":
+        poisoned[1, 3, 1] = True
+    else:
+        poisoned[1, 3:, 2:] = True  # the query heads of the second KV head
+    assert torch.equal(out.isnan().all(-1), poisoned)
+    torch.testing.assert_close(out[~poisoned], clean[~poisoned], atol=1e-6, rtol=1e-5)
+    assert all(x.isfinite().all() for x in torch.autograd.grad(out, own, torch.ones_like(out)))
+
+
 def test_masked_keys_reach_no_row():
     q, k, v, positions, key_mask = make(2)
     wanted = dense_rows(q, k, v, positions=positions, key_mask=key_mask)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models.costs import AttentionCall, nsa_bytes, nsa_operations
-from videonsa.models.dense import dense_attention
+from videonsa.models.dense import cumulative_lengths, dense_attention
 from videonsa.models.rope import TemporalIds
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend, hybrid_attention
@@ -166,6 +166,10 @@ class Dense(AttentionMethod):
     takes_packed = True
     text_is_dense = True
 
+    def prepare(self, tokens: "StepTokens") -> Any:
+        """The lengths of packed samples where they differ."""
+        return _lengths(tokens)
+
     def attend(
         self,
         layer: "HybridAttention",
@@ -210,9 +214,9 @@ class NSA(AttentionMethod):
         return self.spec.temporal_ids
 
     def prepare(self, tokens: "StepTokens") -> Any:
-        """The layout of text, vision and blocks; None without a new vision token."""
+        """The layout of text, vision and blocks; as `Dense` without a new vision token."""
         if not tokens.has_vision:
-            return None  # then it is dense attention: no need for gates and streams
+            return _lengths(tokens)  # no need for gates and streams
         queries, keys = tokens.cumulative
         return hybrid_layout(
             tokens.vision_mask,
@@ -234,7 +238,7 @@ class NSA(AttentionMethod):
         step: "AttentionStep",
     ) -> Tensor | Attended:
         """See `AttentionMethod`."""
-        if step.prepared is None:
+        if not step.tokens.has_vision:
             return _densely(q, k, v, step)
         gates = layer.branch_gates(hidden, step, temperature=self.spec.gate_temperature)
         result = hybrid_attention(
@@ -374,6 +378,18 @@ def named_method(name: str, spec: NSASpec) -> AttentionMethod:
     raise UsageError(f"method={name!r}: want one of {DENSE!r} and {SPARSE!r}, or a method object")
 
 
+def _lengths(tokens: "StepTokens") -> Tensor | None:
+    return cumulative_lengths(tokens.segments, device=tokens.vision_mask.device)
+
+
 def _densely(q: Tensor, k: Tensor, v: Tensor, step: "AttentionStep") -> Tensor:
+    """`step.prepared` is what `_lengths` gave."""
     tokens = step.tokens
-    return dense_attention(q, k, v, key_mask=tokens.attention_mask, pieces=tokens.segments)
+    return dense_attention(
+        q,
+        k,
+        v,
+        key_mask=tokens.attention_mask,
+        pieces=tokens.segments,
+        cu_seqlens=step.prepared,
+    )

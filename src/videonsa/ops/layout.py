@@ -1,6 +1,5 @@
 """`HybridLayout`: which rows are text and which are vision, worked out once a forward pass."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,8 @@ from videonsa.ops.varlen import (
 
 MAX_RUNS = 64
 """Pieces that a result is put together from; more are put in order by an index."""
+MAX_TEXT_RUNS = 8
+"""Of text rows that follow one another in a sample: each is a call of its own."""
 
 
 class Places(NamedTuple):
@@ -35,23 +36,35 @@ class Places(NamedTuple):
 
     shape: tuple[int, int]  # b, K
     first: int  # the first of all
-    numbers: Tensor | None  # [b, K] int64; None: all others follow the first one by one
+    numbers: Tensor | None  # [b, K] int64; None: those of a sample follow one another
+    step: int = 0  # from the first of a sample to that of the next; 0: they differ
 
     @classmethod
-    def of(cls, samples: Sequence[Tensor | range]) -> Self:
-        """From the places of each sample: int64 `[K]` on the host, or a range of K."""
+    def of(cls, samples: Sequence[Tensor | range], *, length: int | None = None) -> Self:
+        """From the places of each sample: int64 `[K]` on the host, or a range of K.
+
+        Args:
+            samples: one or more.
+            length: of the flat tensor, where b equal parts of it may hold one sample each.
+        """
         count = len(samples[0])
         shape, first = (len(samples), count), int(samples[0][0]) if count else 0
-        runs = [range(first + i * count, first + (i + 1) * count) for i in range(len(samples))]
-        if all(isinstance(x, range) and x == run for x, run in zip(samples, runs, strict=True)):
-            return cls(shape, first, None)
+        for step in (count, (length or 0) // len(samples)):
+            runs = [range(first + i * step, first + i * step + count) for i in range(len(samples))]
+            fits = step == count or (step * len(samples) == length and first + count <= step)
+            if fits and all(
+                isinstance(x, range) and x == y for x, y in zip(samples, runs, strict=True)
+            ):
+                return cls(shape, first, None, step)
         return cls(shape, first, torch.stack([_numbers(x) for x in samples]))
 
     def flat(self) -> Tensor:
         """All places, int64 `[b * K]`."""
         if self.numbers is not None:
             return self.numbers.flatten()
-        return _numbers(range(self.first, self.first + math.prod(self.shape)))
+        num_samples, count = self.shape
+        starts = self.first + self.step * torch.arange(num_samples)
+        return (starts[:, None] + torch.arange(count)).flatten()
 
     def to(self, device: torch.device) -> Self:
         """The same places, for tensors on another device."""
@@ -59,11 +72,14 @@ class Places(NamedTuple):
 
     def take(self, x: Tensor) -> Tensor:
         """Rows of x `[B, L, ...]` -> `[b, K, ...]`: a view where they follow one another."""
-        flat = x.flatten(0, 1)
-        if self.numbers is None:
-            rows = flat.narrow(0, self.first, math.prod(self.shape))
-        else:
+        flat, (num_samples, count) = x.flatten(0, 1), self.shape
+        if self.numbers is not None:
             rows = flat.index_select(0, self.numbers.flatten())
+        elif self.step == count:
+            rows = flat.narrow(0, self.first, num_samples * count)
+        else:
+            samples = flat.view(num_samples, self.step, *x.shape[2:])
+            return samples.narrow(1, self.first, count)
         return rows.view(*self.shape, *x.shape[2:])
 
 
@@ -78,6 +94,9 @@ class TextGroup(NamedTuple):
     keys: Places  # [b, Nk]
     positions: Tensor  # [b, Nt] int64, ascending, among the sample's keys; -1 for padding
     key_mask: Tensor | None  # [b, Nk] bool; None where nothing is padding
+    runs: tuple[tuple[int, int, int], ...] | None
+    """All rows as runs of consecutive positions: first row, rows, keys that the last of them sees.
+    None where they are not the same in all samples, or many, or where there is padding."""
 
 
 class VisionGroup(NamedTuple):
@@ -107,8 +126,12 @@ class HybridLayout:
     vision: tuple[VisionGroup, ...]
     order: Tensor
     """`[B * T]` int64: where each row stands among the rows of all vision, then all text groups."""
+    num_alike: int
+    """The rows are so many equal parts, and the runs are those of each: the number of samples where
+    all have text and vision at the same places, else 1."""
     runs: tuple[tuple[int, int, int], ...] | None
-    """The same as runs of rows: which group, its first and its last row but one; None: too many."""
+    """The order as runs of rows: which group, its first and its last row but one; None: too many.
+    Those of a group follow one another."""
 
     def to(self, device: torch.device) -> Self:
         """The same layout with its tensors on another device."""
@@ -186,11 +209,13 @@ def hybrid_layout(
     kinds = torch.stack([vision_mask & valid, valid]).flatten(1).cpu()  # [2, B * S]
     split = [_split(sample, kinds[0], kinds[1]) for sample in samples]
     device = vision_mask.device
-    vision, text = _vision_groups(split, spec, frame_sizes, device), _text_groups(split)
+    vision = _vision_groups(split, spec, frame_sizes, device, flat_keys=vision_mask.numel())
+    text = _text_groups(split)
     groups = [x.rows.flat() for x in vision] + [x.rows.flat() for x in text]
     rows = torch.cat(groups)
     order = torch.empty_like(rows)
     order[rows] = torch.arange(len(rows))
+    num_alike, runs = _runs(order, [len(group) for group in groups], num_samples=len(split))
     return HybridLayout(
         num_samples=num_samples,
         num_rows=num_rows,
@@ -200,20 +225,29 @@ def hybrid_layout(
         text=text,
         vision=vision,
         order=order,
-        runs=_runs(order, [len(group) for group in groups]),
+        num_alike=num_alike,
+        runs=runs,
     ).to(device)
 
 
-def _runs(order: Tensor, lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...] | None:
-    """`HybridLayout.runs` from the order and the rows of each group, on the host."""
+def _runs(
+    order: Tensor, lengths: Sequence[int], *, num_samples: int
+) -> tuple[int, tuple[tuple[int, int, int], ...] | None]:
+    """`num_alike` and `runs` from the order and the rows of each group, on the host."""
     ends = torch.tensor(lengths).cumsum(0)
     group = torch.searchsorted(ends, order, right=True)
+    num_alike = 1
+    if len(order) % num_samples == 0:
+        of_sample = group.view(num_samples, -1)
+        num_alike = num_samples if bool((of_sample == of_sample[0]).all()) else 1
+    first = slice(len(order) // num_alike)
+    order, group = order[first], group[first]
     breaks = ((order.diff() != 1) | (group.diff() != 0)).nonzero()[:, 0] + 1
     if len(breaks) >= MAX_RUNS:
-        return None
+        return num_alike, None
     borders = [0, *breaks.tolist(), len(order)]
     within = order - (ends - torch.tensor(lengths))[group]
-    return tuple(
+    return num_alike, tuple(
         (int(group[start]), int(within[start]), int(within[start]) + stop - start)
         for start, stop in pairwise(borders)
     )
@@ -268,9 +302,26 @@ def _text_groups(split: Sequence[_Split]) -> tuple[TextGroup, ...]:
             keys=Places.of([sample.keys for sample in group]),
             positions=torch.stack([sample.text_positions for sample in group]),
             key_mask=_key_mask([sample.key_mask for sample in group]),
+            runs=_text_runs(group),
         )
         for (num_rows, _), group in alike.items()
         if num_rows
+    )
+
+
+def _text_runs(group: Sequence[_Split]) -> tuple[tuple[int, int, int], ...] | None:
+    """`TextGroup.runs`."""
+    positions = group[0].text_positions
+    breaks = (positions.diff() != 1).nonzero()[:, 0] + 1
+    whole = all(
+        torch.equal(sample.text_positions, positions) and bool(sample.key_mask.all())
+        for sample in group
+    )
+    if not whole or len(breaks) >= MAX_TEXT_RUNS:
+        return None
+    borders = [0, *breaks.tolist(), len(positions)]
+    return tuple(
+        (first, stop - first, int(positions[stop - 1]) + 1) for first, stop in pairwise(borders)
     )
 
 
@@ -284,6 +335,8 @@ def _vision_groups(
     spec: NSASpec,
     frame_sizes: Tensor | Sequence[int] | None,
     device: torch.device,
+    *,
+    flat_keys: int,
 ) -> tuple[VisionGroup, ...]:
     if not any(len(sample.vision_rows) for sample in split):
         return ()  # a decode step needs no blocks
@@ -311,7 +364,7 @@ def _vision_groups(
             uniform=spec.block_size != "frame",
         )
         rows = Places.of([sample.vision_rows for sample, _ in group])
-        keys = Places.of([sample.vision_keys for sample, _ in group])
+        keys = Places.of([sample.vision_keys for sample, _ in group], length=flat_keys)
         groups.append(VisionGroup(rows, keys, num_keys - num_rows, blocks, stream))
     return tuple(groups)
 

@@ -1,8 +1,8 @@
 """`nsa_attention` and `hybrid_attention`: validate, compose, dispatch to a backend."""
 
-import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -270,7 +270,7 @@ def _why_no_gradients(spec: NSASpec, *, return_branches: bool) -> str | None:
     return None
 
 
-@functools.cache
+@cache
 def _say_choice(reason: str | None, device: str) -> None:
     """One line for each reason, not one a call."""
     if reason is None:
@@ -365,15 +365,17 @@ def _hybrid(
     return_branches: bool,
     use_kernels: bool,
 ) -> Tensor | NSAResult:
-    """All vision groups, then all text groups, gathered by index; put back in sequence order."""
+    """All vision groups, then all text groups; put back in sequence order."""
     parts = []
-    for vision in layout.vision:
-        attend = _vision_rows_by_kernels if use_kernels else _vision_rows
-        result = attend(q, k, v, gates, vision, spec=spec, return_branches=return_branches)
+    rows = list(_by_group(q, layout))
+    attend = _vision_rows_by_kernels if use_kernels else _vision_rows
+    for vision, own, own_gates in zip(layout.vision, rows, _by_group(gates, layout), strict=False):
+        result = attend(own, k, v, own_gates, vision, spec=spec, return_branches=return_branches)
         parts.append(_fields(result))
-    for text in layout.text:
-        output = (dense_rows if use_kernels else dense_reference)(
-            text.rows.take(q),
+    for text, own in zip(layout.text, rows[len(layout.vision) :], strict=True):
+        densely = partial(dense_rows, runs=text.runs) if use_kernels else dense_reference
+        output = densely(
+            own,
             text.keys.take(k),
             text.keys.take(v),
             positions=text.positions,
@@ -389,13 +391,40 @@ def _hybrid(
     return NSAResult(*ordered) if return_branches else ordered[0]
 
 
+def _by_group(x: Tensor, layout: HybridLayout) -> Iterator[Tensor]:
+    """The rows of x `[B, T, ...]` that each group has, vision and then text: each `[b, K, ...]`.
+
+    Cut into runs and joined, as in `_in_order`: the gradient of either is one pass of the other.
+    """
+    places = [group.rows for group in layout.vision] + [group.rows for group in layout.text]
+    if layout.runs is None:
+        yield from (own.take(x) for own in places)
+        return
+    rows = x.flatten(0, 1).unflatten(0, (layout.num_alike, -1))
+    pieces = _cut(rows, [stop - start for _, start, stop in layout.runs])
+    for number, own in enumerate(places):
+        rows = _joined([x for x, run in zip(pieces, layout.runs, strict=True) if run[0] == number])
+        yield rows if layout.num_alike > 1 else rows[0].unflatten(0, own.shape)
+
+
 def _in_order(parts: Sequence[Tensor], layout: HybridLayout) -> Tensor:
     """The rows of all groups, each `[b, K, ...]`, in sequence order: `[B * T, ...]`."""
-    flat = [x.flatten(0, 1) for x in parts]
     if layout.runs is None:
-        return torch.cat(flat).index_select(0, layout.order)
-    pieces = [flat[group][start:stop] for group, start, stop in layout.runs]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return torch.cat([x.flatten(0, 1) for x in parts]).index_select(0, layout.order)
+    cut = []
+    for number, part in enumerate(parts):
+        rows = part if layout.num_alike > 1 else part.flatten(0, 1)[None]
+        lengths = [stop - start for group, start, stop in layout.runs if group == number]
+        cut.append(iter(_cut(rows, lengths)))
+    return _joined([next(cut[group]) for group, _, _ in layout.runs]).flatten(0, 1)
+
+
+def _cut(x: Tensor, lengths: Sequence[int]) -> Sequence[Tensor]:
+    return [x] if len(lengths) == 1 else x.split(lengths, dim=1)
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
 
 
 def _vision_rows(
@@ -408,11 +437,12 @@ def _vision_rows(
     spec: NSASpec,
     return_branches: bool,
 ) -> Tensor | NSAResult:
+    """Queries and gates `[b, Nv, ...]` of the group; k and v of all keys."""
     return nsa_reference(
-        group.rows.take(q),
+        q,
         group.keys.take(k),
         group.keys.take(v),
-        group.rows.take(gates),
+        gates,
         spec=spec,
         blocks=group.blocks,
         first_row=group.first_row,
@@ -433,10 +463,10 @@ def _vision_rows_by_kernels(
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
 
     return nsa_triton(
-        group.rows.take(q),
+        q,
         group.keys.take(k).contiguous(),  # a cache has other strides, which TMA does not read
         group.keys.take(v).contiguous(),
-        group.rows.take(gates),
+        gates,
         group.stream,
         spec=spec,
         return_branches=return_branches,

@@ -69,12 +69,14 @@ def test_a_sequence_without_vision_needs_no_kernel(device):
     torch.testing.assert_close(found, reference, rtol=noise, atol=noise)
 
 
-def test_gradients_are_close_to_those_of_the_reference(device):
+@pytest.mark.parametrize("alike", [True, False], ids=["samples alike", "padded"])
+def test_gradients_are_close_to_those_of_the_reference(alike, device):
     inputs = [x.requires_grad_() for x in make_inputs(Case(rows=24, batch=2), device)]
     vision = mask_of(2, 24, (2, 20), device=device)
-    vision[1, 15:] = False
     valid = torch.ones_like(vision)
-    valid[1, 18:] = False
+    if not alike:
+        vision[1, 15:] = False
+        valid[1, 18:] = False
     options = {"spec": SPEC, "attention_mask": valid}
     found, wanted = (
         torch.autograd.grad(
