@@ -130,6 +130,9 @@ class DataSettings:
 
     manifest: str = ""
     """The folder that `videonsa data build` wrote; required."""
+    validation: str = ""
+    """A folder likewise, of samples that are not trained on: their loss is computed every
+    `run.evaluate_every` steps."""
     context: int = 36_864
     """Most tokens of a packed sequence of samples."""
     shapes: Literal["any", "equal"] = "any"

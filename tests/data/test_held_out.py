@@ -1,0 +1,42 @@
+import pytest
+from conftest import TOKENIZER
+from small_manifest import record, write_manifest
+
+from videonsa.data.dataset import VideoDataset
+from videonsa.data.held_out import held_out_batches
+
+COUNT = 7
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    records = [record(f"r{i}", turns=3) for i in range(COUNT)]
+    path = tmp_path_factory.mktemp("held_out") / "m.parquet"
+    return VideoDataset(write_manifest(path, records, tokenizer), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_sample_counts_once_whatever_the_number_of_ranks(dataset, world_size):
+    longest = int(dataset.lengths.max())
+    ranks = [
+        list(held_out_batches(dataset, max_tokens=longest, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert {len(batches) for batches in ranks} == {-(-COUNT // world_size)}
+    counted = [
+        sample
+        for batches in ranks
+        for each in batches
+        if each.counts
+        for sample in each.batch.samples
+    ]
+    assert sorted(counted) == list(range(COUNT))
+
+
+def test_batches_are_the_same_at_every_call(dataset):
+    calls = [held_out_batches(dataset, max_tokens=512) for _ in range(2)]
+    first, second = ([each.batch.samples for each in call] for call in calls)
+    assert first == second
