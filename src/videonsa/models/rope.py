@@ -1,7 +1,7 @@
 """mRoPE position ids of text, images and videos (docs/semantics.md, "Positions")."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Literal
 
@@ -66,7 +66,8 @@ def mrope_position_ids(
     segments = vision_segments(token_types, grids, merge_size=merge_size)
     for grid, (begin, end) in zip(grids, segments, strict=True):
         position = _advance_text(ids[:, done:begin], position)
-        seconds = _seconds(times, grid, temporal_ids) if types[begin] == TokenType.VIDEO else None
+        is_video = types[begin] == TokenType.VIDEO
+        seconds = seconds_of_patches(next(times, None), grid, temporal_ids) if is_video else None
         ids[:, begin:end] = position + segment_ids(
             grid, seconds, tokens_per_second=tokens_per_second, merge_size=merge_size
         )
@@ -131,11 +132,19 @@ def _advance_text(ids: NDArray[np.int64], position: int) -> int:
     return int(position + length)
 
 
-def _seconds(
-    times: Iterator[Sequence[float]], grid: Grid, temporal_ids: TemporalIds
+def seconds_of_patches(
+    given: Sequence[float] | None, grid: Grid, temporal_ids: TemporalIds
 ) -> NDArray[np.float64]:
-    """Seconds of each temporal patch since the first."""
-    given = next(times, None)
+    """Seconds of each temporal patch since the first, as position ids count them.
+
+    Args:
+        given: seconds of the first frame of each.
+        grid: of the video, in patches.
+        temporal_ids: as for `mrope_position_ids`.
+
+    Raises:
+        UsageError: not as many seconds as temporal patches, or seconds that decrease.
+    """
     if given is None:
         raise UsageError(
             f"video_times has no entry for the video of grid {grid}: pass one for each"

@@ -188,11 +188,16 @@ def patchify(
     )
     # [t, rows, columns, merged row, merged column, channel, frame, patch row, patch column]
     patches = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(grid[0] * grid[1] * grid[2], 3, -1)
-    mean = patches.new_tensor(_RGB_MEAN, dtype=torch.float32).mul_(_MAX_LEVEL)[:, None]
-    std = patches.new_tensor(_RGB_STD, dtype=torch.float32).mul_(_MAX_LEVEL)[:, None]
+    mean, std = (_levels(values, patches) for values in (_RGB_MEAN, _RGB_STD))
     pixels = patches.float().sub_(mean).div_(std)
     num_tokens = len(patches) // merge_size**2
     return PatchedVideo(pixels=pixels.flatten(1), grid=grid, num_tokens=num_tokens)
+
+
+def _levels(values: Sequence[float], like: Tensor) -> Tensor:
+    """A value in 0..1 of each channel as levels, float32 `[3, 1]`; nothing comes from the host."""
+    channels = [torch.full((1, 1), value, device=like.device) for value in values]
+    return torch.cat(channels).mul_(_MAX_LEVEL)
 
 
 def whole_patches(frames: Tensor, temporal_patch_size: int) -> Tensor:

@@ -1,0 +1,102 @@
+"""Forward and backward of packs of one shape as one CUDA graph: a launch in place of thousands."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from videonsa.data.collate import PackedBatch
+from videonsa.data.shapes import PackShape
+from videonsa.errors import UsageError
+from videonsa.models.modeling import SparseVideoModel
+from videonsa.train.equal_loss import EqualInputs, EqualLoss, equal_inputs
+from videonsa.train.watch import report_line
+
+WARM_UP = 2
+"""Passes before a capture: kernels compile in the first."""
+
+
+class _Captured(NamedTuple):
+    inputs: EqualInputs
+    graph: torch.cuda.CUDAGraph
+    loss: Tensor
+    grads: list[tuple[nn.Parameter, Tensor]]
+
+
+class CapturedSteps:
+    """Losses and gradients of packs of equal shape.
+
+    On a GPU each shape is captured when it first comes; elsewhere the same loss is computed as it
+    is written.
+
+    Args:
+        model: on its device, in training mode.
+    """
+
+    def __init__(self, model: SparseVideoModel) -> None:
+        self._model = model
+        self._rules = model.position_rules()
+        self._losses: dict[PackShape, EqualLoss] = {}
+        self._captured: dict[PackShape, _Captured] = {}
+        self._pool: tuple[int, int] | None = None
+
+    def run(self, batch: PackedBatch, num_items: Tensor | int | None = None) -> Tensor:
+        """The loss of a pack, detached; the weights then have its gradients and no others.
+
+        On a GPU these gradients hold until the next call.
+
+        Args:
+            batch: of equal shape.
+            num_items: what the sum of losses is divided by; None: the labels of the pack.
+
+        Raises:
+            UsageError: a pack whose samples differ in shape.
+        """
+        if batch.shape is None:
+            raise UsageError(
+                "run.capture=true and a pack whose samples differ in shape: want "
+                "data.shapes=equal, and samples of one video each"
+            )
+        device = self._model.device
+        inputs = equal_inputs(batch, self._rules, num_items=num_items, device=device)
+        if batch.shape not in self._losses:
+            self._losses[batch.shape] = EqualLoss(self._model, batch)
+        if device.type != "cuda":
+            return self._pass(self._losses[batch.shape], inputs)
+        if batch.shape not in self._captured:
+            self._captured[batch.shape] = self._capture(batch.shape, inputs)
+        captured = self._captured[batch.shape]
+        captured.inputs.copy_(inputs)
+        captured.graph.replay()
+        for weight, grad in captured.grads:
+            weight.grad = grad
+        return captured.loss.clone()
+
+    def _pass(self, loss: EqualLoss, inputs: EqualInputs) -> Tensor:
+        for weight in self._model.parameters():
+            weight.grad = None  # a capture needs gradients in memory of its own
+        value = loss(inputs)
+        value.backward()
+        return value.detach()
+
+    def _capture(self, shape: PackShape, inputs: EqualInputs) -> _Captured:
+        loss = self._losses[shape]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._pass(loss, inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        for weight in self._model.parameters():
+            weight.grad = None
+        torch.cuda.empty_cache()  # what the passes above held, the graph needs
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            value = self._pass(loss, inputs)
+        self._pool = graph.pool()
+        report_line(
+            f"captured: packs of {shape.samples} samples of {shape.tokens:,} tokens, "
+            f"{torch.cuda.memory_reserved() / 1e9:.1f} GB in use"
+        )
+        grads = [(p, p.grad) for p in self._model.parameters() if p.grad is not None]
+        return _Captured(inputs, graph, value, grads)

@@ -1,0 +1,181 @@
+"""The loss of packs of one shape from tensors that keep their places: nothing waits for the host.
+
+What `forward` works out anew for every batch (where vision tokens stand, layouts, the order of the
+tower's windows, how many labels there are) is the same for all packs of a shape, and made once.
+"""
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videonsa.data.collate import PackedBatch
+from videonsa.data.shapes import PackShape
+from videonsa.models.layers import enter_rows, run_layers
+from videonsa.models.modeling import SparseVideoModel
+from videonsa.models.rope import seconds_of_patches, segment_ids
+from videonsa.models.rows import PositionRules, VisionInputs
+from videonsa.models.vision import plan_vision
+from videonsa.video.chat import IGNORED_LABEL
+from videonsa.video.processing import patchify, whole_patches
+
+
+class EqualInputs(NamedTuple):
+    """A pack of N samples of T tokens, F frames and at most M labels each."""
+
+    frames: Tensor  # uint8 [N, F, 3, H, W]
+    input_ids: Tensor  # int64 [1, N * T]
+    position_ids: Tensor  # int64 [3, 1, N * T]
+    rows: Tensor  # int64 [N * M]: the tokens that predict one with a label, then any
+    targets: Tensor  # int64 [N * M]: what they predict; -100 where there is no more
+    num_items: Tensor  # float32 []: what the sum of losses is divided by
+
+    def copy_(self, other: Self) -> None:
+        """Take the values of another pack of the shape."""
+        for own, new in zip(self, other, strict=True):
+            own.copy_(new, non_blocking=True)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return self._make(x.to(device, non_blocking=True) for x in self)
+
+
+def equal_inputs(
+    batch: PackedBatch,
+    rules: PositionRules,
+    *,
+    num_items: Tensor | int | None,
+    device: torch.device,
+) -> EqualInputs:
+    """What a pack of equal shape has that others of its shape have not.
+
+    Args:
+        batch: with a `shape`.
+        rules: of the position ids.
+        num_items: labels of the step; None: those of the pack.
+        device: where frames are drawn and the tensors are wanted.
+    """
+    shape = batch.shape
+    assert shape is not None
+    rows, targets = _labelled(batch.labels[0], shape)
+    count = (targets != IGNORED_LABEL).sum() if num_items is None else num_items
+    on_host = EqualInputs(
+        frames=torch.empty(0),
+        input_ids=batch.input_ids,
+        position_ids=equal_positions(batch.video_times, shape, rules, batch.sampling.patch_size),
+        rows=rows,
+        targets=targets,
+        num_items=torch.as_tensor(count, dtype=torch.float32),
+    )
+    if device.type == "cuda":
+        on_host = EqualInputs._make(x if x.is_cuda else x.pin_memory() for x in on_host)
+    frames = torch.stack([clip.to(device) for clip in batch.videos])
+    return on_host.to(device)._replace(frames=frames)
+
+
+def _labelled(labels: Tensor, shape: PackShape) -> tuple[Tensor, Tensor]:
+    """`EqualInputs.rows` and `targets` of labels `[N * T]`."""
+    by_sample = labels.view(shape.samples, shape.tokens)[:, 1:]  # the first token has no row before
+    rows = torch.zeros(shape.samples, shape.most_labels, dtype=torch.int64)
+    targets = torch.full_like(rows, IGNORED_LABEL)
+    sample, place = (by_sample != IGNORED_LABEL).nonzero(as_tuple=True)
+    counts = sample.bincount(minlength=shape.samples)
+    number = torch.arange(len(sample)) - (counts.cumsum(0) - counts)[sample]
+    rows[sample, number] = sample * shape.tokens + place
+    targets[sample, number] = by_sample[sample, place]
+    return rows.flatten(), targets.flatten()
+
+
+def equal_positions(
+    video_times: tuple[tuple[float, ...], ...],
+    shape: PackShape,
+    rules: PositionRules,
+    patch_size: int,
+) -> Tensor:
+    """Position ids `[3, 1, N * T]` of N samples that differ in the times of their videos alone."""
+    begin, end = shape.vision_begin, shape.vision_begin + shape.vision_tokens
+    ids = np.empty((3, shape.samples, shape.tokens), np.int64)
+    ids[:, :, :begin] = np.arange(begin)
+    for sample, times in enumerate(video_times):
+        grid = (len(times), shape.height // patch_size, shape.width // patch_size)
+        own = begin + segment_ids(
+            grid,
+            seconds_of_patches(times, grid, rules.temporal_ids),
+            tokens_per_second=rules.tokens_per_second,
+            merge_size=rules.merge_size,
+        )
+        ids[:, sample, begin:end] = own
+        ids[:, sample, end:] = own.max() + 1 + np.arange(shape.tokens - end)
+    return torch.from_numpy(ids).flatten(1)[:, None]
+
+
+class EqualLoss:
+    """The loss of packs of one shape.
+
+    Args:
+        model: on its device; its method attends.
+        batch: a first pack of the shape.
+    """
+
+    def __init__(self, model: SparseVideoModel, batch: PackedBatch) -> None:
+        assert batch.shape is not None
+        self._model, self._shape, self._sampling = model, batch.shape, batch.sampling
+        spec, device = batch.sampling, model.device
+        grid = (
+            -(-self._shape.frames // spec.temporal_patch_size),
+            self._shape.height // spec.patch_size,
+            self._shape.width // spec.patch_size,
+        )
+        config = model.config.vision_config
+        grids = [grid] * self._shape.samples
+        plan = plan_vision(
+            grids,
+            merge_size=spec.merge_size,
+            window_tokens=config.window_size // spec.merge_size // spec.patch_size,
+        )
+        self._tower_inputs = {
+            **plan.tower_inputs(device),
+            "grid_thw": torch.tensor(grids, device=device),
+        }
+        rows = model.describe(
+            batch.input_ids,
+            VisionInputs([], grids, list(batch.video_times)),
+            lengths=[self._shape.tokens] * self._shape.samples,
+        ).to(device)
+        self._rows = rows
+        self._step = enter_rows(rows, None, model.method)
+
+    def __call__(self, inputs: EqualInputs) -> Tensor:
+        """The sum of the losses of all labels, divided by `num_items`."""
+        rows = self._rows._replace(position_ids=inputs.position_ids)
+        found = run_layers(self._model._language_model, self._embed(inputs), rows, self._step, None)
+        logits = self._model.lm_head(found.last[0].index_select(0, inputs.rows))
+        total = F.cross_entropy(
+            logits.float(), inputs.targets, ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+        return total / inputs.num_items
+
+    def _embed(self, inputs: EqualInputs) -> Tensor:
+        """The embedded tokens `[1, N * T, hidden]`, those of the videos from the tower."""
+        shape, model = self._shape, self._model
+        embeds: Tensor = model.get_input_embeddings()(inputs.input_ids)
+        embeds = embeds.view(shape.samples, shape.tokens, -1)
+        features = self._encode(inputs.frames).view(shape.samples, shape.vision_tokens, -1)
+        end = shape.vision_begin + shape.vision_tokens
+        parts = (embeds[:, : shape.vision_begin], features.to(embeds), embeds[:, end:])
+        return torch.cat(parts, dim=1).flatten(0, 1)[None]
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        spec, tower = self._sampling, self._model._tower
+        patches = patchify(
+            whole_patches(frames, spec.temporal_patch_size).flatten(0, 1),
+            patch_size=spec.patch_size,
+            merge_size=spec.merge_size,
+            temporal_patch_size=spec.temporal_patch_size,
+        )
+        # A copy: the tower takes its indices out of what it is given.
+        arguments: dict[str, Any] = dict(self._tower_inputs)
+        features: Tensor = tower(patches.pixels.to(tower.dtype), **arguments).pooler_output
+        return features
