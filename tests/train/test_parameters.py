@@ -38,7 +38,7 @@ def test_what_is_frozen_does_not_train_and_gates_always_do(model, frozen, is_fro
 def test_gates_have_a_rate_of_their_own_and_vectors_do_not_decay(model):
     settings = OptimizerSettings(learning_rate=1e-6, gate_learning_rate=1e-3, weight_decay=0.1)
     decayed = {name for name, p in model.named_parameters() if p.ndim > 1}
-    groups = parameter_groups(model, settings, decayed=decayed)
+    groups = parameter_groups(dict(model.named_parameters()), settings, decayed=decayed)
     found = {(group["lr"], group["weight_decay"]): group["params"] for group in groups}
     assert set(found) == {(1e-6, 0.1), (1e-6, 0.0), (1e-3, 0.1), (1e-3, 0.0)}
     gates = [p for name, p in model.named_parameters() if "g_proj" in name]

@@ -60,6 +60,14 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"optimizer.batch_size={optimizer.batch_size} over {ranks} processes with sequences of "
             f"their own: want a multiple, such as {_multiples(optimizer.batch_size, ranks)}"
         )
+    sharded = parallel.fsdp or parallel.deepspeed is not None
+    if recipe.run.precision == "bf16_weights" and sharded:
+        raise UsageError(
+            "run.precision=bf16_weights with sharded weights, which have float32 masters anyway: "
+            "want --set run.precision=bf16"
+        )
+    if recipe.run.capture:
+        _check_capture(recipe, world_size=world_size, on_gpu=on_gpu)
     if parallel.fsdp and (world_size == 1 or not on_gpu):  # accelerate would leave it out
         raise UsageError(
             f"parallel.fsdp=true with {world_size} processes on {'a GPU' if on_gpu else 'CPUs'}: "
@@ -75,6 +83,25 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"model.lora_rank={recipe.model.lora_rank} with parallel.deepspeed: LoRA is sharded by "
             "FSDP2 alone; want --set parallel.fsdp=true in its place"
         )
+
+
+def _check_capture(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
+    """Refuse what a captured step cannot have beside it."""
+    excluded = {
+        f"{world_size} processes": world_size > 1,
+        "data.shapes=any": recipe.data.shapes != "equal",
+        "parallel.activation_checkpointing=true": recipe.parallel.activation_checkpointing,
+        f"model.lora_rank={recipe.model.lora_rank}": bool(recipe.model.lora_rank),
+        "run.precision=bf16": recipe.run.precision == "bf16",
+        "no GPU, and run.precision=bf16_weights": not on_gpu and recipe.run.precision != "fp32",
+    }
+    for what, is_so in excluded.items():
+        if is_so:
+            raise UsageError(
+                f"run.capture=true with {what}: want one process, data.shapes=equal, "
+                "run.precision=bf16_weights (a GPU) or fp32, no LoRA and no activation "
+                "checkpointing; or --set run.capture=false"
+            )
 
 
 def check_deepspeed(path: str) -> None:

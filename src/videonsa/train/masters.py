@@ -46,8 +46,11 @@ class MasterWeights:
             self._weights[name].grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Round the masters into the weights, and let go of the masters' gradients."""
+    def published(self, *_: Any) -> None:
+        """Round the masters into the weights, and let go of the masters' gradients.
+
+        A hook behind the optimizer's step.
+        """
         torch._foreach_copy_(list(self._weights.values()), list(self.named.values()))
         for master in self.parameters():
             master.grad = None

@@ -78,12 +78,12 @@ def close_gates(model: VideoNSAForConditionalGeneration, closed_from: Mapping[st
 
 
 def parameter_groups(
-    model: nn.Module, settings: OptimizerSettings, *, decayed: set[str]
+    named: Mapping[str, nn.Parameter], settings: OptimizerSettings, *, decayed: set[str]
 ) -> list[dict[str, Any]]:
     """Up to four groups: gates and the rest, each split into parameters that decay and that do not.
 
     Args:
-        model: its parameters that require gradients are trained.
+        named: parameters by name; those that require gradients are trained.
         settings: learning rates and decay.
         decayed: names of the parameters that decay.
     """
@@ -94,7 +94,7 @@ def parameter_groups(
         for decays in (True, False):
             chosen = [
                 parameter
-                for name, parameter in model.named_parameters()
+                for name, parameter in named.items()
                 if parameter.requires_grad
                 and is_gate(name) == gates
                 and (name in decayed) == decays

@@ -233,8 +233,11 @@ class RunSettings:
     """Seed, precision, logging, checkpoints, evaluation."""
 
     seed: int = 0
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the computation; weights and optimizer are float32."""
+    precision: Literal["bf16", "bf16_weights", "fp32"] = "bf16"
+    """`bf16`: computed in bfloat16, weights and optimizer float32; `bf16_weights`: weights and all
+    that is computed in bfloat16, their masters and the optimizer float32."""
+    capture: bool = False
+    """Forward and backward of a pack as one CUDA graph: packs of equal shape, on one GPU."""
     log_every: int = 1
     """In steps, as are `save_every` and `evaluate_every`."""
     save_every: int = 200

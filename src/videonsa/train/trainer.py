@@ -22,7 +22,9 @@ from videonsa.models.recorder.gates import GateMeans
 from videonsa.models.shape import ModelShape
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.beside import Files, write_beside
+from videonsa.train.captured import CapturedSteps
 from videonsa.train.flops import step_flops
+from videonsa.train.masters import MasterWeights
 from videonsa.train.meters import RateMeter, gate_log
 from videonsa.train.parameters import all_finite, parameter_groups
 from videonsa.train.saving import PARTIAL, publish, reading, saving
@@ -84,6 +86,9 @@ class PackTrainer(Trainer):
         self._lost_loss = False
         """Whether a loss since the last log line was not finite; the Trainer ignores those."""
         self._entrances_are_open = False
+        self.masters: MasterWeights | None = None
+        """Of bfloat16 weights; the optimizer's parameters then."""
+        self._captured = CapturedSteps(self.inner_model) if recipe.run.capture else None
         if recipe.parallel.fsdp and recipe.run.precision == "bf16":
             # Accelerate's default policy would also sum gradients and round the loss in bfloat16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
@@ -119,10 +124,17 @@ class PackTrainer(Trainer):
         """AdamW with separate parameter groups for the gates."""
         if self.optimizer is None:
             model = self.model if model is None else model
+            recipe = self.extras.recipe
+            named = dict(model.named_parameters())
             decayed = set(self.get_decay_parameter_names(model))
-            groups = parameter_groups(model, self.extras.recipe.optimizer, decayed=decayed)
+            if recipe.run.precision == "bf16_weights":
+                self.masters = MasterWeights(model)
+                named = self.masters.named
+            groups = parameter_groups(named, recipe.optimizer, decayed=decayed)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = kind(groups, **options)
+            if self.masters is not None:
+                self.optimizer.register_step_post_hook(self.masters.published)
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
@@ -149,7 +161,14 @@ class PackTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Tensor:
         """Forward and backward of one sequence; a context-parallel group counts its loss once."""
-        loss: Tensor = super().training_step(model, inputs, *rest, **named)
+        loss: Tensor
+        if self._captured is None:
+            loss = super().training_step(model, inputs, *rest, **named)
+        else:
+            model.train()
+            loss = self._captured.run(inputs["batch"], *rest, **named)
+        if self.masters is not None:
+            self.masters.collect()
         self.gates.rows = None
         # A context-parallel rank has a share of the gradients, which add up, and the full loss.
         loss = loss / self._sharing
@@ -158,7 +177,8 @@ class PackTrainer(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """Clip; drop gradients that are not finite, so that the step changes no weight."""
-        norm = super()._clip_grad_norm(model)
+        trained = model if self.masters is None else self.masters
+        norm = super()._clip_grad_norm(trained)
         if norm is None:  # DeepSpeed clips and checks by itself
             self.extras.noted.clear()
             return norm
@@ -167,7 +187,7 @@ class PackTrainer(Trainer):
             self.num_skipped = 0
         else:
             self.num_skipped += 1
-            for parameter in model.parameters():
+            for parameter in trained.parameters():
                 parameter.grad = None  # AdamW skips parameters without gradient
             self._report_skipped(value, model)
         self.extras.noted.clear()
@@ -282,6 +302,8 @@ class PackTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save weights; refuse weights that are not finite, as such a model answers nothing."""
+        if self.masters is not None:
+            state_dict = self.masters.state_dict()
         weights = self.model.state_dict() if state_dict is None else state_dict
         if not all_finite(weights.values()):
             raise TrainingError(_NOT_FINITE.format(self.state.global_step))
