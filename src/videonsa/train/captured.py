@@ -1,6 +1,6 @@
 """Forward and backward of packs of one shape as one CUDA graph: a launch in place of thousands."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from videonsa.data.collate import PackedBatch
 from videonsa.data.shapes import PackShape
 from videonsa.errors import UsageError
-from videonsa.models.modeling import SparseVideoModel
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.train.equal_loss import EqualInputs, EqualLoss, equal_inputs
 from videonsa.train.watch import report_line
 
@@ -33,12 +33,12 @@ class CapturedSteps:
         model: on its device, in training mode.
     """
 
-    def __init__(self, model: SparseVideoModel) -> None:
+    def __init__(self, model: VideoNSAForConditionalGeneration) -> None:
         self._model = model
         self._rules = model.position_rules()
         self._losses: dict[PackShape, EqualLoss] = {}
         self._captured: dict[PackShape, _Captured] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def run(self, batch: PackedBatch, num_items: Tensor | int | None = None) -> Tensor:
         """The loss of a pack, detached; the weights then have its gradients and no others.

@@ -37,9 +37,9 @@ class EqualInputs(NamedTuple):
         for own, new in zip(self, other, strict=True):
             own.copy_(new, non_blocking=True)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "EqualInputs":
         """The same on a device."""
-        return self._make(x.to(device, non_blocking=True) for x in self)
+        return EqualInputs._make(x.to(device, non_blocking=True) for x in self)
 
 
 def equal_inputs(

@@ -35,15 +35,15 @@ class MasterWeights:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the gradients of the weights to those of the masters, and let go of them."""
-        held = [name for name, weight in self._weights.items() if weight.grad is not None]
-        fresh = [name for name in held if self.named[name].grad is None]
-        for name in fresh:
-            self.named[name].grad = torch.zeros_like(self.named[name])
-        if held:
-            totals = [self.named[name].grad for name in held]
-            torch._foreach_add_(totals, [self._weights[name].grad.float() for name in held])  # type: ignore[union-attr]
-        for name in held:
-            self._weights[name].grad = None
+        for name, weight in self._weights.items():
+            if weight.grad is None:
+                continue
+            master = self.named[name]
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:
+                master.grad += weight.grad
+            weight.grad = None
 
     @torch.no_grad()
     def published(self, *_: Any) -> None:
