@@ -5,6 +5,8 @@ import pickle
 import torch
 
 from videonsa.data.collate import PackedBatch
+from videonsa.ops.drawing import draw_frames
+from videonsa.rendered.suite import SuiteSpec, drawing_of, make_script, suite_seed
 from videonsa.video.processing import patchify
 from videonsa.video.sampling import SamplingSpec
 
@@ -37,6 +39,22 @@ def test_frames_travel_as_one_tensor_and_are_the_same():
     assert len(memories) == 1
     assert (found.samples, found.ids, found.video_times) == ((3, 1), ("a", "b"), ((0.0,), (0.0,)))
     assert torch.equal(found.cu_seqlens, batch.cu_seqlens) and found.sampling == batch.sampling
+
+
+def test_a_drawing_travels_and_gives_the_inputs_of_its_frames():
+    spec = SuiteSpec(num_frames=32, kinds=("needle",))
+    seeds = [suite_seed("test", index) for index in range(3)]
+    drawings = [drawing_of(make_script(seed, spec=spec), 0, 5 + seed % 2) for seed in seeds]
+    stills, images = (frames(5, 3, 112, 112),), (frames(1, 3, 28, 28),)
+    drawn = batch_of((*drawings, *stills), images)
+    sent = pickle.dumps(drawn)
+    assert len(sent) < 500_000 * len(drawings), "noise and stamps, no frames"
+    found = pickle.loads(sent)
+    assert [video.shape for video in found.videos] == [video.shape for video in drawn.videos]
+    wanted = batch_of((*map(draw_frames, drawings), *stills), images).model_inputs()
+    for inputs in (found.model_inputs(), drawn.model_inputs()):
+        assert inputs.keys() == wanted.keys()
+        assert all(torch.equal(x, inputs[k]) for k, x in wanted.items() if torch.is_tensor(x))
 
 
 def test_a_batch_of_text_travels_too():

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from videonsa.data.dataset import Sample
 from videonsa.data.shapes import PackShape
+from videonsa.ops.drawing import Drawing, draw_frames, join_drawings
 from videonsa.video.chat import IGNORED_LABEL
 from videonsa.video.processing import PatchedVideo, patchify, whole_patches
 from videonsa.video.sampling import SamplingSpec
@@ -31,8 +32,8 @@ class PackedBatch:
     """int64 [1, L], -100 where the loss does not count."""
     cu_seqlens: Tensor
     """int32 [N + 1]: where each sample begins, and the end."""
-    videos: tuple[Tensor, ...]
-    """Frames of each video, in order: uint8 [n, 3, H, W], RGB."""
+    videos: tuple[Tensor | Drawing, ...]
+    """Frames of each video, in order: uint8 [n, 3, H, W], RGB; or what they are drawn from."""
     video_times: tuple[tuple[float, ...], ...]
     """Of each video, the seconds of the first frame of each temporal patch."""
     images: tuple[Tensor, ...]
@@ -43,15 +44,18 @@ class PackedBatch:
     """What it shares with all packs of its shape; None where its samples differ."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How it goes from a worker to its run: all frames as one tensor.
+        """How it goes from a worker to its run: all frames as one tensor, drawings as they are.
 
         Each tensor takes a file descriptor on its way, and a batch of stills has hundreds.
         """
-        clips = (*self.videos, *self.images)
+        clips = [clip for clip in (*self.videos, *self.images) if isinstance(clip, Tensor)]
         flat = torch.cat([clip.flatten() for clip in clips]) if clips else None
         fields = {field.name: getattr(self, field.name) for field in dataclass_fields(self)}
-        shapes = {name: [clip.shape for clip in fields.pop(name)] for name in ("videos", "images")}
-        return _whole, (flat, shapes, fields)
+        for name in ("videos", "images"):
+            fields[name] = [
+                clip.shape if isinstance(clip, Tensor) else clip for clip in fields[name]
+            ]
+        return _whole, (flat, fields)
 
     @property
     def num_tokens(self) -> int:
@@ -63,8 +67,8 @@ class PackedBatch:
     ) -> dict[str, Any]:
         """The arguments of the model's `forward`, labels included.
 
-        Frames are cut into patches on the device, clips of one shape that follow one another
-        together: hundreds of stills would else be as many transfers.
+        Frames are drawn and cut into patches on the device, clips of one shape that follow one
+        another together: hundreds of stills would else be as many transfers.
 
         Args:
             device: where the tensors are wanted.
@@ -80,7 +84,12 @@ class PackedBatch:
             (self.images, "pixel_values", "image_grid_thw"),
         ):
             if clips:
-                runs = [list(run) for _, run in groupby(clips, key=lambda clip: clip.shape)]
+                runs = [
+                    list(run)
+                    for _, run in groupby(
+                        clips, key=lambda clip: (type(clip) is Drawing, clip.shape)
+                    )
+                ]
                 parts = [self._patched(run, device, dtype) for run in runs]
                 inputs[pixels] = torch.cat([part.pixels for part in parts])
                 inputs[grids] = torch.tensor(
@@ -95,11 +104,11 @@ class PackedBatch:
         return inputs
 
     def _patched(
-        self, clips: list[Tensor], device: torch.device | str, dtype: torch.dtype
+        self, clips: list[Tensor | Drawing], device: torch.device | str, dtype: torch.dtype
     ) -> PatchedVideo:
         """Clips of one shape as if they were one; the last patch of each is filled up first."""
         spec = self.sampling
-        frames = torch.stack(clips).to(device)  # [n, N, 3, H, W]
+        frames = _frames(clips, device)
         frames = whole_patches(frames, spec.temporal_patch_size)
         patched = patchify(
             frames.flatten(0, 1),
@@ -110,16 +119,26 @@ class PackedBatch:
         return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
 
 
-def _whole(
-    flat: Tensor | None, shapes: dict[str, list[torch.Size]], fields: dict[str, Any]
-) -> PackedBatch:
+def _frames(clips: list[Tensor | Drawing], device: torch.device | str) -> Tensor:
+    """Clips of one kind and shape on a device: `[n, N, 3, H, W]`."""
+    drawings = [clip for clip in clips if isinstance(clip, Drawing)]
+    if drawings:
+        frames = draw_frames(join_drawings(drawings), device=device)
+        return frames.view(len(drawings), *drawings[0].shape)
+    return torch.stack([clip for clip in clips if isinstance(clip, Tensor)]).to(device)
+
+
+def _whole(flat: Tensor | None, fields: dict[str, Any]) -> PackedBatch:
     """The batch again; its frames are views of the one tensor."""
-    sizes = [shape.numel() for shape in (*shapes["videos"], *shapes["images"])]
+    clips = [*fields["videos"], *fields["images"]]
+    sizes = [clip.numel() for clip in clips if isinstance(clip, torch.Size)]
     parts = iter(() if flat is None else flat.split(sizes))
-    videos, images = (
-        tuple(next(parts).view(shape) for shape in shapes[name]) for name in ("videos", "images")
-    )
-    return PackedBatch(videos=videos, images=images, **fields)
+    for name in ("videos", "images"):
+        fields[name] = tuple(
+            next(parts).view(clip) if isinstance(clip, torch.Size) else clip
+            for clip in fields[name]
+        )
+    return PackedBatch(**fields)
 
 
 def pack_batch(

@@ -14,10 +14,12 @@ from torch.utils.data import Dataset
 
 from videonsa.data.isolated import CallFailed, IsolatedCaller, Kind
 from videonsa.data.manifest import Manifest, ManifestRow, MediaFacts
-from videonsa.data.media import Frames, is_script, name_of, read_media
+from videonsa.data.media import Frames, name_of, plan_media, read_media, script_of_media
 from videonsa.data.records import Media, VideoRef
+from videonsa.data.scripts import script_info, sketch
 from videonsa.data.tokens import Loss, RememberingTokenizer, conversation_tokens
 from videonsa.errors import ModelError
+from videonsa.ops.drawing import Drawing
 from videonsa.video.chat import PADDING, ChatTokenizer
 from videonsa.video.sampling import SamplingSpec
 
@@ -38,8 +40,8 @@ class Sample:
     """int64 [L]."""
     labels: Tensor
     """int64 [L], -100 where the loss does not count."""
-    videos: tuple[Tensor, ...]
-    """Frames of each: uint8 [N, 3, H, W], RGB."""
+    videos: tuple[Tensor | Drawing, ...]
+    """Frames of each: uint8 [N, 3, H, W], RGB; or, of the suite, what they are drawn from."""
     video_times: tuple[tuple[float, ...], ...]
     """Of each video, the seconds of each temporal patch, as position ids count them."""
     images: tuple[Tensor, ...]
@@ -162,7 +164,7 @@ class VideoDataset(Dataset[Sample | Failure]):
         tokens = conversation_tokens(
             record,
             tokenizer=self._tokenizer,
-            vision_token_counts=[_num_tokens(frames, self.sampling) for frames in read],
+            vision_token_counts=[_num_tokens(clip, self.sampling) for clip, _ in read],
             loss=self._loss,
             system=self.manifest.facts.system,
         )
@@ -172,31 +174,36 @@ class VideoDataset(Dataset[Sample | Failure]):
                 f"want the tokenizer that it was built with, that of {self.manifest.facts.model}"
             )
         are_videos = [isinstance(media, VideoRef) for media in kept]
-        pixels = [torch.from_numpy(frames.pixels) for frames in read]
+        clips = [clip for clip, _ in read]
         every = self.sampling.temporal_patch_size
         scale = self._most_time_scale ** np.random.default_rng(index).random()
-        times = [tuple(time * scale for time in frames.position_times[::every]) for frames in read]
+        times = [tuple(time * scale for time in seconds[::every]) for _, seconds in read]
         return Sample(
             index=index,
             id=record.id,
             input_ids=torch.tensor(tokens.ids),
             labels=torch.tensor(tokens.labels),
-            videos=_where(are_videos, pixels),
+            videos=_where(are_videos, clips),
             video_times=_where(are_videos, times),
-            images=_where([not is_video for is_video in are_videos], pixels),
+            images=_where([not is_video for is_video in are_videos], clips),
         )
 
-    def _read(self, media: Media, facts: MediaFacts) -> Frames:
+    def _read(self, media: Media, facts: MediaFacts) -> tuple[Tensor | Drawing, tuple[float, ...]]:
+        """A video or an image, and the seconds of its frames as position ids count them."""
+        script = script_of_media(media)
+        if script is not None:  # making a drawing cannot hang or crash: no process of its own
+            plan = plan_media(media, script_info(script), self.sampling)
+            return self._checked(sketch(script), media, facts), plan.times
         try:
-            # Rendering cannot hang or crash: it needs no process of its own.
-            frames = (
-                read_media(media, self.sampling)
-                if is_script(media)
-                else self._call(_read_alone, media, self.sampling)
-            )
+            frames = self._call(_read_alone, media, self.sampling)
         except CallFailed as failure:
             raise _Unreadable(media, failure.kind, failure.reason) from failure
-        count, _, height, width = frames.pixels.shape
+        clip = torch.from_numpy(frames.pixels)
+        return self._checked(clip, media, facts), frames.position_times
+
+    def _checked(self, clip: Tensor | Drawing, media: Media, facts: MediaFacts) -> Tensor | Drawing:
+        """It, if it is what the manifest says."""
+        count, _, height, width = clip.shape
         if (height, width) != (facts.height, facts.width) or count > facts.num_frames:
             raise _Unreadable(
                 media,
@@ -210,7 +217,7 @@ class VideoDataset(Dataset[Sample | Failure]):
             raise _Unreadable(
                 media, "broken", f"only {count} of {facts.num_frames} frames can be decoded"
             )
-        return frames
+        return clip
 
 
 def _read_alone(media: Media, sampling: SamplingSpec) -> Frames:
@@ -223,8 +230,8 @@ def _where(wanted: Sequence[bool], items: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(item for item, is_wanted in zip(items, wanted, strict=True) if is_wanted)
 
 
-def _num_tokens(frames: Frames, sampling: SamplingSpec) -> int:
+def _num_tokens(clip: Tensor | Drawing, sampling: SamplingSpec) -> int:
     """Merged tokens, the last temporal patch filled up."""
-    count, _, height, width = frames.pixels.shape
+    count, _, height, width = clip.shape
     patches = math.ceil(count / sampling.temporal_patch_size)
     return int(patches * height * width // sampling.factor**2)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from videonsa.errors import UsageError
+from videonsa.ops.drawing import Drawing, draw_frames
 from videonsa.rendered.clips import Clip
 from videonsa.rendered.clips.scene import SPLIT_SIZE
-from videonsa.rendered.suite import Script, SuiteSpec, make_script, render_frames
+from videonsa.rendered.suite import Script, SuiteSpec, drawing_of, make_script
 from videonsa.video.sampling import VideoInfo
 
 Drawn = Script | Clip
@@ -65,11 +67,15 @@ def script_info(drawn: Drawn) -> VideoInfo:
     )
 
 
+def sketch(drawn: Drawn) -> Tensor | Drawing:
+    """What all frames of a video of the suite are drawn from; of a clip, the frames themselves."""
+    return drawn.render() if isinstance(drawn, Clip) else drawing_of(drawn, 0, drawn.num_frames)
+
+
 def draw(drawn: Drawn) -> NDArray[np.uint8]:
     """All frames of a video: `[N, 3, S, S]`."""
-    if isinstance(drawn, Clip):
-        return drawn.render().numpy()
-    return render_frames(drawn, 0, drawn.num_frames).numpy()
+    frames = sketch(drawn)
+    return (draw_frames(frames) if isinstance(frames, Drawing) else frames).numpy()
 
 
 def check_range(what: str, *, count: int, first: int) -> None:

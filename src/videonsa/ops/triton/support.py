@@ -63,6 +63,13 @@ def why_not_few_rows(x: torch.Tensor) -> str | None:
     return _why_not_gpu(x.device) or _why_not_dtype(x)
 
 
+def why_not_drawing(device: torch.device) -> str | None:
+    """As `why_not` for frames that are drawn on a GPU."""
+    if not INSTALLED:
+        return "Triton is not installed (pip install triton)"
+    return _why_not_gpu(device)
+
+
 def why_not_inputs(q: torch.Tensor, k: torch.Tensor, spec: NSASpec) -> str | None:
     """As `why_not`, on a GPU elsewhere that has the kernels; q and k may hold no values."""
     return _why_not_dtype(q) or _why_not_shape(q, k) or _why_not_spec(q, k, spec)

@@ -8,10 +8,8 @@ from typing import NamedTuple, Self
 import torch
 
 from videonsa.disk import partial_file
+from videonsa.ops.drawing import NOISE_LEVELS
 from videonsa.rendered.clips.scene import COLOURS, MAX_OBJECTS, SHAPES, SIZE, Scene, Sprite
-
-NOISE_LEVELS = 6.0
-"""Standard deviation of the pixel noise, in levels of 255."""
 
 
 class SceneBatch(NamedTuple):

@@ -2,6 +2,7 @@
 
 from videonsa.rendered.suite.oracle import oracle
 from videonsa.rendered.suite.script import Script, make_script, questions_of
+from videonsa.rendered.suite.suite_drawing import drawing_of
 from videonsa.rendered.suite.suite_frames import iter_frames, render_frames, write_suite_video
 from videonsa.rendered.suite.suite_questions import SuiteQuestion
 from videonsa.rendered.suite.suite_spec import (
@@ -20,6 +21,7 @@ __all__ = [
     "Script",
     "SuiteQuestion",
     "SuiteSpec",
+    "drawing_of",
     "frames_for_tokens",
     "iter_frames",
     "make_script",

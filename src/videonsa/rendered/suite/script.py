@@ -5,8 +5,13 @@ and the only one that stands still, only the asked number follows a #, only thre
 in a box, and no distractor has a name that a question or an answer has.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from videonsa.ops.drawing import NOISE_SHIFTS, Noise
 from videonsa.rendered.clips.scene import DIRECTIONS, Sprite, draw_crossing
 from videonsa.rendered.suite.evidence import Caption, Evidence, show
 from videonsa.rendered.suite.font import LETTERS
@@ -68,6 +73,18 @@ class Script:
         shade = rng.randint(10, 70)
         red, green, blue = (shade + rng.randint(-8, 8) for _ in range(3))
         return red, green, blue
+
+    @property
+    def noise(self) -> Noise:
+        """The pixel noise that its frames are cut from."""
+        seed = rng_of(self.seed, "noise").getrandbits(32)
+        return Noise.of_one_video(seed, size=self.spec.frame_size)
+
+    def noise_shifts(self, frames: Iterable[int]) -> NDArray[np.int32]:
+        """Top and left of the cut of each frame: [N, 2]."""
+        rngs = (rng_of(self.seed, "noise", frame) for frame in frames)
+        shifts = [(rng.randrange(NOISE_SHIFTS), rng.randrange(NOISE_SHIFTS)) for rng in rngs]
+        return np.array(shifts, np.int32)
 
     def _stays(self, sprite: Sprite) -> bool:
         """Whether so much of it lies inside the video that it cannot pass for a flash."""
