@@ -16,7 +16,7 @@ from videonsa.data.isolated import CallFailed, IsolatedCaller, Kind
 from videonsa.data.manifest import Manifest, ManifestRow, MediaFacts
 from videonsa.data.media import Frames, name_of, plan_media, read_media, script_of_media
 from videonsa.data.records import Media, VideoRef
-from videonsa.data.scripts import script_info, sketch
+from videonsa.data.scripts import drawing_or_frames, script_info
 from videonsa.data.tokens import Loss, RememberingTokenizer, conversation_tokens
 from videonsa.errors import ModelError
 from videonsa.ops.drawing import Drawing
@@ -193,7 +193,7 @@ class VideoDataset(Dataset[Sample | Failure]):
         script = script_of_media(media)
         if script is not None:  # making a drawing cannot hang or crash: no process of its own
             plan = plan_media(media, script_info(script), self.sampling)
-            return self._checked(sketch(script), media, facts), plan.times
+            return self._checked(drawing_or_frames(script), media, facts), plan.times
         try:
             frames = self._call(_read_alone, media, self.sampling)
         except CallFailed as failure:

@@ -67,14 +67,14 @@ def script_info(drawn: Drawn) -> VideoInfo:
     )
 
 
-def sketch(drawn: Drawn) -> Tensor | Drawing:
+def drawing_or_frames(drawn: Drawn) -> Tensor | Drawing:
     """What all frames of a video of the suite are drawn from; of a clip, the frames themselves."""
     return drawn.render() if isinstance(drawn, Clip) else drawing_of(drawn, 0, drawn.num_frames)
 
 
 def draw(drawn: Drawn) -> NDArray[np.uint8]:
     """All frames of a video: `[N, 3, S, S]`."""
-    frames = sketch(drawn)
+    frames = drawing_or_frames(drawn)
     return (draw_frames(frames) if isinstance(frames, Drawing) else frames).numpy()
 
 
