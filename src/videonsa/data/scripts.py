@@ -13,12 +13,15 @@ from videonsa.errors import UsageError
 from videonsa.ops.drawing import Drawing, draw_frames
 from videonsa.rendered.clips import Clip
 from videonsa.rendered.clips.scene import SPLIT_SIZE
-from videonsa.rendered.suite import Script, SuiteSpec, drawing_of, make_script
+from videonsa.rendered.suite import Script, drawing_of
+from videonsa.rendered.suites import SPECS, script_from, suite_of
 from videonsa.video.sampling import VideoInfo
 
 Drawn = Script | Clip
-"""A video of the suite, or a clip of moving shapes."""
+"""A video of a suite, or a clip of moving shapes."""
 _CLIP = "clip"
+_SUITE = "suite"
+"""Its number, where it is not the first."""
 _NUMBER = re.compile("[0-9]{1,15}")
 MOST_VIDEOS = 10_000_000
 """Of one source."""
@@ -29,7 +32,9 @@ def script_text(drawn: Drawn) -> str:
     if isinstance(drawn, Clip):
         facts: dict[str, Any] = {_CLIP: asdict(drawn)}
     else:
-        facts = {"seed": drawn.seed} | asdict(drawn.spec)
+        number = suite_of(drawn.spec)
+        stated = {} if number == 1 else {_SUITE: number}
+        facts = stated | {"seed": drawn.seed} | asdict(drawn.spec)
     return json.dumps(facts, separators=(",", ":"))
 
 
@@ -45,12 +50,12 @@ def script_of(text: str) -> Drawn:
         if _CLIP in facts:
             return Clip(**facts[_CLIP])
         seed = facts.pop("seed")
-        spec = SuiteSpec(**facts | {"kinds": tuple(facts["kinds"])})
+        spec = SPECS[facts.pop(_SUITE, 1)](**facts | {"kinds": tuple(facts["kinds"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"not a script of the suite nor a clip ({error}): want what it was built with"
         ) from error
-    return make_script(seed, spec=spec)
+    return script_from(seed, spec=spec)
 
 
 def script_info(drawn: Drawn) -> VideoInfo:

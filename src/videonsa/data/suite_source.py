@@ -1,4 +1,4 @@
-"""The training split of the suite as a source: videos that are rendered when they are read."""
+"""The training split of a suite as a source: videos that are rendered when they are read."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -7,8 +7,9 @@ from typing import Self
 from videonsa.data.records import Record, Text, Turn, VideoRef
 from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
-from videonsa.rendered.suite import KINDS, Script, SuiteSpec, make_script, questions_of, suite_seed
+from videonsa.rendered.suite import Script, SuiteSpec, questions_of, suite_seed
 from videonsa.rendered.suite.suite_answers import rng_of
+from videonsa.rendered.suites import KINDS, SPECS, check_suite, script_from
 
 PREFIX = "synthetic:"
 SOURCE = "synthetic"
@@ -16,7 +17,7 @@ SOURCE = "synthetic"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuiteSource:
-    """Videos of the suite's training split: one record per video, with all its questions."""
+    """Videos of a suite's training split: one record per video, with all its questions."""
 
     count: int
     """Videos."""
@@ -25,19 +26,23 @@ class SuiteSource:
     size: int = 112
     """Pixels a side."""
     difficulty: str = "easy"
-    kinds: str = "+".join(KINDS)
-    """Kinds of question, joined by +."""
+    kinds: str = ""
+    """Kinds of question, joined by +; empty: all. `any`, of the second suite: some that fit, drawn
+    for each video."""
     first: int = 0
     """Number of the first video in the split."""
+    suite: int = 1
+    """Number of the suite."""
 
     def __post_init__(self) -> None:
         """Refuse what the suite cannot make: UsageError."""
+        check_suite(self.suite)
         check_range("video", count=self.count, first=self.first)
         _ = self.spec
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `synthetic:count=N,frames=N[,size=N][,difficulty=WORD][,kinds=A+B][,first=N]`.
+        """Read `synthetic:count=N,frames=N` and, if wanted, its other fields in the same way.
 
         Raises:
             UsageError: it is not that.
@@ -48,22 +53,25 @@ class SuiteSource:
     @property
     def spec(self) -> SuiteSpec:
         """Of every video."""
-        return SuiteSpec(
+        return SPECS[self.suite](
             num_frames=self.frames,
             frame_size=self.size,
             difficulty=self.difficulty,
-            kinds=tuple(self.kinds.split("+")),
+            kinds=tuple(self.kinds.split("+")) if self.kinds else KINDS[self.suite],
         )
 
     @property
     def name(self) -> str:
         """What it makes, in one word; `parse` reads it."""
-        return PREFIX + ",".join(f"{field}={value}" for field, value in asdict(self).items())
+        facts = asdict(self) | {"kinds": "+".join(self.spec.kinds)}
+        if self.suite == 1:
+            del facts["suite"]
+        return PREFIX + ",".join(f"{field}={value}" for field, value in facts.items())
 
     def entries(self) -> Iterator[Entry]:
         """One record per video."""
         for index in range(self.first, self.first + self.count):
-            script = make_script(suite_seed("train", index), spec=self.spec)
+            script = script_from(suite_seed("train", index), spec=self.spec)
             name = f"{self.name}#{index}"
             yield Entry(name, SOURCE, Record(id=name, source=SOURCE, turns=_turns(script)))
 

@@ -54,8 +54,8 @@ def add_parser(commands: Commands) -> None:
         metavar="SOURCE",
         help="a folder or file of LLaVA-Video-178K, ms-swift JSONL or Hugging Face messages (the "
         "format is detected); or rendered videos of the suite's training split: "
-        "synthetic:count=N,frames=N[,size=N][,difficulty=WORD][,kinds=A+B][,first=N]; or clips "
-        "like those of the embedded model: clips:count=N,patches=N[,first=N]",
+        "synthetic:count=N,frames=N[,size=N][,difficulty=WORD][,kinds=A+B][,first=N][,suite=2]; or "
+        "clips like those of the embedded model: clips:count=N,patches=N[,first=N]",
     )
     _add_options(build)
     data_check.add_parser(what)

@@ -20,6 +20,8 @@ COLOURS = {
     "purple": (160, 50, 190),
     "white": (240, 240, 240),
 }
+PALETTE = COLOURS | {"orange": (240, 140, 40), "pink": (245, 150, 190), "cyan": (70, 210, 220)}
+"""With those that only the second suite has."""
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MAX_OBJECTS = 3

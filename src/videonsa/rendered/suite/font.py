@@ -1,4 +1,4 @@
-"""Capital letters, digits and # as 5 x 7 pixels."""
+"""Capital letters, digits, #, + and - as 5 x 7 pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,6 +7,8 @@ WIDTH, HEIGHT = 5, 7
 _ROWS = {  # seven rows of five bits, two hexadecimal digits each
     " ": "00000000000000",
     "#": "0a0a1f0a1f0a0a",
+    "+": "0004041f040400",
+    "-": "0000001f1f0000",
     "0": "0e11131519110e",
     "1": "040c040404040e",
     "2": "0e11010204081f",

@@ -26,7 +26,7 @@ def schedule(seed: int, *, spec: SuiteSpec, answers: SuiteAnswers) -> dict[str, 
         if kind in spec.kinds:
             wishes += _wishes(seed, kind, spec, answers)
     wishes.sort()
-    starts = _settle([w[1] for w in wishes], [w[2] for w in wishes], spec.seconds)
+    starts = settle([w[1] for w in wishes], [w[2] for w in wishes], spec.seconds)
     times: dict[str, list[float]] = {kind: [] for kind in spec.kinds}
     for (*_, kind), start in zip(wishes, starts, strict=True):
         late = SAMPLE_PERIOD * (kind == "needle" and rng_of(seed, "frame").randrange(2))
@@ -56,7 +56,7 @@ def _wishes(
     return [((start, tie), start, length, kind) for start in starts]
 
 
-def _settle(wishes: list[float], lengths: list[int], total: int) -> list[int]:
+def settle(wishes: list[float], lengths: list[int], total: int) -> list[int]:
     """Whole-second starts in the given order, without overlap in [0, total), near the wishes.
 
     With the lengths before each start subtracted, starts only have to be non-decreasing: isotonic

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from videonsa.ops.drawing import Drawing, Mask, Stamp
 from videonsa.rendered.clips.clip_frames import coverage, edge_distance
-from videonsa.rendered.clips.scene import COLOURS, SHAPES, Sprite
+from videonsa.rendered.clips.scene import PALETTE, SHAPES, Sprite
 from videonsa.rendered.suite.evidence import BOX_SCALE, Caption
 from videonsa.rendered.suite.font import text_mask
 from videonsa.rendered.suite.script import SHOT, Script
@@ -125,7 +125,7 @@ def _line(text: str, scale: int) -> Mask:
 def _sprite(sprite: Sprite, size: int, strength: float) -> _Moving:
     reach = math.ceil(sprite.radius + size / 112) + 1
     mask = _shape(sprite.shape, sprite.radius, max(1.0, size / 112), reach, boxed=False)
-    return _Moving.of(Stamp(mask, _faint(COLOURS[sprite.colour], strength)), sprite)
+    return _Moving.of(Stamp(mask, _faint(PALETTE[sprite.colour], strength)), sprite)
 
 
 def _box(sprite: Sprite, size: int, strength: float) -> Iterator[_Moving]:
@@ -133,7 +133,7 @@ def _box(sprite: Sprite, size: int, strength: float) -> Iterator[_Moving]:
     reach, edge = math.floor(BOX_SCALE * sprite.radius), max(1, size // 56)
     yield _Moving.of(Stamp(_square(2 * reach + 1), _white(strength)), sprite)
     mask = _shape(sprite.shape, sprite.radius, max(1.0, size / 112), reach - edge, boxed=True)
-    yield _Moving.of(Stamp(mask, _faint(COLOURS[sprite.colour], strength)), sprite)
+    yield _Moving.of(Stamp(mask, _faint(PALETTE[sprite.colour], strength)), sprite)
 
 
 def _text(caption: Caption, size: int, strength: float) -> _Moving:

@@ -112,7 +112,7 @@ class SuiteSpec:
             raise UsageError(f"difficulty={self.difficulty!r}: want {', '.join(DIFFICULTIES)}")
         if self.position is not None and not 0 <= self.position <= 1:
             raise UsageError(f"position={self.position}: want 0 to 1, or None")
-        _check_size(self.frame_size)
+        check_size(self.frame_size)
         least = min_frames(self.kinds)
         if not least <= self.num_frames <= MAX_FRAMES or self.num_frames % 2:
             raise UsageError(
@@ -162,14 +162,15 @@ def suite_seed(split: Literal["train", "test"], index: int) -> int:
 
 def frames_for_tokens(tokens: int, *, frame_size: int) -> int:
     """Largest even number of frames whose pairs, (frame_size / 28)^2 tokens each, fit `tokens`."""
-    _check_size(frame_size)
+    check_size(frame_size)
     pair = (frame_size // _PATCH) ** 2
     if tokens < pair:
         raise UsageError(f"tokens={tokens}: want at least {pair}, one pair of frames")
     return 2 * (tokens // pair)
 
 
-def _check_size(frame_size: int) -> None:
+def check_size(frame_size: int) -> None:
+    """Refuse sizes of frames that are not whole merged patches: UsageError."""
     if not MIN_SIZE <= frame_size <= MAX_SIZE or frame_size % _PATCH:
         raise UsageError(
             f"frame_size={frame_size}: want a multiple of {_PATCH} from {MIN_SIZE} on, and at most "
