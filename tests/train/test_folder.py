@@ -61,7 +61,7 @@ def run(undisturbed, tmp_path):
 
 
 def open_again(recipe, manifest, out):
-    return open_folder(recipe, out, read_manifest(manifest), ALONE, asked={})
+    return open_folder(recipe, out, read_manifest(manifest), ALONE, steps=6, asked={})
 
 
 def state_again(checkpoint):

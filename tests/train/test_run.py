@@ -1,6 +1,7 @@
 """Whole runs in one process."""
 
 import json
+import math
 import resource
 import shutil
 
@@ -89,6 +90,34 @@ def test_another_recipe_does_not_go_on_in_the_folder(undisturbed, tiny_folder, m
     out = shutil.copytree(undisturbed, tmp_path / "run")
     with pytest.raises(UsageError, match=r"optimizer\.learning_rate=0.0001, this run has 0.001"):
         train(recipe_for(tiny_folder, manifest, "optimizer.learning_rate=1e-3"), out)
+
+
+def test_a_finished_run_is_given_more_steps(undisturbed, tiny_folder, manifest, tmp_path, capsys):
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"a run of 6 steps, this run has 4: .* at least 6"):
+        train(recipe_for(tiny_folder, manifest, "optimizer.steps=4"), out)
+    old = (out / "model/model.safetensors").read_bytes()
+    more = recipe_for(tiny_folder, manifest, "optimizer.steps=9", "run.save_every=8")
+    seen = []
+    kept = At(9, lambda _: seen.append((out / "model/model.safetensors").read_bytes()))
+    train(more, out, callbacks=[kept])
+    said = "9 steps instead of 6: from step 7 on, learning rates are those of a schedule of 9 steps"
+    assert f"{said}; {out / 'model'} stays until then" in capsys.readouterr().err
+    assert seen == [old] and (out / "model/model.safetensors").read_bytes() != old
+    assert [step for step, _, _ in losses(out)] == list(range(1, 10))
+    assert losses(out)[:6] == losses(undisturbed)
+    rates = [line["learning_rate"] for line in lines(out / "log.jsonl") if "loss" in line]
+    cosine = [1e-4 * (1 + math.cos(math.pi * (step - 2) / 8)) / 2 for step in (7, 8, 9)]
+    assert rates[6:] == pytest.approx(cosine)  # the first of 9 steps is the warm-up
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == [
+        "checkpoint-8",
+        "checkpoint-9",
+    ]
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["schedules"] == [{"from_step": 0, "steps": 6}, {"from_step": 6, "steps": 9}]
+    train(more, out)  # it is finished again
+    assert json.loads((out / "run.json").read_text())["schedules"] == facts["schedules"]
+    assert "instead" not in capsys.readouterr().err
 
 
 def test_a_step_without_finite_gradients_changes_nothing_and_names_its_samples(

@@ -17,14 +17,17 @@ from videonsa.errors import TrainingError, UsageError
 from videonsa.machine import cpu_model, gpu_name, package_versions
 from videonsa.parsing import one_line, read_json_object
 from videonsa.train.reading import read_stated_recipe, recipe_to_yaml
-from videonsa.train.saving import check_whole, clear_partial, last_checkpoint
+from videonsa.train.saving import check_whole, clear_partial, last_checkpoint, steps_of
 from videonsa.train.settings import Recipe
+from videonsa.train.watch import report_line
 
 MODEL = "model"
 RUN, RECIPE, LOG = "run.json", "recipe.yaml", "log.jsonl"
 _PACKAGES = ("torch", "transformers", "accelerate", "av", "numpy")
 _MAY_CHANGE = ("parallel", "run")
 """Sections whose values may differ when a run resumes, `run.seed` and `run.precision` excepted."""
+_MAY_GROW = ("optimizer.steps", "optimizer.epochs")
+"""A run may be given more steps, also after its last."""
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -75,7 +78,13 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def open_folder(
-    recipe: Recipe, out: Path, manifest: Manifest, processes: Any, *, asked: dict[str, Any]
+    recipe: Recipe,
+    out: Path,
+    manifest: Manifest,
+    processes: Any,
+    *,
+    steps: int,
+    asked: dict[str, Any],
 ) -> Path | None:
     """Write the recipe and facts of the run, and find the checkpoint to resume from.
 
@@ -84,26 +93,69 @@ def open_folder(
         out: its folder.
         manifest: of its data.
         processes: accelerate's state.
+        steps: of the whole run.
         asked: how the trained model has to be asked; recorded in run.json.
 
     Raises:
-        UsageError: the folder belongs to another run.
+        UsageError: the folder belongs to another run, or to one of more steps.
         TrainingError: a file of the checkpoint is missing or damaged.
     """
     if (out / MODEL).exists() and not (out / MODEL).is_dir():
         raise UsageError(f"{out / MODEL} is a file, and the trained model goes there: remove it")
     checkpoint = last_checkpoint(out)
+    schedules = [{"from_step": 0, "steps": steps}]
     if checkpoint is not None:
-        _check_same(recipe, manifest, out)
+        stated = _check_same(recipe, manifest, out)
         check_whole(checkpoint)
+        schedules = _schedules(stated, checkpoint, steps=steps)
     processes.wait_for_everyone()  # all have read before one writes
     if processes.is_main_process:
         clear_partial(out)
-        facts = _facts(recipe, manifest, processes.num_processes) | {"asked": asked}
+        if checkpoint is not None:
+            _report_growth(schedules, checkpoint)
+        facts = _facts(recipe, manifest, processes.num_processes)
+        facts |= {"schedules": schedules, "asked": asked}
         write_atomic(out / RECIPE, recipe_to_yaml(recipe))
         write_atomic(out / RUN, json.dumps(facts, indent=2) + "\n")
     processes.wait_for_everyone()
     return checkpoint
+
+
+def _schedules(stated: dict[str, Any], checkpoint: Path, *, steps: int) -> list[dict[str, int]]:
+    """From which step on the learning rates were those of how many steps; the last is this run's.
+
+    Args:
+        stated: run.json of the run so far.
+        checkpoint: that the run resumes from.
+        steps: of the whole run.
+
+    Raises:
+        UsageError: the run so far had more steps.
+    """
+    done, planned = steps_of(checkpoint)
+    if steps < planned:
+        raise UsageError(
+            f"{checkpoint.parent} has checkpoints of a run of {planned} steps, this run has "
+            f"{steps}: name another folder, or want at least {planned}"
+        )
+    known = stated.get("schedules")
+    before = [one for one in known if one["from_step"] < done] if known else []
+    before = before or [{"from_step": 0, "steps": planned}]
+    same = before[-1]["steps"] == steps
+    return before if same else [*before, {"from_step": done, "steps": steps}]
+
+
+def _report_growth(schedules: list[dict[str, int]], checkpoint: Path) -> None:
+    """Say that the run has more steps from the checkpoint on."""
+    done, steps = schedules[-1]["from_step"], schedules[-1]["steps"]
+    if done < steps_of(checkpoint)[0]:
+        return
+    model = checkpoint.with_name(MODEL)
+    kept = f"; {model} stays until then" if model.exists() else ""
+    report_line(
+        f"{steps} steps instead of {schedules[-2]['steps']}: from step {done + 1} on, learning "
+        f"rates are those of a schedule of {steps} steps{kept}"
+    )
 
 
 def _facts(recipe: Recipe, manifest: Manifest, num_processes: int) -> dict[str, Any]:
@@ -120,8 +172,8 @@ def _facts(recipe: Recipe, manifest: Manifest, num_processes: int) -> dict[str, 
     }
 
 
-def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> None:
-    """Refuse to resume from the checkpoint of another run."""
+def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> dict[str, Any]:
+    """Refuse to resume from the checkpoint of another run; the content of its run.json."""
     remedy = f"it says what the checkpoints in {out} are of; put it back, or name another folder"
     then = read_stated_recipe(out / RECIPE, remedy=remedy)
     stated = read_json_object(out / RUN, remedy=remedy)
@@ -131,8 +183,10 @@ def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> None:
         for key in keys:
             old, new = (getattr(getattr(one, section), key) for one in (then.recipe, recipe))
             matters = section not in _MAY_CHANGE or key in ("seed", "precision")
+            matters = matters and f"{section}.{key}" not in _MAY_GROW
             if matters and key != "manifest" and old != new:
                 raise UsageError(
                     f"{out} has checkpoints with {section}.{key}={old}, this run has {new}: name "
                     "another folder, or the same value"
                 )
+    return stated

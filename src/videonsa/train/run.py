@@ -64,6 +64,9 @@ class _Start:
     recipe: Recipe
     out: Path
     manifest: Manifest
+    loader: PackedLoader
+    steps: int
+    """Of the optimizer, from the first on."""
     tokenizer: Any
     sampling: SamplingSpec
     """How the trained model samples a video unless told otherwise."""
@@ -135,16 +138,23 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     shape = load_shape(recipe.model.base)
     tokenizer = load_tokenizer(locate_model(recipe.model.base))
     check_data(recipe, manifest, shape, tokenizer_hash=hash_of_tokenizer(tokenizer))
+    loader = _loader(recipe, manifest, tokenizer, processes)
+    steps = _num_steps(recipe, loader)
+    check_schedule(recipe.optimizer, steps=steps)
     before = default_sampling(recipe.model.base, shape)
     sampling = trained_sampling(manifest, before)
     if processes.is_main_process:
         for line in unused:
             report_line(line)
+        if loader.sampler.note:
+            report_line(f"an epoch has {loader.sampler.note}")
         _report_asked(manifest, change_of_sampling(before, sampling))
     return _Start(
         recipe=recipe,
         out=out,
         manifest=manifest,
+        loader=loader,
+        steps=steps,
         tokenizer=tokenizer,
         sampling=sampling,
         processes=processes,
@@ -169,6 +179,7 @@ def _opened(start: _Start) -> _Start:
         start.out,
         start.manifest,
         start.processes,
+        steps=start.steps,
         asked={
             "sampling": sampling_values(start.sampling),
             "system": start.manifest.facts.system,
@@ -244,15 +255,10 @@ def _trainer(
     start: _Start, *, evaluation: Evaluation | None, callbacks: Sequence[TrainerCallback]
 ) -> PackTrainer:
     recipe, processes, tokenizer = start.recipe, start.processes, start.tokenizer
-    ranks = processes.num_processes // recipe.parallel.sequence
-    loader = _loader(recipe, start.manifest, tokenizer, processes)
-    if processes.is_main_process and (note := loader.sampler.note):
-        report_line(f"an epoch has {note}")
-    optimizer = recipe.optimizer
-    packs = len(loader.sampler.packing.packs)
-    steps = optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
-    accumulated = optimizer.batch_size // ranks
-    check_schedule(optimizer, steps=steps)
+    loader, steps = start.loader, start.steps
+    accumulated = recipe.optimizer.batch_size // (
+        processes.num_processes // recipe.parallel.sequence
+    )
     if start.checkpoint is not None:
         with reading(start.checkpoint):
             resume_stream(loader, start.checkpoint, process=processes.process_index)
@@ -319,6 +325,12 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
         max_failed_share=recipe.data.max_failed_share,
         shapes=recipe.data.shapes,
     )
+
+
+def _num_steps(recipe: Recipe, loader: PackedLoader) -> int:
+    """Steps of the whole run."""
+    optimizer, packs = recipe.optimizer, len(loader.sampler.packing.packs)
+    return optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
 
 
 def _model(start: _Start) -> tuple[Any, Path]:

@@ -73,6 +73,17 @@ def check_whole(checkpoint: Path) -> None:
             raise ValueError("its log is no list of lines")
 
 
+def steps_of(checkpoint: Path) -> tuple[int, int]:
+    """Steps that a checkpoint has done, and those that its run was to do.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    with reading(checkpoint):
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return int(state.global_step), int(state.max_steps)
+
+
 def _facts(file: Path) -> dict[str, int]:
     size = file.stat().st_size
     return {"bytes": size} | ({"crc32": zlib.crc32(file.read_bytes())} if size <= _SUMMED else {})

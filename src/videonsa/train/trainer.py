@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from videonsa.data.collate import PackedBatch
@@ -318,6 +319,19 @@ class PackTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(Path(checkpoint or "")):
             super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._take_rates()
+
+    def _take_rates(self) -> None:
+        """Set the learning rates of the next step: saved ones may be of a run of fewer steps."""
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if not isinstance(scheduler, LambdaLR):  # DeepSpeed's own
+            return
+        for group, base, share in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * share(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(Path(checkpoint or "")):

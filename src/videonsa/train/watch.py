@@ -39,6 +39,8 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start progress and log at the step of the checkpoint."""
+        # The state is the checkpoint's, and this run may log and save at other steps than that one.
+        state.logging_steps, state.save_steps = args.logging_steps, args.save_steps
         if state.is_world_process_zero:
             self._log.begin([_finite(line) for line in state.log_history])
             self._bar = tqdm(
