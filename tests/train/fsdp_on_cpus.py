@@ -1,11 +1,9 @@
 """`videonsa` with sharded weights over gloo.
 
 accelerate shards for GPUs alone, so the processes say that they are of that kind; all else, FSDP2
-of PyTorch included, is what runs on GPUs. Exit status 3 if no weight was sharded, 4 if the tower
-keeps activations that are to be computed again.
+of PyTorch included, is what runs on GPUs.
 """
 
-import sys
 from typing import Any
 from unittest.mock import patch
 
@@ -27,14 +25,15 @@ def join_as_gpus(*, on_gpu: bool, join: Any = run.join_processes) -> Any:
     return state
 
 
-if __name__ == "__main__":
+def main_sharded(argv: list[str]) -> int:
+    """`main`; status 3: no weight was sharded; 4: the tower kept activations to be recomputed."""
     with (
         patch.object(run, "join_processes", join_as_gpus),
         patch.object(run, "check_processes"),  # which wants GPUs
         patch.object(fsdp, "fully_shard", wraps=fsdp.fully_shard) as sharding,
         patch.object(TOWER, ENABLE, autospec=True, side_effect=getattr(TOWER, ENABLE)) as enabling,
     ):
-        status = main(sys.argv[1:])
-    wanted = "parallel.activation_checkpointing=true" in sys.argv
+        status = main(argv)
+    wanted = "parallel.activation_checkpointing=true" in argv
     status = status or (4 if wanted and not enabling.called else 0)
-    sys.exit(status or (0 if sharding.called else 3))
+    return status or (0 if sharding.called else 3)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from conftest import TOKENIZER, write_clip
+from ranks import run_ranks
 from small_manifest import record, write_manifest
 
 from videonsa.cli.main import main
@@ -72,43 +73,50 @@ def recipe_for(base: Path, manifest: Path, *settings: str, name: str = "tiny"):
     )
 
 
-def start_processes(
-    recipe,
-    out: Path,
-    *settings: str,
-    processes: int = 2,
-    gpus: str = "",
-    program: tuple[str, ...] = ("-m", "videonsa"),
-):
-    """`videonsa train` under torchrun, on CPUs or a GPU each."""
+def command_of(recipe, out: Path, *settings: str) -> list[str]:
+    """The words after `videonsa` that train so."""
     path = out.with_suffix(".yaml")
     path.write_text(recipe_to_yaml(recipe))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     chosen = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, *torchrun, *program, "train", str(path), "--out", str(out)]
+    return ["train", str(path), "--out", str(out), *chosen]
+
+
+def start_torchrun(recipe, out: Path, *settings: str, processes: int = 2, gpus: str = ""):
+    """`videonsa train` under torchrun, on CPUs or a GPU each."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *torchrun, "-m", "videonsa", *command_of(recipe, out, *settings)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *chosen],
+        command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
 
 
-def run_processes(*arguments, **options) -> None:
+def run_torchrun(*arguments, **options) -> None:
     """The same to its end, which has to be a good one."""
-    process = start_processes(*arguments, **options)
+    process = start_torchrun(*arguments, **options)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output.decode()
 
 
-def run_on_from_first_checkpoint(recipe, out: Path, *settings: str, **options) -> None:
+def run_processes(recipe, out: Path, *settings: str, program=main) -> None:
+    """Two processes on CPUs, which have to end well."""
+    command = command_of(recipe, out, *settings)
+    ended = run_ranks(program, command, folder=out.with_suffix(".output"))
+    assert not any(ended.statuses), ended.output
+
+
+def run_on_from_first_checkpoint(
+    recipe, out: Path, *settings: str, run=run_processes, **options
+) -> None:
     """Run again as if killed after the first of two checkpoints."""
     first, last = sorted(out.glob("checkpoint-*"))
     for path in (last, out / "model"):
         path.rename(out.with_name(path.name))
     written = (first / "trainer_state.json").stat().st_mtime_ns
-    run_processes(recipe, out, *settings, **options)
+    run(recipe, out, *settings, **options)
     assert (first / "trainer_state.json").stat().st_mtime_ns == written  # else it began anew
 
 

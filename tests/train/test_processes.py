@@ -1,4 +1,4 @@
-"""Two processes of torchrun on gloo: they train as one does, are killed, and go on."""
+"""Two processes on gloo: they train as one does, are killed, and go on."""
 
 import os
 import signal
@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsdp_on_cpus import main_sharded
+from ranks import run_ranks
 from safetensors.torch import load_file
 from small_run import (
     build_data,
+    command_of,
     losses,
     make_data,
     recipe_for,
     run_on_from_first_checkpoint,
     run_processes,
-    start_processes,
+    start_torchrun,
 )
 
+from videonsa.cli.main import main
 from videonsa.disk import sole_writer
 from videonsa.inference.engine import load
 from videonsa.models.checkpoints.loading import load_model
@@ -25,7 +29,6 @@ from videonsa.train.run import train
 
 pytestmark = pytest.mark.slow
 STEPS = 8
-ON_CPUS = (str(Path(__file__).with_name("fsdp_on_cpus.py")),)
 ASKED = ("run.evaluate_every=3", "run.evaluate_samples=1", "run.evaluate_lengths=['1k']")
 
 
@@ -76,12 +79,12 @@ def test_processes_with_sequences_of_their_own_train_as_one(recipe, alone, tmp_p
 def test_processes_that_shard_weights_train_as_one_and_go_on(recipe, alone, tmp_path):
     out = tmp_path / "run"
     sharded = ("parallel.fsdp=true", "parallel.sequence=2", *ASKED)
-    run_processes(recipe, out, *sharded, program=ON_CPUS)
+    run_processes(recipe, out, *sharded, program=main_sharded)
     assert_same_training(out, alone)
     for step in (3, 6):
         assert (out / "eval" / f"step-{step}" / "samples.jsonl").exists()
     whole = losses(out)
-    run_on_from_first_checkpoint(recipe, out, *sharded, program=ON_CPUS)
+    run_on_from_first_checkpoint(recipe, out, *sharded, program=main_sharded)
     again = losses(out)
     assert [line[:2] for line in again] == [line[:2] for line in whole]
     # How the norm over shards is rounded depends on where they lie in memory.
@@ -94,7 +97,7 @@ def test_processes_that_shard_weights_and_sum_sequences_train_in_bf16(tiny_folde
     train(recipe, tmp_path / "alone")
     settings = ("parallel.fsdp=true", "parallel.sequence=2", "run.precision=bf16")
     again = "parallel.activation_checkpointing=true"  # of the tower's blocks too
-    run_processes(recipe, tmp_path / "run", *settings, again, program=ON_CPUS)
+    run_processes(recipe, tmp_path / "run", *settings, again, program=main_sharded)
     found, wanted = (torch.tensor(losses(tmp_path / name)) for name in ("run", "alone"))
     torch.testing.assert_close(found, wanted, rtol=5e-2, atol=1e-2)
 
@@ -104,7 +107,7 @@ def test_processes_that_shard_lora_train_the_adapter_and_the_model_of_one(recipe
     lora = recipe_for(recipe.model.base, recipe.data.manifest, *chosen)
     outs = [tmp_path / "alone", tmp_path / "run"]
     train(lora, outs[0])
-    run_processes(lora, outs[1], "parallel.fsdp=true", program=ON_CPUS)
+    run_processes(lora, outs[1], "parallel.fsdp=true", program=main_sharded)
     assert_same_training(outs[1], outs[0])
     adapters = [load_file(out / "checkpoint-2/adapter_model.safetensors") for out in outs]
     assert adapters[0].keys() == adapters[1].keys()
@@ -114,7 +117,7 @@ def test_processes_that_shard_lora_train_the_adapter_and_the_model_of_one(recipe
 
 def test_killed_processes_go_on_to_the_same_losses_bit_by_bit(sharing, recipe, tmp_path, clip_path):
     out = tmp_path / "run"
-    process = start_processes(recipe, out, "parallel.sequence=2")
+    process = start_torchrun(recipe, out, "parallel.sequence=2")
     log, patience = out / "log.jsonl", time.monotonic() + 120
     while not log.exists() or len(log.read_text().splitlines()) < 5:
         assert process.poll() is None and time.monotonic() < patience
@@ -132,10 +135,9 @@ def test_processes_of_a_second_run_are_all_told_who_holds_the_folder(recipe, tmp
     out = tmp_path / "run"
     out.mkdir()
     with sole_writer(out, work="training"):
-        process = start_processes(recipe, out)
-        output = process.communicate(timeout=120)[0].decode()
-    assert process.returncode != 0
-    assert output.count(f"{out} is being written by training (process {os.getpid()} on") == 2
+        ended = run_ranks(main, command_of(recipe, out), folder=tmp_path / "output")
+    assert ended.statuses == (2, 2)
+    assert ended.output.count(f"{out} is being written by training (process {os.getpid()} on") == 2
     assert not (out / "recipe.yaml").exists()
 
 

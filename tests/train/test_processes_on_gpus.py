@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from small_run import (
     make_data,
     recipe_for,
     run_on_from_first_checkpoint,
-    run_processes,
+    run_torchrun,
 )
 
 from videonsa.models.checkpoints.loading import load_model
@@ -21,7 +22,7 @@ pytestmark = [
 ]
 COUNT = min(4, torch.cuda.device_count() // 2 * 2)
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3").split(",")
-GPUS = ",".join(VISIBLE[:COUNT])
+ON_GPUS = partial(run_torchrun, processes=COUNT, gpus=",".join(VISIBLE[:COUNT]))
 STEPS = 6
 
 
@@ -35,7 +36,7 @@ def recipe(tiny_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "run"
-    run_processes(recipe, out, processes=1, gpus=VISIBLE[0])
+    run_torchrun(recipe, out, processes=1, gpus=VISIBLE[0])
     return losses(out)
 
 
@@ -51,7 +52,7 @@ def alone(recipe, tmp_path_factory):
     ids=["sequences of their own", "shared sequences", "sharded weights", "both", "recomputed"],
 )
 def test_gpus_train_as_one(settings, recipe, alone, tmp_path):
-    run_processes(recipe, tmp_path / "run", *settings, processes=COUNT, gpus=GPUS)
+    ON_GPUS(recipe, tmp_path / "run", *settings)
     found = losses(tmp_path / "run")
     assert [step for step, *_ in found] == [step for step, *_ in alone]
     torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=5e-2, atol=1e-2)
@@ -60,9 +61,9 @@ def test_gpus_train_as_one(settings, recipe, alone, tmp_path):
 def test_a_run_on_gpus_goes_on_from_its_checkpoint(recipe, tmp_path):
     out = tmp_path / "run"
     sharded = ("parallel.fsdp=true", "parallel.sequence=2")
-    run_processes(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
+    ON_GPUS(recipe, out, *sharded)
     whole = losses(out)
-    run_on_from_first_checkpoint(recipe, out, *sharded, processes=COUNT, gpus=GPUS)
+    run_on_from_first_checkpoint(recipe, out, *sharded, run=ON_GPUS)
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(whole), rtol=2e-2, atol=1e-2)
 
 
@@ -87,11 +88,11 @@ def test_deepspeed_trains_as_one_and_goes_on(stage, sequence, recipe, alone, tmp
         f"parallel.deepspeed={tmp_path / 'deepspeed.json'}",
         f"parallel.sequence={sequence}",
     )
-    run_processes(recipe, out, *settings, processes=COUNT, gpus=GPUS)
+    ON_GPUS(recipe, out, *settings)
     found = losses(out)
     # All of it computes in bfloat16 here, norms and losses too.
     torch.testing.assert_close(torch.tensor(found), torch.tensor(alone), rtol=1e-1, atol=2e-2)
     model = load_model(out / "model", device="cuda", dtype=torch.bfloat16).model
     assert all(bool(weight.isfinite().all()) for weight in model.parameters())
-    run_on_from_first_checkpoint(recipe, out, *settings, processes=COUNT, gpus=GPUS)
+    run_on_from_first_checkpoint(recipe, out, *settings, run=ON_GPUS)
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(found), rtol=2e-2, atol=1e-2)

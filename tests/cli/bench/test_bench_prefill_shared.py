@@ -1,11 +1,9 @@
 """`videonsa bench prefill` under torchrun, on CPUs: two processes share a sequence."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from ranks import run_ranks
 
 from videonsa.cli.main import main
 
@@ -13,26 +11,15 @@ SMALL = ["bench", "prefill", "--model", "tiny", "--device", "cpu", "--frame", "5
 TINY = [*SMALL, "--tokens", "40", "--repeats", "1"]
 
 
-def torchrun(*arguments, threads):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, *command, "-m", "videonsa", *arguments],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads},
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-
-
-@pytest.mark.slow
 def test_two_processes_share_the_prefill_and_are_compared_with_one(tmp_path):
     one, path = tmp_path / "prefill.json", tmp_path / "prefill_2.json"
     assert main([*TINY, "--video", "none", "--out", str(one)]) == 0
     alone = json.loads(one.read_text())
     # The threads of this process and of those that it starts may differ, and with them the device.
-    threads = alone["machine"]["device"].split()[-2]
-    done = torchrun(*TINY, "--one", str(one), "--out", str(path), threads=threads)
-    assert done.returncode == 0, done.stderr.decode()
+    threads = int(alone["machine"]["device"].split()[-2])
+    command = [*TINY, "--one", str(one), "--out", str(path)]
+    ended = run_ranks(main, command, folder=tmp_path, threads=threads)
+    assert not any(ended.statuses), ended.output
     shared = json.loads(path.read_text())
     assert shared["processes"] == 2
     (length,), (of_one,) = shared["lengths"], alone["lengths"]
@@ -40,7 +27,7 @@ def test_two_processes_share_the_prefill_and_are_compared_with_one(tmp_path):
     for stage, before in zip(length["stages"], of_one["stages"], strict=True):
         assert stage["name"] == before["name"]
         assert stage["efficiency"] == pytest.approx(before["ms"] / (2 * stage["ms"]))
-    assert "tiny, 40 video tokens, 2 processes" in done.stdout.decode()
+    assert "tiny, 40 video tokens, 2 processes" in ended.output
 
 
 def test_a_result_of_one_process_is_not_compared_with_itself(tmp_path, capsys):

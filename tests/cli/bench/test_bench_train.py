@@ -1,11 +1,9 @@
 """`videonsa bench train` on a CPU: both parts, a shared sequence, and bad options in one line."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from ranks import run_ranks
 
 from videonsa.bench.training import TrainRequest, recipe_of
 from videonsa.cli.main import main
@@ -45,19 +43,12 @@ def test_layers_and_the_whole_step_are_measured_with_both_attentions(alone):
 @pytest.mark.slow
 def test_two_processes_share_the_sequence_and_are_compared_with_one(alone, tmp_path):
     path = tmp_path / "train_2.json"
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--parts", "layers", "--one", str(alone), "--out", str(path)]
     result = json.loads(alone.read_text())
     # The threads of this process and of those that it starts may differ, and with them the device.
-    threads = result["machine"]["device"].split()[-2]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "videonsa", *TINY, *options],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads},
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    threads = int(result["machine"]["device"].split()[-2])
+    ended = run_ranks(main, [*TINY, *options], folder=tmp_path, threads=threads)
+    assert not any(ended.statuses), ended.output
     shared = json.loads(path.read_text())
     assert shared["processes"] == 2
     assert [run["attention"] for run in shared["runs"]] == ["nsa", "dense"]

@@ -1,12 +1,10 @@
 """Two and four processes on one sequence compute what one process does."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from prefill_cases import FIXED, PREFILLS, generated, on, prefill
+from ranks import run_ranks
 from test_packed import labels_of, pack, samples
 from tiny_models import SPEC, prompt, tiny
 
@@ -63,15 +61,13 @@ def run(name, cp_group=None, *, device="cpu"):
     return result.loss.detach(), result.logits.detach(), grads
 
 
-def work(rank, world_size, store, results, on_gpus=False):
+def work(results, on_gpus):
     """One process: all cases, gradients summed over the processes, and all prefills."""
-    torch.set_num_threads(1)
+    dist.init_process_group("nccl" if on_gpus else "gloo")
+    rank = dist.get_rank()
     device = torch.device("cuda", rank) if on_gpus else torch.device("cpu")
     if on_gpus:
         torch.cuda.set_device(device)
-    backend = "nccl" if on_gpus else "gloo"
-    store = dist.FileStore(store, world_size)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     cp_group, found = ContextParallelGroup(), {}
     for name, (make, _, _) in CASES.items():
         loss, logits, grads = run(name, cp_group, device=device)
@@ -82,8 +78,7 @@ def work(rank, world_size, store, results, on_gpus=False):
         found[name] = (loss, torch.tensor(rows), logits, grads)
     found |= {name: prefill(name, cp_group, device=device) for name in PREFILLS}
     found["generated"] = generated(cp_group, device=device)
-    torch.save(found, f"{results}/{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(found, results / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["two processes", "four processes"])
@@ -93,19 +88,9 @@ def of_ranks(request, tmp_path_factory):
 
 def results_of(num_processes, folder, *, on_gpus=False):
     """What each process found."""
-    of_rank = partial(
-        work,
-        world_size=num_processes,
-        store=f"{folder}/store",
-        results=str(folder),
-        on_gpus=on_gpus,
-    )
-    mp.spawn(_call, args=(of_rank,), nprocs=num_processes)
+    ended = run_ranks(work, folder, on_gpus, folder=folder, count=num_processes, on_gpus=on_gpus)
+    assert not any(ended.statuses), ended.output
     return [torch.load(folder / f"{rank}.pt") for rank in range(num_processes)]
-
-
-def _call(rank, function):
-    function(rank)
 
 
 @pytest.mark.slow
