@@ -17,7 +17,6 @@ from videonsa.data.files import json_lines
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
 from videonsa.models.checkpoints.convert import convert
-from videonsa.train.checks import check_shared_memory
 from videonsa.train.reading import read_recipe
 from videonsa.train.saving import last_checkpoint
 
@@ -57,22 +56,13 @@ def train(design: Design, out: Path, *, at_once: int, clock: Clock, call: Call) 
     """Train stage by stage; True when every run has its model.
 
     Raises:
-        UsageError: runs failed, or there is too little shared memory for frames in transit.
+        UsageError: runs failed.
     """
-    for stage in design.stages:
-        runs = list(design.runs(stage))
-        _check_shared_memory(design, runs[0], out, at_once=min(at_once, len(runs)))
     for stage in design.stages:
         jobs = [_training(design, run, out) for run in design.runs(stage)]
         if not _all(run_jobs(jobs, at_once=at_once, clock=clock, call=call, tell=_tell), out):
             return False
     return True
-
-
-def _check_shared_memory(design: Design, run: Run, out: Path, *, at_once: int) -> None:
-    """For all runs together; each run checks only for itself."""
-    recipe = read_recipe(_recipe_of(design, run), settings=design.settings_of(run, out))
-    check_shared_memory(recipe, runs=at_once)
 
 
 def _recipe_of(design: Design, run: Run) -> str:

@@ -127,10 +127,15 @@ def test_too_little_shared_memory_is_told_before_workers_die_of_it(monkeypatch, 
     monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path)
     free = SimpleNamespace(free=2**30)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: free)
-    checks.check_shared_memory(recipe, runs=1)
+    manifest = SimpleNamespace(facts=SimpleNamespace(options={"sources": ["a.json"]}))
+    checks.check_shared_memory(recipe, manifest, runs=1)
     with pytest.raises(
         UsageError, match=r"has 1\.1 GB free, 30 batches .* want 4\.6:.*num_workers"
     ):
-        checks.check_shared_memory(recipe, runs=6)
+        checks.check_shared_memory(recipe, manifest, runs=6)
+    drawn = {"sources": ["synthetic:count=9,frames=128"]}
+    checks.check_shared_memory(
+        recipe, SimpleNamespace(facts=SimpleNamespace(options=drawn)), runs=6
+    )
     monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path / "none")
-    checks.check_shared_memory(recipe, runs=6)
+    checks.check_shared_memory(recipe, manifest, runs=6)

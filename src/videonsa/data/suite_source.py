@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from videonsa.data.manifest import BuildFacts
 from videonsa.data.records import Record, Text, Turn, VideoRef
 from videonsa.data.scripts import check_range, parse_options, script_text
 from videonsa.data.sources import Entry
@@ -13,6 +14,12 @@ from videonsa.rendered.suites import KINDS, SPECS, check_suite, script_from
 
 PREFIX = "synthetic:"
 SOURCE = "synthetic"
+
+
+def is_drawn(facts: BuildFacts) -> bool:
+    """Whether all videos of a manifest are the suite's: they travel as drawings, not as frames."""
+    sources = facts.options.get("sources", ())
+    return bool(sources) and all(str(source).startswith(PREFIX) for source in sources)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

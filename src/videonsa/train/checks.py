@@ -5,6 +5,7 @@ from pathlib import Path
 
 from videonsa.data.agreement import disagreements
 from videonsa.data.manifest import Manifest
+from videonsa.data.suite_source import is_drawn
 from videonsa.errors import UsageError
 from videonsa.models.shape import ModelShape
 from videonsa.parsing import read_json_object
@@ -18,18 +19,21 @@ _BYTES_A_TOKEN = 2 * 3 * 28 * 28
 """Two frames of 28 x 28 pixels in RGB, a byte each."""
 
 
-def check_shared_memory(recipe: Recipe, *, runs: int) -> None:
+def check_shared_memory(recipe: Recipe, manifest: Manifest, *, runs: int) -> None:
     """Refuse loader workers whose frames do not fit in shared memory: a signal would kill them.
+
+    Videos of the suite travel as drawings, without frames.
 
     Args:
         recipe: that every run, or every process of a run, follows.
+        manifest: what the workers read.
         runs: how many run on this machine at the same time.
 
     Raises:
         UsageError: says how much is free and how much is needed.
     """
     workers = recipe.data.num_workers
-    if not workers or not SHARED_MEMORY.is_dir():
+    if not workers or not SHARED_MEMORY.is_dir() or is_drawn(manifest.facts):
         return
     batches = runs * (workers * PREFETCHED + 1)
     wanted = batches * recipe.data.context * _BYTES_A_TOKEN

@@ -133,8 +133,8 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     unused = check_optimization(recipe.optimizer)
     if recipe.parallel.deepspeed is not None:
         check_deepspeed(recipe.parallel.deepspeed)
-    check_shared_memory(recipe, runs=processes_here())
     manifest = _manifest(recipe)
+    check_shared_memory(recipe, manifest, runs=processes_here())
     shape = load_shape(recipe.model.base)
     tokenizer = load_tokenizer(locate_model(recipe.model.base))
     check_data(recipe, manifest, shape, tokenizer_hash=hash_of_tokenizer(tokenizer))

@@ -140,9 +140,9 @@ def test_ablations_and_grey_change_what_the_model_reads(qa) -> None:
 def test_a_video_is_encoded_once_for_all_its_conditions(qa, monkeypatch) -> None:
     drawn = []
 
-    def counted(script, *, chunk):
-        drawn.append(chunk)
-        return iter_frames(script, chunk=chunk)
+    def counted(script, **options):
+        drawn.append(options)
+        return iter_frames(script, **options)
 
     monkeypatch.setattr(video_answerer, "iter_frames", counted)
     run = small_run(model="tiny")

@@ -144,7 +144,8 @@ class ModelAnswerer:
         return patches, size // vision.patch_size, size // vision.patch_size
 
     def _frames(self, script: Script, condition: Condition) -> Iterator[Tensor]:
-        for frames in _ahead(iter_frames(script, chunk=_FRAMES_PER_CHUNK)):
+        chunks = iter_frames(script, chunk=_FRAMES_PER_CHUNK, device=self._model.device)
+        for frames in _ahead(chunks):
             yield torch.full_like(frames, GREY) if condition.video == "grey" else frames
 
     def _reply(
