@@ -108,7 +108,7 @@ class PackedBatch:
     ) -> PatchedVideo:
         """Clips of one shape as if they were one; the last patch of each is filled up first."""
         spec = self.sampling
-        frames = _frames(clips, device)
+        frames = frames_on(clips, device)
         frames = whole_patches(frames, spec.temporal_patch_size)
         patched = patchify(
             frames.flatten(0, 1),
@@ -119,8 +119,8 @@ class PackedBatch:
         return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
 
 
-def _frames(clips: list[Tensor | Drawing], device: torch.device | str) -> Tensor:
-    """Clips of one kind and shape on a device: `[n, N, 3, H, W]`."""
+def frames_on(clips: Sequence[Tensor | Drawing], device: torch.device | str) -> Tensor:
+    """The frames of clips of one kind and shape, on a device: uint8 `[n, N, 3, H, W]`."""
     drawings = [clip for clip in clips if isinstance(clip, Drawing)]
     if drawings:
         frames = draw_frames(join_drawings(drawings), device=device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videonsa.data.collate import PackedBatch
+from videonsa.data.collate import PackedBatch, frames_on
 from videonsa.data.shapes import PackShape
 from videonsa.models.layers import enter_rows, run_layers
 from videonsa.models.modeling import SparseVideoModel
@@ -71,8 +71,7 @@ def equal_inputs(
     )
     if device.type == "cuda":
         on_host = EqualInputs._make(x if x.is_cuda else x.pin_memory() for x in on_host)
-    frames = torch.stack([clip.to(device) for clip in batch.videos])
-    return on_host.to(device)._replace(frames=frames)
+    return on_host.to(device)._replace(frames=frames_on(batch.videos, device))
 
 
 def _labelled(labels: Tensor, shape: PackShape) -> tuple[Tensor, Tensor]:
