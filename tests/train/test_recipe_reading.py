@@ -23,6 +23,7 @@ def test_the_recipe_of_the_paper():
     assert (optimizer.learning_rate, optimizer.warmup, optimizer.weight_decay) == (1e-6, 0.1, 0.01)
     assert (optimizer.betas, optimizer.max_grad_norm) == ((0.9, 0.999), 1.0)
     assert (optimizer.batch_size, optimizer.epochs, optimizer.steps) == (32, 1, None)
+    assert optimizer.batch_of == "samples"
     assert (recipe.data.context, recipe.data.fps, recipe.data.max_pixels) == (36_864, 4.0, 50_176)
     assert recipe.attention.method().spec == NSASpec.paper(
         block_size=64, num_selected_blocks=32, window_size=256
@@ -114,6 +115,7 @@ OUT_OF_BOUNDS = [
     ("data.num_workers", ("-1", "5000")),
     ("data.max_failed_share", ("-0.1", "1.5")),
     ("data.most_time_scale", ("0.5", "1e9")),
+    ("data.weights", ("0", "-1")),
     ("parallel.sequence", ("0", "-1")),
     ("run.seed", ("-1", "4294967296")),
     *((f"run.{name}", ("0", "-1")) for name in ("log_every", "save_every", "keep")),

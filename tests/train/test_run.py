@@ -10,6 +10,7 @@ import torch
 from small_run import lines, losses, make_data, recipe_for
 from transformers import TrainerCallback
 
+from videonsa.data.manifest import read_manifest
 from videonsa.errors import TrainingError, UsageError
 from videonsa.inference.engine import load
 from videonsa.models.checkpoints.loading import load_model
@@ -84,6 +85,19 @@ def test_a_run_that_died_goes_on_to_the_same_losses_bit_by_bit(
     for name in ("model.safetensors", "config.json", "generation_config.json"):
         found = [(out / "model" / name).read_bytes() for out in (tmp_path, undisturbed)]
         assert found[0] == found[1]
+
+
+def test_an_epoch_is_an_epoch_whose_last_step_has_what_is_left_also_after_it_died(
+    tiny_folder, manifest, tmp_path
+):
+    settings = ("optimizer.steps=null", "optimizer.batch_size=3", "run.save_every=1")
+    recipe = recipe_for(tiny_folder, manifest, *settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, callbacks=[Stop(2)])
+    train(recipe, tmp_path)
+    logged = [line for line in lines(tmp_path / "log.jsonl") if "loss" in line]
+    assert [(line["step"], line["epoch"]) for line in logged] == [(1, 0.75), (2, 1)]
+    assert logged[-1]["tokens"] == sum(read_manifest(manifest).column("tokens"))
 
 
 def test_another_recipe_does_not_go_on_in_the_folder(undisturbed, tiny_folder, manifest, tmp_path):

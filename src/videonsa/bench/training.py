@@ -298,6 +298,7 @@ def recipe_of(request: TrainRequest, num_processes: int) -> Recipe:
     settings = {
         "parallel.fsdp": str(request.fsdp).lower(),
         "parallel.sequence": sequence,
+        "optimizer.batch_of": "sequences",
         "optimizer.batch_size": max(num_processes // sequence, 1),
         "run.precision": "bf16" if request.on_gpu else "fp32",
     }

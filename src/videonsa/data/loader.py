@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videonsa.data.collate import PackedBatch, pack_batch
 from videonsa.data.dataset import Failure, Sample, VideoDataset
+from videonsa.data.draws import Draws
 from videonsa.data.media import name_of
 from videonsa.data.sampler import Pack, PackSampler
 from videonsa.data.shapes import PackShape, Shapes
@@ -123,6 +124,9 @@ class PackedLoader:
         num_workers: processes that read; 0 reads in this one.
         prefetch_factor: batches that each worker may have waiting.
         max_failed_share: share of the samples read that may fail.
+        batch_size: samples of a step over all ranks (see `PackSampler`). Default: sequences as full
+            as can be, in steps of any number.
+        weights: how often an epoch has the samples of a source (see `Draws`).
         shapes: `equal` makes packs of samples of one shape (see `Shapes`), padded to the same
             number of tokens.
 
@@ -142,6 +146,8 @@ class PackedLoader:
         num_workers: int = 0,
         prefetch_factor: int = 2,
         max_failed_share: float = MAX_FAILED_SHARE,
+        batch_size: int | None = None,
+        weights: Mapping[str, float] | None = None,
         shapes: Literal["any", "equal"] = "any",
     ) -> None:
         if not 0 <= max_failed_share <= 1:
@@ -154,6 +160,10 @@ class PackedLoader:
             seed=seed,
             data_hash=dataset.manifest.data_hash,
             shapes=Shapes(dataset.manifest, max_tokens=max_tokens) if equal else None,
+            batch_size=batch_size,
+            draws=(
+                Draws(dataset.manifest.sources, weights=weights, seed=seed) if weights else None
+            ),
             rank=rank,
             world_size=world_size,
         )
@@ -185,7 +195,7 @@ class PackedLoader:
         packing = sampler.packing
         _logger.info(
             "epoch %d: %d samples in %d packs of %d tokens, %.1f %% full, %d done%s",
-            *(sampler.epoch, len(sampler.lengths), len(packing.packs), sampler.max_tokens),
+            *(sampler.epoch, sampler.num_samples, len(packing.packs), sampler.max_tokens),
             *(100 * packing.fill, sampler.packs_done),
             f"; {note}" if (note := sampler.note) else "",
         )

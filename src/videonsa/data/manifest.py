@@ -260,6 +260,13 @@ class Manifest:
             values: NDArray[Any] = column.to_numpy()
         return values
 
+    @property
+    def sources(self) -> list[str]:
+        """The source of every row, without reading the rest."""
+        with self._reading():
+            sources: list[str] = self._file.read(columns=["source"]).column("source").to_pylist()
+        return sources
+
     def first_media(self, name: str) -> NDArray[Any]:
         """One number of the first video or image of every row, such as `height`; -1 without any."""
         with self._reading():

@@ -19,7 +19,7 @@ class Packing(NamedTuple):
     """Of all samples in them, without padding."""
     max_tokens: int
     num_repeated: int = 0
-    """Samples that stand once more to fill packs of equal shape."""
+    """Samples that stand once more to fill packs or steps of a fixed number of samples."""
 
     @property
     def fill(self) -> float:
@@ -28,7 +28,14 @@ class Packing(NamedTuple):
         return self.num_tokens / room if room else 1.0
 
 
-def pack_samples(lengths: Sequence[int], *, max_tokens: int, seed: int, epoch: int = 0) -> Packing:
+def pack_samples(
+    lengths: Sequence[int],
+    *,
+    max_tokens: int,
+    seed: int,
+    epoch: int = 0,
+    drawn: Sequence[int] | None = None,
+) -> Packing:
     """Put every sample into one pack of at most `max_tokens` tokens.
 
     The samples are shuffled and cut into windows of about 64 packs. Within a window the longest go
@@ -39,12 +46,19 @@ def pack_samples(lengths: Sequence[int], *, max_tokens: int, seed: int, epoch: i
         max_tokens: most tokens of a pack.
         seed: of the order.
         epoch: each has another order.
+        drawn: the samples of the epoch. Default: each once.
 
     Raises:
         UsageError: samples longer than a pack, or without a token.
     """
     return pack_equal_samples(
-        lengths, shapes=[-1] * len(lengths), sizes=(), max_tokens=max_tokens, seed=seed, epoch=epoch
+        lengths,
+        shapes=[-1] * len(lengths),
+        sizes=(),
+        max_tokens=max_tokens,
+        seed=seed,
+        epoch=epoch,
+        drawn=drawn,
     )
 
 
@@ -56,6 +70,7 @@ def pack_equal_samples(
     max_tokens: int,
     seed: int,
     epoch: int = 0,
+    drawn: Sequence[int] | None = None,
 ) -> Packing:
     """Put samples of one shape into packs of the same number of samples.
 
@@ -69,16 +84,18 @@ def pack_equal_samples(
         max_tokens: most tokens of a pack.
         seed: of the order.
         epoch: each has another order.
+        drawn: the samples of the epoch. Default: each once.
 
     Raises:
         UsageError: samples longer than a pack, or without a token.
     """
     lengths = [int(length) for length in lengths]
-    _check(lengths, max_tokens)
+    check_lengths(lengths, max_tokens)
     rng = random.Random(f"{seed}/{epoch}")
     groups: list[list[int]] = [[] for _ in range(len(sizes) + 1)]
-    for sample in _shuffled(len(lengths), rng):
-        groups[shapes[sample]].append(sample)  # those without a shape: the last
+    drawn = range(len(lengths)) if drawn is None else drawn
+    for place in shuffled(len(drawn), rng):
+        groups[shapes[drawn[place]]].append(drawn[place])  # those without a shape: the last
     packs = [
         pack
         for window in _windows(groups.pop(), lengths, WINDOW * max_tokens)
@@ -87,10 +104,10 @@ def pack_equal_samples(
     for group, size in zip(groups, sizes, strict=True):
         packs += _equal(group, size)
     return Packing(
-        packs=tuple(tuple(packs[i]) for i in _shuffled(len(packs), rng)),
+        packs=tuple(tuple(packs[i]) for i in shuffled(len(packs), rng)),
         num_tokens=sum(lengths[sample] for pack in packs for sample in pack),
         max_tokens=max_tokens,
-        num_repeated=sum(map(len, packs)) - len(lengths),
+        num_repeated=sum(map(len, packs)) - len(drawn),
     )
 
 
@@ -102,7 +119,8 @@ def _equal(group: Sequence[int], size: int) -> list[list[int]]:
     ]
 
 
-def _check(lengths: Sequence[int], max_tokens: int) -> None:
+def check_lengths(lengths: Sequence[int], max_tokens: int) -> None:
+    """Refuse samples longer than a pack, or without a token: UsageError."""
     unfit = [i for i, length in enumerate(lengths) if not 0 < length <= max_tokens]
     if unfit:
         first = unfit[0]
@@ -112,8 +130,11 @@ def _check(lengths: Sequence[int], max_tokens: int) -> None:
         )
 
 
-def _shuffled(count: int, rng: random.Random) -> list[int]:
-    """By `random()` alone: Python promises that its numbers stay the same in later versions."""
+def shuffled(count: int, rng: random.Random) -> list[int]:
+    """Numbers in random order.
+
+    By `random()` alone: Python promises that its numbers stay the same in later versions.
+    """
     keys = [rng.random() for _ in range(count)]
     return sorted(range(count), key=keys.__getitem__)
 

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Sampler
 
+from videonsa.data.draws import Draws
 from videonsa.data.packing import Packing, pack_equal_samples, pack_samples
 from videonsa.data.shapes import Shapes
+from videonsa.data.steps import StepPlan, pack_steps, plan_steps
 from videonsa.errors import UsageError
 
 
@@ -37,6 +39,9 @@ class PackSampler(Sampler[Pack]):
         seed: of the order.
         data_hash: names the data, so that a state is not used with other data.
         shapes: of the samples, for packs of equal shape; None: packs of any samples.
+        batch_size: samples of a step, a multiple of `world_size`: packs then come in steps of
+            `step.packs`, with as many samples in each step. None: packs as full as can be.
+        draws: which samples an epoch has; None: each once.
         rank: of this process.
         world_size: ranks there are.
 
@@ -52,6 +57,8 @@ class PackSampler(Sampler[Pack]):
         seed: int = 0,
         data_hash: str = "",
         shapes: Shapes | None = None,
+        batch_size: int | None = None,
+        draws: Draws | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -64,11 +71,20 @@ class PackSampler(Sampler[Pack]):
         self.seed = seed
         self.data_hash = data_hash
         self.shapes = shapes
+        self.batch_size = batch_size
+        self.draws = draws
         self.rank = rank
         self.world_size = world_size
         self._epoch = 0
         self._packs_done = 0
-        self._packing = self._packing_of(epoch=0)
+        self.step: StepPlan | None = self._plan()
+        """How many samples and packs a step has; None without `batch_size`."""
+        self._packing = self._packing_of(epoch=0, step=self.step)
+
+    @property
+    def num_samples(self) -> int:
+        """Of an epoch."""
+        return sum(self.draws.counts.values()) if self.draws else len(self.lengths)
 
     @property
     def epoch(self) -> int:
@@ -87,7 +103,13 @@ class PackSampler(Sampler[Pack]):
 
     @property
     def note(self) -> str:
-        """What packs of equal shape cost in this epoch, in words; empty with packs of any."""
+        """What a fixed number of samples costs in this epoch, in words; empty without one."""
+        if self.step is not None:
+            return (
+                f"{len(self._packing.packs) // self.step.packs} steps of {self.step.samples} "
+                f"samples in {self.step.packs} sequences, filled with "
+                f"{self._packing.num_repeated} samples a second time"
+            )
         if self.shapes is None:
             return ""
         unshaped = int((self.shapes.of_rows < 0).sum())
@@ -115,7 +137,7 @@ class PackSampler(Sampler[Pack]):
         if self._packs_done >= len(self._packing.packs):
             self._epoch += 1
             self._packs_done = 0
-            self._packing = self._packing_of(epoch=self._epoch)
+            self._packing = self._packing_of(epoch=self._epoch, step=self.step)
 
     def samples_done(self) -> list[int]:
         """The samples of this epoch that are done, in the order in which they were."""
@@ -127,11 +149,15 @@ class PackSampler(Sampler[Pack]):
         return self._identity() | {
             "epoch": self._epoch,
             "packs_done": self._packs_done,
+            "packs_a_step": None if self.step is None else self.step.packs,
             "order": _digest(self._packing),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where the state was taken.
+
+        Another number of ranks may divide steps into another number of packs: a state after whole
+        steps resumes all the same.
 
         Raises:
             UsageError: a state of other data, another seed or another length of packs.
@@ -142,21 +168,45 @@ class PackSampler(Sampler[Pack]):
                     f"the state to resume from has {name}={state[name]!r}, this run {own!r}: want "
                     "the same data, seed and max_tokens; or begin anew without the state"
                 )
-        packing = self._packing_of(epoch=state["epoch"])
+        epoch, done, packs_then = state["epoch"], state["packs_done"], state["packs_a_step"]
+        packing = self._packing_of(epoch=epoch, step=self._plan(packs=packs_then))
         if _digest(packing) != state["order"]:
             raise UsageError(
                 "the state to resume from is of packs in another order, though of the same data: "
                 "it was written by another version; begin anew without it"
             )
-        self._epoch, self._packs_done = state["epoch"], state["packs_done"]
-        self._packing = packing
+        if self.step is not None and self.step.packs != packs_then:
+            if done % packs_then:
+                raise UsageError(
+                    f"the state to resume from was taken within a step of {packs_then} sequences, "
+                    f"this run has steps of {self.step.packs}: want one taken after a whole step"
+                )
+            done = done // packs_then * self.step.packs
+            packing = self._packing_of(epoch=epoch, step=self.step)
+        self._epoch, self._packs_done, self._packing = epoch, done, packing
 
-    def _packing_of(self, *, epoch: int) -> Packing:
-        order: dict[str, int] = {
+    def _plan(self, *, packs: int | None = None) -> StepPlan | None:
+        if self.batch_size is None:
+            return None
+        return plan_steps(
+            self.lengths,
+            drawn=self.draws.at_most if self.draws else range(len(self.lengths)),
+            num_drawn=self.num_samples,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            ranks=self.world_size,
+            packs=packs,
+        )
+
+    def _packing_of(self, *, epoch: int, step: StepPlan | None) -> Packing:
+        order: dict[str, Any] = {
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "epoch": epoch,
+            "drawn": self.draws.of_epoch(epoch) if self.draws else range(len(self.lengths)),
         }
+        if step is not None:
+            return pack_steps(self.lengths, step, **order)
         if self.shapes is None:
             return pack_samples(self.lengths, **order)
         return pack_equal_samples(
@@ -172,6 +222,8 @@ class PackSampler(Sampler[Pack]):
             "max_tokens": self.max_tokens,
             "data_hash": self.data_hash,
             "shapes": "any" if self.shapes is None else "equal",
+            "batch_size": self.batch_size,
+            "weights": self.draws.weights if self.draws else {},
         }
 
 

@@ -72,6 +72,11 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
         )
     if recipe.run.capture:
         _check_capture(recipe, world_size=world_size, on_gpu=on_gpu)
+    if recipe.data.shapes == "equal" and optimizer.batch_of == "samples":
+        raise UsageError(
+            "data.shapes=equal with optimizer.batch_of=samples: sequences of equal shape have as "
+            "many samples as fit; want --set optimizer.batch_of=sequences"
+        )
     if parallel.fsdp and (world_size == 1 or not on_gpu):  # accelerate would leave it out
         raise UsageError(
             f"parallel.fsdp=true with {world_size} processes on {'a GPU' if on_gpu else 'CPUs'}: "

@@ -47,9 +47,9 @@ from videonsa.train.checks import (
 from videonsa.train.folder import LOG, MODEL, hold_folder, open_folder, writing
 from videonsa.train.optimization import check_optimization, check_schedule, warmup_steps
 from videonsa.train.parameters import choose_parameters, close_gates
-from videonsa.train.saving import LogFile, reading
+from videonsa.train.saving import LogFile, reading, steps_of
 from videonsa.train.settings import ParallelSettings, Recipe
-from videonsa.train.stream import PackStream, resume_stream
+from videonsa.train.stream import PackStream, RunLength, resume_stream, run_length
 from videonsa.train.trackers import tracker_callbacks
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, holds_weights
 from videonsa.train.watch import Watch, report_line
@@ -65,8 +65,8 @@ class _Start:
     out: Path
     manifest: Manifest
     loader: PackedLoader
-    steps: int
-    """Of the optimizer, from the first on."""
+    length: RunLength
+    """From the first step on."""
     tokenizer: Any
     sampling: SamplingSpec
     """How the trained model samples a video unless told otherwise."""
@@ -139,8 +139,8 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     tokenizer = load_tokenizer(locate_model(recipe.model.base))
     check_data(recipe, manifest, shape, tokenizer_hash=hash_of_tokenizer(tokenizer))
     loader = _loader(recipe, manifest, tokenizer, processes)
-    steps = _num_steps(recipe, loader)
-    check_schedule(recipe.optimizer, steps=steps)
+    length = run_length(recipe.optimizer, loader.sampler)
+    check_schedule(recipe.optimizer, steps=length.steps)
     before = default_sampling(recipe.model.base, shape)
     sampling = trained_sampling(manifest, before)
     if processes.is_main_process:
@@ -154,7 +154,7 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
         out=out,
         manifest=manifest,
         loader=loader,
-        steps=steps,
+        length=length,
         tokenizer=tokenizer,
         sampling=sampling,
         processes=processes,
@@ -179,7 +179,7 @@ def _opened(start: _Start) -> _Start:
         start.out,
         start.manifest,
         start.processes,
-        steps=start.steps,
+        steps=start.length.steps,
         asked={
             "sampling": sampling_values(start.sampling),
             "system": start.manifest.facts.system,
@@ -255,13 +255,11 @@ def _trainer(
     start: _Start, *, evaluation: Evaluation | None, callbacks: Sequence[TrainerCallback]
 ) -> PackTrainer:
     recipe, processes, tokenizer = start.recipe, start.processes, start.tokenizer
-    loader, steps = start.loader, start.steps
-    accumulated = recipe.optimizer.batch_size // (
-        processes.num_processes // recipe.parallel.sequence
-    )
+    loader, length = start.loader, start.length
     if start.checkpoint is not None:
         with reading(start.checkpoint):
             resume_stream(loader, start.checkpoint, process=processes.process_index)
+    done = length.accumulated * (0 if start.checkpoint is None else steps_of(start.checkpoint)[0])
     torch.manual_seed(recipe.run.seed)  # for fresh gates
     model, folder = _model(start)
     # Otherwise the Trainer adds it to the generation config again at every start of a run.
@@ -272,15 +270,15 @@ def _trainer(
             args=training_arguments(
                 recipe,
                 start.out,
-                steps=steps,
-                accumulated=accumulated,
+                steps=length.steps,
+                accumulated=length.accumulated,
                 on_gpu=torch.cuda.is_available(),
             ),
             processing_class=tokenizer,
             callbacks=[*tracker_callbacks(recipe.run.report_to), *callbacks],
             extras=Extras(
                 recipe=recipe,
-                stream=PackStream(loader, num_batches=steps * accumulated),
+                stream=PackStream(loader, num_batches=length.batches - done),
                 shape=shape_of_config(model.config.to_dict()),
                 num_processes=processes.num_processes,
                 beside=files_beside(folder, sampling=start.sampling),
@@ -323,14 +321,12 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
         world_size=processes.num_processes // sharing,
         num_workers=recipe.data.num_workers,
         max_failed_share=recipe.data.max_failed_share,
+        batch_size=(
+            recipe.optimizer.batch_size if recipe.optimizer.batch_of == "samples" else None
+        ),
+        weights=recipe.data.weights,
         shapes=recipe.data.shapes,
     )
-
-
-def _num_steps(recipe: Recipe, loader: PackedLoader) -> int:
-    """Steps of the whole run."""
-    optimizer, packs = recipe.optimizer, len(loader.sampler.packing.packs)
-    return optimizer.steps or -(-packs * optimizer.epochs // optimizer.batch_size)
 
 
 def _model(start: _Start) -> tuple[Any, Path]:

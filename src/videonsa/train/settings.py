@@ -147,6 +147,8 @@ class DataSettings:
     max_frames: int | None = None
     loss: Literal["all", "last"] = "all"
     """Which answers of a dialogue have a loss."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How often an epoch has the samples of a source; 1 where none is stated."""
     num_workers: int = 2
     """Loader workers of each training process."""
     max_failed_share: float = 0.02
@@ -188,7 +190,10 @@ class OptimizerSettings:
     """On matrices only; norms and biases do not decay."""
     max_grad_norm: float = 1.0
     batch_size: int = 32
-    """Sequences in a step, over all processes."""
+    """Of a step, over all processes."""
+    batch_of: Literal["samples", "sequences"] = "samples"
+    """What `batch_size` counts: `samples` (the paper) makes steps of that many, `sequences` as full
+    as can be make a step of that many."""
     epochs: int = 1
     steps: int | None = None
     """Overrides `epochs`."""

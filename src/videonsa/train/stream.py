@@ -3,24 +3,56 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from videonsa.data.collate import PackedBatch
 from videonsa.data.loader import PackedLoader
+from videonsa.data.sampler import PackSampler
+from videonsa.train.settings import OptimizerSettings
+
+
+class RunLength(NamedTuple):
+    """How long a run is."""
+
+    steps: int
+    """Of the optimizer."""
+    accumulated: int
+    """Sequences of a step that each process computes."""
+    batches: int
+    """Sequences of the run that each process computes: fewer than a step has may be left at the
+    end, for the last step."""
+
+
+def run_length(optimizer: OptimizerSettings, sampler: PackSampler) -> RunLength:
+    """How long the run of a recipe is: an epoch is an epoch, also where it is less than a step.
+
+    Args:
+        optimizer: of the recipe.
+        sampler: of this process, at its beginning.
+    """
+    an_epoch = len(sampler)
+    if sampler.step is None:
+        accumulated = optimizer.batch_size // sampler.world_size
+    else:
+        accumulated = sampler.step.packs // sampler.world_size
+    if optimizer.steps is not None:
+        return RunLength(optimizer.steps, accumulated, optimizer.steps * accumulated)
+    batches = an_epoch * optimizer.epochs
+    return RunLength(-(-batches // accumulated), accumulated, batches)
 
 
 class PackStream:
     """The batches of one process, from the present position of its loader on.
 
-    Every step has the same number of sequences: if the batch size does not divide an epoch, a step
-    takes the last sequences of one epoch and the first of the next. A checkpoint only has to keep
-    the position of the loader.
+    Every step but the last of a run has the same number of sequences: if the batch size does not
+    divide an epoch, a step takes the last sequences of one epoch and the first of the next. A
+    checkpoint only has to keep the position of the loader.
 
     Args:
         loader: of this process.
-        num_batches: how many this process computes over the whole run.
+        num_batches: how many this process still computes.
     """
 
     def __init__(self, loader: PackedLoader, *, num_batches: int) -> None:
@@ -28,8 +60,8 @@ class PackStream:
         self._num_batches = num_batches
 
     def __len__(self) -> int:
-        """Batches of the whole run, done or not."""
-        return self._num_batches
+        """Batches that are still to come; 1 after the last, as the Trainer knows no empty run."""
+        return max(self._num_batches, 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Endless: the Trainer counts the steps."""
