@@ -1,34 +1,31 @@
 """The study, part by part: `python -m benchmarks.study PART --out FOLDER` (docs/study.md)."""
 
 import argparse
-import json
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.study.archives import unpack
-from benchmarks.study.kept_models import keep_pair
-from benchmarks.study.parallel_jobs import Call, Clock, call_apart
-from benchmarks.study.study_design import Design
-from benchmarks.study.study_parts import (
+from benchmarks.study.base_model import SIZES, write_base
+from benchmarks.study.kept_models import keep_models
+from benchmarks.study.parallel_jobs import Call, Clock, Job, call_apart, run_jobs
+from benchmarks.study.seed_result import write_seed
+from benchmarks.study.study_design import ARMS, Design, base_folder
+from benchmarks.study.study_jobs import (
+    answering_jobs,
+    check_ended,
     check_settings,
-    evaluate,
-    note_time,
-    pack_models,
-    pack_states,
-    prepare,
-    read_times,
-    train,
+    data_jobs,
+    training_jobs,
 )
-from benchmarks.study.study_summary import all_answers, summarise
+from benchmarks.study.study_report import read_seeds, result_text, short_table, summarise
 from videonsa.disk import sole_writer, write_atomic
 from videonsa.errors import VideoNSAError
 from videonsa.machine import measurement_facts
 
-ALL_PARTS = ("prepare", "train", "evaluate", "report")
+PARTS = ("prepare", "train", "evaluate", "report", "all", "keep")
 AGAIN = 75
 """Exit status if time ran out: the same command resumes."""
 
@@ -41,15 +38,15 @@ def main(
     Args:
         arguments: instead of those of the process.
         design: instead of the default design.
-        call: runs a command of `videonsa`.
+        call: runs a module.
 
     Returns:
         The exit status: 0, 2 after an error, or `AGAIN`.
     """
     args = _parser().parse_args(arguments)
-    design = _changed(design or Design(), args)
-    args.out.mkdir(parents=True, exist_ok=True)
     try:
+        design = _changed(design or Design(), args)
+        args.out.mkdir(parents=True, exist_ok=True)
         return _run(args, design, call)
     except VideoNSAError as error:
         sys.stderr.write(f"study: {error}\n")
@@ -58,99 +55,101 @@ def main(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
-    parser.add_argument(
-        "part", choices=(*ALL_PARTS, "all", "pack-models", "pack-state", "unpack", "keep")
-    )
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     parser.add_argument(
         "--seconds", type=float, help="save and stop within this time; the same command resumes"
     )
+    parser.add_argument("--seed", help="for example 0, or 0,1 (default: 0)")
+    parser.add_argument("--size", choices=SIZES, help="of the model (45m)")
+    parser.add_argument("--arms", help=f"some of {','.join(ARMS)} (the first four)")
     parser.add_argument(
-        "--at-once", type=int, default=12, help="processes that run at the same time (12)"
+        "--videos", metavar="LENGTH:COUNT,...", help="test videos of each length (4096:300,...)"
     )
-    parser.add_argument("--seeds", help="for example 0,1,2")
-    parser.add_argument("--samples", type=int, help="videos of each length")
     parser.add_argument(
-        "--scale-time",
-        action="store_true",
-        help="ask about longer videos with the position ids of training, into study_scaled.json",
+        "--answerers", type=int, default=6, help="processes that ask one model, on a GPU (6)"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=32, help="processes that run at the same time (32)"
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="[STAGE:]SECTION.KEY=VALUE",
-        help="change a setting of the recipes, for example long:optimizer.steps=900",
+        help="change a setting of the recipes, for example 16k:optimizer.steps=900",
     )
-    parser.add_argument("--dtype", default="bfloat16", help="dtype of the models that are asked")
     parser.add_argument(
-        "--runs", default="", help="for pack-state: names of runs, for example long-0-nsa"
+        "--from",
+        dest="sources",
+        type=Path,
+        action="append",
+        help="for report: a folder with the files of seeds (the one of --out)",
     )
-    parser.add_argument("--to", type=Path, help="for pack-* and keep: the folder to write")
-    parser.add_argument(
-        "--from", dest="source", type=Path, help="for unpack: the folder of the archives"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="for keep: the seed of the pair")
+    parser.add_argument("--to", type=Path, help="for keep: the folder to write")
     return parser
 
 
 def _changed(design: Design, args: argparse.Namespace) -> Design:
+    pairs = [pair.split(":") for pair in (args.videos or "").split(",") if pair]
+    videos = tuple(sorted((int(length), int(count)) for length, count in pairs))
     return replace(
         design,
         settings=(*design.settings, *args.set),
-        seeds=tuple(map(int, args.seeds.split(","))) if args.seeds else design.seeds,
-        samples=args.samples or design.samples,
-        scale_time=args.scale_time,
+        seeds=tuple(map(int, args.seed.split(","))) if args.seed else design.seeds,
+        size=SIZES[args.size] if args.size else design.size,
+        arms=tuple(args.arms.split(",")) if args.arms else design.arms,
+        videos=videos or design.videos,
     )
 
 
 def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
     out: Path = args.out
-    if args.part == "unpack":
-        sys.stdout.write(f"unpacked: {', '.join(unpack(args.source, base=out))}\n")
+    if args.part == "report":
+        _report(args.sources or [out], out)
         return 0
-    if args.part in ("pack-models", "pack-state", "keep"):
-        folder = args.to or out / "archives"
-        if args.part == "keep":
-            written = keep_pair(design, out, folder, seed=args.seed)
-        elif args.part == "pack-models":
-            written, missing = pack_models(design, out, folder)
-            if missing:
-                sys.stderr.write(f"not trained yet: {', '.join(missing)}\n")
-        else:
-            written = pack_states(design, args.runs.split(","), out, folder)
+    if args.part == "keep":
+        written = keep_models(design, out, args.to or out / "kept")
         sys.stdout.writelines(f"{path.stat().st_size:>12,} {path}\n" for path in written)
         return 0
     check_settings(design, out)
     clock = Clock.of(args.seconds)
     with sole_writer(out, work=f"study {args.part}"):
-        for part in ALL_PARTS if args.part == "all" else (args.part,):
-            if not _do(part, args, design, clock, call):
-                sys.stderr.write(f"{part}: time is over; the same command resumes\n")
-                return AGAIN
+        if not base_folder(out).is_dir():
+            write_base(design.size, base_folder(out))
+        jobs = _jobs(args, design)
+        ended = run_jobs(jobs, at_once=args.at_once, clock=clock, call=call, tell=_tell)
+        if args.part in ("evaluate", "all"):
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            machine = measurement_facts(device)
+            for seed in design.seeds:
+                write_seed(design, seed, out, machine=machine)
+            _report([out], out)
+        if not check_ended(ended, out):
+            left = sum(how == "left" for how in ended.values())
+            _tell(f"{left} of {len(ended)} jobs are left: the same command resumes")
+            return AGAIN
     return 0
 
 
-def _do(part: str, args: argparse.Namespace, design: Design, clock: Clock, call: Call) -> bool:
-    """Do one part; False if time ran out."""
-    out: Path = args.out
-    begun = time.monotonic()
-    if part == "report":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        result = summarise(design, out, machine=measurement_facts(device)) | {
-            "times": read_times(out)
-        }
-        text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        write_atomic(out / f"{design.name}.json", text.encode())
-        write_atomic(out / f"{design.name}_answers.jsonl.gz", all_answers(design, out))
-        return True
-    step = {"prepare": prepare, "train": train}.get(part)
-    if step is None:
-        done = evaluate(design, out, at_once=args.at_once, clock=clock, call=call, dtype=args.dtype)
-    else:
-        done = step(design, out, at_once=args.at_once, clock=clock, call=call)
-    note_time(out, part, time.monotonic() - begun, is_done=done)
-    return done
+def _jobs(args: argparse.Namespace, design: Design) -> list[Job]:
+    """What a part has to do; `all` does everything as soon as it can be done."""
+    jobs = data_jobs(design, args.out)
+    if args.part != "prepare":
+        jobs += training_jobs(design, args.out)
+    if args.part in ("evaluate", "all"):
+        jobs += answering_jobs(design, args.out, answerers=args.answerers)
+    return jobs
+
+
+def _report(folders: Sequence[Path], out: Path) -> None:
+    result = summarise(read_seeds(folders))
+    write_atomic(out / "study.json", result_text(result).encode())
+    sys.stdout.write(short_table(result))
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

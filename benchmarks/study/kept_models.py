@@ -1,78 +1,55 @@
-"""One pair of twins as checkpoints of the repository, each with a model card."""
+"""Trained models in bfloat16, in parts of limited size, with checksums that tell them whole."""
 
-import json
+import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.study.study_design import TRAINING_TOKENS, Design
+from benchmarks.study.study_design import Design
 from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
-from videonsa.evals.markdown import table
-from videonsa.evals.scoring import Accuracy
 from videonsa.models.checkpoints.convert import convert
 
-MOST_BYTES = 12 * 10**6
-"""Most bytes of a checkpoint in the repository."""
+PART_BYTES = 15 * 2**20
+"""Most bytes of a part."""
+SUMS = "SHA256SUMS"
 
 
-def keep_pair(design: Design, out: Path, folder: Path, *, seed: int) -> list[Path]:
-    """Write `study-nsa` and `study-dense` in bfloat16, each with a model card.
+def keep_models(design: Design, out: Path, folder: Path) -> list[Path]:
+    """Write the model of every last run: its files, the weights in parts, and checksums.
+
+    `cat model.safetensors.?? > model.safetensors` puts the weights together again.
 
     Args:
         design: of the study.
-        out: its folder, with `study.json` and the models, in `runs` or unpacked in `models`.
-        folder: for the two checkpoints.
-        seed: of the pair.
+        out: its folder.
+        folder: for a folder of each model.
 
     Returns:
         The files that were written.
 
     Raises:
-        UsageError: result or models are missing, or a checkpoint is larger than `MOST_BYTES`.
+        UsageError: no run has its model yet.
     """
-    path = out / f"{design.name}.json"
-    if not path.exists():
-        raise UsageError(f"{path} is not there: run 'report' first")
-    result = json.loads(path.read_text("utf-8"))
+    done = [run for run in design.last_runs() if run.model(out).is_dir()]
+    if not done:
+        raise UsageError(f"no run of the last stage in {out} has its model yet: train first")
     written: list[Path] = []
-    for run in design.twins():
-        if run.seed != seed:
-            continue
-        found = [place for place in (run.model(out), out / "models" / run.name) if place.is_dir()]
-        if not found:
-            raise UsageError(f"{run.name} has no model in {out}: train it, or unpack the models")
-        target = folder / f"study-{run.attention}"
-        convert(found[0], target, dtype=torch.bfloat16, force=True)
-        write_atomic(target / "README.md", _card(result, run.attention, seed).encode())
-        files = sorted(target.iterdir())
-        size = sum(file.stat().st_size for file in files)
-        if size > MOST_BYTES:
-            raise UsageError(f"{target}: {size} bytes: want at most {MOST_BYTES}")
-        written += files
-    if not written:
-        raise UsageError(f"seed {seed}: want one of {', '.join(map(str, design.seeds))}")
+    for run in done:
+        target = folder / run.name
+        convert(run.model(out), target, dtype=torch.bfloat16, force=True)
+        sums = [f"{_digest(path)}  {path.name}\n" for path in sorted(target.iterdir())]
+        for weights in target.glob("*.safetensors"):
+            content = weights.read_bytes()
+            if len(content) > PART_BYTES:
+                for number, first in enumerate(range(0, len(content), PART_BYTES)):
+                    part = weights.with_name(f"{weights.name}.{number:02}")
+                    write_atomic(part, content[first : first + PART_BYTES])
+                weights.unlink()
+        write_atomic(target / SUMS, "".join(sums).encode())
+        written += sorted(target.iterdir())
     return written
 
 
-def _card(result: dict[str, Any], attention: str, seed: int) -> str:
-    words = {"nsa": "native sparse attention", "dense": "dense attention"}
-    rows = []
-    for score in result["scores"]:
-        mine = (score["attention"], score["seed"], score["kind"]) == (attention, seed, "all")
-        if mine:
-            one = Accuracy(score["right"], score["total"])
-            low, high = (f"{100 * x:.1f}" for x in one.interval)
-            rows.append([f"{score['length']:,}", f"{100 * one.share:.1f} ({low}-{high})"])
-    return (
-        "---\nlicense: apache-2.0\nlibrary_name: videonsa\n---\n\n"
-        f"# Study model: {words[attention]}\n\n"
-        f"One of two twins that were trained alike on rendered videos of {TRAINING_TOKENS:,} "
-        f"tokens and differ only in how vision tokens attend; seed {seed}. It knows nothing of "
-        "real videos. docs/study.md says how both were trained, docs/results.md what all seeds "
-        "score.\n\n"
-        "    videonsa ask VIDEO QUESTION --model THIS_FOLDER\n\n"
-        "Right answers in percent on the suite's test split, difficulty easy, all kinds of "
-        "question (95 % Wilson intervals):\n\n" + table(["video tokens", "right"], rows)
-    )
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,148 +1,160 @@
-"""What the study trains and asks: stages, seeds, twins; and where its files are."""
+"""What the study trains and asks: stages, arms, lengths; and where its files are."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
+from benchmarks.study.base_model import SIZES, ModelSize
 from videonsa.errors import UsageError
-from videonsa.rendered.suite import KINDS, frames_for_tokens
+from videonsa.rendered.suite import frames_for_tokens
 from videonsa.train.folder import MODEL
 
-Attention = Literal["nsa", "dense"]
 _RECIPES = Path(__file__).parents[1] / "recipes"
-FRAME_SIZE = 112
-TRAINING_TOKENS = 4096
-"""Tokens of the videos of the last stage."""
-_SHORT_KINDS = (
-    # Kinds that fit together into 16 seconds, the shortest video; more videos of kinds learnt late.
-    (6000, "needle+number+direction+relation+distance"),
-    (3000, "order+compare"),
-    (2000, "needles+direction"),
-    (1000, "count"),
-)
+FRAME_SIZE, FRAME_TOKENS = 112, 16
 _APART = 1_000_000
 """Distance in the suite's training split between two sources, so that they share no video."""
+STILL = FRAME_TOKENS
+"""The length of a still: one pair of frames."""
+ARMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "dense": ("attention.kind=dense",),
+        "nsa": (),
+        "window": ("attention.branches=[window]", "attention.window_size=384"),
+        "random": ("attention.selection=random",),
+        "no-compressed": ("attention.branches=[selected, window]",),
+    }
+)
+"""How vision tokens attend in the last stages: changes to what the recipes say, which is NSA."""
 
 
-def _source(place: int, *, count: int, frames: int, kinds: str = "+".join(KINDS)) -> str:
-    return f"synthetic:count={count},frames={frames},kinds={kinds},first={place * _APART}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Videos of one length."""
+
+    length: int
+    """Vision tokens."""
+    count: int
+
+    def name(self, place: int) -> str:
+        """What `videonsa data build` is told; sources of different places share no video."""
+        frames = frames_for_tokens(self.length, frame_size=FRAME_SIZE)
+        return f"synthetic:suite=2,count={self.count},frames={frames},first={place * _APART}"
+
+
+def _sources(videos: int, *lengths: int) -> tuple[Source, ...]:
+    """Log-uniform lengths: equally many videos of each of a few that are a constant factor apart."""
+    return tuple(Source(length=length, count=videos) for length in lengths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A stage of training, on videos of one length."""
+    """A stage of training; it begins with the model of the stage before."""
 
     name: str
-    recipe: str
-    """Name of a recipe in benchmarks/recipes; all extend `study`."""
-    sources: tuple[str, ...]
-    """Sources of `videonsa data build`."""
-    attentions: tuple[Attention, ...] = ("dense",)
-    """One run for each of them and each seed; stages before the twins are trained once a seed."""
+    sources: tuple[Source, ...]
+    has_arms: bool = False
+    """One run for each arm; a stage without is dense, one run a seed, and all arms begin with it."""
 
     @property
-    def recipe_file(self) -> str:
-        """What `videonsa train` is told."""
-        return str(_RECIPES / f"{self.recipe}.yaml")
+    def recipe(self) -> str:
+        """What `videonsa train` is told; the recipe has steps, rates and batches."""
+        return str(_RECIPES / f"study-{self.name}.yaml")
 
 
 STAGES = (
+    Stage(name="stills", sources=_sources(40_000, STILL)),
     Stage(
-        name="short",
-        recipe="study-short",
-        sources=tuple(
-            _source(place, count=count, frames=32, kinds=kinds)
-            for place, (count, kinds) in enumerate(_SHORT_KINDS)
+        name="1k",
+        sources=(
+            *_sources(6_000, 256, 384, 512, 768, 1024),
+            *_sources(10_000, STILL),
         ),
     ),
-    Stage(name="medium", recipe="study-medium", sources=(_source(10, count=8000, frames=128),)),
     Stage(
-        name="long",
-        recipe="study",
-        sources=(
-            _source(
-                11,
-                count=4300,
-                frames=frames_for_tokens(TRAINING_TOKENS, frame_size=FRAME_SIZE),
-            ),
-        ),
-        attentions=("nsa", "dense"),
+        name="4k",
+        sources=(*_sources(2_500, 1536, 2048, 3072, 4096), *_sources(2_000, 512, 1024)),
+        has_arms=True,
+    ),
+    Stage(
+        name="16k",
+        sources=(*_sources(800, 6144, 8192, 12_288, 16_384), *_sources(500, 2048, 4096)),
+        has_arms=True,
     ),
 )
+"""Each but the first also has videos of the one before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
     """The design of the study, which does not depend on where it runs."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    size: ModelSize = SIZES["45m"]
+    seeds: tuple[int, ...] = (0,)
+    arms: tuple[str, ...] = ("dense", "nsa", "window", "random")
     stages: tuple[Stage, ...] = STAGES
-    base: str = "embedded"
-    """The model whose weights, without gates, all runs start from."""
     settings: tuple[str, ...] = ()
     """`section.key=value` for every run, `STAGE:section.key=value` for the runs of a stage."""
-    lengths: tuple[int, ...] = (TRAINING_TOKENS, 2 * TRAINING_TOKENS, 4 * TRAINING_TOKENS)
-    """Tokens of the test videos."""
-    samples: int = 100
-    """Test videos of each length, each with all kinds of question."""
-    scale_time: bool = False
-    """Tell the twins that longer videos take the seconds of the shortest, so that no position id is
-    new to them."""
+    videos: tuple[tuple[int, int], ...] = (
+        (4096, 300),
+        (8192, 300),
+        (16_384, 300),
+        (32_768, 300),
+        (65_536, 300),
+        (131_072, 300),
+    )
+    """Test videos of each length in tokens, which ascend."""
+    stills: int = 300
+    """Held-out stills, which the model of the stage of stills is asked about."""
+    gate_videos: int = 8
+    """Videos of one kind of question each, in which the gates of an arm are looked at."""
+    gate_length: int = 4096
+    dtype: str = "bfloat16"
+    """Of the models that are asked."""
 
-    @property
-    def name(self) -> str:
-        """Name of the files with the result."""
-        return "study_scaled" if self.scale_time else "study"
+    def __post_init__(self) -> None:
+        """Refuse arms that there are not: UsageError."""
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise UsageError(f"arm {arm!r}: want some of {', '.join(ARMS)}")
 
-    def time_scale(self, length: int) -> float:
-        """The factor on the seconds of a video of this length, as the twins are told them."""
-        return min(self.lengths) / length if self.scale_time else 1.0
-
-    def answers(self, run: "Run", out: Path, length: int) -> Path:
-        """Folder of the answers of a twin about videos of a length."""
-        name = "answers" if self.time_scale(length) == 1 else "answers-scaled"
-        return out / name / run.name / str(length)
-
-    def runs(self, stage: Stage) -> Iterator["Run"]:
+    def runs_of(self, stage: Stage) -> list["Run"]:
         """The runs of a stage."""
-        for seed in self.seeds:
-            for attention in stage.attentions:
-                yield Run(stage=stage.name, seed=seed, attention=attention)
+        arms = self.arms if stage.has_arms else ("dense",)
+        return [Run(stage=stage.name, seed=seed, arm=arm) for seed in self.seeds for arm in arms]
 
     def all_runs(self) -> list["Run"]:
         """All runs, in an order in which they can be trained."""
-        return [run for stage in self.stages for run in self.runs(stage)]
+        return [run for stage in self.stages for run in self.runs_of(stage)]
 
-    def twins(self) -> list["Run"]:
-        """The runs whose models answer the questions."""
-        return list(self.runs(self.stages[-1]))
+    def last_runs(self) -> list["Run"]:
+        """The runs whose models are asked about videos."""
+        return self.runs_of(self.stages[-1])
 
-    def before(self, run: "Run") -> list["Run"]:
-        """The dense runs of the earlier stages that lead to a run, in order."""
-        names = [stage.name for stage in self.stages]
-        earlier = names[: names.index(run.stage)]
-        return [Run(stage=name, seed=run.seed, attention="dense") for name in earlier]
+    def stage_of(self, run: "Run") -> Stage:
+        """The stage of a run."""
+        return next(stage for stage in self.stages if stage.name == run.stage)
 
-    def base_of(self, run: "Run", out: Path) -> str:
-        """What a run starts from: the dense model of its seed in the stage before."""
-        before = self.before(run)
-        return str(before[-1].model(out)) if before else self.base
-
-    def is_done(self, run: "Run", out: Path) -> bool:
-        """Whether a run has its model, or all runs that start from that model are done."""
-        if run.model(out).is_dir():
-            return True
-        after = [one for one in self.all_runs() if self.before(one)[-1:] == [run]]
-        return bool(after) and all(self.is_done(one, out) for one in after)
+    def before(self, run: "Run") -> "Run | None":
+        """The run of the stage before, whose model a run starts from; None: from fresh weights."""
+        place = self.stages.index(self.stage_of(run))
+        if not place:
+            return None
+        earlier = self.stages[place - 1]
+        return Run(
+            stage=earlier.name, seed=run.seed, arm=run.arm if earlier.has_arms else "dense"
+        )
 
     def settings_of(self, run: "Run", out: Path) -> list[str]:
         """The values of `--set` for a run."""
+        before = self.before(run)
+        base = base_folder(out) if before is None else before.model(out)
         chosen = [
-            f"model.base={self.base_of(run, out)}",
+            f"model.base={base}",
+            f"model.fresh={str(before is None).lower()}",
             f"data.manifest={data_folder(out, run.stage)}",
-            f"attention.kind={run.attention}",
             f"run.seed={run.seed}",
+            *ARMS[run.arm],
         ]
         for setting in self.settings:
             stage, own = self._stage_of(setting)
@@ -167,12 +179,12 @@ class Run:
 
     stage: str
     seed: int
-    attention: Attention
+    arm: str
 
     @property
     def name(self) -> str:
         """Name of the run, also in file names."""
-        return f"{self.stage}-{self.seed}-{self.attention}"
+        return f"{self.stage}-{self.seed}-{self.arm}"
 
     def folder(self, out: Path) -> Path:
         """Its folder."""
@@ -182,7 +194,16 @@ class Run:
         """Folder of its trained model, if it is finished."""
         return self.folder(out) / MODEL
 
+    def answers(self, out: Path) -> Path:
+        """Folder of what its model answered."""
+        return out / "answers" / self.name
+
 
 def data_folder(out: Path, stage: str) -> Path:
     """Folder of the manifest of a stage."""
     return out / "data" / stage
+
+
+def base_folder(out: Path) -> Path:
+    """Folder of the model that has learnt nothing."""
+    return out / "base"

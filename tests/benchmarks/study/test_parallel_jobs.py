@@ -6,35 +6,37 @@ import pytest
 
 from benchmarks.study import parallel_jobs
 from benchmarks.study.parallel_jobs import Clock, Job, call_apart, run_jobs
-from benchmarks.study.study_design import STAGES
 
 
 class Work:
-    """Jobs whose command is their name; a call notes how many run with it and on which slot."""
+    """Jobs whose command is their name; a call notes what runs with it, and on which GPU."""
 
-    def __init__(self, *names, failing=(), stopping=()):
-        self.done, self.running, self.most, self.slots = set(), 0, 0, []
-        self.failing, self.stopping = failing, stopping
+    def __init__(self, *names, failing=(), stopping=(), shares=1.0):
+        self.done, self.running, self.most, self.calls = set(), 0, 0, []
+        self.failing, self.stopping, self.shares = failing, stopping, shares
         self.lock = threading.Lock()
         self.names = names
 
-    def jobs(self, tmp_path):
+    def jobs(self, tmp_path, after=None, least=0.0):
         return [
             Job(
                 name=name,
                 command=lambda seconds, name=name: [name, str(seconds)],
                 log=tmp_path / name,
                 is_done=lambda name=name: name in self.done,
+                after=tuple((after or {}).get(name, ())),
+                share=self.shares,
+                least_seconds=least,
             )
             for name in self.names
         ]
 
-    def call(self, arguments, log, seconds, slot):
+    def call(self, arguments, log, seconds, gpu):
         name = arguments[0]
         with self.lock:
             self.running += 1
             self.most = max(self.most, self.running)
-            self.slots.append(slot)
+            self.calls.append((name, gpu))
         time.sleep(0.02)
         with self.lock:
             self.running -= 1
@@ -44,18 +46,43 @@ class Work:
             self.done.add(name)
         return 0
 
-
-def test_so_many_run_at_once_each_in_a_slot_of_its_own(tmp_path):
-    work = Work(*"abcdef")
-    ended = run_jobs(work.jobs(tmp_path), at_once=2, clock=Clock(), call=work.call)
-    assert set(ended.values()) == {"done"} and list(ended) == list("abcdef")
-    assert work.most == 2 and set(work.slots) == {0, 1}
+    def run(self, tmp_path, *, at_once=9, clock=None, **options):
+        jobs = self.jobs(tmp_path, **options)
+        return run_jobs(jobs, at_once=at_once, clock=clock or Clock(), call=self.call)
 
 
-def test_one_that_fails_leaves_the_others_and_what_stopped_early_is_left(tmp_path):
-    work = Work(*"abc", failing="a", stopping="b")
-    ended = run_jobs(work.jobs(tmp_path), at_once=1, clock=Clock(), call=work.call)
-    assert ended == {"a": "failed", "b": "left", "c": "done"}
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(parallel_jobs, "gpus", lambda: ["2", "5"])
+
+
+@pytest.mark.parametrize(("share", "most"), [(1.0, 2), (0.5, 4), (0.0, 6)])
+def test_gpus_are_shared_out(tmp_path, two_gpus, share, most):
+    work = Work(*"abcdef", shares=share)
+    assert set(work.run(tmp_path).values()) == {"done"}
+    assert work.most == most
+    if share:
+        assert sorted(gpu for _, gpu in work.calls) == ["2"] * 3 + ["5"] * 3
+
+
+def test_no_more_run_at_once_than_are_allowed(tmp_path, two_gpus):
+    work = Work(*"abcd", shares=0.0)
+    work.run(tmp_path, at_once=1)
+    assert work.most == 1 and [name for name, _ in work.calls] == list("abcd")
+
+
+def test_a_job_waits_for_those_it_needs_and_others_pass_it(tmp_path, two_gpus):
+    work = Work(*"abcd")
+    work.run(tmp_path, after={"b": "a", "c": "b"})
+    names = [name for name, _ in work.calls]
+    assert set(names[:2]) == {"a", "d"} and names[2:] == ["b", "c"]
+
+
+def test_one_that_fails_leaves_those_that_need_it_and_no_others(tmp_path):
+    work = Work(*"abcd", failing="a", stopping="c")
+    ended = work.run(tmp_path, after={"b": "a", "d": "c"})
+    assert ended == {"a": "failed", "b": "left", "c": "left", "d": "left"}
+    assert [name for name, _ in work.calls] == ["a", "c"]
 
 
 def test_the_end_of_a_failed_log_is_told_and_now_and_then_what_runs(tmp_path, monkeypatch):
@@ -72,24 +99,33 @@ def test_the_end_of_a_failed_log_is_told_and_now_and_then_what_runs(tmp_path, mo
 def test_what_is_done_is_not_called_again(tmp_path):
     work = Work("a")
     work.done.add("a")
-    ended = run_jobs(work.jobs(tmp_path), at_once=1, clock=Clock(), call=work.call)
-    assert ended == {"a": "done"} and work.slots == []
+    assert work.run(tmp_path) == {"a": "done"} and work.calls == []
 
 
 def test_nothing_starts_shortly_before_the_end(tmp_path):
     work = Work("a")
-    ended = run_jobs(work.jobs(tmp_path), at_once=1, clock=Clock.of(5.0), call=work.call)
-    assert ended == {"a": "left"} and work.slots == []
+    assert work.run(tmp_path, least=10.0, clock=Clock.of(5.0)) == {"a": "left"}
+    assert work.calls == []
+
+
+def test_what_a_call_raises_ends_the_study(tmp_path):
+    work = Work("a")
+    jobs = work.jobs(tmp_path)
+
+    def call(*_):
+        raise OSError("no process")
+
+    with pytest.raises(OSError, match="no process"):
+        run_jobs(jobs, at_once=1, clock=Clock(), call=call)
 
 
 def test_a_command_that_is_late_is_killed(tmp_path):
     begun = time.monotonic()
-    assert call_apart(["doctor"], tmp_path / "logs" / "late.log", 0.05, 0) != 0
+    assert call_apart(["timeit", "-n1", "import time; time.sleep(60)"], tmp_path / "a", 0.3, None)
     assert time.monotonic() - begun < 20
 
 
-@pytest.mark.slow
 def test_a_command_writes_its_log(tmp_path):
     log = tmp_path / "logs" / "list.log"
-    assert call_apart(["train", STAGES[-1].recipe_file, "--show"], log, math.inf, 0) == 0
-    assert "num_selected_blocks: 8" in log.read_text()
+    assert call_apart(["json.tool", "--help"], log, math.inf, None) == 0
+    assert "usage" in log.read_text()

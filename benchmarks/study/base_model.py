@@ -1,0 +1,116 @@
+"""The models that the study begins with: shapes, and a folder of fresh weights of one."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from videonsa.disk import place_folder
+from videonsa.models.config import VideoNSAConfig
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.locate import EMBEDDED, locate_model
+
+CONTEXT = 2**18
+"""Tokens, and position ids, that a model of the study may have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """What differs between the models that the study can be done with; the rest is embedded's."""
+
+    layers: int
+    hidden: int
+    heads: int
+    mlp: int
+    kv_heads: int = 2
+    tower_layers: int = 6
+    tower_hidden: int = 256
+    tower_heads: int = 4
+    tower_mlp: int = 688
+    rope_theta: float = 10_000.0
+    """Half of the rotated pairs of a head turn with time, from 1 down to about the root of 1 over
+    this a position id."""
+
+    def config(self) -> VideoNSAConfig:
+        """The model's config: the embedded one's tokens, frames and patches, without gates."""
+        fields = json.loads(Path(locate_model(EMBEDDED), "config.json").read_text("utf-8"))
+        text: dict[str, Any] = fields["text_config"]
+        quarter = self.hidden // self.heads // 8
+        text |= {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.mlp,
+            "num_hidden_layers": self.layers,
+            "layer_types": ["full_attention"] * self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": CONTEXT,
+        }
+        text["rope_parameters"] |= {
+            "rope_theta": self.rope_theta,
+            "mrope_section": [2 * quarter, quarter, quarter],
+        }
+        fields["vision_config"] |= {
+            "depth": self.tower_layers,
+            "hidden_size": self.tower_hidden,
+            "intermediate_size": self.tower_mlp,
+            "num_heads": self.tower_heads,
+            "out_hidden_size": self.hidden,
+            "fullatt_block_indexes": [self.tower_layers - 1],
+        }
+        config: VideoNSAConfig = VideoNSAConfig.from_dict(fields | {"attention": "dense"})
+        return config
+
+
+SIZES = MappingProxyType(
+    {
+        "45m": ModelSize(layers=12, hidden=512, heads=8, mlp=1664),
+        "20m": ModelSize(
+            layers=10, hidden=384, heads=6, mlp=1152, tower_hidden=192, tower_mlp=512
+        ),
+        "3m": ModelSize(
+            layers=5,
+            hidden=192,
+            heads=6,
+            mlp=512,
+            tower_layers=3,
+            tower_hidden=96,
+            tower_mlp=256,
+            rope_theta=1000.0,
+        ),
+        "tiny": ModelSize(
+            layers=2,
+            hidden=64,
+            heads=4,
+            mlp=96,
+            tower_layers=1,
+            tower_hidden=32,
+            tower_heads=2,
+            tower_mlp=48,
+        ),
+    }
+)
+"""By their parameters; `3m` has the shape of the embedded model, `tiny` tries the study out."""
+
+
+def write_base(size: ModelSize, folder: Path) -> int:
+    """Write a model of a size that has learnt nothing; gives its number of parameters.
+
+    Training draws weights of its own for each seed (`model.fresh`): only the shape is used.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    torch.manual_seed(0)
+    model = VideoNSAForConditionalGeneration(size.config()).to(torch.bfloat16)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    for path in Path(locate_model(EMBEDDED)).iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            shutil.copy(path, partial)
+    place_folder(partial, folder)
+    return sum(parameter.numel() for parameter in model.parameters())
