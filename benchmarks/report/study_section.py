@@ -1,147 +1,152 @@
-"""The study of NSA and dense twins in docs/results.md: from `benchmarks.study`."""
+"""The study in docs/results.md: what NSA recovers of what a window loses, from `benchmarks.study`."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from videonsa.errors import UsageError
 from videonsa.evals.markdown import provenance, table
-from videonsa.evals.scoring import Accuracy
 
-FILES = ("study", "study_scaled")
-"""Names of the files of results, without suffix: without and with `--scale-time`."""
-_ALL = "all"
-_NAMES = {"nsa": "NSA", "dense": "dense"}
-_SCALED = (
-    "The models are told that longer videos take the time of the shortest, so that no position id "
-    "is new to them.\n\n"
-)
-_COLOURS = {"nsa": "#0072b2", "dense": "#d55e00"}
+FILES = ("study",)
+"""Names of the files of results, without suffix."""
+_MEAN = "mean"
+_COLOURS = {
+    "dense": "#d55e00",
+    "nsa": "#0072b2",
+    "window": "#999999",
+    "random": "#009e73",
+    "no-compressed": "#cc79a7",
+}
+FIGURE = "study_accuracy.png"
 
 
 def render_study(result: Mapping[str, Any]) -> str:
-    """Accuracy of the twins by length and kind of question, and how each run was trained."""
-    seeds = result["design"]["seeds"]
-    scaled = _is_scaled(result)
-    attention = result["attention"]
-    videos = result["design"]["samples"]
-    trained = [run for run in result["runs"] if run["attention"] == "nsa"]
+    """Accuracy of the arms by length and kind of question, and what is recovered."""
+    attention, seeds = result["attention"], result["seeds"]
     return (
-        f"## NSA and dense twins{': time scaled' if scaled else ''}\n\n"
-        f"{len(seeds)} pairs of models, trained alike from the same weights, that differ only in "
-        "how vision tokens attend ([study.md](study.md)); "
-        f"{videos} videos of each length, {len(_kinds(result))} questions about each, free "
-        "answers. Under NSA a vision token attends to at most "
-        f"{attention['keys']} keys (n = {attention['num_selected_blocks']} frames, "
-        f"w = {attention['window_size']}) and to the compressed ones. The twins were trained on "
-        f"videos of {result['design']['lengths'][0]:,} tokens.\n\n"
-        + (_SCALED if scaled else "")
-        + f"![{_alternative()}]({figure_name(result)})\n\n"
+        "## The study: the suite, by how vision tokens attend\n\n"
+        f"{_models(result)} from fresh weights, trained on the second suite up to 16K tokens "
+        "([study.md](study.md)); arms of a seed differ in how vision tokens attend in the last two "
+        f"stages. Under `nsa` a vision token attends to at most {attention['keys']} keys "
+        f"(n = {attention['num_selected_blocks']} frames, w = {attention['window_size']}) and to "
+        "the compressed ones; `window` has a window of as many keys and nothing else, `random` "
+        "selects frames at random. Free answers unless something else is said; brackets are 95 % "
+        f"intervals of a cluster bootstrap over videos{' and seeds' if len(seeds) > 1 else ''}.\n\n"
+        f"![Accuracy of the arms against length]({FIGURE})\n\n"
         + _lengths(result)
-        + "\nShare attended: (query, key) pairs that NSA computes, as a share of those of dense "
-        "causal attention over the video; in brackets with the compressed keys. Constant: the best "
-        "single answer to all questions of a kind. Differences are in points, paired "
-        "question by question; ± is half of the 95 % interval, over seeds (Student) and over "
-        "questions (normal).\n\n"
-        "### Twins by kind of question\n\n"
-        + _by_kind(result)
-        + "\n### What was trained\n\n"
+        + "\nAttended: (query, key) pairs that NSA computes, in percent of dense causal attention; "
+        "in brackets with the compressed keys. Constant: the best single answer to all questions "
+        "of a kind. Means are over kinds. Recovered: (arm - window) / (dense - window), over the "
+        "kinds in which dense attention has 80 % or more and is 10 points above the window. Seen: "
+        "the smallest share that would have differed from 0, or from 100 %, in four of five such "
+        "studies.\n\n"
+        + "".join(_by_kind(one) for one in result["lengths"])
+        + _gates(result["gates"])
+        + "### What was trained\n\n"
         + _runs(result)
-        + f"\nMean gates at the end of {trained[0]['name']}: {_gates(trained[0]['gates'])}.\n\n"
-        + _unclean(result)
-        + f"{provenance(result['machine'])}\n"
+        + "".join(f"\nLeft out: {line}.\n" for line in result["left_out"])
+        + f"\n{provenance(result['machine'])}\n"
     )
 
 
-def _unclean(result: Mapping[str, Any]) -> str:
-    if not result["machine"].get("dirty"):
-        return ""
-    return "**Measured with uncommitted changes on top of the commit named here.** "
+def _models(result: Mapping[str, Any]) -> str:
+    seeds = result["seeds"]
+    return f"Models of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
-def figure_name(result: Mapping[str, Any]) -> str:
-    """File name of the plot."""
-    return f"{FILES[_is_scaled(result)]}_accuracy.png"
+def _arms(result: Mapping[str, Any]) -> list[str]:
+    """In the order of the design, those that have answers."""
+    found = {x["arm"] for one in result["lengths"] for x in one["accuracy"]}
+    return [arm for arm in result["design"]["arms"] if arm in found]
 
 
-def _is_scaled(result: Mapping[str, Any]) -> bool:
-    return bool(result["design"].get("scale_time", False))
+def _scores(one: Mapping[str, Any], style: str = "free") -> dict[tuple[str, str], dict[str, float]]:
+    """Of a length, by arm and kind."""
+    return {(x["arm"], x["kind"]): x for x in one["accuracy"] if x["style"] == style}
 
 
-def _alternative() -> str:
-    return "Accuracy of NSA and dense twins against length"
+def _percent(found: Mapping[str, float] | None, *, digits: int = 1) -> str:
+    if found is None:
+        return "-"
+    value, low, high = (f"{100 * found[name]:.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
-def _kinds(result: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(x["kind"] for x in result["constant"] if x["kind"] != _ALL))
-
-
-def _pooled(result: Mapping[str, Any], attention: str, length: int, kind: str) -> Accuracy:
-    """Accuracy over all seeds."""
-    found = [
-        x
-        for x in result["scores"]
-        if (x["attention"], x["length"], x["kind"]) == (attention, length, kind)
-    ]
-    return Accuracy(sum(x["right"] for x in found), sum(x["total"] for x in found))
-
-
-def _constant(result: Mapping[str, Any], length: int, kind: str) -> Accuracy:
-    (found,) = (x for x in result["constant"] if (x["length"], x["kind"]) == (length, kind))
-    return Accuracy(found["right"], found["total"])
-
-
-def _percent(one: Accuracy) -> str:
-    low, high = one.interval
-    return f"{100 * one.share:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
 
 
 def _lengths(result: Mapping[str, Any]) -> str:
-    head = ["video tokens", "share attended, %", "constant", *_NAMES.values()]
-    head += ["NSA - dense", "± seeds", "± questions", "of each seed"]
+    arms = _arms(result)
+    others = [arm for arm in arms if arm not in ("dense", "window")]
+    head = ["video tokens", "videos", "attended", "constant", *arms]
+    head += [f"{arm}, likeliest" for arm in ("dense", "nsa") if arm in arms]
+    head += ["kinds that count", *(f"{arm} recovers" for arm in others), "seen"]
     rows = []
-    for length in result["design"]["lengths"]:
-        share = result["attention"]["shares"][str(length)]
-        (gap,) = (x for x in result["differences"] if (x["length"], x["kind"]) == (length, _ALL))
+    for one in result["lengths"]:
+        share = result["attention"]["shares"][str(one["length"])]
+        free, likeliest = _scores(one), _scores(one, "likeliest")
+        compared = one["compared"]["free"]
+        recovered = compared["recovered"]
+        nsa = recovered.get("nsa")
         rows.append(
             [
-                f"{length:,}",
+                f"{one['length']:,}",
+                f"{one['videos']}",
                 f"{100 * share['selected_and_window']:.1f} ({100 * share['all']:.1f})",
-                f"{100 * _constant(result, length, _ALL).share:.1f}",
-                *(_percent(_pooled(result, name, length, _ALL)) for name in _NAMES),
-                f"{gap['points']:+.1f}",
-                *(_half(gap[name]) for name in ("over_seeds", "over_questions")),
-                ", ".join(f"{value:+.1f}" for value in gap["of_seeds"]),
+                f"{100 * _mean(one['constant'].values()):.1f}",
+                *(_percent(free.get((arm, _MEAN))) for arm in arms),
+                *(
+                    f"{100 * likeliest[arm, _MEAN]['value']:.1f}"
+                    for arm in ("dense", "nsa")
+                    if arm in arms
+                ),
+                ", ".join(compared["kinds"]) or "none",
+                *(_percent(recovered.get(arm, {}).get("share"), digits=0) for arm in others),
+                "-" if nsa is None else f"{100 * nsa['share_that_would_be_seen']:.0f}",
             ]
         )
     return table(head, rows)
 
 
-def _half(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _by_kind(result: Mapping[str, Any]) -> str:
-    lengths = result["design"]["lengths"]
-    head = ["kind", *(f"{length:,}: constant, NSA, dense" for length in lengths)]
-    rows = []
-    for kind in _kinds(result):
-        cells = [
-            ", ".join(
-                f"{100 * one.share:.1f}"
-                for one in (
-                    _constant(result, length, kind),
-                    *(_pooled(result, name, length, kind) for name in _NAMES),
-                )
-            )
-            for length in lengths
+def _by_kind(one: Mapping[str, Any]) -> str:
+    free = _scores(one)
+    arms = list(dict.fromkeys(arm for arm, _ in free))
+    shares = one["compared"]["free"]["by_kind"]
+    head = ["kind", "constant", *arms, "nsa recovers"]
+    rows = [
+        [
+            kind,
+            f"{100 * constant:.1f}",
+            *(_percent(free[arm, kind]) for arm in arms),
+            _percent(shares.get(kind, {}).get("nsa", {}).get("share"), digits=0),
         ]
-        rows.append([kind, *cells])
-    return table(head, rows)
+        for kind, constant in one["constant"].items()
+    ]
+    return f"### {one['length']:,} tokens by kind of question\n\n{table(head, rows)}\n"
+
+
+def _gates(gates: Mapping[str, Any]) -> str:
+    """Mean gates of videos of a single kind: of all layers, the lowest and the highest beside."""
+    if not gates["kinds"]:
+        return ""
+    rows = []
+    for kind, layers in gates["kinds"].items():
+        columns = list(zip(*layers, strict=True))
+        rows.append([kind, *(f"{_mean(x):.2f} ({min(x):.2f}-{max(x):.2f})" for x in columns)])
+    return (
+        "### Gates by kind of question\n\nVideos of one kind each, the `nsa` arm: the mean gate of "
+        "each branch over vision tokens and layers, with that of the lowest and highest layer. "
+        "Vision tokens never see the question; what differs is what the videos show.\n\n"
+        + table(["kind", *gates["branches"]], rows)
+        + "\n"
+    )
 
 
 def _runs(result: Mapping[str, Any]) -> str:
     head = ["run", "steps", "learning rate", "million tokens", "videos", "loss: first, last"]
+    head += ["tokens a second", "MFU, %"]
     return table(
         head,
         [
@@ -152,19 +157,16 @@ def _runs(result: Mapping[str, Any]) -> str:
                 f"{run['tokens'] / 1e6:.1f}",
                 f"{run['videos']:,}",
                 f"{run['losses'][0][1]:.2f}, {run['losses'][-1][1]:.2f}",
+                f"{run['tokens_per_second']:,.0f}" if "tokens_per_second" in run else "-",
+                f"{100 * run['mfu']:.1f}" if "mfu" in run else "-",
             ]
             for run in result["runs"]
         ],
     )
 
 
-def _gates(gates: Mapping[str, float]) -> str:
-    """Layer by layer, each branch in turn."""
-    return ", ".join(f"{name.removeprefix('gates/')} {value:.2f}" for name, value in gates.items())
-
-
 def draw_study(result: Mapping[str, Any]) -> bytes:
-    """Accuracy against length as PNG: a mark for each model, a line through the means.
+    """Mean accuracy over kinds against length as PNG, with its intervals.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -175,23 +177,21 @@ def draw_study(result: Mapping[str, Any]) -> bytes:
         raise UsageError(
             "plots need matplotlib: pip install 'videonsa[eval]', then run the same command again"
         ) from error
-    lengths = result["design"]["lengths"]
+    lengths = [one["length"] for one in result["lengths"]]
     figure = Figure(figsize=(8.6, 4.4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    scaled = ", time scaled" if _is_scaled(result) else ""
-    title = f"NSA and dense twins on the suite{scaled}"
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
-    for name, label in _NAMES.items():
-        for x, y in _marks(result, name):
-            axes.plot(x, y, "o", color=_COLOURS[name], markersize=4, alpha=0.5)
-        means = [100 * _pooled(result, name, length, _ALL).share for length in lengths]
-        axes.plot(lengths, means, color=_COLOURS[name], label=label)
-    constant = [100 * _constant(result, length, _ALL).share for length in lengths]
+    axes.set_title("Arms of the study on the suite", loc="left", fontsize=13, fontweight="bold")
+    for arm in _arms(result):
+        means = [_scores(one)[arm, _MEAN] for one in result["lengths"]]
+        value, low, high = ([100 * x[name] for x in means] for name in ("value", "low", "high"))
+        axes.plot(lengths, value, "o-", color=_COLOURS[arm], markersize=4, label=arm)
+        axes.fill_between(lengths, low, high, color=_COLOURS[arm], alpha=0.15, linewidth=0)
+    constant = [100 * _mean(one["constant"].values()) for one in result["lengths"]]
     axes.plot(lengths, constant, ":", color="#555555", label="best constant answer")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axes.set_xlabel("video tokens; trained on the shortest")
-    axes.set_ylabel("right answers, percent")
+    axes.set_xlabel("video tokens; trained on at most 16,384")
+    axes.set_ylabel("right answers, percent, mean over kinds")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e3e3e3")
     axes.legend(frameon=False)
@@ -199,11 +199,3 @@ def draw_study(result: Mapping[str, Any]) -> bytes:
     # Without the version of matplotlib, so that equal pictures are equal files.
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
-
-
-def _marks(result: Mapping[str, Any], attention: str) -> Sequence[tuple[int, float]]:
-    return [
-        (x["length"], 100 * x["right"] / x["total"])
-        for x in result["scores"]
-        if (x["attention"], x["kind"]) == (attention, _ALL)
-    ]

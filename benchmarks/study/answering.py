@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.study.all_questions import Asked, Scored, score_all
-from benchmarks.study.held_out import frames_on, held_out_video, questions
+from benchmarks.study.asked_videos import frames_on, held_out_video, questions
 from videonsa.errors import VideoNSAError
 from videonsa.evals.journal import SAMPLES, appending, read_lines
 from videonsa.inference.context import Context, EncodedVision, split_at_video

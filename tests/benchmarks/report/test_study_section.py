@@ -1,87 +1,88 @@
+import copy
+
 import pytest
 
 from benchmarks.report.study_section import draw_study, render_study
 
-LENGTHS = (4096, 16384)
-RIGHT = {("nsa", 4096): 60, ("dense", 4096): 61, ("nsa", 16384): 55, ("dense", 16384): 40}
+ARMS = {"dense": 0.9, "nsa": 0.8, "window": 0.5, "random": 0.55}
 
 
-def run(name, attention):
+def around(value):
+    return {"value": value, "low": value - 0.02, "high": value + 0.02, "error": 0.01}
+
+
+def of_length(length):
+    recovered = {
+        arm: {"share": around((ARMS[arm] - 0.5) / 0.4), "share_that_would_be_seen": 0.07}
+        for arm in ("nsa", "random")
+    }
     return {
-        "name": name,
-        "attention": attention,
-        "steps": 600,
-        "learning_rate": 5e-4,
-        "tokens": 18_000_000,
-        "videos": 4300,
-        "losses": [[10, 1.5], [600, 0.25]],
-        "gates": {"gates/layer_00/window": 0.5} if attention == "nsa" else {},
+        "length": length,
+        "videos": 300,
+        "questions": 9000,
+        "constant": {"order": 0.5, "state": 0.3},
+        "accuracy": [
+            {"style": style, "arm": arm, "kind": kind, **around(share)}
+            for style in ("free", "likeliest")
+            for arm, share in ARMS.items()
+            for kind in ("order", "state", "mean")
+        ],
+        "compared": {
+            "free": {"kinds": ["order"], "recovered": recovered, "by_kind": {"order": recovered}}
+        },
     }
 
 
 @pytest.fixture
 def result():
-    kinds = ("order", "all")
     return {
-        "design": {"seeds": [0, 1], "samples": 50, "lengths": list(LENGTHS)},
+        "design": {"arms": ["dense", "nsa", "window", "random", "no-compressed"]},
+        "seeds": [0, 1],
         "attention": {
-            "keys": 192,
-            "num_selected_blocks": 8,
-            "window_size": 64,
-            "shares": {str(n): {"selected_and_window": 0.1, "all": 0.16} for n in LENGTHS},
+            "keys": 384,
+            "num_selected_blocks": 16,
+            "window_size": 128,
+            "shares": {str(n): {"selected_and_window": 0.1, "all": 0.16} for n in (4096, 16384)},
         },
-        "runs": [run("long-0-nsa", "nsa"), run("long-0-dense", "dense")],
-        "constant": [
-            {"length": n, "kind": kind, "right": 25, "total": 100}
-            for n in LENGTHS
-            for kind in kinds
-        ],
-        "scores": [
+        "runs": [
             {
-                "attention": name,
-                "seed": seed,
-                "length": n,
-                "kind": kind,
-                "right": right,
-                "total": 100,
+                "name": "16k-0-nsa",
+                "steps": 1000,
+                "learning_rate": 4e-4,
+                "tokens": 131_000_000,
+                "videos": 4200,
+                "losses": [[10, 1.5], [1000, 0.25]],
+                "tokens_per_second": 300_000.0,
+                "mfu": 0.15,
             }
-            for (name, n), right in RIGHT.items()
-            for seed in (0, 1)
-            for kind in kinds
         ],
-        "differences": [
-            {
-                "length": n,
-                "kind": kind,
-                "points": RIGHT["nsa", n] - RIGHT["dense", n],
-                "of_seeds": [-1.0, 1.0],
-                "over_seeds": 12.7,
-                "over_questions": None,
-            }
-            for n in LENGTHS
-            for kind in kinds
-        ],
+        "lengths": [of_length(4096), of_length(16384)],
+        "gates": {
+            "branches": ["compressed", "selected", "window"],
+            "kinds": {"order": [[0.2, 0.6, 0.5], [0.4, 0.8, 0.5]]},
+        },
+        "left_out": ["seed 1: random is not trained"],
         "machine": {"device": "a GPU"},
     }
 
 
-def test_the_section_says_scores_shares_and_differences(result):
+def test_the_section_says_scores_shares_and_what_would_have_been_seen(result):
     page = render_study(result)
-    head = "| 4,096 | 10.0 (16.0) | 25.0 | 60.0 (53.1-66.5) | 61.0 (54.1-67.5) | -1.0 | 12.7 | - |"
-    assert head in page and "-1.0, +1.0 |" in page
-    assert "| 16,384 |" in page and "| +15.0 |" in page
-    assert "| order | 25.0, 60.0, 61.0 | 25.0, 55.0, 40.0 |" in page
-    assert "| `long-0-nsa` | 600 | 0.0005 | 18.0 | 4,300 | 1.50, 0.25 |" in page
-    assert "layer_00/window 0.50" in page
+    assert "| 4,096 | 300 | 10.0 (16.0) | 40.0 | 90.0 (88.0 to 92.0) | 80.0 (78.0 to 82.0) |" in page
+    assert "| order | 75 (73 to 77) | 13 (11 to 15) | 7 |" in page
+    assert "| state | 30.0 | 90.0 (88.0 to 92.0) |" in page and "no-compressed" not in page
+    assert "| order | 0.30 (0.20-0.40) | 0.70 (0.60-0.80) | 0.50 (0.50-0.50) |" in page
+    assert "| `16k-0-nsa` | 1,000 | 0.0004 | 131.0 | 4,200 | 1.50, 0.25 | 300,000 | 15.0 |" in page
+    assert "Left out: seed 1: random is not trained." in page
 
 
-def test_scaled_time_is_said_and_has_a_plot_of_its_own(result):
-    assert "study_accuracy.png" in render_study(result)
-    result["design"]["scale_time"] = True
-    page = render_study(result)
-    assert page.startswith("## NSA and dense twins: time scaled\n")
-    assert "no position id is new to them" in page
-    assert "study_scaled_accuracy.png" in page
+def test_without_a_kind_that_counts_it_says_so(result):
+    poor = copy.deepcopy(result)
+    for one in poor["lengths"]:
+        one["compared"]["free"] = {"kinds": [], "recovered": {}, "by_kind": {}}
+    poor["gates"]["kinds"] = {}
+    page = render_study(poor)
+    assert "| none | - | - | - |" in page and "Gates by kind" not in page
 
 
 def test_the_plot_is_a_picture(result):
