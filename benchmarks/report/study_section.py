@@ -1,4 +1,4 @@
-"""The study in docs/results.md: what NSA recovers of what a window loses, from `benchmarks.study`."""
+"""The study in docs/results.md: what NSA recovers of what a window loses (`benchmarks.study`)."""
 
 import io
 from collections.abc import Iterable, Mapping

@@ -57,7 +57,7 @@ class VideoLine:
     likeliest: list[bool]
     """Whether the right answer is the option of the highest probability."""
     gates: list[list[float]]
-    """Of each layer, the mean gate of each branch over all vision tokens; empty where not wanted."""
+    """Of each layer, the mean gate of each branch over all vision tokens; else empty."""
     seconds: float
 
     @property

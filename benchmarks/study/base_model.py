@@ -68,9 +68,7 @@ class ModelSize:
 SIZES = MappingProxyType(
     {
         "45m": ModelSize(layers=12, hidden=512, heads=8, mlp=1664),
-        "20m": ModelSize(
-            layers=10, hidden=384, heads=6, mlp=1152, tower_hidden=192, tower_mlp=512
-        ),
+        "20m": ModelSize(layers=10, hidden=384, heads=6, mlp=1152, tower_hidden=192, tower_mlp=512),
         "3m": ModelSize(
             layers=5,
             hidden=192,

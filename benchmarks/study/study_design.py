@@ -43,7 +43,7 @@ class Source:
 
 
 def _sources(videos: int, *lengths: int) -> tuple[Source, ...]:
-    """Log-uniform lengths: equally many videos of each of a few that are a constant factor apart."""
+    """Log-uniform lengths: as many videos of each of a few that are a constant factor apart."""
     return tuple(Source(length=length, count=videos) for length in lengths)
 
 
@@ -54,7 +54,7 @@ class Stage:
     name: str
     sources: tuple[Source, ...]
     has_arms: bool = False
-    """One run for each arm; a stage without is dense, one run a seed, and all arms begin with it."""
+    """One run for each arm. A stage without is dense, one run a seed; all arms begin with it."""
 
     @property
     def recipe(self) -> str:
@@ -141,9 +141,7 @@ class Design:
         if not place:
             return None
         earlier = self.stages[place - 1]
-        return Run(
-            stage=earlier.name, seed=run.seed, arm=run.arm if earlier.has_arms else "dense"
-        )
+        return Run(stage=earlier.name, seed=run.seed, arm=run.arm if earlier.has_arms else "dense")
 
     def settings_of(self, run: "Run", out: Path) -> list[str]:
         """The values of `--set` for a run."""

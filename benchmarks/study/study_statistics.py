@@ -187,7 +187,9 @@ def accuracies(answers: Answers, style: Style) -> list[dict[str, Any]]:
     point, repeats = answers.shares(), answers.resampled()
     found = []
     for number, arm in enumerate(answers.arms):
-        columns = {kind: (point[number, i], repeats[:, number, i]) for i, kind in enumerate(answers.kinds)}
+        columns = {
+            kind: (point[number, i], repeats[:, number, i]) for i, kind in enumerate(answers.kinds)
+        }
         columns["mean"] = (np.nanmean(point[number]), np.nanmean(repeats[:, number], axis=1))
         found += [
             {"style": style, "arm": arm, "kind": kind, **interval(float(x), xs).to_dict()}

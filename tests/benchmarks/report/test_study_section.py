@@ -68,7 +68,9 @@ def result():
 
 def test_the_section_says_scores_shares_and_what_would_have_been_seen(result):
     page = render_study(result)
-    assert "| 4,096 | 300 | 10.0 (16.0) | 40.0 | 90.0 (88.0 to 92.0) | 80.0 (78.0 to 82.0) |" in page
+    assert (
+        "| 4,096 | 300 | 10.0 (16.0) | 40.0 | 90.0 (88.0 to 92.0) | 80.0 (78.0 to 82.0) |" in page
+    )
     assert "| order | 75 (73 to 77) | 13 (11 to 15) | 7 |" in page
     assert "| state | 30.0 | 90.0 (88.0 to 92.0) |" in page and "no-compressed" not in page
     assert "| order | 0.30 (0.20-0.40) | 0.70 (0.60-0.80) | 0.50 (0.50-0.50) |" in page

@@ -62,9 +62,7 @@ def test_every_seed_begins_with_weights_of_its_own(tmp_path):
     for run in design.runs_of(STAGES[0]):
         recipe = read_recipe(STAGES[0].recipe, settings=design.settings_of(run, tmp_path))
         assert recipe.model.fresh and recipe.run.seed == run.seed
-    later = read_recipe(
-        LAST.recipe, settings=design.settings_of(design.last_runs()[0], tmp_path)
-    )
+    later = read_recipe(LAST.recipe, settings=design.settings_of(design.last_runs()[0], tmp_path))
     assert not later.model.fresh
 
 

@@ -63,7 +63,7 @@ def test_what_is_recovered_counts_only_kinds_with_headroom_that_dense_attention_
 
 
 def test_without_a_kind_that_counts_there_is_no_share():
-    poor = {arm: {kind: 0.5 for kind in rate} for arm, rate in RATES.items()}
+    poor = {arm: dict.fromkeys(rate, 0.5) for arm, rate in RATES.items()}
     answers = Answers.of([seed(0, rates=poor)], 4096, "free")
     assert compare(answers) == {"kinds": [], "recovered": {}, "by_kind": {}}
 
@@ -73,9 +73,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     for number in range(60):
         answers = Answers.of([seed(100 + number, videos=60)], 4096, "free")
         (found,) = (
-            x
-            for x in accuracies(answers, "free")
-            if (x["arm"], x["kind"]) == ("dense", "order")
+            x for x in accuracies(answers, "free") if (x["arm"], x["kind"]) == ("dense", "order")
         )
         hits += found["low"] <= truth <= found["high"]
     assert 52 <= hits <= 60
@@ -92,7 +90,7 @@ def test_questions_about_one_video_stay_together():
 
 
 def test_seeds_that_differ_widen_the_interval():
-    better = {arm: {kind: 0.99 for kind in rate} for arm, rate in RATES.items()}
+    better = {arm: dict.fromkeys(rate, 0.99) for arm, rate in RATES.items()}
     alike, apart = ([seed(0), seed(1)], [seed(0), seed(1, rates=better)])
     errors = [
         interval(0, Answers.of(seeds, 4096, "free").resampled()[:, 1, 1]).error
