@@ -100,7 +100,8 @@ class _Runner:
         self, *, at_once: int, clock: Clock, call: Call, tell: Callable[[str], None]
     ) -> None:
         self._at_once, self._clock, self._call, self._tell = at_once, clock, call, tell
-        self._free: dict[str | None, float] = dict.fromkeys(gpus() or [None], 1.0)
+        places: list[str | None] = [*gpus()]
+        self._free = dict.fromkeys(places or [None], 1.0)
         self._running: dict[str, Job] = {}
         self._ends: SimpleQueue[tuple[Job, str | None, int | BaseException]] = SimpleQueue()
         self._told = time.monotonic()

@@ -1,10 +1,10 @@
 """The study as jobs: manifests, training runs, and what the trained models are asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.study.answering import answered_all
-from benchmarks.study.parallel_jobs import Job
+from benchmarks.study.parallel_jobs import Ended, Job
 from benchmarks.study.study_design import STILL, Design, Run, Stage, data_folder
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
@@ -120,7 +120,7 @@ def _answering(
     )
 
 
-def check_ended(ended: dict[str, str], out: Path) -> bool:
+def check_ended(ended: Mapping[str, Ended], out: Path) -> bool:
     """Whether all jobs are done.
 
     Raises:

@@ -81,7 +81,8 @@ class Answers:
 
     def shares(self) -> Floats:
         """`[arms, kinds]`: of right answers, over all seeds and videos."""
-        return _shares(self.right, np.ones((1, *self._clusters)), self.asked)[0]
+        shares: Floats = _shares(self.right, np.ones((1, *self._clusters)), self.asked)[0]
+        return shares
 
     def resampled(self, *, repeats: int = REPEATS) -> Floats:
         """`[repeats, arms, kinds]`: shares by the cluster bootstrap.
@@ -95,7 +96,7 @@ class Answers:
         videos = rng.multinomial(
             num_videos, [1 / num_videos] * num_videos, size=(repeats, num_seeds)
         )
-        return _shares(self.right, times[..., None] * videos, self.asked)
+        return _shares(self.right, (times[..., None] * videos).astype(float), self.asked)
 
     @property
     def _clusters(self) -> tuple[int, int]:
