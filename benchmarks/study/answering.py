@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.study.all_questions import Asked, Scored, score_all
-from benchmarks.study.asked_videos import frames_on, held_out_video, questions
+from benchmarks.study.asked_videos import asked_video, frames_on
 from videonsa.errors import VideoNSAError
 from videonsa.evals.journal import SAMPLES, appending, read_lines
 from videonsa.inference.context import Context, EncodedVision, split_at_video
@@ -25,7 +25,7 @@ from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
 from videonsa.models.recorder.gates import GateMeans
 from videonsa.parsing import typed
-from videonsa.rendered.suite import KINDS, Script
+from videonsa.rendered.suite2 import KINDS, Script2
 from videonsa.video.chat import VisionSlot, chat_tokens
 
 
@@ -81,7 +81,7 @@ class Answerer:
         self._tokens = lru_cache(maxsize=100_000)(self._encoded)
         self._tails = lru_cache(maxsize=100_000)(self._tail)
 
-    def line(self, video: Video, script: Script) -> VideoLine:
+    def line(self, video: Video, script: Script2) -> VideoLine:
         """Everything about a video.
 
         Raises:
@@ -89,7 +89,7 @@ class Answerer:
         """
         begun = time.monotonic()
         gates = GateMeans() if video.kind and self._model.method.uses_gates else None
-        asked = questions(script)
+        asked = script.questions
         with torch.inference_mode():
             context = self._read(script, gates)
         told = [
@@ -115,7 +115,7 @@ class Answerer:
             seconds=round(time.monotonic() - begun, 4),
         )
 
-    def _read(self, script: Script, gates: GateMeans | None) -> Context:
+    def _read(self, script: Script2, gates: GateMeans | None) -> Context:
         """A context that has read a video."""
         config = self._model.config.vision_config
         side = script.spec.frame_size // config.patch_size
@@ -184,14 +184,14 @@ def answer_all(answerer: Answerer, videos: Sequence[Video], folder: Path, *, end
     return True
 
 
-def _scripts(videos: Sequence[Video]) -> Iterator[tuple[Video, Script]]:
+def _scripts(videos: Sequence[Video]) -> Iterator[tuple[Video, Script2]]:
     """Videos with their scripts, each written by a thread while the one before is asked about."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = [pool.submit(held_out_video, *video) for video in videos[:1]]
+        coming = [pool.submit(asked_video, *video) for video in videos[:1]]
         for video, following in pairwise([*videos, None]):
             script = coming.pop().result()
             if following is not None:
-                coming.append(pool.submit(held_out_video, *following))
+                coming.append(pool.submit(asked_video, *following))
             if video is not None:
                 yield video, script
 

@@ -39,7 +39,8 @@ class Source:
     def name(self, place: int) -> str:
         """What `videonsa data build` is told; sources of different places share no video."""
         frames = frames_for_tokens(self.length, frame_size=FRAME_SIZE)
-        return f"synthetic:suite=2,count={self.count},frames={frames},first={place * _APART}"
+        options = f"count={self.count},frames={frames},kinds=any,first={place * _APART}"
+        return f"synthetic:suite=2,{options}"
 
 
 def _sources(videos: int, *lengths: int) -> tuple[Source, ...]:
@@ -63,22 +64,22 @@ class Stage:
 
 
 STAGES = (
-    Stage(name="stills", sources=_sources(40_000, STILL)),
+    Stage(name="stills", sources=_sources(150_000, STILL)),
     Stage(
         name="1k",
         sources=(
-            *_sources(6_000, 256, 384, 512, 768, 1024),
-            *_sources(10_000, STILL),
+            *_sources(10_000, 256, 384, 512, 768, 1024),
+            *_sources(20_000, STILL),
         ),
     ),
     Stage(
         name="4k",
-        sources=(*_sources(2_500, 1536, 2048, 3072, 4096), *_sources(2_000, 512, 1024)),
+        sources=(*_sources(4_000, 1536, 2048, 3072, 4096), *_sources(2_000, 512, 1024)),
         has_arms=True,
     ),
     Stage(
         name="16k",
-        sources=(*_sources(800, 6144, 8192, 12_288, 16_384), *_sources(500, 2048, 4096)),
+        sources=(*_sources(1_200, 6144, 8192, 12_288, 16_384), *_sources(500, 2048, 4096)),
         has_arms=True,
     ),
 )
