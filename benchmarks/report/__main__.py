@@ -16,15 +16,13 @@ from benchmarks.report.decode_section import DECODE_FILES, render_decode_steps, 
 from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
 from benchmarks.report.session_section import render_session_memory
-from benchmarks.report.study_section import FILES as STUDY_FILES
-from benchmarks.report.study_section import draw_study, render_study
+from benchmarks.report.study_section import FIGURE as STUDY_FIGURE
+from benchmarks.report.study_section import STUDY, draw_study, render_study
 from benchmarks.report.weights_section import render_products, render_weights
 from videonsa.disk import write_atomic
 from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.markdown import provenance, table
 from videonsa.evals.scoring import Accuracy
-from videonsa.evals.tasks.suite.report_markdown import render_suite
-from videonsa.evals.tasks.suite.report_plots import draw_lengths
 from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line, read_json_object
 
@@ -32,11 +30,11 @@ Made = TypeVar("Made")
 
 HEADER = """# Results
 
-All numbers of this project, in this order: accuracy of the embedded model, on its own clips and on
-the suite of long rendered videos; accuracy of NSA and dense twins; time of a whole model to its
-first token; time of a decoded token, of what a session does, and its memory; errors of quantised
-weights; time of products in fp8; time to read a video; memory of the reference attention; time and
-memory of attention alone.
+All numbers of this project, in this order: accuracy of the embedded model on its own clips; of the
+study's models on the suite of long rendered videos; time of a whole model to its first token; time
+of a decoded token, of what a session does, and its memory; errors of quantised weights; time of
+products in fp8; time to read a video; memory of the reference attention; time and memory of
+attention alone.
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
 section ends with the machine and versions that it holds for.
@@ -45,19 +43,13 @@ section ends with the machine and versions that it holds for.
   ([semantics.md](semantics.md)).
 - An ablated branch adds nothing to the output, as if its gate were 0. With all branches ablated,
   vision tokens attend to nothing. Text tokens attend densely in every condition.
-- Brackets behind a share of right answers are its 95 % Wilson interval.
+- Brackets behind a share of right answers are its 95 % interval: Wilson's, unless a section says
+  otherwise.
 """
 
-SUITE_FILES = ("suite", "suite_free")
-"""Names of the files of results on the suite, without suffix."""
-MEASURED_AGAIN_LATER = STUDY_FILES
-"""Results that may name uncommitted changes, and say so, until the study is run again: the code
-that trained them differs from the commit that they name in how it reads a manifest."""
-_OF_THE_EMBEDDED = (
-    "The embedded model was trained on clips of other scenes, of up to 24 seconds (384 tokens). "
-    "It has never seen videos of these lengths, text in the picture, white boxes, so many "
-    "distractors, or most of these questions, and the suite is not adapted to it. Times are of "
-    "one thread on a machine that also did other work."
+_NOT_OF_THE_SUITE = (
+    "On the suites of long rendered videos this model is at chance: it was trained on clips of other "
+    "scenes, of up to 24 seconds. What models that know the suite score is in the study, below.\n\n"
 )
 ABLATIONS = {
     **{f"without the {branch} branch": f"{branch} branch ablated" for branch in BRANCHES},
@@ -94,7 +86,9 @@ def render_embedded(result: dict[str, Any]) -> str:
         f"{result['video_tokens'] / result['attention_keys']:.1f} times fewer than the clip has. "
         "Right answers in percent.\n\n"
         + table(["condition", *kinds, "all"], rows)
-        + f"\n{provenance(result['machine'])}\n"
+        + "\n"
+        + _NOT_OF_THE_SUITE
+        + f"{provenance(result['machine'])}\n"
     )
 
 
@@ -145,25 +139,9 @@ def render_reference_memory(result: dict[str, Any]) -> str:
     )
 
 
-def _suite_section(stem: str) -> Callable[[dict[str, Any]], str]:
-    """A section on the suite; its plot is named after the file of results."""
-
-    def section(result: dict[str, Any]) -> str:
-        style = {"likeliest": "the likeliest option", "free": "free answers"}
-        return render_suite(
-            result,
-            title=f"## The suite: {style.get(result['style'], 'options by letter')}",
-            figures=(f"{stem}_accuracy.png",),
-            note=_OF_THE_EMBEDDED if result["model"] == "embedded" else "",
-        )
-
-    return section
-
-
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
-    **{stem: _suite_section(stem) for stem in SUITE_FILES},
-    **dict.fromkeys(STUDY_FILES, render_study),
+    STUDY: render_study,
     **{stem: partial(render_prefill, what=what) for stem, what in PREFILL_FILES.items()},
     **{stem: partial(render_decode_steps, what=what) for stem, what in DECODE_FILES.items()},
     "session": render_session,
@@ -200,7 +178,7 @@ def _made(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
     """
     result = read_json_object(path, remedy="measure it again")
     try:
-        if result.get("machine", {}).get("dirty") and path.stem not in MEASURED_AGAIN_LATER:
+        if result.get("machine", {}).get("dirty"):
             raise _unclean(path)
         return make(result)
     except UsageError:
@@ -227,18 +205,13 @@ def figures(folder: Path) -> dict[str, str]:
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    """The plots of the suite and of the study: file name and PNG.
+    """The plot of the study: file name and PNG.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    drawers = {stem: (f"{stem}_accuracy.png", draw_lengths) for stem in SUITE_FILES}
-    drawers |= {stem: (f"{stem}_accuracy.png", draw_study) for stem in STUDY_FILES}
-    return {
-        name: _made(path, draw)
-        for stem, (name, draw) in drawers.items()
-        for path in sorted(folder.glob(f"*/{stem}.json"))[:1]
-    }
+    found = sorted(folder.glob(f"*/{STUDY}.json"))[:1]
+    return {STUDY_FIGURE: _made(path, draw_study) for path in found}
 
 
 def _attention_results(folder: Path) -> dict[str, Path]:

@@ -7,8 +7,8 @@ from typing import Any
 from videonsa.errors import UsageError
 from videonsa.evals.markdown import provenance, table
 
-FILES = ("study",)
-"""Names of the files of results, without suffix."""
+STUDY = "study"
+"""Name of the file of results, without suffix."""
 _MEAN = "mean"
 _COLOURS = {
     "dense": "#d55e00",
