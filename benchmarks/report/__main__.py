@@ -48,8 +48,9 @@ section ends with the machine and versions that it holds for.
 """
 
 _NOT_OF_THE_SUITE = (
-    "On the suites of long rendered videos this model is at chance: it was trained on clips of other "
-    "scenes, of up to 24 seconds. What models that know the suite score is in the study, below.\n\n"
+    "On the suites of long rendered videos this model is at chance: it was trained on clips of "
+    "other scenes, of up to 24 seconds. Models that were trained on the suite are in "
+    "[the study](study.md).\n\n"
 )
 ABLATIONS = {
     **{f"without the {branch} branch": f"{branch} branch ablated" for branch in BRANCHES},
@@ -210,8 +211,8 @@ def pictures(folder: Path) -> dict[str, bytes]:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    found = sorted(folder.glob(f"*/{STUDY}.json"))[:1]
-    return {STUDY_FIGURE: _made(path, draw_study) for path in found}
+    path = next(iter(sorted(folder.glob(f"*/{STUDY}.json"))), None)
+    return {} if path is None else {STUDY_FIGURE: _made(path, draw_study)}
 
 
 def _attention_results(folder: Path) -> dict[str, Path]:
