@@ -31,7 +31,6 @@ SMALL = Design(
         "optimizer.steps=2",
         "run.precision=fp32",
         "run.log_every=1",
-        "run.capture=false",
     ),
     videos=((32, 3), (64, 2)),
     stills=3,
