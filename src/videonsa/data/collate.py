@@ -12,9 +12,15 @@ from torch.nn.functional import pad
 
 from videonsa.data.dataset import Sample
 from videonsa.data.shapes import PackShape
-from videonsa.ops.drawing import Drawing, draw_frames, join_drawings
+from videonsa.ops.drawing import (
+    Drawing,
+    can_draw_patches,
+    draw_frames,
+    draw_patches,
+    join_drawings,
+)
 from videonsa.video.chat import IGNORED_LABEL
-from videonsa.video.processing import PatchedVideo, patchify, whole_patches
+from videonsa.video.processing import PatchedVideo, normalised_levels, patchify, whole_patches
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -90,8 +96,9 @@ class PackedBatch:
                         clips, key=lambda clip: (type(clip) is Drawing, clip.shape)
                     )
                 ]
-                parts = [self._patched(run, device, dtype) for run in runs]
-                inputs[pixels] = torch.cat([part.pixels for part in parts])
+                parts = [patched_on(run, self.sampling, device, dtype=dtype) for run in runs]
+                first, *others = [part.pixels for part in parts]
+                inputs[pixels] = torch.cat([first, *others]) if others else first
                 inputs[grids] = torch.tensor(
                     [
                         (part.grid[0] // len(run), *part.grid[1:])
@@ -103,29 +110,49 @@ class PackedBatch:
             inputs["video_times"] = self.video_times
         return inputs
 
-    def _patched(
-        self, clips: list[Tensor | Drawing], device: torch.device | str, dtype: torch.dtype
-    ) -> PatchedVideo:
-        """Clips of one shape as if they were one; the last patch of each is filled up first."""
-        spec = self.sampling
-        frames = frames_on(clips, device)
-        frames = whole_patches(frames, spec.temporal_patch_size)
-        patched = patchify(
-            frames.flatten(0, 1),
-            patch_size=spec.patch_size,
-            merge_size=spec.merge_size,
-            temporal_patch_size=spec.temporal_patch_size,
-        )
-        return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
 
+def patched_on(
+    clips: Sequence[Tensor | Drawing],
+    sampling: SamplingSpec,
+    device: torch.device | str,
+    *,
+    dtype: torch.dtype,
+) -> PatchedVideo:
+    """Clips of one kind and shape as if they were one, on a device.
 
-def frames_on(clips: Sequence[Tensor | Drawing], device: torch.device | str) -> Tensor:
-    """The frames of clips of one kind and shape, on a device: uint8 `[n, N, 3, H, W]`."""
+    The last temporal patch of each is filled up. A GPU draws patches without frames.
+
+    Args:
+        clips: frames uint8 `[n, 3, H, W]`, or drawings.
+        sampling: its patch sizes are those of the model.
+        device: where patches are wanted.
+        dtype: of the patches.
+    """
+    sizes = {
+        "patch_size": sampling.patch_size,
+        "merge_size": sampling.merge_size,
+        "temporal_patch_size": sampling.temporal_patch_size,
+    }
     drawings = [clip for clip in clips if isinstance(clip, Drawing)]
+    whole = clips[0].shape[0] % sampling.temporal_patch_size == 0
+    if drawings and whole and can_draw_patches(device):
+        drawing = join_drawings(drawings)
+        pixels = draw_patches(drawing, normalised_levels(device).to(dtype), **sizes)
+        num_frames, _, height, width = drawing.shape
+        grid = (
+            num_frames // sampling.temporal_patch_size,
+            height // sampling.patch_size,
+            width // sampling.patch_size,
+        )
+        return PatchedVideo(pixels, grid, len(pixels) // sampling.merge_size**2)
     if drawings:
         frames = draw_frames(join_drawings(drawings), device=device)
-        return frames.view(len(drawings), *drawings[0].shape)
-    return torch.stack([clip for clip in clips if isinstance(clip, Tensor)]).to(device)
+        frames = frames.view(len(drawings), *drawings[0].shape)
+    else:
+        frames = torch.stack([clip for clip in clips if isinstance(clip, Tensor)]).to(device)
+    frames = whole_patches(frames, sampling.temporal_patch_size)
+    patched = patchify(frames.flatten(0, 1), **sizes)
+    return PatchedVideo(patched.pixels.to(dtype), patched.grid, patched.num_tokens)
 
 
 def _whole(flat: Tensor | None, fields: dict[str, Any]) -> PackedBatch:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videonsa.ops.triton.support import why_not_drawing
+
+if TYPE_CHECKING:
+    from videonsa.ops.triton.drawing import Canvas
 
 NOISE_SHIFTS = 32
 """A frame's noise is one of NOISE_SHIFTS^2 cuts of its field."""
@@ -221,21 +224,64 @@ def _shared_noise_on(device: torch.device, seed: int, size: int) -> Tensor:
     return torch.from_numpy(_shared_noise(seed, size)).to(device)
 
 
+def can_draw_patches(device: torch.device | str) -> bool:
+    """Whether patches can be drawn on a device without frames."""
+    device = torch.device(device)
+    return device.type == "cuda" and why_not_drawing(device) is None
+
+
+def draw_patches(
+    drawing: Drawing,
+    levels: Tensor,
+    *,
+    patch_size: int,
+    merge_size: int,
+    temporal_patch_size: int,
+) -> Tensor:
+    """The patches of its frames, in the order of the Qwen2-VL processor, by the kernel alone.
+
+    Args:
+        drawing: N frames, N a multiple of temporal_patch_size, S of patch_size * merge_size.
+        levels: `[3, 256]`: what the model reads for each byte of red, green and blue; where the
+            patches are wanted, in their dtype.
+        patch_size: height and width of a patch, pixels.
+        merge_size: patches that a merged token spans along each side.
+        temporal_patch_size: frames of a patch.
+
+    Returns:
+        `[P, 3 * temporal_patch_size * patch_size**2]`.
+    """
+    from videonsa.ops.triton.drawing import Patches, draw_into  # needs Triton
+
+    width = 3 * temporal_patch_size * patch_size**2
+    patches = levels.new_empty((drawing.shape.numel() // width, width))
+    how = Patches(levels, patch_size, merge_size, temporal_patch_size)
+    draw_into(patches, *canvas_on(drawing, levels.device), how)
+    return patches
+
+
 def by_kernel(drawing: Drawing, device: torch.device) -> Tensor:
-    """Everything that travels goes to the device in one transfer."""
-    from videonsa.ops.triton.drawing import Canvas, draw_into  # needs Triton
+    """As `draw_frames`, by the kernel."""
+    from videonsa.ops.triton.drawing import draw_into  # needs Triton
+
+    frames = torch.empty(drawing.shape, dtype=torch.uint8, device=device)
+    draw_into(frames, *canvas_on(drawing, device))
+    return frames
+
+
+def canvas_on(drawing: Drawing, device: torch.device) -> "tuple[Canvas, Tensor | None]":
+    """What the kernel reads, noise apart; all that travels goes to the device in one transfer."""
+    from videonsa.ops.triton.drawing import Canvas  # needs Triton
 
     own = [noise.own for noise in drawing.noise if noise.own is not None]
     arrays = [*_canvas_arrays(drawing), *own]
     moved = iter(_moved(arrays, device))
-    canvas = [next(moved) for _ in range(len(arrays) - len(own))]
+    canvas = Canvas(*(next(moved) for _ in Canvas._fields))
     fields = [
         _shared_noise_on(device, noise.seed, noise.size) if noise.own is None else next(moved)
         for noise in drawing.noise
     ]
-    frames = torch.empty(drawing.shape, dtype=torch.uint8, device=device)
-    draw_into(frames, Canvas(*canvas), torch.stack(fields) if fields else None)
-    return frames
+    return canvas, torch.stack(fields) if fields else None
 
 
 def _canvas_arrays(drawing: Drawing) -> list[NDArray[np.float32] | NDArray[np.int32]]:

@@ -58,7 +58,13 @@ class CapturedSteps:
                 "data.shapes=equal, and samples of one video each"
             )
         device = self._model.device
-        inputs = equal_inputs(batch, self._rules, num_items=num_items, device=device)
+        inputs = equal_inputs(
+            batch,
+            self._rules,
+            num_items=num_items,
+            device=device,
+            dtype=self._model._tower.dtype,
+        )
         if batch.shape not in self._losses:
             self._losses[batch.shape] = EqualLoss(self._model, batch)
         if device.type != "cuda":

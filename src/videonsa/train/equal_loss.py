@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videonsa.data.collate import PackedBatch, frames_on
+from videonsa.data.collate import PackedBatch, patched_on
 from videonsa.data.shapes import PackShape
 from videonsa.models.layers import enter_rows, run_layers
 from videonsa.models.modeling import SparseVideoModel
@@ -19,13 +19,12 @@ from videonsa.models.rope import seconds_of_patches, segment_ids
 from videonsa.models.rows import PositionRules, VisionInputs
 from videonsa.models.vision import plan_vision
 from videonsa.video.chat import IGNORED_LABEL
-from videonsa.video.processing import patchify, whole_patches
 
 
 class EqualInputs(NamedTuple):
-    """A pack of N samples of T tokens, F frames and at most M labels each."""
+    """A pack of N samples of T tokens, P patches and at most M labels each."""
 
-    frames: Tensor  # uint8 [N, F, 3, H, W]
+    patches: Tensor  # [N * P, 3 * temporal_patch_size * patch_size**2]
     input_ids: Tensor  # int64 [1, N * T]
     position_ids: Tensor  # int64 [3, 1, N * T]
     rows: Tensor  # int64 [N * M]: the tokens that predict one with a label, then any
@@ -48,6 +47,7 @@ def equal_inputs(
     *,
     num_items: Tensor | int | None,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> EqualInputs:
     """What a pack of equal shape has that others of its shape have not.
 
@@ -55,14 +55,15 @@ def equal_inputs(
         batch: with a `shape`.
         rules: of the position ids.
         num_items: labels of the step; None: those of the pack.
-        device: where frames are drawn and the tensors are wanted.
+        device: where patches are drawn and the tensors are wanted.
+        dtype: of the patches.
     """
     shape = batch.shape
     assert shape is not None
     rows, targets = _labelled(batch.labels[0], shape)
     count = (targets != IGNORED_LABEL).sum() if num_items is None else num_items
     on_host = EqualInputs(
-        frames=torch.empty(0),
+        patches=torch.empty(0),
         input_ids=batch.input_ids,
         position_ids=equal_positions(batch.video_times, shape, rules, batch.sampling.patch_size),
         rows=rows,
@@ -71,7 +72,8 @@ def equal_inputs(
     )
     if device.type == "cuda":
         on_host = EqualInputs._make(x if x.is_cuda else x.pin_memory() for x in on_host)
-    return on_host.to(device)._replace(frames=frames_on(batch.videos, device))
+    patched = patched_on(batch.videos, batch.sampling, device, dtype=dtype)
+    return on_host.to(device)._replace(patches=patched.pixels)
 
 
 def _labelled(labels: Tensor, shape: PackShape) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,7 @@ class EqualLoss:
 
     def __init__(self, model: SparseVideoModel, batch: PackedBatch) -> None:
         assert batch.shape is not None
-        self._model, self._shape, self._sampling = model, batch.shape, batch.sampling
+        self._model, self._shape = model, batch.shape
         spec, device = batch.sampling, model.device
         grid = (
             -(-self._shape.frames // spec.temporal_patch_size),
@@ -161,20 +163,13 @@ class EqualLoss:
         shape, model = self._shape, self._model
         embeds: Tensor = model.get_input_embeddings()(inputs.input_ids)
         embeds = embeds.view(shape.samples, shape.tokens, -1)
-        features = self._encode(inputs.frames).view(shape.samples, shape.vision_tokens, -1)
+        features = self._encode(inputs.patches).view(shape.samples, shape.vision_tokens, -1)
         end = shape.vision_begin + shape.vision_tokens
         parts = (embeds[:, : shape.vision_begin], features.to(embeds), embeds[:, end:])
         return torch.cat(parts, dim=1).flatten(0, 1)[None]
 
-    def _encode(self, frames: Tensor) -> Tensor:
-        spec, tower = self._sampling, self._model._tower
-        patches = patchify(
-            whole_patches(frames, spec.temporal_patch_size).flatten(0, 1),
-            patch_size=spec.patch_size,
-            merge_size=spec.merge_size,
-            temporal_patch_size=spec.temporal_patch_size,
-        )
+    def _encode(self, patches: Tensor) -> Tensor:
         # A copy: the tower takes its indices out of what it is given.
         arguments: dict[str, Any] = dict(self._tower_inputs)
-        features: Tensor = tower(patches.pixels.to(tower.dtype), **arguments).pooler_output
+        features: Tensor = self._model._tower(patches, **arguments).pooler_output
         return features

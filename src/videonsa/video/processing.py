@@ -194,6 +194,13 @@ def patchify(
     return PatchedVideo(pixels=pixels.flatten(1), grid=grid, num_tokens=num_tokens)
 
 
+def normalised_levels(device: torch.device | str = "cpu") -> Tensor:
+    """What `patchify` makes of each byte of red, green and blue: float32 [3, 256]."""
+    levels = torch.arange(_MAX_LEVEL + 1.0, device=device).expand(3, -1)
+    mean, std = (_levels(values, levels) for values in (_RGB_MEAN, _RGB_STD))
+    return levels.sub(mean).div_(std)
+
+
 def _levels(values: Sequence[float], like: Tensor) -> Tensor:
     """A value in 0..1 of each channel as levels, float32 `[3, 1]`; nothing comes from the host."""
     channels = [torch.full((1, 1), value, device=like.device) for value in values]

@@ -9,10 +9,11 @@ from compiling import META, recorded_launches, resources_of, source_of
 from triton.backends.compiler import GPUTarget
 
 from videonsa.ops.drawing import NOISE_SHIFTS
-from videonsa.ops.triton.drawing import Canvas, draw_into
+from videonsa.ops.triton.drawing import Canvas, Patches, draw_into
 
 CAPABILITIES = (80, 90, 100)
 SIZE = 112
+WHAT = ("frames", "patches")
 
 
 def empty(*shape, dtype=torch.int32):
@@ -36,14 +37,16 @@ def main() -> None:
     fields = empty(2, 3, side, side, dtype=torch.float32)
     with recorded_launches() as launches:
         draw_into(empty(8, 3, SIZE, SIZE, dtype=torch.uint8), canvas, fields)
-    (launch,) = launches
+        levels = empty(3, 256, dtype=torch.bfloat16)
+        draw_into(empty(256, 1176, dtype=torch.bfloat16), canvas, fields, Patches(levels, 14, 2, 2))
     found = []
     for capability in CAPABILITIES:
-        source = source_of(launch)
-        target = GPUTarget("cuda", capability, 32)
-        ptx = triton.compile(source, target=target, options=launch.options).asm["ptx"]
-        needs = asdict(resources_of(source, launch.options, capability, f"{SIZE} pixels"))
-        found.append(needs | {"fused": "fma" in ptx})
+        for launch, what in zip(launches, WHAT, strict=True):
+            source = source_of(launch)
+            target = GPUTarget("cuda", capability, 32)
+            ptx = triton.compile(source, target=target, options=launch.options).asm["ptx"]
+            needs = asdict(resources_of(source, launch.options, capability, what))
+            found.append(needs | {"fused": "fma" in ptx})
     print(json.dumps(found, indent=1))
 
 

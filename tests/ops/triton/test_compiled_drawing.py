@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from compiling_drawing import CAPABILITIES
+from compiling_drawing import CAPABILITIES, WHAT
 
 MOST_REGISTERS = 64
 """With them four programs of eight warps, or a thousand threads, fit a multiprocessor."""
@@ -20,7 +20,7 @@ def test_products_and_sums_are_rounded_one_by_one_in_registers():
     )
     assert run.returncode == 0, run.stderr[-4000:]
     launches = json.loads(run.stdout)
-    assert len(launches) == len(CAPABILITIES)
+    assert len(launches) == len(CAPABILITIES) * len(WHAT)
     for launch in launches:
         assert not launch["fused"], "numpy fuses nothing"
         assert launch["spilled_bytes"] == launch["shared_bytes"] == 0, launch

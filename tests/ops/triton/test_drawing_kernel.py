@@ -12,9 +12,11 @@ from videonsa.ops.drawing import (
     Stamp,
     by_kernel,
     draw_frames,
+    draw_patches,
     join_drawings,
 )
 from videonsa.rendered.suite import DIFFICULTIES, SuiteSpec, drawing_of, make_script, suite_seed
+from videonsa.video.processing import normalised_levels, patchify
 
 
 def random_drawing(num_frames, *, size=112, seed=0, noise=True):
@@ -70,6 +72,15 @@ def test_frames_without_noise_or_stamps_are_the_same(device):
     assert_same(join_drawings([drawing, random_drawing(1, size=140, seed=1, noise=False)]), device)
     bare = {"stamps": (), "places": np.zeros((0, 3), np.int32), "ends": np.zeros(3, np.int32)}
     assert_same(Drawing(**{name: getattr(drawing, name) for name in FIELDS} | bare), device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_patches_are_those_of_the_frames(dtype, device):
+    drawing = random_drawing(4)
+    levels = normalised_levels(device).to(dtype)
+    sizes = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
+    wanted = patchify(draw_frames(drawing), **sizes).pixels.to(dtype)
+    assert torch.equal(draw_patches(drawing, levels, **sizes).cpu(), wanted)
 
 
 FIELDS = ("size", "background", "noise", "noise_of", "shifts")
