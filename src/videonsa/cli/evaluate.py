@@ -50,6 +50,7 @@ def add_parser(commands: Commands) -> None:
             "videonsa eval synthetic --lengths 4k,16k,64k,128k --model Enxin/VideoNSA --out out",
             "videonsa eval synthetic --conditions whole,no-selected,none,blind --out results",
             "videonsa eval synthetic --positions 0.1,0.5,0.9 --kinds needle,number --out results",
+            "videonsa eval synthetic --suite 2 --lengths 16,1k,4k --out results",
             "videonsa eval synthetic --model oracle --out check",
         ),
     )
@@ -64,6 +65,14 @@ def _add_options(parser: LineParser) -> None:
 
 
 def _add_questions(parser: LineParser) -> None:
+    parser.add_argument(
+        "--suite",
+        type=values.integer,
+        default=1,
+        metavar="N",
+        help="1: nine kinds, one question each; 2: stills and videos, 16 kinds, many questions a "
+        "video, free answers and the likeliest option both scored (default: %(default)s)",
+    )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
     parser.add_argument(
         "--lengths",
@@ -88,7 +97,10 @@ def _add_questions(parser: LineParser) -> None:
         "changed (default: whole,blind)",
     )
     parser.add_argument(
-        "--kinds", type=_names, metavar="A,B", help="kinds of question (default: all)"
+        "--kinds",
+        type=_names,
+        metavar="A,B",
+        help="kinds of question (default: all; of suite 2 any, which draws those of each video)",
     )
     parser.add_argument(
         "--difficulty", default="easy", help="easy, medium, hard (default: %(default)s)"
@@ -114,7 +126,8 @@ def _add_ways_to_ask(parser: LineParser) -> None:
         choices=("free", "choice", "likeliest"),
         help="free: the reply has to be the answer; choice: the options are listed below the "
         "question; likeliest: the option with the highest probability counts, and no reply is "
-        "written (default: free for the embedded model, which was trained that way, else choice)",
+        "written (default: free for the embedded model, which was trained that way, and for suite "
+        "2, else choice)",
     )
     parser.add_argument(
         "--block-size", metavar="N", help="tokens of a block, or frame (default: the model's)"
@@ -203,6 +216,7 @@ def _request(args: Namespace) -> "SuiteRun":
     from videonsa.models.methods import SPARSE, named_method
     from videonsa.ops.spec import NSASpec
     from videonsa.rendered.suite import KINDS
+    from videonsa.rendered.suite2 import ANY
 
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
     size = _SMALL_FRAME if embedded else _FRAME
@@ -211,16 +225,17 @@ def _request(args: Namespace) -> "SuiteRun":
         lengths=tuple(parse_tokens(text, "--lengths") for text in args.lengths.split(",")),
         samples=args.samples,
         conditions=tuple(args.conditions),
-        kinds=tuple(args.kinds or KINDS),
+        kinds=tuple(args.kinds or (KINDS if args.suite == 1 else ANY)),
         difficulty=args.difficulty,
         positions=() if args.positions == "even" else _positions(args.positions),
         frame_size=size if args.frame_size is None else args.frame_size,
-        style=args.style or ("free" if embedded else "choice"),
+        style=args.style or ("free" if embedded or args.suite == 2 else "choice"),
         attention=args.attention or SPARSE,
         nsa=_spec_changes(args),
         split=args.split,
         seed=args.seed,
         time_scale=args.time_scale,
+        suite=args.suite,
     )
     check_conditions(asked.conditions, named_method(asked.attention, NSASpec()))
     return asked
@@ -307,6 +322,9 @@ def _text(result: dict[str, Any]) -> str:
         found = [scores.get((name, length)) for length in lengths]
         cells = ["-" if x is None else percent(x["right"], x["total"]) for x in found]
         lines.append("".join([f"{name:<14}", *(f"{cell:<20}" for cell in cells)]))
+        if "likeliest" in scores[name, "all"]:
+            cells = ["-" if x is None else percent(x["likeliest"], x["total"]) for x in found]
+            lines.append("".join([f"{'  likeliest':<14}", *(f"{cell:<20}" for cell in cells)]))
     guesses = {x["length"]: x for x in result["guessing"] if x["kind"] == "all"}
     for name in ("constant", "oracle"):
         row = [percent(guesses[length][name], guesses[length]["total"]) for length in lengths]

@@ -29,3 +29,5 @@ class Reply:
 
     text: str
     cost: Cost
+    likeliest: str | None = None
+    """The option that the model would most probably write, where that is asked too."""

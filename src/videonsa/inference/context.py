@@ -11,6 +11,7 @@ from torch import Tensor
 from videonsa.inference.decoding import decode, decode_each
 from videonsa.inference.generation import not_finite
 from videonsa.inference.sampling import GenerationSettings
+from videonsa.inference.weighing import likeliest_each, read_together
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.steps import KeptSteps
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -275,6 +276,37 @@ class Context:
             method=self.method,
             kept=self._steps,
         )
+
+    @torch.inference_mode()
+    def likeliest_each(
+        self, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> list[int]:
+        """Weigh answers to questions about what one sample has read, each as if asked alone.
+
+        Args:
+            questions: the text tokens of each, up to where its answer begins.
+            answers: the ids of each answer to each of them, with the token that ends it.
+
+        Returns:
+            Which answer the model would write to each question with the highest probability; the
+            first of equals. Neither questions nor answers stay read.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        return likeliest_each(questions, answers, read=self._read_aside)
+
+    def _read_aside(self, texts: list[list[int]]) -> Iterator[Tensor]:
+        """The logits `[n, V]` after texts, each as if it followed what was read; in parts."""
+        together = read_together(
+            self.model, texts, self.cache, method=self.method, kept=self._steps
+        )
+        if together is not None:
+            yield from together
+            return
+        for text in texts:
+            with self.aside():
+                yield self.read(self.passage(text))
 
     @torch.inference_mode()
     def likeliest(self, passage: Passage, candidates: Sequence[Sequence[int]]) -> int:

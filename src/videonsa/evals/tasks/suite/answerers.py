@@ -6,7 +6,8 @@ from typing import Protocol
 from videonsa.evals.replies import Cost, Reply
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS
 from videonsa.models.methods import AttentionMethod
-from videonsa.rendered.suite import Script, SuiteQuestion, oracle
+from videonsa.rendered.suite import Script, SuiteQuestion
+from videonsa.rendered.suites import read_answer
 
 
 class Answerer(Protocol):
@@ -41,7 +42,7 @@ class OracleAnswerer:
             yield from ConstantAnswerer().answers(script, questions, condition)
             return
         for question in questions:
-            yield Reply(text=oracle(script, question.text), cost=Cost())
+            yield Reply(text=read_answer(script, question.text), cost=Cost())
 
 
 class ConstantAnswerer:

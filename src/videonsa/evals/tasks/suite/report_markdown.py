@@ -23,6 +23,8 @@ _STYLES = {
     "likeliest": "the option with the highest probability is the answer (style 'likeliest')",
 }
 _NOTHING = "-"
+_LIKELIEST = "likeliest"
+"""Of a score: the questions whose likeliest option is right."""
 
 
 def render_suite(
@@ -66,6 +68,8 @@ def length_text(tokens: int | str) -> str:
     """16384 -> 16K."""
     if tokens == ALL:
         return ALL
+    if int(tokens) < 1024:
+        return str(tokens)
     kilo = int(tokens) / 1024
     return f"{kilo / 1024:g}M" if kilo >= 1024 else f"{kilo:g}K"
 
@@ -82,11 +86,17 @@ def _introduction(result: Mapping[str, Any]) -> str:
         f"{number} of {length_text(length)}" for length, number in result["videos"].items()
     )
     style = _STYLES.get(result["style"], f"style '{result['style']}'")
+    asked = "One question of each kind a video"
+    total = _scores(result)[result["main"], ALL, ALL]
+    if result.get("suite", 1) == 2:
+        asked = f"Suite 2, {total['total']} questions"
+    if _LIKELIEST in total:
+        style += "; the option with the highest probability is scored beside it"
     return (
         f"Model {result['model']}, {_attention(result)}. "
         f"Rendered videos of the {result['split']} split, "
         f"difficulty {result['difficulty']}, frames of {result['frame_size']} pixels a side at "
-        f"2 a second; videos by tokens: {videos}. One question of each kind a video; "
+        f"2 a second; videos by tokens: {videos}. {asked}; "
         f"{style}. Right answers in percent, with 95 % Wilson intervals.\n"
     )
 
@@ -109,6 +119,11 @@ def _by_length(result: Mapping[str, Any], lengths: Sequence[str]) -> str:
         cells = [_cell(scores.get((name, length, ALL))) for length in lengths]
         total = scores[name, ALL, ALL]
         rows.append([_WORDS[name], *cells, f"{100 * total['unparsed'] / total['total']:.1f}"])
+        if _LIKELIEST in total:
+            found = (scores.get((name, length, ALL)) for length in lengths)
+            rows.append(
+                [f"{_WORDS[name]}, likeliest option", *(_cell(x, _LIKELIEST) for x in found), ""]
+            )
     whole = [guessing.get((length, ALL)) for length in lengths]
     rows.append(["best constant answer", *(_cell(x, "constant") for x in whole), ""])
     rows.append(["an option at random", *(_chance(x) for x in whole), ""])
@@ -151,6 +166,12 @@ def _by_kind(result: Mapping[str, Any], kinds: Sequence[str], lengths: Sequence[
         f"Condition `{main}`; constant, random and oracle are over all lengths.\n",
         table(["", *map(length_text, lengths), "constant", "random", "oracle"], by_length),
     ]
+    if _LIKELIEST in scores[main, ALL, ALL]:
+        rows = [
+            [kind, *(_cell(scores.get((main, length, kind)), _LIKELIEST) for length in lengths)]
+            for kind in kinds
+        ]
+        parts += ["The likeliest option:\n", table(["", *map(length_text, lengths)], rows)]
     if others:
         rows = [
             [kind, *(_cell(scores.get((name, ALL, kind))) for name in others)] for kind in kinds

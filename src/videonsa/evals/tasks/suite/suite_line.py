@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from videonsa.evals.journal import read_lines
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS
 from videonsa.parsing import typed
-from videonsa.rendered.suite import KINDS
+from videonsa.rendered.suites import KINDS
 
 NSA_PARAMETERS = (
     "block_size",
@@ -26,6 +26,8 @@ class SuiteKey(NamedTuple):
     sample: int
     condition: str
     kind: str
+    number: int
+    """Of the question among those of its kind about the video."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +67,16 @@ class SuiteLine:
     frame_size: int
     style: str
     split: str
+    suite: int = 1
+    number: int = 0
+    """Of the question among those of its kind about the video."""
+    likeliest: str | None = None
+    """The option with the highest probability, where it was asked for beside a free answer."""
 
     @property
     def key(self) -> SuiteKey:
         """What the line is about."""
-        return SuiteKey(self.length, self.sample, self.condition, self.kind)
+        return SuiteKey(self.length, self.sample, self.condition, self.kind, self.number)
 
 
 def read_suite_lines(folder: Path) -> list[SuiteLine]:
@@ -84,7 +91,7 @@ def parse_line(content: Any) -> SuiteLine:
         ValueError: it is no line of this suite.
     """
     line: SuiteLine = typed(SuiteLine, content)
-    unknown = line.condition not in CONDITIONS or line.kind not in KINDS
+    unknown = line.condition not in CONDITIONS or line.kind not in KINDS.get(line.suite, ())
     if unknown or line.answer not in line.options:
         raise ValueError("it is no line of this suite")
     return line

@@ -10,6 +10,7 @@ from videonsa.evals.conditions import Condition, ablated
 from videonsa.models.methods import SPARSE, AttentionMethod
 from videonsa.ops.spec import BRANCHES
 from videonsa.rendered.suite import KINDS, SuiteSpec, frames_for_tokens, suite_seed
+from videonsa.rendered.suites import SPECS, check_suite
 
 Style = Literal["free", "choice", "likeliest"]
 STYLES: tuple[Style, ...] = ("free", "choice", "likeliest")
@@ -85,10 +86,18 @@ class SuiteRun:
     time_scale: float = 1.0
     """Factor on the seconds that the model is told. Below 1, a longer video has the position ids
     of a shorter one."""
+    suite: int = 1
+    """Its number. Of the second, free answers and the likeliest option are both scored."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked; the rest is refused by `SuiteSpec`."""
         self._check_numbers()
+        check_suite(self.suite)
+        if self.scores_both and self.style != "free":
+            raise UsageError(
+                f"style={self.style!r} with suite=2: want 'free', with which the likeliest option "
+                "is scored too"
+            )
         if self.style not in STYLES:
             raise UsageError(f"style={self.style!r}: want one of {', '.join(STYLES)}")
         for name in ("lengths", "conditions"):
@@ -102,6 +111,11 @@ class SuiteRun:
             )
         for length in self.lengths:
             self.spec_of(length, 0)
+
+    @property
+    def scores_both(self) -> bool:
+        """Whether free answers and the likeliest option are both scored, and questions batched."""
+        return self.suite == 2
 
     def _check_numbers(self) -> None:
         if self.samples < 1:
@@ -124,7 +138,7 @@ class SuiteRun:
     def spec_of(self, length: int, sample: int) -> SuiteSpec:
         """The video number `sample` of a length."""
         positions = self.positions
-        return SuiteSpec(
+        return SPECS[self.suite](
             num_frames=frames_for_tokens(length, frame_size=self.frame_size),
             frame_size=self.frame_size,
             difficulty=self.difficulty,
@@ -149,6 +163,8 @@ class SuiteRun:
         stated: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.time_scale == 1:
             del stated["time_scale"]  # runs from before there was one can be resumed
+        if self.suite == 1:
+            del stated["suite"]
         return stated | {"nsa": dict(self.nsa)}
 
     def identity(self) -> dict[str, Any]:

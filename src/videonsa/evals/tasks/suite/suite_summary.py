@@ -9,13 +9,13 @@ from videonsa.errors import UsageError
 from videonsa.evals.scoring import best_constant
 from videonsa.evals.tasks.suite.suite_line import SuiteLine
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS
-from videonsa.rendered.suite import KINDS
+from videonsa.rendered.suites import KINDS
 
 FORMAT = 1
 ALL = "all"
 """Stands for every kind, or every length, together."""
 POSITION_BINS = 5
-_SHARED = ("model", "attention", "difficulty", "frame_size", "style", "split")
+_SHARED = ("suite", "model", "attention", "difficulty", "frame_size", "style", "split")
 _COSTS = (
     "video_tokens",
     "prompt_tokens",
@@ -51,7 +51,9 @@ def summarise(lines: Sequence[SuiteLine]) -> dict[str, Any]:
         "spec": shown[0].spec,
         "conditions": conditions,
         "main": main,
-        "kinds": [kind for kind in KINDS if any(line.kind == kind for line in lines)],
+        "kinds": [
+            kind for kind in KINDS[lines[0].suite] if any(line.kind == kind for line in lines)
+        ],
         "lengths": sorted({line.length for line in lines}),
         "videos": {
             str(length): len({x.sample for x in group})
@@ -89,10 +91,18 @@ def _scores(lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:
             "right": sum(line.right for line in cell),
             "total": len(cell),
             "unparsed": sum(line.chosen is None for line in cell),
+            **_weighed(cell),
         }
         for condition, group in _grouped(lines, lambda x: x.condition).items()
         for length, kind, cell in _cells(group)
     ]
+
+
+def _weighed(lines: Sequence[SuiteLine]) -> dict[str, int]:
+    """Lines whose likeliest option is right, where all were asked for it."""
+    if any(line.likeliest is None for line in lines):
+        return {}
+    return {"likeliest": sum(line.likeliest == line.answer for line in lines)}
 
 
 def _guessing(lines: Sequence[SuiteLine]) -> list[dict[str, Any]]:

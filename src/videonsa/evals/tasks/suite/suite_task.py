@@ -1,5 +1,6 @@
 """The suite as a task: which questions are asked of an answerer, and the line of each."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, NoReturn
@@ -13,10 +14,18 @@ from videonsa.evals.tasks.suite.answerers import Answerer
 from videonsa.evals.tasks.suite.suite_line import NSA_PARAMETERS, SuiteKey, SuiteLine, parse_line
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, SuiteVideo
 from videonsa.models.methods import AttentionMethod
-from videonsa.rendered.suite import Script, SuiteQuestion, make_script, oracle, questions_of
+from videonsa.rendered.suite import Script, SuiteQuestion, questions_of
+from videonsa.rendered.suites import read_answer, script_from
 
 _TEXT_TOKENS = 64
 """For the progress bar: the weight of a question without a video."""
+
+
+class NumberedQuestion(NamedTuple):
+    """A question, and which of its kind about the video it is, from 0."""
+
+    number: int
+    question: SuiteQuestion
 
 
 class SuiteGroup(NamedTuple):
@@ -25,7 +34,7 @@ class SuiteGroup(NamedTuple):
     video: SuiteVideo
     script: Script
     condition: str
-    questions: list[SuiteQuestion]
+    questions: list[NumberedQuestion]
 
     @property
     def weight(self) -> int:
@@ -64,8 +73,8 @@ class SuiteTask:
             UsageError: lines of questions that the suite now asks in other words.
         """
         for video in self.run.videos():
-            script = make_script(video.seed, spec=video.spec)
-            questions = questions_of(script)
+            script = script_from(video.seed, spec=video.spec)
+            questions = _numbered(questions_of(script))
             _check_known(known, video, questions)
             for condition in self.run.conditions:
                 left = [q for q in questions if _key(video, condition, q) not in known]
@@ -74,7 +83,8 @@ class SuiteTask:
 
     def answer(self, group: SuiteGroup) -> Iterator[SuiteLine]:
         """Ask the questions of a group."""
-        replies = self.answerer.answers(group.script, group.questions, group.condition)
+        asked = [one.question for one in group.questions]
+        replies = self.answerer.answers(group.script, asked, group.condition)
         for question, reply in zip(group.questions, replies, strict=True):
             yield _line(self, group, question, reply)
 
@@ -83,17 +93,27 @@ class SuiteTask:
         raise error
 
 
-def _key(video: SuiteVideo, condition: str, question: SuiteQuestion) -> SuiteKey:
-    return SuiteKey(video.length, video.sample, condition, question.kind)
+def _numbered(questions: Sequence[SuiteQuestion]) -> list[NumberedQuestion]:
+    """Each with its number among those of its kind."""
+    counts: Counter[str] = Counter()
+    numbered = []
+    for question in questions:
+        numbered.append(NumberedQuestion(counts[question.kind], question))
+        counts[question.kind] += 1
+    return numbered
+
+
+def _key(video: SuiteVideo, condition: str, asked: NumberedQuestion) -> SuiteKey:
+    return SuiteKey(video.length, video.sample, condition, asked.question.kind, asked.number)
 
 
 def _check_known(
-    known: Mapping[Key, SuiteLine], video: SuiteVideo, questions: Sequence[SuiteQuestion]
+    known: Mapping[Key, SuiteLine], video: SuiteVideo, questions: Sequence[NumberedQuestion]
 ) -> None:
     """Refuse to resume where the suite now asks something else than it did."""
     for name in CONDITIONS:
-        for question in questions:
-            line = known.get(_key(video, name, question))
+        for one in questions:
+            line, question = known.get(_key(video, name, one)), one.question
             if line is not None and (line.question, line.answer) != (
                 question.text,
                 question.answer,
@@ -105,7 +125,8 @@ def _check_known(
                 )
 
 
-def _line(task: SuiteTask, group: SuiteGroup, question: SuiteQuestion, reply: Reply) -> SuiteLine:
+def _line(task: SuiteTask, group: SuiteGroup, asked: NumberedQuestion, reply: Reply) -> SuiteLine:
+    number, question = asked
     run, video, script, condition = task.run, group.video, group.script, group.condition
     verdict = judge(reply.text, question, run.style)
     return SuiteLine(
@@ -119,7 +140,7 @@ def _line(task: SuiteTask, group: SuiteGroup, question: SuiteQuestion, reply: Re
         question=question.text,
         options=list(question.options),
         answer=question.answer,
-        oracle=oracle(script, question.text),
+        oracle=read_answer(script, question.text),
         reply=reply.text,
         chosen=verdict.chosen,
         right=verdict.right,
@@ -130,6 +151,9 @@ def _line(task: SuiteTask, group: SuiteGroup, question: SuiteQuestion, reply: Re
         frame_size=run.frame_size,
         style=run.style,
         split=run.split,
+        suite=run.suite,
+        number=number,
+        likeliest=reply.likeliest,
         **asdict(reply.cost),
     )
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,16 @@ class _Video(NamedTuple):
         return len(self.encoded.features)
 
 
+class _Answer(NamedTuple):
+    """To one question."""
+
+    text: str
+    likeliest: str | None
+    length: int
+    """Tokens that were read after what all questions share."""
+    seconds: float
+
+
 class ModelAnswerer:
     """A loaded model: one prefill per video and condition, then every question after it."""
 
@@ -68,8 +79,7 @@ class ModelAnswerer:
         self, script: Script, questions: Sequence[SuiteQuestion], chosen: Condition
     ) -> Iterator[Reply]:
         if chosen.video == "absent":
-            for question in questions:
-                yield self._answer_blind(question)
+            yield from self._answer_blind(questions)
             return
         forget_peak(self._model.device)
         video = self._watch(script, chosen)
@@ -80,12 +90,23 @@ class ModelAnswerer:
             return
         yield from self._answer_after_prefill(video, questions, method)
 
-    def _answer_blind(self, question: SuiteQuestion) -> Reply:
-        ids = self._chat(question, video_tokens=None)
-        start = time.perf_counter()
-        text = self._reply(Context(self._model, method=self.method), question, ids)
-        seconds = time.perf_counter() - start
-        return Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
+    def _answer_blind(self, questions: Sequence[SuiteQuestion]) -> Iterator[Reply]:
+        context = Context(self._model, method=self.method)
+        if self._run.scores_both:
+            chats = [self._chat(question, video_tokens=None) for question in questions]
+            shared = _num_shared(chats)
+            context.read(context.passage(chats[0][:shared]))
+            for answer in self._answer_each(context, questions, [ids[shared:] for ids in chats]):
+                cost = Cost(prompt_tokens=shared + answer.length, answer_seconds=answer.seconds)
+                yield Reply(text=answer.text, likeliest=answer.likeliest, cost=cost)
+            return
+        for question in questions:
+            ids = self._chat(question, video_tokens=None)
+            start = time.perf_counter()
+            with context.aside():
+                text = self._reply(context, question, ids)
+            seconds = time.perf_counter() - start
+            yield Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
 
     def _answer_at_once(
         self, video: _Video, question: SuiteQuestion, method: AttentionMethod
@@ -93,32 +114,58 @@ class ModelAnswerer:
         ids = self._chat(question, video_tokens=video.num_tokens)
         start = time.perf_counter()
         context = Context(self._model, method=method)
+        likeliest = None
+        if self._run.scores_both:
+            with context.aside():
+                likeliest = self._likeliest(context, question, ids, [video.encoded])
         text = self._reply(context, question, ids, [video.encoded])
         seconds = time.perf_counter() - start
         cost = self._cost(video, method, prompt_tokens=len(ids))
-        return Reply(text=text, cost=replace(cost, prefill_seconds=seconds))
+        return Reply(text=text, likeliest=likeliest, cost=replace(cost, prefill_seconds=seconds))
 
     def _answer_after_prefill(
         self, video: _Video, questions: Sequence[SuiteQuestion], method: AttentionMethod
     ) -> Iterator[Reply]:
         start = time.perf_counter()
+        end = self._model.config.vision_end_token_id
         ids = self._chat(questions[0], video_tokens=video.num_tokens)
-        head, _ = split_at_video(ids, self._model.config.vision_end_token_id)
+        head, _ = split_at_video(ids, end)
         context = Context(self._model, method=method)
         context.read(context.passage(head, [video.encoded]))
         self._wait()
         prefill = time.perf_counter() - start
-        for question in questions:
+        chats = [self._chat(question, video_tokens=1) for question in questions]
+        tails = [split_at_video(ids, end)[1] for ids in chats]
+        each = self._answer_each if self._run.scores_both else self._answer_in_turn
+        for answer in each(context, questions, tails):
+            cost = self._cost(video, method, prompt_tokens=len(head) + answer.length)
+            cost = replace(cost, prefill_seconds=prefill, answer_seconds=answer.seconds)
+            yield Reply(text=answer.text, likeliest=answer.likeliest, cost=cost)
+
+    def _answer_in_turn(
+        self, context: Context, questions: Sequence[SuiteQuestion], tails: Sequence[list[int]]
+    ) -> Iterator[_Answer]:
+        for question, tail in zip(questions, tails, strict=True):
             start = time.perf_counter()
-            ids = self._chat(question, video_tokens=1)
-            _, tail = split_at_video(ids, self._model.config.vision_end_token_id)
             with context.aside():
                 text = self._reply(context, question, tail)
-            cost = self._cost(video, method, prompt_tokens=len(head) + len(tail))
-            seconds = time.perf_counter() - start
-            yield Reply(
-                text=text, cost=replace(cost, prefill_seconds=prefill, answer_seconds=seconds)
-            )
+            yield _Answer(text, None, len(tail), time.perf_counter() - start)
+
+    def _answer_each(
+        self, context: Context, questions: Sequence[SuiteQuestion], tails: Sequence[list[int]]
+    ) -> Iterator[_Answer]:
+        """All at once, each as if asked alone: a free answer, and the likeliest option."""
+        start = time.perf_counter()
+        options = [self._options(question) for question in questions]
+        most = [max(map(len, several)) - 1 + _SPARE_TOKENS for several in options]
+        settings = GenerationSettings(max_new_tokens=max(most))
+        steps = context.answer_each(tails, settings=settings, stop_ids=self._qa.stop_ids)
+        said = zip(*steps, strict=True)
+        texts = [self._text(ids[:number]) for ids, number in zip(said, most, strict=True)]
+        chosen = context.likeliest_each(tails, options)
+        seconds = (time.perf_counter() - start) / len(questions)
+        for question, text, place, tail in zip(questions, texts, chosen, tails, strict=True):
+            yield _Answer(text, question.options[place], len(tail), seconds)
 
     def _watch(self, script: Script, condition: Condition) -> _Video:
         """The features of a video; those of the last one are kept for its other conditions."""
@@ -156,16 +203,35 @@ class ModelAnswerer:
         vision: Sequence[EncodedVision] = (),
     ) -> str:
         """Read the rest of a prompt, and answer."""
-        tokenizer = self._qa.tokenizer
-        options = [list(tokenizer.encode(o, add_special_tokens=False)) for o in question.options]
         if self._run.style == "likeliest":
-            candidates = [[*option, tokenizer.eos_token_id] for option in options]
-            return question.options[context.likeliest(context.passage(ids, vision), candidates)]
-        settings = GenerationSettings(max_new_tokens=max(map(len, options)) + _SPARE_TOKENS)
+            return self._likeliest(context, question, ids, vision)
+        longest = max(map(len, self._options(question)))
+        settings = GenerationSettings(max_new_tokens=longest - 1 + _SPARE_TOKENS)
         stop_ids = self._qa.stop_ids
         steps = context.answer(context.passage(ids, vision), settings=settings, stop_ids=stop_ids)
-        said = until_stop([token for (token,) in steps], stop_ids)
-        return str(tokenizer.decode(said, skip_special_tokens=True))
+        return self._text([token for (token,) in steps])
+
+    def _likeliest(
+        self,
+        context: Context,
+        question: SuiteQuestion,
+        ids: list[int],
+        vision: Sequence[EncodedVision],
+    ) -> str:
+        options = self._options(question)
+        return question.options[context.likeliest(context.passage(ids, vision), options)]
+
+    def _options(self, question: SuiteQuestion) -> list[list[int]]:
+        """The tokens of each option, with the one that ends an answer."""
+        tokenizer = self._qa.tokenizer
+        return [
+            [*tokenizer.encode(option, add_special_tokens=False), tokenizer.eos_token_id]
+            for option in question.options
+        ]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        said = until_stop(tokens, self._qa.stop_ids)
+        return str(self._qa.tokenizer.decode(said, skip_special_tokens=True))
 
     def _chat(self, question: SuiteQuestion, *, video_tokens: int | None) -> list[int]:
         slots = [] if video_tokens is None else [VisionSlot("video", video_tokens)]
@@ -194,6 +260,12 @@ class ModelAnswerer:
         """Wait until the GPU is done."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
+
+
+def _num_shared(chats: Sequence[list[int]]) -> int:
+    """Tokens with which all begin; each has one more at least."""
+    alike = (len({*tokens}) == 1 for tokens in zip(*(ids[:-1] for ids in chats), strict=False))
+    return sum(takewhile(bool, alike))
 
 
 def _ahead(chunks: Iterator[Tensor]) -> Iterator[Tensor]:
