@@ -65,10 +65,10 @@ def _alternative(name: str) -> str:
 
 
 def length_text(tokens: int | str) -> str:
-    """16384 -> 16K."""
+    """16384 -> 16K; a still's few tokens as they are."""
     if tokens == ALL:
         return ALL
-    if int(tokens) < 1024:
+    if int(tokens) < 128:
         return str(tokens)
     kilo = int(tokens) / 1024
     return f"{kilo / 1024:g}M" if kilo >= 1024 else f"{kilo:g}K"
