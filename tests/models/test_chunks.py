@@ -10,6 +10,7 @@ from videonsa.errors import UsageError
 from videonsa.models import chunks
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import NSA
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.ops.spec import NSASpec
 
 BLOCKS = NSASpec(block_size=8, num_selected_blocks=3, window_size=6)
@@ -38,6 +39,27 @@ def test_chunks_give_what_one_go_gives(spec, attention, rows):
     model, inputs = tiny(spec=spec), prompt(6)
     options = {"method": attention}
     assert_same(run(model, inputs, rows, **options), run(model, inputs, 0, **options))
+
+
+class Selections(Recorder):
+    wants_branches = True
+
+    def __init__(self):
+        self.seen = {}
+
+    def record(self, layer, q, k, attended):
+        self.seen.setdefault(layer, []).append(attended.result.selected_blocks)
+
+
+def test_chunks_draw_the_blocks_of_one_go_and_each_layer_its_own():
+    model, inputs = tiny(spec=BLOCKS), prompt(16)
+    options = {"method": NSA(BLOCKS.with_options(selection="random"))}
+    assert_same(run(model, inputs, 3, **options), run(model, inputs, 0, **options))
+    recorder = Selections()
+    run(model, inputs, 0, recorder=recorder, **options)
+    (one,), (other,), *_ = recorder.seen.values()
+    assert one.shape == other.shape
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("rows", [2, 9])

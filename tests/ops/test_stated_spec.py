@@ -15,11 +15,18 @@ from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
         NSASpec(),
         NSASpec(block_size="frame", num_selected_blocks=4, branches=("selected", "window")),
         NSASpec(branches=()),
+        NSASpec(selection="random"),
         NSASpec.released(temporal_ids="truncated"),
     ],
 )
 def test_spec_survives_json(spec):
     assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
+
+
+def test_a_younger_field_is_stated_only_where_it_is_not_its_default():
+    """Configs and records that were written before it stay equal."""
+    assert "selection" not in spec_to_dict(NSASpec())
+    assert spec_to_dict(NSASpec(selection="random"))["selection"] == "random"
 
 
 def test_what_is_left_out_is_the_papers():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from videonsa.models.methods import NSA
 from videonsa.models.shape import published_shape
 from videonsa.ops.spec import NSASpec
 from videonsa.train.flops import attended_pairs, step_flops
@@ -25,6 +26,21 @@ def test_branches_that_are_off_cost_nothing_and_frames_are_blocks():
     assert attended_pairs(MASK, spec, tokens_per_frame=5) == text + sum(
         min(t, 10) for t in range(1, 21)
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"selection": "random"}, {"branches": ("window",), "window_size": 11}],
+    ids=["random selection", "window alone"],
+)
+def test_controls_of_nsa_attend_to_as_many_keys(options):
+    spec = SPEC.with_options(**options)
+    assert NSA(spec).attended_keys(9) == NSA(SPEC).attended_keys(9) == 11
+    found, wanted = (attended_pairs(MASK, x, tokens_per_frame=9) for x in (spec, SPEC))
+    compressed = sum(t // 4 for t in range(1, 21))
+    # Where blocks and window reach beyond the first token, both count what is there.
+    short = sum(min(t, 8) + min(t, 3) - min(t, 11) for t in range(1, 21))
+    assert found == wanted - (compressed + short) * ("branches" in options)
 
 
 def test_a_step_of_text_costs_six_operations_a_weight_and_token():

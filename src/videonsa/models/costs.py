@@ -80,9 +80,18 @@ def nsa_bytes(call: AttentionCall, spec: NSASpec) -> int:
 def nsa_operations(call: AttentionCall, spec: NSASpec) -> float:
     """Selected blocks, window, compressed keys and the scoring of blocks, of all layers."""
     tokens = call.video_tokens
-    keys = min(spec.attention_keys(call.tokens_per_frame), tokens / 2)
-    compressed = 1.5 * num_blocks(call, spec) / 2
+    keys = min(attended_keys(spec, call.tokens_per_frame), tokens / 2)
+    is_scored = "selected" in spec.branches and spec.selection == "scores"
+    compressed = 1.5 if is_scored else float("compressed" in spec.branches)
+    compressed *= num_blocks(call, spec) / 2
     return 4.0 * tokens * (keys + compressed) * call.width * call.num_layers
+
+
+def attended_keys(spec: NSASpec, tokens_per_frame: int) -> int:
+    """K = n * s + w of the branches that take part; compressed keys are not counted."""
+    window = spec.window_size
+    selected = spec.attention_keys(tokens_per_frame) - window
+    return selected * ("selected" in spec.branches) + window * ("window" in spec.branches)
 
 
 def _kernel_bytes(call: AttentionCall, spec: NSASpec) -> int:

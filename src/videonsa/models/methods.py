@@ -5,18 +5,19 @@ one more class like these: pass an object of it as `method=` to `load`, or to th
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models.costs import AttentionCall, nsa_bytes, nsa_operations
+from videonsa.models.costs import AttentionCall, attended_keys, nsa_bytes, nsa_operations
 from videonsa.models.dense import cumulative_lengths, dense_attention
 from videonsa.models.rope import TemporalIds
 from videonsa.ops.layout import HybridLayout, hybrid_layout
 from videonsa.ops.nsa import Backend, hybrid_attention
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
+from videonsa.ops.stated_spec import stated_fields
 from videonsa.ops.triton.support import why_not_inputs
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ class NSA(AttentionMethod):
             return_branches=step.wants_branches,
             backend=self.backend,
             layout=self._layout(step),
+            layer=layer.layer_idx,
         )
         if isinstance(result, Tensor):
             return Attended(result, gates)
@@ -277,13 +279,11 @@ class NSA(AttentionMethod):
 
     def parameters(self) -> dict[str, Any] | None:
         """The fields of the spec."""
-        return asdict(self.spec)
+        return stated_fields(self.spec)
 
     def attended_keys(self, tokens_per_frame: int) -> int | None:
         """K = n * s + w of the branches that are on; compressed keys are not counted."""
-        spec, window = self.spec, self.spec.window_size
-        selected = spec.attention_keys(tokens_per_frame) - window
-        return selected * ("selected" in spec.branches) + window * ("window" in spec.branches)
+        return attended_keys(self.spec, tokens_per_frame)
 
     def workspace_bytes(self, call: AttentionCall) -> int:
         """Queries, gates and the buffers of kernels or reference."""

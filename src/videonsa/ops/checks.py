@@ -13,11 +13,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_options(
-    spec: NSASpec, q_offset: int | None, return_branches: bool, cu_seqlens: dict[str, Tensor | None]
+    spec: NSASpec,
+    q_offset: int | None,
+    return_branches: bool,
+    cu_seqlens: dict[str, Tensor | None],
+    layer: int,
 ) -> None:
     """The types of the arguments that the two ops share."""
     check_type(spec, NSASpec, "spec")
     check_type(return_branches, bool, "return_branches")
+    check_int(layer, "layer")
     if q_offset is not None:
         check_int(q_offset, "q_offset")
     for name, lengths in cu_seqlens.items():

@@ -1,7 +1,7 @@
 """`HybridLayout`: which rows are text and which are vision, worked out once a forward pass."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Self
@@ -157,6 +157,45 @@ class HybridLayout:
             ),
             order=self.order.to(device),
         )
+
+    def by_group(self, x: Tensor) -> Iterator[Tensor]:
+        """The rows of x `[B, T, ...]` of each group, vision and then text: each `[b, K, ...]`.
+
+        Cut into runs and joined, as in `in_order`: the gradient of either is one pass of the other.
+        """
+        places = [group.rows for group in self.vision] + [group.rows for group in self.text]
+        if self.runs is None:
+            yield from (own.take(x) for own in places)
+            return
+        rows = x.flatten(0, 1).unflatten(0, (self.num_alike, -1))
+        pieces = defaultdict(list)
+        for run, piece in zip(self.runs, _cut(rows, self.runs), strict=True):
+            pieces[run[0]].append(piece)
+        for group, own in enumerate(places):
+            rows = _joined(pieces[group])
+            yield rows if self.num_alike > 1 else rows[0].unflatten(0, own.shape)
+
+    def in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """The rows of all groups, each `[b, K, ...]`, in sequence order: `[B * T, ...]`."""
+        if self.runs is None:
+            return torch.cat([x.flatten(0, 1) for x in parts]).index_select(0, self.order)
+        runs = defaultdict(list)
+        for run in self.runs:
+            runs[run[0]].append(run)
+        pieces = [
+            iter(_cut(x if self.num_alike > 1 else x.flatten(0, 1)[None], runs[group]))
+            for group, x in enumerate(parts)
+        ]
+        return _joined([next(pieces[group]) for group, _, _ in self.runs]).flatten(0, 1)
+
+
+def _cut(x: Tensor, runs: Sequence[tuple[int, int, int]]) -> Sequence[Tensor]:
+    """Along the second dimension."""
+    return [x] if len(runs) == 1 else x.split([stop - start for _, start, stop in runs], dim=1)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
 def hybrid_layout(

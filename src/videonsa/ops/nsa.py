@@ -1,7 +1,7 @@
 """`nsa_attention` and `hybrid_attention`: validate, compose, dispatch to a backend."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Literal, TypeAlias
 
@@ -47,6 +47,7 @@ def nsa_attention(
     selected_blocks: Tensor | None = None,
     return_branches: bool = False,
     backend: Backend = "auto",
+    layer: int = 0,
 ) -> Tensor | NSAResult:
     """Native Sparse Attention over a vision stream (paper section 2.2; docs/semantics.md).
 
@@ -71,6 +72,7 @@ def nsa_attention(
         backend: "triton" (kernels, an NVIDIA GPU), "reference" (any device), or "auto": kernels
             where they can, and a line in the log where they cannot. With kernels and blocks of one
             size, `cu_seqlens` on the GPU are not read by the host, so their values are not checked.
+        layer: number of the layer: with `NSASpec(selection="random")` each draws its own blocks.
 
     Returns:
         `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
@@ -80,7 +82,7 @@ def nsa_attention(
     """
     checks.check_attention_inputs(q, k, v, gates)
     cu_seqlens = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
-    checks.check_options(spec, q_offset, return_branches, cu_seqlens)
+    checks.check_options(spec, q_offset, return_branches, cu_seqlens, layer)
     use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
     packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     check_packing(q.shape[0], q_offset, packed=packed)
@@ -110,6 +112,7 @@ def nsa_attention(
             q_offset=q_offset,
             selected_blocks=selected_blocks,
             return_branches=return_branches,
+            layer=layer,
         )
     if packed:
         samples = packed_samples(
@@ -131,6 +134,7 @@ def nsa_attention(
             spec=spec,
             selected_blocks=selected_blocks,
             return_branches=return_branches,
+            layer=layer,
         )
         for i, sample in enumerate(samples)
     ]
@@ -153,6 +157,7 @@ def hybrid_attention(
     return_branches: bool = False,
     backend: Backend = "auto",
     layout: HybridLayout | None = None,
+    layer: int = 0,
 ) -> Tensor | NSAResult:
     """Text rows attend densely to all keys, vision rows by NSA to the vision keys (section 2.3).
 
@@ -179,6 +184,7 @@ def hybrid_attention(
             their own, or through PyTorch's fused attention where there is padding or a gradient.
         layout: `hybrid_layout` of these same arguments, to share it among layers; the masks,
             lengths and frames are then not read again.
+        layer: as in `nsa_attention`.
 
     Returns:
         `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
@@ -188,7 +194,7 @@ def hybrid_attention(
     """
     checks.check_attention_inputs(q, k, v, gates)
     cu_seqlens = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
-    checks.check_options(spec, q_offset, return_branches, cu_seqlens)
+    checks.check_options(spec, q_offset, return_branches, cu_seqlens, layer)
     check_type(vision_mask, Tensor, "vision_mask")
     checks.check_key_mask(vision_mask, "vision_mask", k)
     checks.check_key_mask(attention_mask, "attention_mask", k)
@@ -231,6 +237,7 @@ def hybrid_attention(
         spec=spec,
         return_branches=return_branches,
         use_kernels=use_kernels,
+        layer=layer,
     )
 
 
@@ -293,6 +300,7 @@ def _by_kernels(
     q_offset: int | None,
     selected_blocks: Tensor | None,
     return_branches: bool,
+    layer: int,
 ) -> Tensor | NSAResult:
     """NSA by the Triton kernels; for blocks of one size nothing is read from the device."""
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
@@ -315,6 +323,7 @@ def _by_kernels(
         spec=spec,
         selected_blocks=selected_blocks,
         return_branches=return_branches,
+        layer=layer,
     )
 
 
@@ -329,6 +338,7 @@ def _one_stream(
     spec: NSASpec,
     selected_blocks: Tensor | None,
     return_branches: bool,
+    layer: int,
 ) -> tuple[Tensor, ...]:
     """NSA of one packed sample, or of a whole unpacked batch."""
     if spec.selection_scope == "block":
@@ -350,6 +360,7 @@ def _one_stream(
         first_row=sample.offset,
         selected_blocks=selected_blocks,
         return_branches=return_branches,
+        layer=layer,
     )
     return _fields(result)
 
@@ -364,13 +375,23 @@ def _hybrid(
     spec: NSASpec,
     return_branches: bool,
     use_kernels: bool,
+    layer: int,
 ) -> Tensor | NSAResult:
     """All vision groups, then all text groups; put back in sequence order."""
     parts = []
-    rows = list(_by_group(q, layout))
+    rows = list(layout.by_group(q))
     attend = _vision_rows_by_kernels if use_kernels else _vision_rows
-    for vision, own, own_gates in zip(layout.vision, rows, _by_group(gates, layout), strict=False):
-        result = attend(own, k, v, own_gates, vision, spec=spec, return_branches=return_branches)
+    for vision, own, own_gates in zip(layout.vision, rows, layout.by_group(gates), strict=False):
+        result = attend(
+            own,
+            k,
+            v,
+            own_gates,
+            vision,
+            spec=spec,
+            return_branches=return_branches,
+            layer=layer,
+        )
         parts.append(_fields(result))
     for text, own in zip(layout.text, rows[len(layout.vision) :], strict=True):
         densely = partial(dense_rows, runs=text.runs) if use_kernels else dense_reference
@@ -383,48 +404,12 @@ def _hybrid(
         )
         parts.append(_without_branches(output, k.shape[2], spec) if return_branches else (output,))
     fields = zip(*parts, strict=True)
-    ordered = [_in_order(field, layout).unflatten(0, q.shape[:2]) for field in fields]
+    ordered = [layout.in_order(field).unflatten(0, q.shape[:2]) for field in fields]
     if not layout.vision and torch.is_grad_enabled() and gates.requires_grad:
         # No row reads the gates. Their gradient is 0 then, not absent: where processes shard
         # weights, what one of them lacks stops all.
         ordered[0] = ordered[0] + gates[:, :0].sum()
     return NSAResult(*ordered) if return_branches else ordered[0]
-
-
-def _by_group(x: Tensor, layout: HybridLayout) -> Iterator[Tensor]:
-    """The rows of x `[B, T, ...]` that each group has, vision and then text: each `[b, K, ...]`.
-
-    Cut into runs and joined, as in `_in_order`: the gradient of either is one pass of the other.
-    """
-    places = [group.rows for group in layout.vision] + [group.rows for group in layout.text]
-    if layout.runs is None:
-        yield from (own.take(x) for own in places)
-        return
-    rows = x.flatten(0, 1).unflatten(0, (layout.num_alike, -1))
-    pieces = _cut(rows, [stop - start for _, start, stop in layout.runs])
-    for number, own in enumerate(places):
-        rows = _joined([x for x, run in zip(pieces, layout.runs, strict=True) if run[0] == number])
-        yield rows if layout.num_alike > 1 else rows[0].unflatten(0, own.shape)
-
-
-def _in_order(parts: Sequence[Tensor], layout: HybridLayout) -> Tensor:
-    """The rows of all groups, each `[b, K, ...]`, in sequence order: `[B * T, ...]`."""
-    if layout.runs is None:
-        return torch.cat([x.flatten(0, 1) for x in parts]).index_select(0, layout.order)
-    cut = []
-    for number, part in enumerate(parts):
-        rows = part if layout.num_alike > 1 else part.flatten(0, 1)[None]
-        lengths = [stop - start for group, start, stop in layout.runs if group == number]
-        cut.append(iter(_cut(rows, lengths)))
-    return _joined([next(cut[group]) for group, _, _ in layout.runs]).flatten(0, 1)
-
-
-def _cut(x: Tensor, lengths: Sequence[int]) -> Sequence[Tensor]:
-    return [x] if len(lengths) == 1 else x.split(lengths, dim=1)
-
-
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
 
 
 def _vision_rows(
@@ -436,6 +421,7 @@ def _vision_rows(
     *,
     spec: NSASpec,
     return_branches: bool,
+    layer: int,
 ) -> Tensor | NSAResult:
     """Queries and gates `[b, Nv, ...]` of the group; k and v of all keys."""
     return nsa_reference(
@@ -447,6 +433,7 @@ def _vision_rows(
         blocks=group.blocks,
         first_row=group.first_row,
         return_branches=return_branches,
+        layer=layer,
     )
 
 
@@ -459,6 +446,7 @@ def _vision_rows_by_kernels(
     *,
     spec: NSASpec,
     return_branches: bool,
+    layer: int,
 ) -> Tensor | NSAResult:
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
 
@@ -470,6 +458,7 @@ def _vision_rows_by_kernels(
         group.stream,
         spec=spec,
         return_branches=return_branches,
+        layer=layer,
     )
 
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videonsa.ops import masks
 from videonsa.ops.products import masked_scores, masked_sum
+from videonsa.ops.random_blocks import random_blocks
 from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 from videonsa.ops.varlen import BlockTable
 
@@ -51,6 +52,7 @@ def nsa_reference(
     selected_blocks: Tensor | None = None,
     return_branches: bool = False,
     chunk_size: int | None = None,
+    layer: int = 0,
 ) -> Tensor | NSAResult:
     """The gated sum of the three branches for a batch of vision streams of equal length.
 
@@ -68,6 +70,7 @@ def nsa_reference(
         selected_blocks: `[B, T, H, n]` int, overrides the selection.
         return_branches: give an `NSAResult`, with every branch computed, listed or not.
         chunk_size: query rows computed at a time. Default: as `SCORES_PER_CHUNK` allows.
+        layer: its number, read where the selection is random.
 
     Returns:
         `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
@@ -76,7 +79,13 @@ def nsa_reference(
         stream = _stream(k, v, blocks)
         if chunk_size is None:
             chunk_size = rows_per_chunk(q, k)
-        if selected_blocks is None and spec.selection_scope == "block":
+        if selected_blocks is None and spec.selection == "random":
+            rows = torch.arange(first_row, first_row + q.shape[1], device=q.device)
+            current = masks.block_of(blocks.offsets, rows).expand(len(q), -1)
+            selected_blocks = random_blocks(
+                current, rows, num_kv_heads=k.shape[2], spec=spec, layer=layer
+            )
+        elif selected_blocks is None and spec.selection_scope == "block":
             selected_blocks = _select_per_block(
                 q, stream, spec=spec, blocks=blocks, first_row=first_row, chunk_size=chunk_size
             )

@@ -22,6 +22,7 @@ _RANGES = {
     "num_local_blocks": (0, _MOST_SIZE),
 }
 _CHOICES = {
+    "selection": ("scores", "random"),
     "selection_scope": ("token", "block"),
     "compressed_mask": ("past_complete", "current_and_later", "past_and_current"),
     "head_map": ("group", "padded"),
@@ -77,6 +78,9 @@ class NSASpec:
     """First blocks of the stream that are always selected."""
     num_local_blocks: int = 0
     """Blocks just before the current one that are always selected."""
+    selection: Literal["scores", "random"] = "scores"
+    """ "random": a fixed draw for each row, KV head and layer, as a control
+    (`ops.random_blocks`)."""
     selection_scope: Literal["token", "block"] = "token"
     """ "block": all rows of a block share one selection. Not causal inside a block."""
     branches: tuple[str, ...] = BRANCHES
@@ -153,6 +157,11 @@ class NSASpec:
                 f"{', '.join(sorted(released))} of the published code with the paper's "
                 f"{', '.join(sorted(paper))}: only NSASpec.paper() and NSASpec.released() are "
                 "implemented, each as a whole"
+            )
+        elif self.selection != "scores":
+            raise UsageError(
+                f"selection={self.selection!r} with the released preset: want 'scores', or start "
+                "from NSASpec.paper()"
             )
         elif self.block_size != 64 or self.num_selected_blocks > 32:
             raise UsageError(

@@ -18,17 +18,29 @@ _INTS = MappingProxyType(
     }
 )
 """Least and most: closer than those of `NSASpec`, since anybody may have written the file."""
+_ADDED = MappingProxyType({"selection": "scores"})
+"""Younger fields and their defaults."""
 _MOST_TEMPERATURE = 2**16
 _SHOWN = 60
 """Characters of a value in a message."""
 
 
 def spec_to_dict(spec: NSASpec) -> dict[str, Any]:
-    """The fields of a spec as JSON keeps them: tuples become lists."""
+    """`stated_fields` as JSON keeps them: tuples become lists."""
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(spec).items()
+        for name, value in stated_fields(spec).items()
     }
+
+
+def stated_fields(spec: NSASpec) -> dict[str, Any]:
+    """The fields of a spec as configs and records keep them.
+
+    A field that younger versions added is left out where it has its default: what older ones wrote
+    stays equal.
+    """
+    stated = asdict(spec)
+    return {name: x for name, x in stated.items() if name not in _ADDED or x != _ADDED[name]}
 
 
 def spec_from_dict(

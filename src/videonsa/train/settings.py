@@ -102,6 +102,8 @@ class AttentionSettings:
     block_size: int | Literal["frame"] = 64
     num_selected_blocks: int = 32
     window_size: int = 256
+    selection: Literal["scores", "random"] = "scores"
+    """ "random" draws the blocks, as a control."""
     branches: tuple[str, ...] = BRANCHES
     """The branches that are computed; the paper's Table 2 trains with one or two."""
 
@@ -118,6 +120,7 @@ class AttentionSettings:
             "block_size": self.block_size,
             "num_selected_blocks": self.num_selected_blocks,
             "window_size": self.window_size,
+            "selection": self.selection,
             "branches": [branch for branch in BRANCHES if branch in self.branches],
         }
         spec = spec_from_dict(stated, where="attention", error=UsageError)

@@ -147,10 +147,12 @@ def launches_of(shape: Shape, tuning: Callable[[int], Tuning]) -> list[Launch]:
     how = {"options": options, "tuning": tuning(index.max_size)}
     inputs = (q, k, k, gates)
     with recorded_launches() as launches:
-        result = nsa_forward(*inputs, index, None, **how, return_branches=shape.return_branches)
+        result = nsa_forward(
+            *inputs, index, None, **how, keep=BRANCHES if shape.return_branches else ()
+        )
         if shape.backward:
             if not shape.return_branches:
-                result = nsa_forward(*inputs, index, None, **how, return_branches=True)
+                result = nsa_forward(*inputs, index, None, **how, keep=BRANCHES)
             nsa_backward(q, *inputs, result, index, **how)
     return launches
 

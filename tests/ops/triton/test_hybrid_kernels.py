@@ -5,6 +5,7 @@ import torch
 from kernel_cases import KERNEL_DTYPE, Case, make_inputs
 
 from videonsa.ops import NSASpec, hybrid_attention, hybrid_layout, nsa_attention
+from videonsa.ops.triton import forward
 
 SPEC = NSASpec(block_size=8, num_selected_blocks=2, window_size=5)
 
@@ -84,6 +85,36 @@ def test_gradients_are_close_to_those_of_the_reference(alike, device):
         )
         for backend in ("triton", "reference")
     )
+    noise = 16 * torch.finfo(KERNEL_DTYPE).eps
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=noise, atol=noise * theirs.abs().max().item())
+
+
+def test_a_random_selection_and_its_gradients_are_those_of_the_reference(device):
+    inputs = [x.requires_grad_() for x in make_inputs(Case(rows=19, batch=2), device)]
+    vision = mask_of(2, 19, (1, 18), device=device)
+    options = {"spec": SPEC.with_options(block_size=4, selection="random"), "layer": 3}
+    outputs = [
+        hybrid_attention(*inputs, vision, backend=backend, **options)
+        for backend in ("triton", "reference")
+    ]
+    noise = 16 * torch.finfo(KERNEL_DTYPE).eps
+    torch.testing.assert_close(*outputs, rtol=noise, atol=noise)
+    grads = [torch.autograd.grad(x.sum(), inputs) for x in outputs]
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=noise, atol=noise * theirs.abs().max().item())
+
+
+def test_branches_that_take_no_part_are_not_computed_in_training(device, monkeypatch):
+    for name in ("compressed", "_select", "_selected"):
+        monkeypatch.setattr(forward, name, None)
+    inputs = [x.requires_grad_() for x in make_inputs(Case(rows=24), device)]
+    spec = SPEC.with_options(branches=("window",))
+    found, wanted = (
+        torch.autograd.grad(nsa_attention(*inputs, spec=spec, backend=x).sum(), inputs)
+        for x in ("triton", "reference")
+    )
+    assert not found[3][..., :2].any(), "the gates of absent branches"
     noise = 16 * torch.finfo(KERNEL_DTYPE).eps
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=noise, atol=noise * theirs.abs().max().item())

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from videonsa.ops.masks import ascending
-from videonsa.ops.spec import NSAResult, NSASpec
+from videonsa.ops.random_blocks import random_blocks
+from videonsa.ops.spec import BRANCHES, NSAResult, NSASpec
 from videonsa.ops.triton.backward import nsa_backward as run_backward
 from videonsa.ops.triton.common import on_device
 from videonsa.ops.triton.forward import Branches, Options, nsa_forward
@@ -25,6 +26,7 @@ def nsa_triton(
     spec: NSASpec,
     selected_blocks: Tensor | None = None,
     return_branches: bool = False,
+    layer: int = 0,
 ) -> Tensor | NSAResult:
     """NSA of the `paper` preset by kernels (paper section 2.2).
 
@@ -39,6 +41,7 @@ def nsa_triton(
         spec: a spec of the `paper` preset.
         selected_blocks: `[B, T, H, n]` int, overrides the selection; negative entries are none.
         return_branches: give an `NSAResult`.
+        layer: its number, read where the selection is random.
 
     Returns:
         `[B, T, HQ, D]` in the dtype of `q`, or an `NSAResult`.
@@ -54,25 +57,38 @@ def nsa_triton(
         # A block after the row's own holds no key for it; what is cut stood last in its row.
         seen = (given >= 0) & (given <= current - begin)
         selected = torch.where(seen, given + begin, -1).flatten(0, 1).contiguous()
+    elif spec.selection == "random" and (return_branches or "selected" in spec.branches):
+        selected = _drawn(index, k.shape[2], spec, layer)
     flat = (_flat(q), _flat(k), _flat(v), gates.flatten(0, 1))
     options = (list(index[:7]), list(map(int, index[7:])), selected, *_options(spec))
     if q.is_meta:  # the op would only tell the shapes of its results
-        result = _run(flat, *options, return_branches=False)
+        result = _run(flat, *options, keep="")
         return result.output.view(q.shape).to(dtype)
     arguments = (*flat, *options)
     if not return_branches:
         wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in flat)
         output: Tensor = (
-            torch.ops.videonsa.nsa_branches(*arguments)[0]  # the backward pass needs the rest
+            # The backward pass needs what the sum was made of.
+            torch.ops.videonsa.nsa_branches(*arguments, arguments[-1])[0]
             if wants_grad
             else torch.ops.videonsa.nsa(*arguments)
         )
         return output.view(q.shape).to(dtype)
-    *parts, chosen = torch.ops.videonsa.nsa_branches(*arguments)
+    *parts, chosen = torch.ops.videonsa.nsa_branches(*arguments, " ".join(BRANCHES))
     fields = [x.view(*q.shape[:2], *x.shape[1:]) for x in parts]
     chosen = chosen.view(*q.shape[:2], *chosen.shape[1:])
     chosen = torch.where(chosen >= 0, chosen - begin, -1) if given is None else given
     return NSAResult._make([*(x.to(dtype) for x in fields[:4]), *fields[4:], chosen])
+
+
+def _drawn(index: StreamIndex, num_kv_heads: int, spec: NSASpec, layer: int) -> Tensor:
+    """A random selection of flat blocks, `[R, H, n]`."""
+    current, position = (
+        index.row_block - index.row_begin,
+        index.row_key - index.block_start[index.row_begin],
+    )
+    drawn = random_blocks(current, position, num_kv_heads=num_kv_heads, spec=spec, layer=layer)
+    return torch.where(drawn >= 0, drawn + index.row_begin[:, None, None], -1)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -116,7 +132,7 @@ def _run(
     per_block: bool,
     branches: str,
     *,
-    return_branches: bool,
+    keep: str,
 ) -> Branches:
     stream = _stream(index, bounds)
     with on_device(flat[0]):
@@ -126,7 +142,7 @@ def _run(
             selected,
             options=_spec_options(counts, per_block, branches),
             tuning=tuning_for(stream.max_size, device=flat[0].device),
-            return_branches=return_branches,
+            keep=tuple(keep.split()),
         )
 
 
@@ -149,9 +165,7 @@ def nsa(
     branches are names with spaces between.
     """
     flat = (q, k, v, gates)
-    return _run(
-        flat, index, bounds, selected, counts, per_block, branches, return_branches=False
-    ).output
+    return _run(flat, index, bounds, selected, counts, per_block, branches, keep="").output
 
 
 @torch.library.custom_op("videonsa::nsa_branches", mutates_args=())
@@ -166,12 +180,17 @@ def nsa_branches(
     counts: list[int],
     per_block: bool,
     branches: str,
+    keep: str,
 ) -> list[Tensor]:
-    """As `videonsa::nsa`, and all that the sum was made of: the fields of `Branches`."""
+    """As `videonsa::nsa`, and what the sum was made of: the fields of `Branches`.
+
+    Those of branches that are not named in `keep` are empty.
+    """
     flat = (q, k, v, gates)
-    result = _run(flat, index, bounds, selected, counts, per_block, branches, return_branches=True)
-    *fields, chosen = (x for x in result if x is not None)
-    return [*fields, chosen if selected is None else selected.clone()]
+    result = _run(flat, index, bounds, selected, counts, per_block, branches, keep=keep)
+    if result.selected is not None and selected is not None:
+        result = result._replace(selected=selected.clone())  # an op may not return its input
+    return [q.new_empty(0) if x is None else x for x in result]
 
 
 @nsa.register_fake
@@ -191,10 +210,14 @@ def _(
     counts: list[int],
     per_block: bool,
     branches: str,
+    keep: str,
 ) -> list[Tensor]:
-    outputs = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(4)]
-    lses = [q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(3)]
-    chosen = q.new_empty((q.shape[0], k.shape[1], counts[0]), dtype=torch.int32)
+    kept = [name in keep.split() for name in BRANCHES]
+    outputs = [q.new_empty(q.shape if x else 0) for x in (True, *kept)]
+    lses = [q.new_empty(q.shape[:2], dtype=torch.float32) if x else q.new_empty(0) for x in kept]
+    chosen = q.new_empty(0)
+    if "selected" in keep.split():
+        chosen = q.new_empty((q.shape[0], k.shape[1], counts[0]), dtype=torch.int32)
     return [*outputs, *lses, chosen]
 
 
@@ -236,7 +259,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    q, k, v, gates, index, bounds, _, *ctx.options = inputs
+    q, k, v, gates, index, bounds, _, *ctx.options, _ = inputs
     ctx.bounds = bounds
     # Only the output has a gradient: zeros like the other results would be 2.9 GB at 128K.
     ctx.set_materialize_grads(False)
@@ -249,7 +272,7 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
     found = torch.ops.videonsa.nsa_backward(
         grads[0], *flat, list(saved), list(index), ctx.bounds, *ctx.options
     )
-    return (*found, [None] * len(index), *[None] * (2 + len(ctx.options)))
+    return (*found, [None] * len(index), *[None] * (3 + len(ctx.options)))
 
 
 nsa_branches.register_autograd(_backward, setup_context=_save)

@@ -52,7 +52,7 @@ def nsa_backward(
         k: `[S, H, D]`.
         v: `[S, H, D]`.
         gates: `[R, HQ, 3]`.
-        saved: what `nsa_forward` returned with `return_branches`.
+        saved: what `nsa_forward` gave and kept of the branches that take part.
         index: of these rows and keys.
         options: what was computed.
         tuning: how to.

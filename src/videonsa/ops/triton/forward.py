@@ -35,7 +35,7 @@ class Options(NamedTuple):
 
 
 class Branches(NamedTuple):
-    """The gated sum, and where asked for all that it was made of; R rows flat over samples."""
+    """The gated sum, and what of it is to be kept; R rows flat over samples."""
 
     output: Tensor  # [R, HQ, D]
     o_cmp: Tensor | None
@@ -57,7 +57,7 @@ def nsa_forward(
     *,
     options: Options,
     tuning: Tuning,
-    return_branches: bool,
+    keep: tuple[str, ...],
 ) -> Branches:
     """NSA of all rows of all samples.
 
@@ -70,9 +70,9 @@ def nsa_forward(
         selected: `[R, H, n]` int32 flat blocks, ascending and then -1: overrides the selection.
         options: what to compute.
         tuning: how.
-        return_branches: compute and keep every branch, listed or not.
+        keep: branches whose results are given beside the sum; they are computed, listed or not.
     """
-    wants = {name: return_branches or name in options.branches for name in BRANCHES}
+    wants = {name: name in keep or name in options.branches for name in BRANCHES}
     o_cmp = lse_cmp = o_slc = lse_slc = None
     keys, means = pool(k, v, index)
     if wants["compressed"] or (wants["selected"] and selected is None):
@@ -94,9 +94,13 @@ def nsa_forward(
         index,
         window_size=options.window_size,
         use_window="window" in options.branches,
-        return_branch=return_branches,
+        return_branch="window" in keep,
         config=tuning.window,
     )
+    if "compressed" not in keep:
+        o_cmp = lse_cmp = None
+    if "selected" not in keep:
+        o_slc = lse_slc = selected = None
     return Branches(output, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, selected)
 
 
