@@ -90,6 +90,8 @@ class PackTrainer(Trainer):
         self.masters: MasterWeights | None = None
         """Of bfloat16 weights; the optimizer's parameters then."""
         self._captured = CapturedSteps(self.inner_model) if recipe.run.capture else None
+        if self._captured is not None and config.method.uses_gates:
+            report_line("run.capture=true: mean gates are not logged")
         if recipe.parallel.fsdp and recipe.run.precision == "bf16":
             # Accelerate's default policy would also sum gradients and round the loss in bfloat16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
