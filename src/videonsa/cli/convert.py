@@ -20,18 +20,32 @@ def add_parser(commands: Commands) -> None:
         commands,
         "convert",
         run=run,
-        summary="Write a checkpoint of Qwen2.5-VL or VideoNSA in this package's format: the "
-        "config states its attention, the values of the weights do not change. The write is "
-        "atomic: TARGET appears complete or not at all.",
+        summary="Write a checkpoint of Qwen2.5-VL or VideoNSA in this package's format, or a "
+        "dense one as stock Qwen2.5-VL: the config states its attention, the values of the weights "
+        "do not change. The write is atomic: TARGET appears complete or not at all.",
         examples=(
             "videonsa convert Enxin/VideoNSA ./videonsa-7b",
             "videonsa convert Qwen/Qwen2.5-VL-3B-Instruct ./fresh-3b --fresh-gates half",
+            "videonsa convert runs/dense/model ./stock --to qwen2_5_vl --dtype bfloat16",
             "videonsa convert ./weights ./half --dtype bfloat16 --max-shard-size 2GB --force",
         ),
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder or a Hugging Face id")
     add_revision_option(parser)
     parser.add_argument("target", type=values.path, metavar="TARGET", help="the folder to write")
+    parser.add_argument(
+        "--to",
+        choices=("videonsa", "qwen2_5_vl"),
+        default="videonsa",
+        help="qwen2_5_vl writes weights without gates as stock Qwen2.5-VL, which transformers and "
+        "vLLM load without this package (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drop-gates",
+        action="store_true",
+        help="with --to qwen2_5_vl: leave out the gates; the model then attends densely, and its "
+        "answers change",
+    )
     parser.add_argument(
         "--layout",
         choices=("hub", "transformers"),
@@ -80,6 +94,8 @@ def run(args: Namespace) -> int:
         done = convert(
             locate_model(args.source),
             args.target,
+            to=args.to,
+            drop_gates=args.drop_gates,
             revision=args.revision,
             layout=args.layout,
             dtype=getattr(torch, args.dtype) if args.dtype else None,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
+from videonsa.models.checkpoints.auto_map import AUTO_MAP, write_module
 from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_names
 from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method
 from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
@@ -15,7 +16,7 @@ from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
 QWEN = "qwen2_5_vl"
 ATTENTIONS = (SPARSE, DENSE)
 GATE_INITS = ("half", "released")
-_OUR_FIELDS = ("nsa", "attention", "gates", "gate_init")
+OUR_FIELDS = ("nsa", "attention", "gates", "gate_init")
 
 
 def fields_for_weights(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -140,10 +141,20 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
             found |= fields_for_weights(found, names) if names else {}
         return found, rest
 
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with what lets its Auto classes find this package."""
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_module(Path(save_directory))
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: saved configs name this package, and no copy of its code."""
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; our fields among the keywords are checked like those of the dict."""
-        ours = {name: kwargs.pop(name) for name in _OUR_FIELDS if name in kwargs}
+        ours = {name: kwargs.pop(name) for name in OUR_FIELDS if name in kwargs}
         return super().from_dict(config_dict | ours, **kwargs)
 
 

@@ -16,8 +16,8 @@ from videonsa.errors import UsageError
 from videonsa.video.chat import DEFAULT_SYSTEM, ChatTokenizer, VisionSlot, chat_tokens
 
 # The CLIP statistics that Qwen2-VL normalises with, for RGB in 0..1.
-_RGB_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_RGB_STD = (0.26862954, 0.26130258, 0.27577711)
+RGB_MEAN = (0.48145466, 0.4578275, 0.40821073)
+RGB_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_LEVEL = 255
 
 
@@ -188,7 +188,7 @@ def patchify(
     )
     # [t, rows, columns, merged row, merged column, channel, frame, patch row, patch column]
     patches = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(grid[0] * grid[1] * grid[2], 3, -1)
-    mean, std = (_levels(values, patches) for values in (_RGB_MEAN, _RGB_STD))
+    mean, std = (_levels(values, patches) for values in (RGB_MEAN, RGB_STD))
     pixels = patches.float().sub_(mean).div_(std)
     num_tokens = len(patches) // merge_size**2
     return PatchedVideo(pixels=pixels.flatten(1), grid=grid, num_tokens=num_tokens)

@@ -25,6 +25,8 @@ from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.config import VideoNSAConfig
 from videonsa.ops.spec import NSASpec
 
+OURS = ("config.json", "modeling_videonsa.py")
+
 
 @pytest.fixture
 def released(tmp_path):
@@ -126,7 +128,7 @@ def test_files_hold_at_most_the_wanted_bytes_and_the_index_says_where_all_is(rel
         assert len(tensors) == 1 or sum(x.nbytes for x in tensors.values()) <= 2_000_000
         with safe_open(target / file, "pt") as opened:
             assert opened.metadata() == {"format": "pt"}
-    assert set(done.files) == {*files, *BESIDE, "config.json", "model.safetensors.index.json"}
+    assert set(done.files) == {*files, *BESIDE, *OURS, "model.safetensors.index.json"}
 
 
 def test_only_one_file_is_in_memory_at_a_time(released, target, monkeypatch):
@@ -151,7 +153,7 @@ def test_tokenizer_template_and_processor_are_copied_the_rest_is_not(plain, targ
     (plain / "README.md").write_text("about the source")
     (plain / "chat_template.jinja").write_text("{{ messages }}")
     done = convert(plain, target)
-    assert set(done.files) == {*BESIDE, "chat_template.jinja", "config.json", "model.safetensors"}
+    assert set(done.files) == {*BESIDE, *OURS, "chat_template.jinja", "model.safetensors"}
     for name in (*BESIDE, "chat_template.jinja"):
         assert (target / name).read_bytes() == (plain / name).read_bytes()
 

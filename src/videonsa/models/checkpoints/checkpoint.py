@@ -12,6 +12,7 @@ from safetensors import safe_open
 from videonsa.errors import ModelError
 from videonsa.models._hf import StrictDataclassError
 from videonsa.models.checkpoints.adapters import is_adapter
+from videonsa.models.checkpoints.auto_map import AUTO_MAP
 from videonsa.models.checkpoints.generation_config import read_generation
 from videonsa.models.checkpoints.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.checkpoints.stored import (
@@ -185,7 +186,8 @@ def choose_config(
         released=released and given.get("nsa") is None,
         without_gates_by=without_gates_by,
     )
-    if any(part.get("auto_map") for part in (stated, fields)):
+    named = [part.get("auto_map") for part in (stated, fields)]
+    if any(code and code != AUTO_MAP for code in named):
         notes = (*notes, "config.json names code of the checkpoint (auto_map): it is not run")
     return config, notes
 

@@ -1,5 +1,7 @@
 """`convert`: a checkpoint of Qwen2.5-VL, of the released VideoNSA or of ours, written as ours.
 
+Without gates it can be written as stock Qwen2.5-VL instead.
+
 Tensors stream from the source to the target, one shard in memory at a time.
 """
 
@@ -21,8 +23,10 @@ from torch import Tensor, nn
 
 from videonsa.disk import check_room, place_folder
 from videonsa.errors import ModelError, UsageError
+from videonsa.models._hf import Qwen2_5_VLConfig
 from videonsa.models.checkpoints.checkpoint import HEAD, Checkpoint, is_ignored, read_checkpoint
 from videonsa.models.checkpoints.hub import FILES
+from videonsa.models.checkpoints.stock import check_gates, complete_stock, stock_config
 from videonsa.models.checkpoints.stored import (
     FLOATS,
     INDEX,
@@ -30,17 +34,21 @@ from videonsa.models.checkpoints.stored import (
     Layout,
     StoredTensor,
     has_gates,
+    is_gate,
     name_on_disk,
 )
-from videonsa.models.config import VideoNSAConfig
+from videonsa.models.config import QWEN, VideoNSAConfig
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.gates import init_gates
-from videonsa.models.methods import SPARSE
+from videonsa.models.methods import DENSE, SPARSE
 from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line
 
 MAX_SHARD_BYTES = 5_000_000_000
 """As of the published checkpoints."""
+Kind = Literal["videonsa", "qwen2_5_vl"]
+"""Model types that are written."""
+FreshGates = Literal["half", "released"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,16 +83,18 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
+    to: Kind = "videonsa",
+    drop_gates: bool = False,
     revision: str | None = None,
     layout: Layout = "hub",
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    fresh_gates: Literal["half", "released"] | None = None,
+    fresh_gates: FreshGates | None = None,
     seed: int = 0,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Conversion:
-    """Write a checkpoint as one of ours: config with the NSA's spec, safetensors, tokenizer files.
+    """Write a checkpoint: config, safetensors, tokenizer files.
 
     The target appears whole, by a renaming at the end, or not at all. Values are kept bit by bit
     unless `dtype` changes them.
@@ -92,6 +102,10 @@ def convert(
     Args:
         source: a folder, or an id of the Hugging Face hub: whatever `load_model` takes.
         target: the folder to write.
+        to: "videonsa" writes one of ours, whose config has the NSA's spec; "qwen2_5_vl" a stock
+            Qwen2.5-VL, which transformers and vLLM load without this package, with a model card.
+        drop_gates: leave out the gates of weights that become a stock Qwen2.5-VL, which then
+            attends densely and answers otherwise.
         revision: branch, tag or commit of a hub id.
         layout: names on disk, "hub" (`model.layers.*`, `visual.*`, as published) or
             "transformers" (`model.language_model.*`, `model.visual.*`).
@@ -103,20 +117,19 @@ def convert(
         progress: told a line after each file.
 
     Raises:
-        ModelError: a source that cannot be used, or that has gates already.
-        UsageError: a target that exists or cannot be written, a size that is not positive.
+        ModelError: a source that cannot be used, one that has gates already or, for a stock
+            Qwen2.5-VL, at all.
+        UsageError: a target that exists or cannot be written, a size that is not positive, options
+            that exclude each other.
     """
-    if max_shard_bytes < 1:
-        raise UsageError(f"max_shard_bytes={max_shard_bytes}: want a positive number of bytes")
-    if layout not in ("hub", "transformers"):
-        raise UsageError(f"layout={layout!r}: want 'hub' or 'transformers'")
+    _check_options(to, layout, max_shard_bytes, drop_gates, fresh_gates)
     # These follow what can be followed; those of pathlib raise on a loop, or without a home.
     place = Path(os.path.realpath(os.path.expanduser(target)))
     _check_target(place, force=force)
     checkpoint = read_checkpoint(
         source,
         revision=revision,
-        attention=SPARSE if fresh_gates else None,
+        attention=SPARSE if fresh_gates else DENSE if drop_gates else None,
         fresh_gates=fresh_gates is not None,
         gate_init=fresh_gates,
     )
@@ -125,22 +138,49 @@ def convert(
             f"the weights in {checkpoint.folder} have gates: fresh ones are for weights without; "
             "leave out fresh_gates (--fresh-gates)"
         )
+    num_dropped = check_gates(checkpoint, drop=drop_gates) if to == QWEN else 0
     if checkpoint.folder.resolve().is_relative_to(place):
         raise UsageError(f"target {place} is or holds the source: name another folder")
-    plan = _plan(checkpoint, dtype)
+    plan = _plan(checkpoint, dtype, with_gates=to != QWEN)
     shards = _cut(plan, max_shard_bytes)
+    config = stock_config(checkpoint.config) if to == QWEN else checkpoint.config
+    notes = () if num_dropped else checkpoint.notes
     with _whole_folder(place, _size(plan)) as folder:
         _write_shards(folder, shards, _values(checkpoint, plan, seed), layout, progress)
-        _write_config(folder, checkpoint.config, dtype)
+        _write_config(folder, config, dtype)
         _copy_files(checkpoint.folder, folder)
+        if to == QWEN:
+            notes += complete_stock(folder, config, num_dropped=num_dropped)
         read_checkpoint(folder)  # what cannot be loaded is never renamed to the target
     return Conversion(
         folder=place,
         num_tensors=len(plan),
         num_bytes=_size(plan),
         files=tuple(sorted(path.name for path in place.iterdir())),
-        notes=checkpoint.notes,
+        notes=notes,
     )
+
+
+def _check_options(
+    to: Kind,
+    layout: Layout,
+    max_shard_bytes: int,
+    drop_gates: bool,
+    fresh_gates: FreshGates | None,
+) -> None:
+    if max_shard_bytes < 1:
+        raise UsageError(f"max_shard_bytes={max_shard_bytes}: want a positive number of bytes")
+    if layout not in ("hub", "transformers"):
+        raise UsageError(f"layout={layout!r}: want 'hub' or 'transformers'")
+    if to not in ("videonsa", QWEN):
+        raise UsageError(f"to={to!r}: want 'videonsa' or {QWEN!r}")
+    if drop_gates and to != QWEN:
+        raise UsageError(f"drop_gates without to={QWEN!r} (--to): leave it out, or pass both")
+    if fresh_gates and to == QWEN:
+        raise UsageError(
+            f"fresh_gates={fresh_gates!r} with to={QWEN!r}: stock Qwen2.5-VL has no gates; leave "
+            "one of the two out"
+        )
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -157,14 +197,14 @@ def _check_target(target: Path, *, force: bool) -> None:
         )
 
 
-def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> list[_Planned]:
+def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None, *, with_gates: bool) -> list[_Planned]:
     """The tensors of the target, in the order in which `_values` gives them."""
     config = checkpoint.config
     dropped = {HEAD} if config.tie_word_embeddings else set()
     plan = [
         _Planned(name, tensor.shape, dtype or FLOATS[tensor.dtype], tensor)
         for name, tensor in checkpoint.tensors.items()
-        if name not in dropped and not is_ignored(name)
+        if name not in dropped and not is_ignored(name) and (with_gates or not is_gate(name))
     ]
     if config.gates and not has_gates(checkpoint.tensors):
         for layer in range(config.text_config.num_hidden_layers):
@@ -260,8 +300,9 @@ def _save(path: Path, names: list[str], shard: list[_Planned], values: Iterator[
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors leaves it to its owner alone
 
 
-def _write_config(folder: Path, config: VideoNSAConfig, dtype: torch.dtype | None) -> None:
-    config.architectures = [VideoNSAForConditionalGeneration.__name__]
+def _write_config(folder: Path, config: Qwen2_5_VLConfig, dtype: torch.dtype | None) -> None:
+    if isinstance(config, VideoNSAConfig):
+        config.architectures = [VideoNSAForConditionalGeneration.__name__]
     if dtype is not None:
         for part in (config, config.text_config, config.vision_config):
             part.dtype = dtype

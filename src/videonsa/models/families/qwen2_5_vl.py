@@ -119,6 +119,10 @@ class VideoNSAForConditionalGeneration(SparseVideoModel, Qwen2_5_VLForConditiona
                 )
         return (model, info) if output_loading_info else model
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Nothing: saved models name this package, and no copy of its code."""
+
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Leave out, after the first step, the images and videos that are in the cache."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
