@@ -28,6 +28,7 @@ SAVED = (
         "generation_config.json",
         "loader_0.json",
         "model.safetensors",
+        "modeling_videonsa.py",
     ),
     *("optimizer.pt", "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json"),
     *("trainer_state.json", "training_args.bin", "video_preprocessor_config.json"),
