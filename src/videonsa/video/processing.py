@@ -197,7 +197,7 @@ def patchify(
 def normalised_levels(device: torch.device | str = "cpu") -> Tensor:
     """What `patchify` makes of each byte of red, green and blue: float32 [3, 256]."""
     levels = torch.arange(_MAX_LEVEL + 1.0, device=device).expand(3, -1)
-    mean, std = (_levels(values, levels) for values in (_RGB_MEAN, _RGB_STD))
+    mean, std = (_levels(values, levels) for values in (RGB_MEAN, RGB_STD))
     return levels.sub(mean).div_(std)
 
 
