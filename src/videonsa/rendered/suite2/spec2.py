@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from videonsa.errors import UsageError
 from videonsa.rendered.suite.suite_spec import MAX_FRAMES, SuiteSpec, check_size
 from videonsa.rendered.suite2.levels2 import ANY, DIFFICULTIES, KINDS, LEVELS, Level2
-from videonsa.rendered.suite2.plan2 import least_seconds
+from videonsa.rendered.suite2.plan2 import SHOWS, least_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +56,14 @@ def min_frames2(kinds: tuple[str, ...] = KINDS, *, difficulty: str = "easy") -> 
 def draw_kinds(rng: random.Random, spec: Suite2Spec) -> tuple[str, ...]:
     """The kinds of one video: those of the spec, or for `ANY` some whose evidence fits.
 
-    Any number of kinds is as likely as any other, as far as they fit.
+    Any number of kinds is as likely as any other, as far as they fit. Kinds that one show serves
+    come together, so that stills show every kind of picture equally often.
     """
     if spec.kinds != ANY:
         return spec.kinds
     most, chosen = rng.randint(1, len(KINDS)), set[str]()
-    for kind in rng.sample(KINDS, len(KINDS)):
+    shows = rng.sample([list(show.questions) for show in SHOWS.values()], len(SHOWS))
+    for kind in (kind for kinds in shows for kind in rng.sample(kinds, len(kinds))):
         fits = least_seconds(tuple({*chosen, kind}), level=spec.level2) <= spec.seconds
         if fits and len(chosen) < most:
             chosen.add(kind)
