@@ -1,13 +1,14 @@
 """Videos of the second suite: true, unambiguous, balanced, and the same for the same seed."""
 
 import dataclasses
+import pickle
 from collections import Counter, defaultdict
 from itertools import pairwise
 
 import pytest
 
 from videonsa.errors import UsageError
-from videonsa.rendered.suite import render_frames
+from videonsa.rendered.suite import drawing_of, render_frames
 from videonsa.rendered.suite2 import (
     ANY,
     KINDS,
@@ -186,6 +187,15 @@ def test_the_renderer_of_the_first_suite_draws_them() -> None:
     before, shown = render_frames(script, frame, frame + 1), render_frames(script, 0, 64)[frame]
     assert before[0].equal(shown)
     assert shown[:, int(flash.y), int(flash.x)].float().max() > 100
+
+
+def test_a_drawing_is_small_because_videos_share_noise_and_stamps() -> None:
+    drawings = [drawing_of(script, 0, 512) for script in scripts(FULL, range(4))]
+    assert len(pickle.dumps(drawings)) < 4 * 100_000
+    shifts = drawings[0].shifts
+    assert len({*map(tuple, shifts.tolist())}) > 350, "512 of 1024 cuts, some drawn twice"
+    (script,) = scripts(FULL, range(1))
+    assert (script.noise_shifts(range(100, 300)) == shifts[100:300]).all()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ and the only one that stands still, only the asked number follows a #, only thre
 in a box, and no distractor has a name that a question or an answer has.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +79,7 @@ class Script:
         seed = rng_of(self.seed, "noise").getrandbits(32)
         return Noise.of_one_video(seed, size=self.spec.frame_size)
 
-    def noise_shifts(self, frames: Iterable[int]) -> NDArray[np.int32]:
+    def noise_shifts(self, frames: range) -> NDArray[np.int32]:
         """Top and left of the cut of each frame: [N, 2]."""
         rngs = (rng_of(self.seed, "noise", frame) for frame in frames)
         shifts = [(rng.randrange(NOISE_SHIFTS), rng.randrange(NOISE_SHIFTS)) for rng in rngs]

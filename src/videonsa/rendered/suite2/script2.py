@@ -4,6 +4,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from videonsa.ops.drawing import NOISE_SHIFTS, SHARED_FIELDS, Noise
 from videonsa.rendered.clips.scene import DIRECTIONS, Sprite
 from videonsa.rendered.suite.evidence import Caption, Evidence
 from videonsa.rendered.suite.font import LETTERS
@@ -39,6 +43,8 @@ _LEAST_SEEN = 2.0
 """Seconds that a distractor is seen."""
 _LINE = 3
 """Seconds that a letter stands."""
+_SHIFTED = 64
+"""Frames whose cuts of the noise are drawn together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +76,22 @@ class Script2(Script):
         blocks = range(int(first // _LINE), int(last // _LINE) + 1)
         letters = (letter for block in blocks for letter in self._letter(block))
         return tuple(letter for letter in letters if self._is_free(letter))
+
+    @property
+    def noise(self) -> Noise:
+        """One of few fields that all videos share: it does not travel with a drawing."""
+        seed = rng_of(self.seed, "field").randrange(SHARED_FIELDS)
+        return Noise(seed=seed, size=self.spec.frame_size)
+
+    def noise_shifts(self, frames: range) -> NDArray[np.int32]:
+        """Top and left of the cut of each frame: [N, 2]."""
+        first, last = frames[0] // _SHIFTED, frames[-1] // _SHIFTED
+        blocks = range(first, last + 1)
+        drawn = b"".join(
+            rng_of(self.seed, "shifts", block).randbytes(2 * _SHIFTED) for block in blocks
+        )
+        shifts = np.frombuffer(drawn, np.uint8).reshape(-1, 2)[np.array(frames) - first * _SHIFTED]
+        return (shifts % NOISE_SHIFTS).astype(np.int32)
 
     def _is_free(self, thing: Sprite | Caption) -> bool:
         """Whether it is seen for a while, and never while the frame is taken."""
