@@ -90,8 +90,9 @@ class Script2(Script):
         drawn = b"".join(
             rng_of(self.seed, "shifts", block).randbytes(2 * _SHIFTED) for block in blocks
         )
-        shifts = np.frombuffer(drawn, np.uint8).reshape(-1, 2)[np.array(frames) - first * _SHIFTED]
-        return (shifts % NOISE_SHIFTS).astype(np.int32)
+        cuts = np.frombuffer(drawn, np.uint8).reshape(-1, 2)[np.array(frames) - first * _SHIFTED]
+        shifts: NDArray[np.int32] = (cuts % NOISE_SHIFTS).astype(np.int32)
+        return shifts
 
     def _is_free(self, thing: Sprite | Caption) -> bool:
         """Whether it is seen for a while, and never while the frame is taken."""
