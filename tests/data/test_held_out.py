@@ -40,3 +40,19 @@ def test_batches_are_the_same_at_every_call(dataset):
     calls = [held_out_batches(dataset, max_tokens=512) for _ in range(2)]
     first, second = ([each.batch.samples for each in call] for call in calls)
     assert first == second
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_at_most_so_many_samples_count_but_one_batch_at_least(dataset, world_size):
+    two = 2 * int(dataset.lengths.max())
+    every = [each.batch.samples for each in held_out_batches(dataset, max_tokens=two)]
+    for most, expected in ((1, every[:1]), (4, every[:2]), (100, every)):
+        counted = [
+            each.batch.samples
+            for rank in range(world_size)
+            for each in held_out_batches(
+                dataset, max_tokens=two, most_samples=most, rank=rank, world_size=world_size
+            )
+            if each.counts
+        ]
+        assert sorted(counted) == sorted(expected)

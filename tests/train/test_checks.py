@@ -1,4 +1,5 @@
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from videonsa.data.manifest import read_manifest
 from videonsa.errors import UsageError
 from videonsa.models.shape import published_shape
 from videonsa.train import checks
-from videonsa.train.checks import check_data, check_processes
+from videonsa.train.checks import check_data, check_processes, choose_fsdp
 from videonsa.train.reading import read_recipe
 
 SHAPE = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
@@ -41,10 +42,10 @@ def test_processes_that_divide_the_work_are_taken(world_size):
         (8, ["optimizer.batch_size=20"], "batch_size=20 over 8 processes.* such as 16 or 24"),
         (6, [], "batch_size=32 over 6 processes.* such as 30 or 36"),
         (8, ["optimizer.batch_size=2", "parallel.sequence=2"], "over 4 processes.* such as 4"),
-        (1, [], "parallel.fsdp=true with 1 processes"),
+        (1, ["parallel.fsdp=true"], "parallel.fsdp=true with 1 processes"),
         (
             8,
-            ["model.lora_rank=8", "parallel.fsdp=false", "parallel.deepspeed=zero.json"],
+            ["model.lora_rank=8", "parallel.deepspeed=zero.json"],
             "LoRA is sharded by FSDP2 alone",
         ),
     ],
@@ -82,10 +83,31 @@ def test_data_counted_with_another_tokenizer_are_refused(manifest):
         check_data(seven("data.context=44"), manifest, SHAPE, tokenizer_hash="another")
 
 
+@pytest.mark.parametrize(
+    ("settings", "world_size", "memory", "line"),
+    [
+        ([], 8, 80, "on, weights, gradients and optimizer take 133 GB, a GPU has 80"),
+        ([], 8, 288, "off, weights, gradients and optimizer take 133 GB, a GPU has 288"),
+        (["model.lora_rank=8"], 2, 80, "off, weights take 33 GB, a GPU has 80"),
+        (["model.freeze=[llm]"], 2, 40, "on, weights take 33 GB, a GPU has 40"),
+        ([], 1, 80, "off, one process trains; .* a GPU has 80: start several processes by torch"),
+        (["parallel.deepspeed=zero.json"], 8, 80, "off, DeepSpeed shards"),
+        ([], 2, None, "off, on CPUs weights are not sharded"),
+    ],
+)
+def test_weights_are_sharded_where_one_of_several_gpus_would_not_hold_them(
+    settings, world_size, memory, line
+):
+    memory = None if memory is None else memory * 10**9
+    chosen, found = choose_fsdp(seven(*settings), SHAPE, world_size=world_size, memory=memory)
+    assert re.match(f"parallel.fsdp=auto: {line}", found)
+    assert chosen == line.startswith("on,")
+
+
 def test_weights_are_not_sharded_on_cpus():
     with pytest.raises(UsageError, match="2 processes on CPUs: want two or more GPUs"):
-        check_processes(seven(), world_size=2, on_gpu=False)
-    deepspeed = ("parallel.fsdp=false", "parallel.deepspeed=zero.json")
+        check_processes(seven("parallel.fsdp=true"), world_size=2, on_gpu=False)
+    deepspeed = ("parallel.deepspeed=zero.json",)
     with pytest.raises(UsageError, match=r"zero\.json on CPUs.* want a GPU a process"):
         check_processes(seven(*deepspeed), world_size=2, on_gpu=False)
 

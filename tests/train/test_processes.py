@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from small_run import (
     build_data,
     command_of,
+    lines,
     losses,
     make_data,
     recipe_for,
@@ -35,7 +36,9 @@ ASKED = ("run.evaluate_every=3", "run.evaluate_samples=1", "run.evaluate_lengths
 @pytest.fixture(scope="module")
 def recipe(tiny_folder, tmp_path_factory):
     data = build_data(tmp_path_factory.mktemp("data"))
-    return recipe_for(tiny_folder, data, f"optimizer.steps={STEPS}")
+    held_out = build_data(tmp_path_factory.mktemp("held-out"), num_videos=4)
+    settings = (f"optimizer.steps={STEPS}", f"data.validation={held_out}")
+    return recipe_for(tiny_folder, data, *settings)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +48,17 @@ def alone(recipe, tmp_path_factory):
     return out
 
 
+def held_out_loss(out):
+    """After the last step."""
+    logged = [line["eval/loss"] for line in lines(out / "log.jsonl") if "eval/loss" in line]
+    return logged[-1]
+
+
 def assert_same_training(out, expected):
     """The same curve and the same weights, but for the order of sums."""
     found, wanted = (torch.tensor(losses(where)) for where in (out, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert held_out_loss(out) == pytest.approx(held_out_loss(expected), rel=1e-5)
     models = [load_model(where / "model").model for where in (out, expected)]
     for own, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=2e-5)
@@ -104,7 +114,8 @@ def test_processes_that_shard_weights_and_sum_sequences_train_in_bf16(tiny_folde
 
 def test_processes_that_shard_lora_train_the_adapter_and_the_model_of_one(recipe, tmp_path):
     chosen = ("model.lora_rank=4", "optimizer.learning_rate=1e-2", "optimizer.steps=2")
-    lora = recipe_for(recipe.model.base, recipe.data.manifest, *chosen)
+    held_out = f"data.validation={recipe.data.validation}"
+    lora = recipe_for(recipe.model.base, recipe.data.manifest, held_out, *chosen)
     outs = [tmp_path / "alone", tmp_path / "run"]
     train(lora, outs[0])
     run_processes(lora, outs[1], "parallel.fsdp=true", program=main_sharded)

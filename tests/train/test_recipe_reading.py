@@ -83,7 +83,7 @@ def test_a_file_extends_a_recipe(tmp_path):
         ("attention.branches=[global]", "attention.branches has 'global': want some of compressed"),
         ("attention.window_size=0", "window_size"),
         ("model.freeze=[tower]", "model.freeze has 'tower': want some of vit, merger, llm"),
-        ("parallel.deepspeed=zero.json", "parallel.fsdp and parallel.deepspeed"),
+        ("parallel.fsdp=maybe", "parallel.fsdp='maybe': want true or false or auto"),
         ("run.report_to=[paper]", "run.report_to has 'paper'"),
         ("optimizer.steps", "--set optimizer.steps: want section.key=value"),
         ("optimizer.steps=[", "--set optimizer.steps=[: not YAML"),
@@ -97,7 +97,16 @@ def test_a_mistake_is_told_in_one_line(setting, message):
     assert "\n" not in str(caught.value)
 
 
+def test_weights_are_sharded_in_one_way_and_auto_leaves_it_to_deepspeed():
+    with pytest.raises(UsageError, match=r"parallel\.fsdp and parallel\.deepspeed: want one of"):
+        read_recipe("videonsa-7b", settings=["parallel.deepspeed=a.json", "parallel.fsdp=true"])
+    assert (
+        read_recipe("videonsa-7b", settings=["parallel.deepspeed=a.json"]).parallel.fsdp == "auto"
+    )
+
+
 OUT_OF_BOUNDS = [
+    ("run.validation_samples", ("0", "-1")),
     *((f"optimizer.{name}", ("0", "-1", "2")) for name in ("learning_rate", "epsilon")),
     ("optimizer.gate_learning_rate", ("0", "-1", "2")),
     ("optimizer.weight_decay", ("-0.1", "1.5")),

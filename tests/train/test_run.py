@@ -7,9 +7,13 @@ import shutil
 
 import pytest
 import torch
+from conftest import TOKENIZER
+from small_manifest import OPTIONS, record, write_manifest
 from small_run import lines, losses, make_data, recipe_for
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 
+from videonsa.data.collate import pack_batch
+from videonsa.data.dataset import VideoDataset
 from videonsa.data.manifest import read_manifest
 from videonsa.errors import TrainingError, UsageError
 from videonsa.inference.engine import load
@@ -98,6 +102,57 @@ def test_an_epoch_is_an_epoch_whose_last_step_has_what_is_left_also_after_it_die
     logged = [line for line in lines(tmp_path / "log.jsonl") if "loss" in line]
     assert [(line["step"], line["epoch"]) for line in logged] == [(1, 0.75), (2, 1)]
     assert logged[-1]["tokens"] == sum(read_manifest(manifest).column("tokens"))
+
+
+def test_the_loss_of_validation_data_is_logged_and_changes_nothing(
+    undisturbed, tiny_folder, manifest, tmp_path, capsys
+):
+    own = write_manifest(
+        tmp_path / "validation.parquet",
+        [read_manifest(manifest)[0].record, record("text"), record("more text", turns=2)],
+        AutoTokenizer.from_pretrained(TOKENIZER),
+    )
+    settings = (f"data.validation={own.path}", "run.evaluate_every=4", "run.evaluate_lengths=[]")
+    model = train(recipe_for(tiny_folder, manifest, *settings), tmp_path / "run")
+    said = "of 3 samples of data.validation, 1 are training samples and 0 more show their videos"
+    assert said in capsys.readouterr().err
+    assert losses(tmp_path / "run") == losses(undisturbed)
+    found = [
+        (line["step"], line["eval/loss"])
+        for line in lines(tmp_path / "run/log.jsonl")
+        if "eval/loss" in line
+    ]
+    assert [step for step, _ in found] == [4, 6]
+    dataset = VideoDataset(own, tokenizer=AutoTokenizer.from_pretrained(TOKENIZER))
+    trained = load_model(model).model.eval()
+    total = labels = 0
+    for index in range(3):
+        batch = pack_batch([dataset[index]], sampling=dataset.sampling)
+        count = int((batch.labels != -100).sum())
+        total += trained(**batch.model_inputs()).loss.item() * count
+        labels += count
+    dataset.close()
+    assert found[-1][1] == pytest.approx(total / labels, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fps": 1.0}, r"was built otherwise than data.manifest, with fps=1.0 \(not 2.0\)"),
+        ({"system": "Be brief."}, r"with system='Be brief.' \(not 'You are"),
+        ({}, "has the samples of data.manifest: want samples that are not trained on"),
+    ],
+)
+def test_validation_data_are_built_as_the_training_data_and_are_others(
+    tiny_folder, manifest, tmp_path, monkeypatch, change, message
+):
+    own = tmp_path / "validation.parquet"
+    for name, value in change.items():
+        monkeypatch.setitem(OPTIONS, name, value)
+    records = [row.record for row in read_manifest(manifest)][: 4 if change else None]
+    write_manifest(own, records, AutoTokenizer.from_pretrained(TOKENIZER))
+    with pytest.raises(UsageError, match=message):
+        train(recipe_for(tiny_folder, manifest, f"data.validation={own}"), tmp_path / "run")
 
 
 def test_another_recipe_does_not_go_on_in_the_folder(undisturbed, tiny_folder, manifest, tmp_path):

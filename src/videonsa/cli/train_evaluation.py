@@ -24,7 +24,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         UsageError: lengths that cannot be rendered, or kinds that are none.
     """
     settings = recipe.run
-    if not settings.evaluate_every:
+    if not settings.evaluate_every or not settings.evaluate_lengths:
         return None
     from videonsa.evals.tasks.suite.suite_run import SuiteRun
     from videonsa.rendered.suite import KINDS

@@ -249,6 +249,13 @@ class Manifest:
                 rows = self._file.read_row_group(number).to_pylist()
             yield from rows
 
+    def records(self) -> Iterator[str]:
+        """Each record as JSON, in order, without reading the rest."""
+        for number in range(self._file.num_row_groups):
+            with self._reading():
+                texts = self._file.read_row_group(number, columns=["record"]).column("record")
+            yield from texts.to_pylist()
+
     def column(self, name: str) -> NDArray[Any]:
         """One number of every row, such as `tokens` or `num_frames`, without reading the rest."""
         if name not in COLUMNS:

@@ -15,6 +15,10 @@ from videonsa.train.settings import Recipe
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2
 """Batches that each worker of the loader prepares ahead."""
+_BYTES_TRAINED, _BYTES_FROZEN = 16, 4
+"""Of a weight: in float32 with its gradient and both states of AdamW, or alone."""
+_SHARE_FOR_STATE = 0.8
+"""Of a GPU's memory; the rest is for activations."""
 _BYTES_A_TOKEN = 2 * 3 * 28 * 28
 """Two frames of 28 x 28 pixels in RGB, a byte each."""
 
@@ -35,7 +39,8 @@ def check_shared_memory(recipe: Recipe, manifest: Manifest, *, runs: int) -> Non
     workers = recipe.data.num_workers
     if not workers or not SHARED_MEMORY.is_dir() or is_drawn(manifest.facts):
         return
-    batches = runs * (workers * PREFETCHED + 1)
+    loaders = 2 if recipe.data.validation else 1
+    batches = runs * loaders * (workers * PREFETCHED + 1)
     wanted = batches * recipe.data.context * _BYTES_A_TOKEN
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < wanted:
@@ -77,7 +82,7 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             "data.shapes=equal with optimizer.batch_of=samples: sequences of equal shape have as "
             "many samples as fit; want --set optimizer.batch_of=sequences"
         )
-    if parallel.fsdp and (world_size == 1 or not on_gpu):  # accelerate would leave it out
+    if parallel.fsdp is True and (world_size == 1 or not on_gpu):  # accelerate would leave it out
         raise UsageError(
             f"parallel.fsdp=true with {world_size} processes on {'a GPU' if on_gpu else 'CPUs'}: "
             "want two or more GPUs, a process each by torchrun, or --set parallel.fsdp=false"
@@ -111,6 +116,35 @@ def _check_capture(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
                 "run.precision=bf16_weights (a GPU) or fp32, no LoRA and no activation "
                 "checkpointing; or --set run.capture=false"
             )
+
+
+def choose_fsdp(
+    recipe: Recipe, shape: ModelShape, *, world_size: int, memory: int | None
+) -> tuple[bool, str]:
+    """What `parallel.fsdp=auto` means for a run, and why, in a line.
+
+    Args:
+        recipe: of the run.
+        shape: of its model.
+        world_size: processes, a GPU each.
+        memory: bytes of a GPU; None: the processes are on CPUs.
+    """
+    if memory is None:
+        return False, "parallel.fsdp=auto: off, on CPUs weights are not sharded"
+    if recipe.parallel.deepspeed is not None:
+        return False, "parallel.fsdp=auto: off, DeepSpeed shards"
+    settings = recipe.model
+    trains = not settings.lora_rank and "llm" not in settings.freeze
+    size = shape.num_parameters * (_BYTES_TRAINED if trains else _BYTES_FROZEN)
+    fits = size <= _SHARE_FOR_STATE * memory
+    sizes = (
+        f"weights{', gradients and optimizer' if trains else ''} take {size / 1e9:.0f} GB, a GPU "
+        f"has {memory / 1e9:.0f}"
+    )
+    if world_size == 1:
+        more = "" if fits else ": start several processes by torchrun"
+        return False, f"parallel.fsdp=auto: off, one process trains; {sizes}{more}"
+    return not fits, f"parallel.fsdp=auto: {'off' if fits else 'on'}, {sizes}"
 
 
 def check_deepspeed(path: str) -> None:

@@ -184,7 +184,7 @@ def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> dict[str, Any]
             old, new = (getattr(getattr(one, section), key) for one in (then.recipe, recipe))
             matters = section not in _MAY_CHANGE or key in ("seed", "precision")
             matters = matters and f"{section}.{key}" not in _MAY_GROW
-            if matters and key != "manifest" and old != new:
+            if matters and key not in ("manifest", "validation") and old != new:
                 raise UsageError(
                     f"{out} has checkpoints with {section}.{key}={old}, this run has {new}: name "
                     "another folder, or the same value"

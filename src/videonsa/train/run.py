@@ -33,7 +33,7 @@ from videonsa.models.checkpoints.tokenizer import load_tokenizer
 from videonsa.models.config import stated_by
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import locate_model
-from videonsa.models.shape import load_shape, shape_of_config
+from videonsa.models.shape import ModelShape, load_shape, shape_of_config
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.parsing import one_line
 from videonsa.planning.defaults import default_sampling
@@ -43,6 +43,7 @@ from videonsa.train.checks import (
     check_deepspeed,
     check_processes,
     check_shared_memory,
+    choose_fsdp,
 )
 from videonsa.train.folder import LOG, MODEL, hold_folder, open_folder, writing
 from videonsa.train.optimization import check_optimization, check_schedule, warmup_steps
@@ -52,6 +53,7 @@ from videonsa.train.settings import ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, RunLength, resume_stream, run_length
 from videonsa.train.trackers import tracker_callbacks
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, holds_weights
+from videonsa.train.validation import overlap_line, read_validation, validation_batches
 from videonsa.train.watch import Watch, report_line
 from videonsa.video.chat import DEFAULT_SYSTEM
 from videonsa.video.sampling import SamplingSpec
@@ -67,6 +69,7 @@ class _Start:
     loader: PackedLoader
     length: RunLength
     """From the first step on."""
+    validation: Manifest | None
     tokenizer: Any
     sampling: SamplingSpec
     """How the trained model samples a video unless told otherwise."""
@@ -112,7 +115,12 @@ def train(
     with (
         hold_folder(out, start.processes),
         writing(out),
-        Watch(log=log, evaluate_every=recipe.run.evaluate_every, end=end) as watch,
+        Watch(
+            log=log,
+            evaluate_every=recipe.run.evaluate_every,
+            at_end=start.validation is not None,
+            end=end,
+        ) as watch,
     ):
         start = _opened(start)
         trainer = _trainer(start, evaluation=evaluation, callbacks=(watch, *callbacks))
@@ -136,15 +144,20 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     manifest = _manifest(recipe)
     check_shared_memory(recipe, manifest, runs=processes_here())
     shape = load_shape(recipe.model.base)
+    recipe, lines = _with_fsdp(recipe, shape, processes)
     tokenizer = load_tokenizer(locate_model(recipe.model.base))
-    check_data(recipe, manifest, shape, tokenizer_hash=hash_of_tokenizer(tokenizer))
+    tokenizer_hash = hash_of_tokenizer(tokenizer)
+    check_data(recipe, manifest, shape, tokenizer_hash=tokenizer_hash)
+    validation = read_validation(recipe, manifest, shape, tokenizer_hash=tokenizer_hash)
     loader = _loader(recipe, manifest, tokenizer, processes)
     length = run_length(recipe.optimizer, loader.sampler)
     check_schedule(recipe.optimizer, steps=length.steps)
     before = default_sampling(recipe.model.base, shape)
     sampling = trained_sampling(manifest, before)
     if processes.is_main_process:
-        for line in unused:
+        if validation is not None and (shared := overlap_line(validation, manifest)):
+            lines.append(shared)
+        for line in (*unused, *lines):
             report_line(line)
         if loader.sampler.note:
             report_line(f"an epoch has {loader.sampler.note}")
@@ -155,10 +168,23 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
         manifest=manifest,
         loader=loader,
         length=length,
+        validation=validation,
         tokenizer=tokenizer,
         sampling=sampling,
         processes=processes,
     )
+
+
+def _with_fsdp(recipe: Recipe, shape: ModelShape, processes: Any) -> tuple[Recipe, list[str]]:
+    """The recipe with what `parallel.fsdp=auto` means here, and lines that say so."""
+    if recipe.parallel.fsdp != "auto":
+        return recipe, []
+    memory = None
+    if processes.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(processes.device).total_memory
+    world_size = processes.num_processes
+    chosen, line = choose_fsdp(recipe, shape, world_size=world_size, memory=memory)
+    return replace(recipe, parallel=replace(recipe.parallel, fsdp=chosen)), [line]
 
 
 def _report_asked(manifest: Manifest, change: str | None) -> None:
@@ -284,6 +310,9 @@ def _trainer(
                 beside=files_beside(folder, sampling=start.sampling),
                 cp_group=context_parallel_group(recipe, processes),
                 evaluation=evaluation,
+                validation=None
+                if start.validation is None
+                else validation_batches(recipe, start.validation, tokenizer, processes),
             ),
         )
     for own in (ProgressCallback, PrinterCallback):

@@ -135,7 +135,7 @@ class DataSettings:
     """The folder that `videonsa data build` wrote; required."""
     validation: str = ""
     """A folder likewise, of samples that are not trained on: their loss is computed every
-    `run.evaluate_every` steps."""
+    `run.evaluate_every` steps and at the end."""
     context: int = 36_864
     """Most tokens of a packed sequence of samples."""
     shapes: Literal["any", "equal"] = "any"
@@ -222,17 +222,18 @@ class ParallelSettings:
 
     sequence: int = 1
     """Degree of context parallelism: K and V are all-gathered, queries sharded."""
-    fsdp: bool = False
-    """Shard weights, gradients and optimizer over all processes (FSDP2), layer by layer."""
+    fsdp: bool | Literal["auto"] = False
+    """Shard weights, gradients and optimizer over all processes (FSDP2), layer by layer. `auto`:
+    where several GPUs train and one would not hold them."""
     deepspeed: str | None = None
     """A DeepSpeed config file; excludes `fsdp`."""
     activation_checkpointing: bool = True
     """Recompute the activations of a layer in the backward pass instead of keeping them."""
 
     def __post_init__(self) -> None:
-        """Refuse `fsdp` together with `deepspeed`: UsageError."""
+        """Refuse `fsdp` together with `deepspeed`: UsageError; `auto` leaves it to DeepSpeed."""
         _within("parallel", 1, 65_536, sequence=self.sequence)
-        if self.fsdp and self.deepspeed:
+        if self.fsdp is True and self.deepspeed:
             raise UsageError("parallel.fsdp and parallel.deepspeed: want one of the two")
 
 
@@ -253,10 +254,13 @@ class RunSettings:
     """How many checkpoints stay."""
     seconds: float | None = None
     """Save a checkpoint and stop after this time; the same command resumes. None: never."""
+    validation_samples: int = 256
+    """Most samples of `data.validation` whose loss is computed, always the same ones."""
     evaluate_every: int = 0
-    """Evaluate on the suite's test split; 0: never."""
+    """Evaluate on `data.validation` and on the suite's test split; 0: never on the suite."""
     evaluate_lengths: tuple[str, ...] = ("1k",)
-    """Tokens of the videos, in the format of `videonsa eval synthetic --lengths`."""
+    """Tokens of the videos, in the format of `videonsa eval synthetic --lengths`; empty: the suite
+    is not asked."""
     evaluate_samples: int = 10
     """Videos for each length."""
     evaluate_frame_size: int = 224
@@ -280,6 +284,7 @@ class RunSettings:
         _within("run", 1, _MOST, keep=self.keep, max_skipped=self.max_skipped)
         _within("run", 0, _MOST, evaluate_every=self.evaluate_every)
         _within("run", 1, _MOST, evaluate_samples=self.evaluate_samples)
+        _within("run", 1, _MOST, validation_samples=self.validation_samples)
         _within("run", 28, 4096, evaluate_frame_size=self.evaluate_frame_size)
         _positive("run", _MOST, seconds=self.seconds, peak_tflops=self.peak_tflops)
         _among("run.report_to", self.report_to, TRACKERS)

@@ -31,6 +31,7 @@ from videonsa.train.parameters import all_finite, parameter_groups
 from videonsa.train.saving import PARTIAL, publish, reading, saving
 from videonsa.train.settings import Recipe
 from videonsa.train.stream import PackStream, frame_patches, vision_masks
+from videonsa.train.validation import Batches
 from videonsa.train.watch import report_line
 
 Evaluation = Callable[[Any, Any, int], dict[str, float]]
@@ -55,6 +56,9 @@ class Extras:
     cp_group: ContextParallelGroup | None = None
     """None without context parallelism."""
     evaluation: Evaluation | None = None
+    """Called every `run.evaluate_every` steps."""
+    validation: Batches | None = None
+    """Those of the validation data, if there are any."""
     noted: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
     """Loss and sample ids of each sequence of the current step."""
 
@@ -257,20 +261,39 @@ class PackTrainer(Trainer):
         self._entrances_are_open = True
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The scores of the evaluation that was passed in."""
-        if self.extras.evaluation is None:
-            return {}
+        """The loss of the validation data, and the scores of the evaluation that was passed in."""
+        step, every = self.state.global_step, self.extras.recipe.run.evaluate_every
+        found: dict[str, float] = {}
         self.model.eval()
         self._open_entrances()
         with torch.no_grad():
-            step = self.state.global_step
-            found = self.extras.evaluation(self._entrance, self.processing_class, step)
+            if self.extras.validation is not None:
+                found["loss"] = self._validation_loss(self.extras.validation)
+            if self.extras.evaluation is not None and every and step % every == 0:
+                found |= self.extras.evaluation(self._entrance, self.processing_class, step)
         scores = {f"eval/{name}": value for name, value in found.items()}
-        self.log(dict(scores))
+        if scores:
+            self.log(dict(scores))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, scores
         )
         return scores
+
+    def _validation_loss(self, batches: Batches) -> float:
+        """Mean over all labels of the validation data, by all processes."""
+        device = self.args.device
+        total = torch.zeros(1, 2, dtype=torch.float64)  # loss, labels
+        for batch, counts in batches():
+            inputs = batch.model_inputs(device) | {"loss_only": True, "num_items_in_batch": 1}
+            if self.extras.cp_group is not None:
+                inputs["cp_group"] = self.extras.cp_group
+            with self.compute_loss_context_manager():
+                loss = self._entrance(**inputs).loss
+            if counts:
+                labels = int((batch.labels[:, 1:] != -100).sum())
+                total += torch.tensor([[float(loss), labels]], dtype=torch.float64)
+        loss, labels = self.accelerator.gather(total.to(device)).sum(0).tolist()
+        return loss / labels if labels else math.nan
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._saves_to)

@@ -21,12 +21,16 @@ class Watch(TrainerCallback):
     Args:
         log: log.jsonl.
         evaluate_every: in steps; 0: never.
+        at_end: evaluate after the last step too.
         end: when the run saves a checkpoint and stops, by `time.monotonic`.
     """
 
-    def __init__(self, *, log: LogFile, evaluate_every: int, end: float = math.inf) -> None:
+    def __init__(
+        self, *, log: LogFile, evaluate_every: int, at_end: bool = False, end: float = math.inf
+    ) -> None:
         self._log = log
         self._every = evaluate_every
+        self._at_end = at_end
         self._end = end
         self._bar: tqdm[Any] | None = None
 
@@ -53,7 +57,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance progress; decide on evaluation and stop."""
-        if self._every and state.global_step % self._every == 0:
+        is_last = state.global_step >= state.max_steps
+        if (self._at_end and is_last) or (self._every and state.global_step % self._every == 0):
             control.should_evaluate = True
         if self._end < math.inf and self._is_over(args.device):
             control.should_save = control.should_training_stop = True
