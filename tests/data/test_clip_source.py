@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from videonsa.data.build import open_sources
 from videonsa.data.dataset import VideoDataset
-from videonsa.data.scripts import script_of
+from videonsa.data.scripts import info_of_script, script_info, script_of
 from videonsa.errors import UsageError
 from videonsa.rendered.clips import Clip
 
@@ -70,7 +70,7 @@ def test_a_sample_has_the_frames_of_its_clip(tmp_path):
     ("text", "problem"),
     [
         ("clips:count=2", "no patches"),
-        ("clips:count=2,patches=4", "patches=4: want 1, a still, or 8 and more"),
+        ("clips:count=2,patches=8", "patches=4: want 1, a still, or 8 and more"),
         ("clips:count=0,patches=8", "want at least 1 clip"),
         (f"clips:count={10**14},patches=8", "at most 10000000"),
         (f"clips:count=1,patches=8,first={10**14}", "from 0 on, of the 1099511627776"),
@@ -91,3 +91,17 @@ def test_what_is_no_script_is_refused():
     assert script_of('{"clip":{"seed":3,"patches":1,"phase":0.25}}') == Clip(
         seed=3, patches=1, phase=0.25
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clips:count=2,patches=8",
+        "synthetic:count=2,frames=128",
+        "synthetic:suite=2,count=2,frames=64,kinds=any",
+    ],
+)
+def test_what_probing_says_is_known_without_the_video(name):
+    for entry in open_sources([name]).sources[0].entries():
+        (video,) = entry.found.videos
+        assert info_of_script(video.script) == script_info(script_of(video.script))

@@ -22,12 +22,12 @@ from videonsa.data.clip_source import ClipSource
 from videonsa.data.files import ParquetRows, parquet_writer, pyarrow
 from videonsa.data.filter import FilterOptions, Found, judge, media_facts
 from videonsa.data.manifest import MANIFEST, BuildFacts, ManifestRow, ManifestWriter, MediaFacts
-from videonsa.data.media import is_script, path_of, script_of_media
+from videonsa.data.media import is_script, path_of
 from videonsa.data.probe import DEFAULT_TIMEOUT, Target, probe_all, target_of
 from videonsa.data.probe_journal import JOURNAL, FileState, ProbeJournal
 from videonsa.data.reasons import DropError, Reason
-from videonsa.data.records import Media, Record
-from videonsa.data.scripts import script_info
+from videonsa.data.records import Media, Record, VideoRef
+from videonsa.data.scripts import info_of_script
 from videonsa.data.sources import AnnotationFile, Entry, archives_in, find_annotations
 from videonsa.data.suite_source import PREFIX, SuiteSource
 from videonsa.data.tokens import RememberingTokenizer
@@ -170,7 +170,8 @@ def build(
 def _find_files(sources: Sequence[Source], *, progress: bool) -> Files:
     """Every video and image that a row names, as it is now."""
     files: Files = {}
-    rows = (entry for source in sources for entry in source.entries())
+    read = [one for one in sources if not isinstance(one, (SuiteSource, ClipSource))]
+    rows = (entry for source in read for entry in source.entries())
     for entry in _bar(rows, "reading", unit="row", shown=progress):
         if isinstance(entry.found, Record):
             for media in entry.found.media:
@@ -248,9 +249,8 @@ class _Facts:
         return facts
 
     def _found(self, media: Media) -> Found:
-        script = script_of_media(media)
-        if script is not None:
-            return Found(media, _NO_FILE, script_info(script))
+        if isinstance(media, VideoRef) and media.script is not None:
+            return Found(media, _NO_FILE, info_of_script(media.script))
         target = self._files.get(path_of(media))
         if target is None:
             raise DropError(Reason.MISSING, "its source has changed since it was read first")

@@ -13,7 +13,8 @@ from videonsa.errors import UsageError
 from videonsa.ops.drawing import Drawing, draw_frames
 from videonsa.rendered.clips import Clip
 from videonsa.rendered.clips.scene import SPLIT_SIZE
-from videonsa.rendered.suite import Script, drawing_of
+from videonsa.rendered.suite import Script, SuiteSpec, drawing_of
+from videonsa.rendered.suite.suite_spec import FPS
 from videonsa.rendered.suites import SPECS, script_from, suite_of
 from videonsa.video.sampling import VideoInfo
 
@@ -45,27 +46,50 @@ def script_of(text: str) -> Drawn:
         UsageError: it did not write this.
 
     """
+    stated = _stated(text)
+    return stated if isinstance(stated, Clip) else script_from(stated[0], spec=stated[1])
+
+
+def _stated(text: str) -> Clip | tuple[int, SuiteSpec]:
+    """A clip, or seed and spec of a video of a suite."""
     try:
         facts = json.loads(text)
         if _CLIP in facts:
             return Clip(**facts[_CLIP])
-        seed = facts.pop("seed")
-        spec = SPECS[facts.pop(_SUITE, 1)](**facts | {"kinds": tuple(facts["kinds"])})
+        seed: int = facts.pop("seed")
+        return seed, SPECS[facts.pop(_SUITE, 1)](**facts | {"kinds": tuple(facts["kinds"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"not a script of the suite nor a clip ({error}): want what it was built with"
         ) from error
-    return script_from(seed, spec=spec)
 
 
 def script_info(drawn: Drawn) -> VideoInfo:
     """What probing says of a drawn video."""
     size = drawn.frame_size if isinstance(drawn, Clip) else drawn.spec.frame_size
+    return _info(drawn.seed, drawn.duration, drawn.num_frames, drawn.fps, size)
+
+
+def info_of_script(text: str) -> VideoInfo:
+    """The same of what `script_text` wrote, without the video: that takes longer.
+
+    Raises:
+        UsageError: it did not write this.
+
+    """
+    stated = _stated(text)
+    if isinstance(stated, Clip):
+        return script_info(stated)
+    seed, spec = stated
+    return _info(seed, float(spec.seconds), spec.num_frames, FPS, spec.frame_size)
+
+
+def _info(seed: int, duration: float, num_frames: int, fps: float, size: int) -> VideoInfo:
     return VideoInfo(
-        path=f"script {drawn.seed}",
-        duration=drawn.duration,
-        num_frames=drawn.num_frames,
-        fps=drawn.fps,
+        path=f"script {seed}",
+        duration=duration,
+        num_frames=num_frames,
+        fps=fps,
         width=size,
         height=size,
         container="script",
