@@ -70,7 +70,7 @@ def test_a_sample_has_the_frames_of_its_clip(tmp_path):
     ("text", "problem"),
     [
         ("clips:count=2", "no patches"),
-        ("clips:count=2,patches=8", "patches=4: want 1, a still, or 8 and more"),
+        ("clips:count=2,patches=4", "patches=4: want 1, a still, or 8 and more"),
         ("clips:count=0,patches=8", "want at least 1 clip"),
         (f"clips:count={10**14},patches=8", "at most 10000000"),
         (f"clips:count=1,patches=8,first={10**14}", "from 0 on, of the 1099511627776"),

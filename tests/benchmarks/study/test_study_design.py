@@ -44,7 +44,7 @@ def test_no_video_of_training_is_in_two_sources(tmp_path):
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
 
-@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "random"])
+@pytest.mark.parametrize("arm", ARMS)
 def test_arms_attend_to_equally_many_keys_from_one_model_of_their_seed(arm, tmp_path):
     design = Design(arms=tuple(ARMS), seeds=(3,))
     runs = [Run(stage=stage.name, seed=3, arm=arm) for stage in STAGES if stage.has_arms]
