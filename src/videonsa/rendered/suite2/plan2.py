@@ -4,13 +4,15 @@ What is shown comes in *shows*: a show serves one or more kinds and has one or m
 show gets its least number of units, then all get one more in turn, until a video is full.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from videonsa.rendered.suite2.levels2 import STILL_KINDS, Level2
 
 MOST_QUESTIONS = 36
-"""Of a video."""
+"""Of a video of `FULL_SECONDS`; shorter ones have fewer, by the square root of their length, so
+that those of one length hardly differ in it."""
 FULL_SECONDS = 256
 """Longer videos show as much as one of these seconds."""
 MOST_NAMES = 32
@@ -132,6 +134,7 @@ def least_seconds(kinds: Sequence[str], *, level: Level2) -> int:
 def plan(kinds: Sequence[str], *, level: Level2, seconds: int) -> dict[str, int]:
     """Units of each show of a video of these kinds; it depends on no seed."""
     seconds = min(seconds, FULL_SECONDS)
+    most = round(MOST_QUESTIONS * math.sqrt(seconds / FULL_SECONDS))
     units = {name: _least(name, kinds) for name in shows_of(kinds)}
     growing = list(units)
     while growing:
@@ -141,7 +144,7 @@ def plan(kinds: Sequence[str], *, level: Level2, seconds: int) -> dict[str, int]
                 more[name] <= SHOWS[name].most
                 and _total("seconds", more, level) <= seconds
                 and _most_names(more, level) <= MOST_NAMES
-                and num_questions(more, kinds) <= MOST_QUESTIONS
+                and num_questions(more, kinds) <= most
             )
             if fits:
                 units = more
