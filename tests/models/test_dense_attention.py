@@ -165,3 +165,18 @@ def test_packed_attention_and_its_gradients_never_wait_for_the_gpu(pieces):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert inputs[0].grad.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_what_is_not_finite_in_one_piece_reaches_no_other_on_a_gpu():
+    """Neither its output nor a gradient; the pieces end inside of tiles."""
+    inputs = packed_on_gpu()
+    rows, keys = ([x[i] for x in PIECES] for i in (0, 1))
+    with torch.no_grad():
+        for x, lengths in zip(inputs, (rows, keys, keys), strict=True):
+            x.split(lengths, 1)[2].fill_(torch.nan)
+    found = dense_attention(*inputs, pieces=PIECES)
+    outputs = found.split(rows, 1)
+    grads = torch.autograd.grad(sum(outputs[i].sum() for i in (0, 1, 3)), inputs)
+    for x, lengths in zip((found, *grads), (rows, rows, keys, keys), strict=True):
+        assert all(x.split(lengths, 1)[i].isfinite().all() for i in (0, 1, 3))
