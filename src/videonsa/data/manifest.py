@@ -131,6 +131,8 @@ NUMBERS = (
 """What the data hash covers of a row beside its record and media."""
 COLUMNS = (*NUMBERS, "vision_begin", "label_tokens")
 """What `Manifest.column` gives; the last two follow from record and tokenizer."""
+_KEPT_BYTES = 2**28
+"""Of groups of rows that a manifest keeps in memory."""
 _REMEDY = "want what 'videonsa data build' writes; build it again"
 _FACTS, _DATA_HASH = "videonsa.facts", "videonsa.data_hash"
 
@@ -204,9 +206,9 @@ class Manifest:
             for index in range(self._file.num_row_groups)
         ]
         self._ends: NDArray[np.int64] = np.cumsum(sizes, dtype=np.int64)
-        # The group of rows that was read last; packs ask for rows all over the file, so a row is
-        # decoded when it is asked for.
-        self._group: tuple[int, Any] = (-1, None)
+        # Groups of rows that were read; packs ask for rows all over the file, so a row is decoded
+        # when it is asked for, and groups stay while there is room.
+        self._groups: dict[int, Any] = {}
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.path, "a manifest", remedy=_REMEDY)
@@ -230,11 +232,19 @@ class Manifest:
         index %= len(self)
         number = int(np.searchsorted(self._ends, index, side="right"))
         with self._reading():
-            if self._group[0] != number:
-                self._group = number, self._file.read_row_group(number)
-            rows = self._group[1]
+            rows = self._group(number)
             (columns,) = rows.slice(rows.num_rows - int(self._ends[number]) + index, 1).to_pylist()
             return _row_of(columns)
+
+    def _group(self, number: int) -> Any:
+        """A group of rows; where there is no room for all, those read first are let go."""
+        if number not in self._groups:
+            group = self._file.read_row_group(number)
+            room = _KEPT_BYTES - group.nbytes
+            while self._groups and sum(kept.nbytes for kept in self._groups.values()) > room:
+                del self._groups[next(iter(self._groups))]
+            self._groups[number] = group
+        return self._groups[number]
 
     def __iter__(self) -> Iterator[ManifestRow]:
         for columns in self._columns():

@@ -39,6 +39,8 @@ class CapturedSteps:
         self._losses: dict[PackShape, EqualLoss] = {}
         self._captured: dict[PackShape, _Captured] = {}
         self._pool: Any = None
+        self._stream: Any = None
+        """Of all passes: each weight adds up its gradients on the stream of its first pass."""
 
     def run(self, batch: PackedBatch, num_items: Tensor | int | None = None) -> Tensor:
         """The loss of a pack, detached; the weights then have its gradients and no others.
@@ -87,7 +89,7 @@ class CapturedSteps:
 
     def _capture(self, shape: PackShape, inputs: EqualInputs) -> _Captured:
         loss = self._losses[shape]
-        side = torch.cuda.Stream()
+        side = self._stream = self._stream or torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
@@ -97,7 +99,7 @@ class CapturedSteps:
             weight.grad = None
         torch.cuda.empty_cache()  # what the passes above held, the graph needs
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=side):
             value = self._pass(loss, inputs)
         self._pool = graph.pool()
         report_line(
