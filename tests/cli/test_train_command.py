@@ -39,7 +39,7 @@ def test_show_prints_every_setting(capsys):
 def test_a_model_is_trained_evaluated_on_the_suite_and_logged(settings, tmp_path, capsys):
     out = tmp_path / "run"
     asked = ["run.evaluate_every=2", "run.evaluate_lengths=[1k]", "run.evaluate_samples=1"]
-    asked += ["run.evaluate_kinds=[needle, order]", "run.evaluate_style=likeliest"]
+    asked += ["run.evaluate_suite=2", "run.evaluate_kinds=[needle, direction]"]
     asked += ["run.report_to=[tensorboard]"]
     settings += [word for setting in asked for word in ("--set", setting)]
     assert main(["train", "tiny", *settings, "--out", str(out), "--json"]) == 0
@@ -49,7 +49,8 @@ def test_a_model_is_trained_evaluated_on_the_suite_and_logged(settings, tmp_path
     assert scores["step"] == 2
     assert 0 <= scores["eval/accuracy/1024_tokens"] <= 1
     answers = (out / "eval/step-2/samples.jsonl").read_text().splitlines()
-    assert {json.loads(answer)["kind"] for answer in answers} == {"needle", "order"}
+    assert {json.loads(answer)["kind"] for answer in answers} == {"needle", "direction"}
+    assert 0 <= scores["eval/accuracy/likeliest"] <= 1
     assert list(out.glob("runs/*/events.out.tfevents.*"))
 
 

@@ -21,13 +21,15 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
     others ask the same, as sharded weights want, and keep nothing.
 
     Raises:
-        UsageError: lengths that cannot be rendered, or kinds that are none.
+        UsageError: lengths that cannot be rendered, kinds that are none, or a style that the suite
+            does not have.
     """
     settings = recipe.run
     if not settings.evaluate_every or not settings.evaluate_lengths:
         return None
     from videonsa.evals.tasks.suite.suite_run import SuiteRun
     from videonsa.rendered.suite import KINDS
+    from videonsa.rendered.suite2 import ANY
 
     request = SuiteRun(
         model=recipe.name,
@@ -36,9 +38,10 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
         ),
         samples=settings.evaluate_samples,
         conditions=("whole",),
-        kinds=settings.evaluate_kinds or KINDS,
+        kinds=settings.evaluate_kinds or (KINDS if settings.evaluate_suite == 1 else ANY),
         frame_size=settings.evaluate_frame_size,
         style=settings.evaluate_style,
+        suite=settings.evaluate_suite,
     )
 
     def evaluate(model: Any, tokenizer: Any, step: int) -> dict[str, float]:
@@ -68,9 +71,11 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
 
 
 def _shares(lines: "list[SuiteLine]") -> dict[str, float]:
-    """Right answers of each length, and of all."""
+    """Right answers of each length and of all; of all, also those that are the likeliest option."""
     right: dict[str, list[bool]] = {"all": []}
     for line in lines:
         right.setdefault(f"{line.length}_tokens", []).append(line.right)
         right["all"].append(line.right)
+        if line.likeliest is not None:
+            right.setdefault("likeliest", []).append(line.likeliest == line.answer)
     return {f"accuracy/{name}": sum(found) / len(found) for name, found in right.items()}

@@ -258,6 +258,8 @@ class RunSettings:
     """Most samples of `data.validation` whose loss is computed, always the same ones."""
     evaluate_every: int = 0
     """Evaluate on `data.validation` and on the suite's test split; 0: never on the suite."""
+    evaluate_suite: Literal[1, 2] = 1
+    """Which suite; the second wants `evaluate_style: free`."""
     evaluate_lengths: tuple[str, ...] = ("1k",)
     """Tokens of the videos, in the format of `videonsa eval synthetic --lengths`; empty: the suite
     is not asked."""
@@ -266,7 +268,7 @@ class RunSettings:
     evaluate_frame_size: int = 224
     """Side of a frame in pixels."""
     evaluate_kinds: tuple[str, ...] = ()
-    """Kinds of question; empty: all of the suite's."""
+    """Kinds of question; empty: all of the first suite's, any of the second's."""
     evaluate_style: Literal["choice", "free", "likeliest"] = "choice"
     """`choice`: the letter of an option; `free`: the answer itself; `likeliest`: the option with
     the highest probability counts."""
