@@ -32,6 +32,7 @@ def check(manifest, *settings):
 def test_processes_that_divide_the_work_are_taken(world_size):
     check_processes(seven(), world_size=world_size, on_gpu=True)
     check_processes(seven("parallel.sequence=2"), world_size=world_size, on_gpu=True)
+    check_processes(seven("parallel.fsdp=true"), world_size=world_size, on_gpu=True)
 
 
 @pytest.mark.parametrize(

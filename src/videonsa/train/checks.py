@@ -69,7 +69,7 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"optimizer.batch_size={optimizer.batch_size} over {ranks} processes with sequences of "
             f"their own: want a multiple, such as {_multiples(optimizer.batch_size, ranks)}"
         )
-    sharded = parallel.fsdp or parallel.deepspeed is not None
+    sharded = parallel.fsdp is True or parallel.deepspeed is not None
     if recipe.run.precision == "bf16_weights" and sharded:
         raise UsageError(
             "run.precision=bf16_weights with sharded weights, which have float32 masters anyway: "

@@ -184,7 +184,9 @@ def _with_fsdp(recipe: Recipe, shape: ModelShape, processes: Any) -> tuple[Recip
         memory = torch.cuda.get_device_properties(processes.device).total_memory
     world_size = processes.num_processes
     chosen, line = choose_fsdp(recipe, shape, world_size=world_size, memory=memory)
-    return replace(recipe, parallel=replace(recipe.parallel, fsdp=chosen)), [line]
+    recipe = replace(recipe, parallel=replace(recipe.parallel, fsdp=chosen))
+    check_processes(recipe, world_size=world_size, on_gpu=memory is not None)
+    return recipe, [line]
 
 
 def _report_asked(manifest: Manifest, change: str | None) -> None:

@@ -128,7 +128,7 @@ class PackTrainer(Trainer):
         return self.extras.stream
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW with separate parameter groups for the gates."""
+        """The optimizer of the recipe, with separate parameter groups for the gates."""
         if self.optimizer is None:
             model = self.model if model is None else model
             recipe = self.extras.recipe
