@@ -65,17 +65,12 @@ class Script2(Script):
         length = self.spec.level2.stay[1]
         blocks = range(int(first // length) - 1, int(last // length) + 1)
         sprites = [sprite for block in blocks for sprite in self._passing(block)]
-        return tuple(
-            sprite
-            for sprite in sprites
-            if sprite.start <= last and sprite.end > first and self._is_free(sprite)
-        )
+        return tuple(s for s in sprites if s.start <= last and s.end > first)
 
     def lines(self, first: float, last: float) -> tuple[Caption, ...]:
         """Letters that no question is about, at some time in [first, last] seconds."""
         blocks = range(int(first // _LINE), int(last // _LINE) + 1)
-        letters = (letter for block in blocks for letter in self._letter(block))
-        return tuple(letter for letter in letters if self._is_free(letter))
+        return tuple(letter for block in blocks for letter in self._letter(block))
 
     @property
     def noise(self) -> Noise:
@@ -94,9 +89,9 @@ class Script2(Script):
         shifts: NDArray[np.int32] = (cuts % NOISE_SHIFTS).astype(np.int32)
         return shifts
 
-    def _is_free(self, thing: Sprite | Caption) -> bool:
-        """Whether it is seen for a while, and never while the frame is taken."""
-        start, end = max(thing.start, 0.0), min(thing.end, self.duration)
+    def _is_free(self, start: float, end: float) -> bool:
+        """Whether what comes at these times is seen for a while, and never in a busy frame."""
+        start, end = max(start, 0.0), min(end, self.duration)
         after = bisect_left(self.busy, (end, end))
         return end - start >= _LEAST_SEEN and (after == 0 or self.busy[after - 1][1] <= start)
 
@@ -105,6 +100,8 @@ class Script2(Script):
         stage, sprites = Stage2(rng, self.spec), []
         for _ in range(level.distractors):
             start, stay = (block + rng.random()) * level.stay[1], rng.uniform(*level.stay)
+            if not self._is_free(start, start + stay):
+                continue
             sprite = stage.crossing(
                 rng.choice(self.names), rng.choice(list(DIRECTIONS)), stage.middle
             )
@@ -117,13 +114,15 @@ class Script2(Script):
         return sprites
 
     def _letter(self, block: int) -> list[Caption]:
+        start, captions = float(block * _LINE), self.spec.level2.captions
+        if not captions or not self._is_free(start, start + _LINE):
+            return []
         rng = rng_of(self.seed, "letter", block)
-        if rng.random() >= self.spec.level2.captions:
+        if rng.random() >= captions:
             return []
         letter = rng.choice([one for one in LETTERS if one not in pictures.LETTERED])
         stage = Stage2(rng, self.spec)
         (caption,) = stage.signs(letter, stage.cell_for(1, range(CELLS)), _LINE)
-        start = float(block * _LINE)
         return [replace(caption, start=start, end=start + _LINE)]
 
 
