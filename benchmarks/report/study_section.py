@@ -99,6 +99,8 @@ def _lengths(result: Mapping[str, Any]) -> str:
                 *(_percent(free.get((arm, _MEAN))) for arm in arms),
                 *(
                     f"{100 * likeliest[arm, _MEAN]['value']:.1f}"
+                    if (arm, _MEAN) in likeliest
+                    else "-"
                     for arm in ("dense", "nsa")
                     if arm in arms
                 ),
@@ -177,15 +179,17 @@ def draw_study(result: Mapping[str, Any]) -> bytes:
         raise UsageError(
             "plots need matplotlib: pip install 'videonsa[eval]', then run the same command again"
         ) from error
-    lengths = [one["length"] for one in result["lengths"]]
     figure = Figure(figsize=(8.6, 4.4), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set_title("Arms of the study on the suite", loc="left", fontsize=13, fontweight="bold")
     for arm in _arms(result):
-        means = [_scores(one)[arm, _MEAN] for one in result["lengths"]]
+        asked = [one for one in result["lengths"] if (arm, _MEAN) in _scores(one)]
+        means = [_scores(one)[arm, _MEAN] for one in asked]
+        lengths = [one["length"] for one in asked]
         value, low, high = ([100 * x[name] for x in means] for name in ("value", "low", "high"))
         axes.plot(lengths, value, "o-", color=_COLOURS[arm], markersize=4, label=arm)
         axes.fill_between(lengths, low, high, color=_COLOURS[arm], alpha=0.15, linewidth=0)
+    lengths = [one["length"] for one in result["lengths"]]
     constant = [100 * _mean(one["constant"].values()) for one in result["lengths"]]
     axes.plot(lengths, constant, ":", color="#555555", label="best constant answer")
     axes.set_xscale("log", base=2)

@@ -29,8 +29,14 @@ from videonsa.train.folder import LOG
 
 _ROOT = Path(__file__).parents[2]
 RECIPE = _ROOT / "benchmarks/recipes/speed-before.yaml"
-VIDEOS = "synthetic:count=1200,frames=512"
-NEW_PATH = ("data.shapes=equal", "run.capture=true", "data.context=131072", "data.num_workers=6")
+VIDEOS = "synthetic:count=600,frames=512"
+NEW_PATH = (
+    "data.shapes=equal",
+    "data.context=131072",
+    "data.num_workers=12",
+    "run.capture=true",
+    "run.precision=bf16_weights",
+)
 WARM_UP = 10
 """Steps that are not counted."""
 _EVERY = 0.25
@@ -68,13 +74,14 @@ def main(arguments: list[str] | None = None, *, parts: Sequence[Part] = PARTS) -
     parser.add_argument("--before", type=Path, help="the src folder of the older commit")
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
     parser.add_argument("--steps", type=int, default=50, help=f"of which {WARM_UP} warm up (50)")
+    parser.add_argument("--once", action="store_true", help="not again in the opposite order")
     parser.add_argument("--videos", default=VIDEOS, help="source of the data")
     parser.add_argument("--set", action="append", default=[], help="for all parts")
     args = parser.parse_args(arguments)
     chosen = [part for part in parts if args.before is not None or not part.is_before]
     found: dict[str, list[dict[str, Any]]] = {part.name: [] for part in chosen}
     with tempfile.TemporaryDirectory() as scratch:
-        for part in [*chosen, *chosen[::-1]]:
+        for part in [*chosen, *([] if args.once else chosen[::-1])]:
             source = args.before if part.is_before else _ROOT / "src"
             run = _trained(part, source, Path(scratch), args)
             sys.stderr.write(f"{part.name}: {run['tokens_per_second']:,.0f} tokens a second\n")

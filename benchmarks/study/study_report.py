@@ -23,8 +23,8 @@ from videonsa.evals.markdown import table
 from videonsa.ops.spec import BRANCHES, NSASpec
 from videonsa.train.reading import read_recipe
 
-_MAY_DIFFER = ("seeds",)
-"""Of the designs of seeds."""
+_MAY_DIFFER = ("seeds", "arms", "videos", "stills", "gate_videos")
+"""Of the designs of seeds: only what all of them have is compared."""
 _LINES = 8
 """Most lines of what was left out that the short table shows."""
 
@@ -61,18 +61,27 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Any]:
     """All seeds as one JSON object; arms and videos that not all of them have are left out."""
     first = seeds[0].facts
     answers = [one.answers for one in seeds]
-    lengths = [length for length, _ in first["design"]["videos"]]
+    designs = [one.facts["design"] for one in seeds]
+    lengths = sorted({length for design in designs for length, _ in design["videos"]})
+    found = {length: _of_length(answers, length) for length in lengths}
+    arms = list(dict.fromkeys(arm for design in designs for arm in design["arms"]))
     return {
         "format": FORMAT,
-        "design": _common(first["design"]),
+        "design": _common(first["design"]) | {"arms": arms},
         "seeds": [one.facts["seed"] for one in seeds],
         "attention": _attention(lengths, first["design"]["stages"]),
         "runs": [run for one in seeds for run in one.facts["runs"]],
         "stills": {str(one.facts["seed"]): one.facts["stills"] for one in seeds},
-        "lengths": [found for length in lengths if (found := _of_length(answers, length))],
+        "lengths": [one for one in found.values() if one is not None],
         "gates": _gates([line for one in answers for line in one.get("nsa", ()) if line.only]),
         "left_out": [
-            f"seed {one.facts['seed']}: {line}" for one in seeds for line in one.facts["left_out"]
+            *(
+                f"seed {one.facts['seed']}: {line}"
+                for one in seeds
+                for line in one.facts["left_out"]
+            ),
+            *(f"{arm}: not of every seed" for arm in arms if not all(arm in x for x in answers)),
+            *(f"{length:,} tokens: not of every arm" for length in lengths if not found[length]),
         ],
         "machine": first["machine"],
         "machines": [one.facts["machine"] for one in seeds],

@@ -51,20 +51,15 @@ class Answers:
         """Those about the videos that every arm of every seed answered; None where none did.
 
         Args:
-            seeds: of each, the lines of each arm; arms that a seed lacks are left out.
+            seeds: of each, the lines of each arm; arms of which a seed has none are left out.
             length: of the videos.
             style: how answers are scored.
         """
-        arms = tuple(arm for arm in seeds[0] if all(arm in seed for seed in seeds))
-        found = [
-            [
-                {line.sample: line for line in seed[arm] if line.length == length and not line.only}
-                for arm in arms
-            ]
-            for seed in seeds
-        ]
+        every = [{arm: _by_sample(lines, length) for arm, lines in seed.items()} for seed in seeds]
+        arms = tuple(arm for arm in every[0] if all(seed.get(arm) for seed in every))
         if not arms:
             return None
+        found = [[seed[arm] for arm in arms] for seed in every]
         samples = sorted(set.intersection(*(set(one) for of_seed in found for one in of_seed)))
         if not samples:
             return None
@@ -101,6 +96,11 @@ class Answers:
     @property
     def _clusters(self) -> tuple[int, int]:
         return self.right.shape[0], self.right.shape[2]
+
+
+def _by_sample(lines: Sequence[VideoLine], length: int) -> dict[int, VideoLine]:
+    """Lines about videos of a length, those of a single kind left out."""
+    return {line.sample: line for line in lines if line.length == length and not line.only}
 
 
 def _per_kind(named: Sequence[str], kinds: Sequence[str]) -> list[int]:

@@ -87,5 +87,14 @@ def test_without_a_kind_that_counts_it_says_so(result):
     assert "| none | - | - | - |" in page and "Gates by kind" not in page
 
 
+def test_an_arm_that_was_not_asked_about_a_length_has_no_score_there(result):
+    last = result["lengths"][1]
+    last["accuracy"] = [x for x in last["accuracy"] if x["arm"] not in ("nsa", "random")]
+    last["compared"]["free"] |= {"recovered": {}, "by_kind": {}}
+    page = render_study(result)
+    assert "| 90.0 (88.0 to 92.0) | - | 50.0 (48.0 to 52.0) | - | 90.0 | - | order |" in page
+    assert draw_study(result)[:4] == b"\x89PNG"
+
+
 def test_the_plot_is_a_picture(result):
     assert draw_study(result)[:8] == b"\x89PNG\r\n\x1a\n"

@@ -64,7 +64,9 @@ def test_a_seed_is_two_files_that_say_what_was_trained_and_answered(whole):
     ]
     for run in facts["runs"]:
         assert run["steps"] == 2 and all(math.isfinite(loss) for _, loss in run["losses"])
-    assert facts["left_out"] == ["stills below 95% right when videos came"] and facts["stills"]
+    assert facts["left_out"] == [
+        f"held-out stills: {kind} is 0% right, below 95%" for kind in facts["stills"]
+    ]
     packed = (whole / "seed-0-answers.jsonl.gz").read_bytes()
     lines = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
     assert len(lines) == 3 * (3 + 2) and {line["arm"] for line in lines} == set(SMALL.arms)
@@ -97,6 +99,8 @@ def test_what_is_done_is_not_done_again_and_seeds_are_put_together(whole, tmp_pa
     other = tmp_path / "other"
     other.mkdir()
     facts = json.loads((whole / "seed-0.json").read_text()) | {"seed": 1}
+    facts["design"]["arms"].append("random")  # an arm and a length of this seed alone
+    facts["design"]["videos"].append([128, 1])
     (other / "seed-1.json").write_text(json.dumps(facts))
     shutil.copy(whole / "seed-0-answers.jsonl.gz", other / "seed-1-answers.jsonl.gz")
     assert study(tmp_path, "report", "--from", str(whole), "--from", str(other)) == 0
@@ -104,6 +108,11 @@ def test_what_is_done_is_not_done_again_and_seeds_are_put_together(whole, tmp_pa
     assert result["seeds"] == [0, 1] and len(result["runs"]) == 8
     assert [(one["length"], one["videos"]) for one in result["lengths"]] == [(32, 3), (64, 2)]
     assert "| 64 | 2 |" in capsys.readouterr().out
+    assert result["left_out"][-2:] == ["random: not of every seed", "128 tokens: not of every arm"]
+    facts["design"]["dtype"] = "bfloat16"
+    (other / "seed-1.json").write_text(json.dumps(facts))
+    assert study(tmp_path, "report", "--from", str(whole), "--from", str(other)) == 2
+    assert "seed 1 was run with another dtype than seed 0" in capsys.readouterr().err
     assert study(tmp_path, "report", "--from", str(whole), "--from", str(whole)) == 2
     assert "one is there twice" in capsys.readouterr().err
 

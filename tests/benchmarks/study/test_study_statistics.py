@@ -107,6 +107,9 @@ def test_only_videos_that_every_arm_of_every_seed_answered_are_compared():
     answers = Answers.of([first, second], 4096, "free")
     assert answers.arms == ("dense", "nsa", "window") and answers.right.shape == (2, 3, 7, 3)
     assert Answers.of([first, second], 8192, "free") is None
+    first["dense"].append(line(0, [True] * 4, length=8192))
+    second["dense"].append(line(0, [True] * 4, length=8192))
+    assert Answers.of([first, second], 8192, "free").arms == ("dense",)
 
 
 def test_the_best_constant_answer_is_one_answer_or_one_place():
