@@ -177,7 +177,7 @@ def bad_rows(tree: Tree, part: str, good: str) -> list[dict[str, Any]]:
         ("bad_turns", ["<video>\nWho?", "A square.", "And then?"], {}),
         ("empty_text", ["<video>\nWhere?", "  "], {}),
         ("placeholders", ["<video> <video>\nBoth?", "No."], {}),
-        ("no_vision", ["What is a square?", "A figure."], {"video": None}),
+        ("kept", [f"What is a square in {part}?", "A figure."], {"video": None}),
         ("remote", ["<video>\nWhen?", "Now."], {"video": "https://example.org/a.mp4"}),
         ("too_long", ["<video>\nTell all.", LONG_TEXT], {}),
         ("kept", ["<video>\nFirst?", "A square.", "And all the rest?", LONG_TEXT], {}),

@@ -54,6 +54,8 @@ def test_the_sampler_draws_by_weight(batch_size):
     drawn = Counter(sample for pack in one for sample in pack.samples)
     assert drawn == Counter(draws(a=2, b=0.5).of_epoch(0))
     assert one.num_samples == drawn.total() == 16
+    assert one.note.startswith("8 samples of a (which has 4), 4 samples of b (which has 8)")
+    assert one.facts["by_source"] == {"a": 8, "b": 4, "c": 4}
     with pytest.raises(UsageError, match="has weights="):
         PackSampler([10] * 16, max_tokens=40, seed=2, draws=draws(a=2)).load_state_dict(
             one.state_dict() | {"batch_size": None}

@@ -175,7 +175,6 @@ def test_data_set_is_the_one_that_the_row_names() -> None:
         (llava("<video>?", "Yes.", video=["v.mp4", "w.mp4"]), Reason.PLACEHOLDERS),
         (llava("<video>?", "Yes.", video=None), Reason.PLACEHOLDERS),
         (swift("<video><image>", "Yes.", images=["i.png"]), Reason.PLACEHOLDERS),
-        (llava("What?", "Yes.", video=None), Reason.NO_VISION),
         *(
             (swift("<video>?", "<bbox>.", videos=["v.mp4"], **{name: value}), Reason.UNSUPPORTED)
             for name, value in {

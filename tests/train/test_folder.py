@@ -62,7 +62,7 @@ def run(undisturbed, tmp_path):
 
 
 def open_again(recipe, manifest, out):
-    return open_folder(recipe, out, read_manifest(manifest), ALONE, steps=6, asked={})
+    return open_folder(recipe, out, read_manifest(manifest), ALONE, steps=6, epoch={}, asked={})
 
 
 def state_again(checkpoint):

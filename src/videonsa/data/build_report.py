@@ -38,6 +38,8 @@ class Report:
     """Videos and images that rows name: `named` = `missing` + `broken` + `usable`."""
     cut: int
     """Kept rows that lost exchanges to the limit of tokens."""
+    text_only: int
+    """Kept rows without a video or an image, to which the rule of frames does not apply."""
     placed: int
     """Kept rows whose text does not say where its videos stand: they were put first."""
     unread: Mapping[str, int]
@@ -71,6 +73,7 @@ class Tally:
     _tokens: Counter[int] = field(default_factory=Counter)
     _seconds: float = 0.0
     _cut: int = 0
+    _text_only: int = 0
     _placed: int = 0
     _unread: Counter[str] = field(default_factory=Counter)
 
@@ -78,12 +81,14 @@ class Tally:
         """Count a row that is kept."""
         self._count(entry.source, "kept")
         self._cut += row.num_turns < len(row.record.turns)
+        self._text_only += not row.record.media
         self._placed += entry.placed
         for name in entry.unread:
             known = name in self._unread or len(self._unread) < _MOST_FIELDS
             self._unread[name if known else _OTHER_FIELDS] += 1
         self._seconds += row.duration
-        self._frames[row.num_frames, True] += 1
+        if row.record.media:
+            self._frames[row.num_frames, True] += 1
         self._tokens[row.tokens] += 1
         for name in ("num_frames", "video_tokens", "image_tokens", "text_tokens", "tokens"):
             self._totals[name] += getattr(row, name)
@@ -122,6 +127,7 @@ class Tally:
             },
             files=files,
             cut=self._cut,
+            text_only=self._text_only,
             placed=self._placed,
             unread=dict(self._unread.most_common()),
             totals=dict(self._totals) | {"hours": self._seconds / 3600},
@@ -200,6 +206,7 @@ def _totals(report: Report) -> Iterator[tuple[str, str]]:
     for kind in ("video_", "image_", "text_", ""):
         yield f"{kind.replace('_', ' ')}tokens", f"{totals.get(f'{kind}tokens', 0):,}"
     yield "cut at a turn", f"{report.cut:,}"
+    yield "rows of text alone", f"{report.text_only:,}"
     yield "videos put before the text, which does not place them", f"{report.placed:,}"
     yield (
         "files named, missing, broken",

@@ -41,6 +41,16 @@ class Draws:
         self.weights = dict(weights)
 
     @property
+    def note(self) -> str:
+        """How many samples of each weighted source an epoch has, in words."""
+        counts = self.counts
+        parts = [
+            f"{counts[source]} samples of {source} (which has {len(self._rows[source])})"
+            for source in sorted(self.weights)
+        ]
+        return ", ".join(parts)
+
+    @property
     def at_most(self) -> list[int]:
         """Every sample, as often as an epoch may have it."""
         return [

@@ -108,10 +108,12 @@ def judge(
         DropError: it is not kept.
 
     """
-    check_frames(media, options)
+    if media:  # the rule is about videos: text alone is kept
+        check_frames(media, options)
     count = check_tokens(record, media, options=options, tokenizer=tokenizer)
     kept = media[: count.num_media]
-    check_frames(kept, options)
+    if media:
+        check_frames(kept, options)
     videos = _videos(kept)
     return ManifestRow(
         record=record,

@@ -70,8 +70,6 @@ def parse_row(row: Any, *, resolve: Resolve) -> ParsedRow:
     turns, placed = _place(_read_turns(row, form, listed, resolve), listed)
     for turn in turns:
         _check_text(turn)
-    if not any(not isinstance(part, Text) for turn in turns for part in turn.parts):
-        raise DropError(Reason.NO_VISION, "it shows nothing")
     named = source if isinstance(source, str) and source else None
     return ParsedRow(turns, named, placed, unread)
 

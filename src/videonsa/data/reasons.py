@@ -12,7 +12,6 @@ class Reason(StrEnum):
     BAD_TURNS = "bad_turns"
     EMPTY_TEXT = "empty_text"
     PLACEHOLDERS = "placeholders"
-    NO_VISION = "no_vision"
     NO_LOSS = "no_loss"
     DUPLICATE = "duplicate"
     MISSING = "missing"
@@ -36,7 +35,6 @@ _TEXTS = {
     Reason.BAD_TURNS: "user and assistant do not speak in turn, up to an answer",
     Reason.EMPTY_TEXT: "a question or an answer without text",
     Reason.PLACEHOLDERS: "<video> and <image> in the text do not match what is listed",
-    Reason.NO_VISION: "neither a video nor an image",
     Reason.NO_LOSS: "no turn of the assistant is to be learnt",
     Reason.DUPLICATE: "the same text and files as a record before it",
     Reason.MISSING: "a file that is not there",

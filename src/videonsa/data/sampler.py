@@ -103,7 +103,12 @@ class PackSampler(Sampler[Pack]):
 
     @property
     def note(self) -> str:
-        """What a fixed number of samples costs in this epoch, in words; empty without one."""
+        """What is repeated or left out in this epoch, in words; empty where nothing is."""
+        return "; ".join(filter(None, (self.draws.note if self.draws else "", self._filling)))
+
+    @property
+    def _filling(self) -> str:
+        """What a fixed number of samples costs."""
         if self.step is not None:
             return (
                 f"{len(self._packing.packs) // self.step.packs} steps of {self.step.samples} "
@@ -118,6 +123,18 @@ class PackSampler(Sampler[Pack]):
             f"packs of {len(self.shapes.shapes)} equal shapes, filled with "
             f"{self._packing.num_repeated} samples a second time{others if unshaped else ''}"
         )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What this epoch has, for the record of a run."""
+        return {
+            "samples": self.num_samples,
+            "sequences": len(self._packing.packs),
+            "repeated": self._packing.num_repeated,
+            "samples_a_step": None if self.step is None else self.step.samples,
+            "sequences_a_step": None if self.step is None else self.step.packs,
+            "by_source": None if self.draws is None else self.draws.counts,
+        }
 
     def __len__(self) -> int:
         """Packs of this rank that are still to come in this epoch."""

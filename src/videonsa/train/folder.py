@@ -84,6 +84,7 @@ def open_folder(
     processes: Any,
     *,
     steps: int,
+    epoch: dict[str, Any],
     asked: dict[str, Any],
 ) -> Path | None:
     """Write the recipe and facts of the run, and find the checkpoint to resume from.
@@ -94,7 +95,8 @@ def open_folder(
         manifest: of its data.
         processes: accelerate's state.
         steps: of the whole run.
-        asked: how the trained model has to be asked; recorded in run.json.
+        epoch: what an epoch has; recorded in run.json, as what follows.
+        asked: how the trained model has to be asked.
 
     Raises:
         UsageError: the folder belongs to another run, or to one of more steps.
@@ -114,7 +116,7 @@ def open_folder(
         if checkpoint is not None:
             _report_growth(schedules, checkpoint)
         facts = _facts(recipe, manifest, processes.num_processes)
-        facts |= {"schedules": schedules, "asked": asked}
+        facts |= {"schedules": schedules, "epoch": epoch, "asked": asked}
         write_atomic(out / RECIPE, recipe_to_yaml(recipe))
         write_atomic(out / RUN, json.dumps(facts, indent=2) + "\n")
     processes.wait_for_everyone()

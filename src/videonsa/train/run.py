@@ -208,6 +208,7 @@ def _opened(start: _Start) -> _Start:
         start.manifest,
         start.processes,
         steps=start.length.steps,
+        epoch=start.loader.sampler.facts,
         asked={
             "sampling": sampling_values(start.sampling),
             "system": start.manifest.facts.system,

@@ -178,6 +178,8 @@ def _rule(args: Namespace) -> dict[str, Any]:
 
 def _text(done: "Report", folder: Path) -> str:
     lines = [f"kept       {done.kept:,} of {done.rows:,} rows"]
+    if done.text_only:
+        lines.append(f"text       {done.text_only:,} of them show nothing: the rule is for videos")
     lines += [f"dropped    {count:,} {reason}" for reason, count in done.dropped.items()]
     if done.unread:
         fields = [f"{name} ({rows:,} rows)" for name, rows in islice(done.unread.items(), 8)]
