@@ -268,3 +268,17 @@ def test_a_packed_batch_of_videos_has_the_loss_of_its_samples(tmp_path, tiny_fol
         total, count = total + model(**inputs).loss * learned, count + learned
     torch.testing.assert_close(together, total / count, atol=1e-5, rtol=1e-5)
     dataset.close()
+
+
+def test_packs_of_text_alone_get_a_black_image_that_changes_no_loss(texts, tiny_folder):
+    from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+
+    model = VideoNSAForConditionalGeneration.from_pretrained(tiny_folder)
+    plain, shown = (next(iter(loader(texts, always_vision=value))) for value in (False, True))
+    assert plain.samples == shown.samples
+    assert not plain.images and len(shown.images) == 1
+    losses = [model(**batch.model_inputs(), loss_only=True).loss for batch in (plain, shown)]
+    torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-6)
+    losses[1].backward()
+    assert all(weight.grad is not None for weight in model.model.visual.parameters())
+    assert not any(weight.grad.any() for weight in model.model.visual.parameters())

@@ -174,6 +174,7 @@ def pack_batch(
     sampling: SamplingSpec,
     shape: PackShape | None = None,
     pad_id: int = 0,
+    blank: Sample | None = None,
 ) -> PackedBatch:
     """Put samples behind one another.
 
@@ -183,19 +184,21 @@ def pack_batch(
         shape: that all of them have; the text of each is then padded at its end, where it is
             causal text behind everything and disturbs nothing.
         pad_id: the token to pad with.
+        blank: comes last, without being one of the samples of the batch.
     """
     tokens = None if shape is None else shape.tokens
-    rows = [_padded(sample.input_ids, tokens, pad_id) for sample in samples]
+    every = samples if blank is None else [*samples, blank]
+    rows = [_padded(sample.input_ids, tokens, pad_id) for sample in every]
     ends = accumulate(map(len, rows), initial=0)
     return PackedBatch(
         samples=tuple(sample.index for sample in samples),
         ids=tuple(sample.id for sample in samples),
         input_ids=torch.cat(rows)[None],
-        labels=torch.cat([_padded(each.labels, tokens, IGNORED_LABEL) for each in samples])[None],
+        labels=torch.cat([_padded(each.labels, tokens, IGNORED_LABEL) for each in every])[None],
         cu_seqlens=torch.tensor(list(ends), dtype=torch.int32),
-        videos=tuple(chain.from_iterable(sample.videos for sample in samples)),
-        video_times=tuple(chain.from_iterable(sample.video_times for sample in samples)),
-        images=tuple(chain.from_iterable(sample.images for sample in samples)),
+        videos=tuple(chain.from_iterable(sample.videos for sample in every)),
+        video_times=tuple(chain.from_iterable(sample.video_times for sample in every)),
+        images=tuple(chain.from_iterable(sample.images for sample in every)),
         sampling=sampling,
         shape=shape,
     )

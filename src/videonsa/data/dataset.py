@@ -20,7 +20,15 @@ from videonsa.data.scripts import drawing_or_frames, script_info
 from videonsa.data.tokens import Loss, RememberingTokenizer, conversation_tokens
 from videonsa.errors import ModelError
 from videonsa.ops.drawing import Drawing
-from videonsa.video.chat import PADDING, ChatTokenizer
+from videonsa.video.chat import (
+    IGNORED_LABEL,
+    PADDING,
+    PADS,
+    VISION_END,
+    VISION_START,
+    ChatTokenizer,
+    format_ids,
+)
 from videonsa.video.sampling import SamplingSpec
 
 DEADLINE_SECONDS = 120.0
@@ -144,6 +152,25 @@ class VideoDataset(Dataset[Sample | Failure]):
                 "or data.shapes=any"
             )
         return found
+
+    def blank(self) -> Sample:
+        """One black image and nothing to learn.
+
+        It stands behind text alone where all ranks must use the vision tower in every step.
+        """
+        side = 2 * self.sampling.factor
+        ids = format_ids(self._tokenizer)
+        shown = [ids[PADS["image"]]] * (side // self.sampling.factor) ** 2
+        row = torch.tensor([ids[VISION_START], *shown, ids[VISION_END]])
+        return Sample(
+            index=-1,
+            id="blank",
+            input_ids=row,
+            labels=torch.full_like(row, IGNORED_LABEL),
+            videos=(),
+            video_times=(),
+            images=(torch.zeros(1, 3, side, side, dtype=torch.uint8),),
+        )
 
     def reopened(self) -> "VideoDataset":
         """The same, with files and processes of its own: for the other side of a fork."""

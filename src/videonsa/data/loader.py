@@ -48,6 +48,7 @@ class _Packs(Dataset[_Read]):
     max_tokens: int
     shapes: Shapes | None
     pad_id: int
+    always_vision: bool
 
     def __getitem__(self, pack: Pack) -> _Read:
         """Read a pack, replacing samples that cannot be read."""
@@ -71,7 +72,15 @@ class _Packs(Dataset[_Read]):
             return _Read(None, num_reads, tuple(failures))
         if shape is not None:  # always as many, though nothing may be left in the place of some
             samples = list(islice(cycle(samples), shape.samples))
-        batch = pack_batch(samples, sampling=self.dataset.sampling, shape=shape, pad_id=self.pad_id)
+        shows = any(each.videos or each.images for each in samples)
+        blank = self.dataset.blank() if self.always_vision and not shows else None
+        batch = pack_batch(
+            samples,
+            sampling=self.dataset.sampling,
+            shape=shape,
+            pad_id=self.pad_id,
+            blank=blank,
+        )
         return _Read(batch, num_reads, tuple(failures))
 
     def _of_shape(self, result: Sample | Failure, shape: PackShape | None) -> Sample | Failure:
@@ -129,6 +138,8 @@ class PackedLoader:
         weights: how often an epoch has the samples of a source (see `Draws`).
         shapes: `equal` makes packs of samples of one shape (see `Shapes`), padded to the same
             number of tokens.
+        always_vision: put a black image behind packs of text alone, which no other sample sees: for
+            runs whose ranks all have to use the vision tower in every step.
 
     Raises:
         UsageError: a share that is none, or what `PackSampler` refuses.
@@ -149,11 +160,13 @@ class PackedLoader:
         batch_size: int | None = None,
         weights: Mapping[str, float] | None = None,
         shapes: Literal["any", "equal"] = "any",
+        always_vision: bool = False,
     ) -> None:
         if not 0 <= max_failed_share <= 1:
             raise UsageError(f"max_failed_share={max_failed_share}: want 0 to 1")
         equal = shapes == "equal"
         self._pad_id = dataset.pad_id if equal else 0
+        self._always_vision = always_vision
         self.sampler = PackSampler(
             dataset.lengths.tolist(),
             max_tokens=max_tokens,
@@ -200,7 +213,10 @@ class PackedLoader:
             f"; {note}" if (note := sampler.note) else "",
         )
         packs = DataLoader(
-            _Packs(self._dataset, sampler.seed, sampler.max_tokens, sampler.shapes, self._pad_id),
+            _Packs(
+                *(self._dataset, sampler.seed, sampler.max_tokens, sampler.shapes),
+                *(self._pad_id, self._always_vision),
+            ),
             batch_size=None,
             sampler=sampler,
             collate_fn=_as_it_is,

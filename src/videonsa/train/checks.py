@@ -220,12 +220,6 @@ def _check_lengths(recipe: Recipe, manifest: Manifest, shape: ModelShape) -> Non
             f"parallel.sequence={sequence}: the shortest sample has {shortest} tokens, and a "
             f"sequence needs two a process; want at most {max(shortest // 2, 1)}"
         )
-    vision = manifest.column("video_tokens") + manifest.column("image_tokens")
-    if recipe.parallel.fsdp and not vision.all():
-        raise UsageError(
-            f"{manifest.path} has samples without a video, and with parallel.fsdp all processes "
-            "must use the vision tower in every step: leave those out, or --set parallel.fsdp=false"
-        )
 
 
 def _multiples(value: int, of: int) -> str:

@@ -358,6 +358,8 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
         ),
         weights=recipe.data.weights,
         shapes=recipe.data.shapes,
+        # Sharded weights of the tower are gathered by all processes, or by none.
+        always_vision=bool(recipe.parallel.fsdp or recipe.parallel.deepspeed),
     )
 
 
