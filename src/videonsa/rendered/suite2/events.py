@@ -136,7 +136,8 @@ def counter(make: Make, units: int) -> Shown:
     an object up to where it came by; vision tokens can carry the value along.
     """
     stage, shown = make.stage, Shown()
-    steps = _steps(make, stage.level.signs + units - 1)
+    # One sign more or less: the first value does not tell whether the last is even.
+    steps = _steps(make, stage.level.signs + units - 1 - stage.rng.randrange(2))
     value = int(steps[0])
     shown_at_start = stage.signs("#" + steps[0], stage.cell_for(2, range(4)))
     begin, acts, values = stage.picture((), shown_at_start), [], []
