@@ -11,11 +11,11 @@ from benchmarks.study.parallel_jobs import Clock, Job, call_apart, run_jobs
 class Work:
     """Jobs whose command is their name; a call notes what runs with it, and on which GPU."""
 
-    def __init__(self, *names, failing=(), stopping=(), shares=1.0):
+    def __init__(self, *names, failing=(), stopping=(), shares=1.0, together=1):
         self.done, self.running, self.most, self.calls = set(), 0, 0, []
         self.failing, self.stopping, self.shares = failing, stopping, shares
-        self.lock = threading.Lock()
-        self.names = names
+        self.changed = threading.Condition()
+        self.names, self.together = names, together
 
     def jobs(self, tmp_path, after=None, least=0.0):
         return [
@@ -33,12 +33,15 @@ class Work:
 
     def call(self, arguments, log, seconds, gpu):
         name = arguments[0]
-        with self.lock:
+        with self.changed:
             self.running += 1
             self.most = max(self.most, self.running)
             self.calls.append((name, gpu))
-        time.sleep(0.02)
-        with self.lock:
+            self.changed.notify_all()
+            # Until as many have run together as are wanted, so that a busy machine changes nothing.
+            assert self.changed.wait_for(lambda: self.most >= self.together, timeout=20)
+        time.sleep(0.02)  # in which one more than wanted would start
+        with self.changed:
             self.running -= 1
         if name in self.failing:
             return 1
@@ -58,11 +61,12 @@ def two_gpus(monkeypatch):
 
 @pytest.mark.parametrize(("share", "most"), [(1.0, 2), (0.5, 4), (0.0, 6)])
 def test_gpus_are_shared_out(tmp_path, two_gpus, share, most):
-    work = Work(*"abcdef", shares=share)
+    work = Work(*"abcdef", shares=share, together=most)
     assert set(work.run(tmp_path).values()) == {"done"}
     assert work.most == most
     if share:
-        assert sorted(gpu for _, gpu in work.calls) == ["2"] * 3 + ["5"] * 3
+        half = most // 2
+        assert sorted(gpu for _, gpu in work.calls[:most]) == ["2"] * half + ["5"] * half
 
 
 def test_no_more_run_at_once_than_are_allowed(tmp_path, two_gpus):
