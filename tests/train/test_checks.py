@@ -21,7 +21,9 @@ def manifest(tmp_path_factory):
 
 
 def seven(*settings):
-    return read_recipe("videonsa-7b", settings=["data.fps=null", "data.max_pixels=null", *settings])
+    names = ("fps", "min_frames", "max_frames", "max_pixels")
+    free = [f"data.{name}=null" for name in names]
+    return read_recipe("videonsa-7b", settings=[*free, *settings])
 
 
 def check(manifest, *settings):
@@ -64,6 +66,11 @@ def test_what_cannot_be_shared_names_the_nearest_that_can(world_size, settings, 
         (
             ["data.fps=4"],
             "built with fps=2.0, the recipe wants 4: build it so, or --set data.fps=2",
+        ),
+        (
+            ["data.fps=4", "data.max_frames=550"],
+            "built with fps=2.0, max_frames=768, the recipe wants 4, 550: build it so, or "
+            "--set data.fps=2.0 --set data.max_frames=768",
         ),
         (["data.min_frames=350"], "built with min_frames=0, the recipe wants 350"),
         (["data.max_frames=550"], "built with max_frames=768, the recipe wants 550"),

@@ -25,6 +25,7 @@ def test_the_recipe_of_the_paper():
     assert (optimizer.batch_size, optimizer.epochs, optimizer.steps) == (32, 1, None)
     assert optimizer.batch_of == "samples"
     assert (recipe.data.context, recipe.data.fps, recipe.data.max_pixels) == (36_864, 4.0, 50_176)
+    assert (recipe.data.min_frames, recipe.data.max_frames) == (350, 550)
     assert recipe.attention.method().spec == NSASpec.paper(
         block_size=64, num_selected_blocks=32, window_size=256
     )

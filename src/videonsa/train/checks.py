@@ -19,6 +19,8 @@ _BYTES_TRAINED, _BYTES_FROZEN = 16, 4
 """Of a weight: in float32 with its gradient and both states of AdamW, or alone."""
 _SHARE_FOR_STATE = 0.8
 """Of a GPU's memory; the rest is for activations."""
+_SAMPLED = ("fps", "min_frames", "max_frames", "max_pixels")
+"""Settings that the options of a build have to equal."""
 _BYTES_A_TOKEN = 2 * 3 * 28 * 28
 """Two frames of 28 x 28 pixels in RGB, a byte each."""
 
@@ -182,13 +184,17 @@ def check_data(
         UsageError: names what can be used.
     """
     data, facts = recipe.data, manifest.facts
-    for name in ("fps", "min_frames", "max_frames", "max_pixels"):
-        wanted, built = getattr(data, name), facts.options.get(name)
-        if wanted is not None and built != wanted:
-            raise UsageError(
-                f"{manifest.path} was built with {name}={built}, the recipe wants {wanted:g}: "
-                f"build it so, or --set data.{name}={'null' if built is None else built}"
-            )
+    stated = {name: getattr(data, name) for name in _SAMPLED}
+    wanted = {name: value for name, value in stated.items() if value is not None}
+    built = {name: facts.options.get(name) for name in wanted}
+    other = [name for name in wanted if built[name] != wanted[name]]
+    if other:
+        settings = [f"--set data.{name}={_or_null(built[name])}" for name in other]
+        raise UsageError(
+            f"{manifest.path} was built with {', '.join(f'{name}={built[name]}' for name in other)}"
+            f", the recipe wants {', '.join(f'{wanted[name]:g}' for name in other)}: build it so, "
+            f"or {' '.join(settings)}"
+        )
     for problem in disagreements(
         facts,
         model=recipe.model.base,
@@ -220,6 +226,10 @@ def _check_lengths(recipe: Recipe, manifest: Manifest, shape: ModelShape) -> Non
             f"parallel.sequence={sequence}: the shortest sample has {shortest} tokens, and a "
             f"sequence needs two a process; want at most {max(shortest // 2, 1)}"
         )
+
+
+def _or_null(value: float | None) -> str:
+    return "null" if value is None else str(value)
 
 
 def _multiples(value: int, of: int) -> str:
