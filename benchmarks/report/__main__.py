@@ -16,6 +16,7 @@ from benchmarks.report.decode_section import DECODE_FILES, render_decode_steps, 
 from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
 from benchmarks.report.session_section import render_session_memory
+from benchmarks.report.speed_section import render_speed
 from benchmarks.report.study_section import FIGURE as STUDY_FIGURE
 from benchmarks.report.study_section import STUDY, draw_study, render_study
 from benchmarks.report.weights_section import render_products, render_weights
@@ -31,10 +32,10 @@ Made = TypeVar("Made")
 HEADER = """# Results
 
 All numbers of this project, in this order: accuracy of the embedded model on its own clips; of the
-study's models on the suite of long rendered videos; time of a whole model to its first token; time
-of a decoded token, of what a session does, and its memory; errors of quantised weights; time of
-products in fp8; time to read a video; memory of the reference attention; time and memory of
-attention alone.
+study's models on the suite of long rendered videos; speed of training them; time of a whole model
+to its first token; time of a decoded token, of what a session does, and its memory; errors of
+quantised weights; time of products in fp8; time to read a video; memory of the reference attention;
+time and memory of attention alone.
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
 section ends with the machine and versions that it holds for.
@@ -143,6 +144,7 @@ def render_reference_memory(result: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
     STUDY: render_study,
+    "study_speed": render_speed,
     **{stem: partial(render_prefill, what=what) for stem, what in PREFILL_FILES.items()},
     **{stem: partial(render_decode_steps, what=what) for stem, what in DECODE_FILES.items()},
     "session": render_session,
