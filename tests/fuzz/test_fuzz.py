@@ -56,7 +56,7 @@ def test_the_sandbox_tells_what_may_not_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_500_hostile_cases_end_with_one_line_in_bounded_time_and_memory() -> None:
-    command = [sys.executable, "-m", "tests.fuzz", "--cases", "500", "--seed", "0"]
+def test_150_hostile_cases_end_with_one_line_in_bounded_time_and_memory() -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--cases", "150", "--seed", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from videonsa.bench import prefill
+from videonsa.bench.random_model import random_model
 from videonsa.cli.main import main
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
+from videonsa.models.methods import NSA
+from videonsa.ops.spec import NSASpec
 
 STAGES = [
     "vision tower",
@@ -81,9 +85,15 @@ def test_of_further_frame_sizes_the_tower_is_measured_at_the_longest_length(tmp_
     assert [stage["name"] for stage in last["stages"]] == ["vision tower"]
 
 
-def test_blocks_that_neighbouring_rows_select_are_counted_layer_by_layer(tmp_path):
+def test_blocks_that_neighbouring_rows_select_are_counted_layer_by_layer(tmp_path, monkeypatch):
+    def with_small_blocks(*arguments, **options):
+        model = random_model(*arguments, **options)
+        model.method = NSA(NSASpec(block_size=16, num_selected_blocks=32, window_size=16))
+        return model
+
+    monkeypatch.setattr(prefill, "random_model", with_small_blocks)
     path = tmp_path / "prefill.json"
-    assert main([*TINY, "--tokens", "3k", "--repeats", "1", "--no-dense", "--out", str(path)]) == 0
+    assert main([*TINY, "--tokens", "768", "--repeats", "1", "--no-dense", "--out", str(path)]) == 0
     stages = json.loads(path.read_text())["lengths"][0]["stages"]
     random, coherent = (
         next(x for x in stages if x["name"] == f"prefill, nsa, {regime}")["mean_unions"]
