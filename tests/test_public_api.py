@@ -50,11 +50,21 @@ def test_version_is_the_packages():
     assert videonsa.__version__ == version("videonsa")
 
 
-@pytest.mark.parametrize("statement", ["import videonsa", "import videonsa.cli.main"])
-def test_importing_needs_no_heavy_library(statement):
+HEAVY = {"torch", "transformers", "av", "numpy", "PIL"}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("videonsa", HEAVY),
+        ("videonsa.cli.main", HEAVY),
+        ("videonsa.data.dataset", {"transformers", "torch._dynamo"}),  # of each reader of videos
+    ],
+)
+def test_importing_needs_no_heavy_library(module, heavy):
     code = (
-        f"import sys; {statement}; "
-        "heavy = {'torch', 'transformers', 'av', 'numpy', 'PIL'} & set(sys.modules); "
+        f"import sys, {module}; "
+        f"heavy = {heavy} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

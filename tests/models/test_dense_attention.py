@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videonsa.models.dense import cumulative_lengths, dense_attention
 from videonsa.ops import text_rows
-from videonsa.ops.causal import LowerRightBias
+from videonsa.ops.lower_right import LowerRightBias
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 16
 

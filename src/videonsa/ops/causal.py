@@ -1,31 +1,13 @@
 """Causal attention of the last rows of their keys by PyTorch's fused kernels, without a mask."""
 
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from videonsa.ops.triton.support import DTYPES, LEAST_CAPABILITY
 
 MAX_FLASH_DIM = 256
 """Of a head in PyTorch's FlashAttention, in steps of 8."""
-
-
-class LowerRightBias(CausalBias):
-    """The last T rows are causal among S keys: `causal_lower_right(T, S)` without its memory.
-
-    PyTorch's function hands T and S on to the tensor's constructor too, which allocates
-    2 * T * S float32 that nobody reads.
-    """
-
-    def __new__(cls, num_rows: int, num_keys: int) -> Self:
-        """A tensor without entries."""
-        return torch.empty(0).as_subclass(cls)
-
-    def __init__(self, num_rows: int, num_keys: int) -> None:
-        super().__init__(CausalVariant.LOWER_RIGHT, num_rows, num_keys)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -42,6 +24,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         `[B, T, HQ, D]`.
     """
+    # Imported where it is used: its base class imports PyTorch's compiler, which takes a second.
+    from videonsa.ops.lower_right import LowerRightBias
+
     num_rows, num_keys = q.shape[1], k.shape[1]
     mask = LowerRightBias(num_rows, num_keys) if num_rows > 1 else None
     q, k, v = (x.transpose(1, 2) for x in autocast(q, k, v))
