@@ -2,7 +2,7 @@
 
 Two processes of torchrun import PyTorch and transformers three times, which takes ten seconds of a
 core. Here a server imports them once for all tests of a process; a rank is a fork of it with the
-variables that torchrun sets.
+variables that torchrun sets. Other tests take single processes from `warm_context`.
 """
 
 import os
@@ -39,6 +39,14 @@ class Ranks(NamedTuple):
     """Stdout and stderr of all, one after another."""
 
 
+def warm_context() -> Any:
+    """Of multiprocessing: its processes have all of `IMPORTED` and see no GPU."""
+    forkserver.set_forkserver_preload(list(IMPORTED))
+    with patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):  # what knows of GPUs cannot fork
+        forkserver.ensure_running()
+    return get_context("forkserver")
+
+
 def run_ranks(
     function: Callable[..., int | None],
     *arguments: Any,
@@ -60,11 +68,7 @@ def run_ranks(
     folder.mkdir(parents=True, exist_ok=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     gpus = {} if on_gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    context = get_context("spawn" if on_gpus else "forkserver")  # what knows of GPUs cannot fork
-    if not on_gpus:
-        forkserver.set_forkserver_preload(list(IMPORTED))
-        with patch.dict(os.environ, gpus):
-            forkserver.ensure_running()
+    context = get_context("spawn") if on_gpus else warm_context()
     name = (function.__module__, function.__qualname__)  # imported when the variables are set
     processes = []
     for rank in range(count):

@@ -3,14 +3,13 @@
 import json
 import os
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ranks import warm_context
 
 from videonsa.cli.main import main
 from videonsa.disk import HOLDER
@@ -24,20 +23,21 @@ def test_who_comes_second_is_told_who_holds_the_folder_and_does_no_harm(
     command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*command, "--out", str(tmp_path)]
-    first = subprocess.Popen([sys.executable, "-m", "videonsa", *arguments], stderr=subprocess.PIPE)
+    first = warm_context().Process(target=main, args=(arguments,))
+    first.start()
     try:
-        while not (tmp_path / HOLDER).exists() and first.poll() is None:
+        while not (tmp_path / HOLDER).exists() and first.is_alive():
             time.sleep(0.05)
         assert main(arguments) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1
         work = " ".join(command[:2])
         assert f"{tmp_path} is being written by {work} (process {first.pid} on " in told
-        assert first.poll() is None, "the first goes on"
+        assert first.is_alive(), "the first goes on"
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == first.pid
     finally:
         first.kill()
-        first.communicate()
+        first.join()
 
 
 @contextmanager
