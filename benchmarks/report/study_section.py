@@ -158,7 +158,7 @@ def _runs(result: Mapping[str, Any]) -> str:
                 f"{run['learning_rate']:g}",
                 f"{run['tokens'] / 1e6:.1f}",
                 f"{run['videos']:,}",
-                f"{run['losses'][0][1]:.2f}, {run['losses'][-1][1]:.2f}",
+                ", ".join(f"{loss:.2f}" for _, loss in (run["losses"][:1] + run["losses"][-1:])),
                 f"{run['tokens_per_second']:,.0f}" if "tokens_per_second" in run else "-",
                 f"{100 * run['mfu']:.1f}" if "mfu" in run else "-",
             ]

@@ -124,7 +124,7 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
     recipe = recipe_of(run.stage, yaml.safe_load((folder / RECIPE).read_text("utf-8")))
     logged = [json.loads(line) for line in (folder / LOG).read_text("utf-8").splitlines()]
     losses = [(line["step"], round(line["loss"], 4)) for line in logged if "loss" in line]
-    every = -(-len(losses) // CURVE_POINTS)
+    every = max(-(-len(losses) // CURVE_POINTS), 1)
     rates = {
         name: median(found)
         for name in ("tokens_per_second", "mfu")
@@ -134,10 +134,10 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
         "name": run.name,
         "stage": run.stage,
         "arm": run.arm,
-        "steps": losses[-1][0],
+        "steps": max((line["step"] for line in logged), default=0),
         "learning_rate": recipe.optimizer.learning_rate,
         "context": recipe.data.context,
-        "tokens": max(line.get("tokens", 0) for line in logged),
+        "tokens": max((line.get("tokens", 0) for line in logged), default=0),
         "videos": facts["num_samples"],
         "data_hash": facts["data_hash"],
         "losses": [losses[i] for i in range(len(losses)) if i % every == 0 or i + 1 == len(losses)],
