@@ -68,18 +68,18 @@ STAGES = (
     Stage(
         name="1k",
         sources=(
-            *_sources(3_000, 256, 384, 512, 768, 1024),
-            *_sources(5_000, STILL),
+            *_sources(8_000, 256, 384, 512, 768, 1024),
+            *_sources(8_000, STILL),
         ),
     ),
     Stage(
         name="4k",
-        sources=(*_sources(1_500, 1536, 2048, 3072, 4096), *_sources(500, 512, 1024)),
+        sources=(*_sources(3_000, 1536, 2048, 3072, 4096), *_sources(1_000, 512, 1024)),
         has_arms=True,
     ),
     Stage(
         name="16k",
-        sources=(*_sources(400, 6144, 8192, 12_288, 16_384), *_sources(200, 2048, 4096)),
+        sources=(*_sources(800, 6144, 8192, 12_288, 16_384), *_sources(400, 2048, 4096)),
         has_arms=True,
     ),
 )
