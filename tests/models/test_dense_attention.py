@@ -153,6 +153,7 @@ def test_pieces_of_other_lengths_are_one_call_on_a_gpu():
     assert_equal_with_gradients(found, wanted, inputs, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.gpu
 @pytest.mark.parametrize("pieces", [PIECES, [(100, 100)] * 4, [(30, 100)] * 4])
 def test_packed_attention_and_its_gradients_never_wait_for_the_gpu(pieces):

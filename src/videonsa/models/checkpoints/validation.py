@@ -324,11 +324,12 @@ def _text_rope(given: Mapping[str, Any], head_size: int) -> dict[str, Any]:
     rope = _rope(given, "rope_parameters", _ROPE_TYPES, _DEFAULT_THETA)
     sections = rope.get("mrope_section", list(_DEFAULT_SECTIONS))
     whole = isinstance(sections, list | tuple) and all(type(item) is int for item in sections)
-    if not whole or len(sections) != _AXES or min(sections) < 0 or sum(sections) * 2 != head_size:
+    if not whole or len(sections) < _AXES or min(sections) < 0 or sum(sections) * 2 != head_size:
         raise _refuse(
             "mrope_section",
             sections,
-            f"three whole numbers with the sum {head_size // 2}, half the head size",
+            "three whole numbers, of time, rows and columns, or more that go on in turn, with the "
+            f"sum {head_size // 2}, half the head size",
         )
     if rope["rope_type"] in ("linear", "yarn") and not _number(0, 2**16).holds(rope.get("factor")):
         raise _refuse("rope_parameters.factor", rope.get("factor"), "a number above 0")
