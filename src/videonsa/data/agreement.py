@@ -7,6 +7,7 @@ from videonsa.data.filter import FilterOptions
 from videonsa.data.manifest import BuildFacts, Manifest
 from videonsa.data.media import is_script
 from videonsa.data.records import VideoRef
+from videonsa.data.suite_source import is_drawn
 from videonsa.errors import UsageError
 from videonsa.video.sampling import DEFAULT_FPS, SamplingSpec
 
@@ -59,7 +60,7 @@ def trained_sampling(manifest: Manifest, before: SamplingSpec) -> SamplingSpec:
         manifest: what it was trained on.
         before: how it sampled before.
     """
-    sampled = any(
+    sampled = not is_drawn(manifest.facts) and any(
         isinstance(media, VideoRef) and not is_script(media)
         for row in manifest
         for media in row.record.media

@@ -48,6 +48,8 @@ class PackedBatch:
     """Its patch sizes are those of the model."""
     shape: PackShape | None = None
     """What it shares with all packs of its shape; None where its samples differ."""
+    prepared: Any = None
+    """What the loader's `prepare` made of it, in its worker."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it goes from a worker to its run: all frames as one tensor, drawings as they are.

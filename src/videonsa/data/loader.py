@@ -3,11 +3,12 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -49,6 +50,7 @@ class _Packs(Dataset[_Read]):
     shapes: Shapes | None
     pad_id: int
     always_vision: bool
+    prepare: Callable[[PackedBatch], Any] | None
 
     def __getitem__(self, pack: Pack) -> _Read:
         """Read a pack, replacing samples that cannot be read."""
@@ -81,6 +83,8 @@ class _Packs(Dataset[_Read]):
             pad_id=self.pad_id,
             blank=blank,
         )
+        if self.prepare is not None:
+            batch = replace(batch, prepared=self.prepare(batch))
         return _Read(batch, num_reads, tuple(failures))
 
     def _of_shape(self, result: Sample | Failure, shape: PackShape | None) -> Sample | Failure:
@@ -180,6 +184,8 @@ class PackedLoader:
             rank=rank,
             world_size=world_size,
         )
+        self.prepare: Callable[[PackedBatch], Any] | None = None
+        """Asked in the workers about each batch, which then has what it gave."""
         self.max_failed_share = max_failed_share
         self.num_reads = 0
         """Samples that were tried so far."""
@@ -215,11 +221,13 @@ class PackedLoader:
         packs = DataLoader(
             _Packs(
                 *(self._dataset, sampler.seed, sampler.max_tokens, sampler.shapes),
-                *(self._pad_id, self._always_vision),
+                *(self._pad_id, self._always_vision, self.prepare),
             ),
             batch_size=None,
             sampler=sampler,
             collate_fn=_as_it_is,
+            # A thread then takes batches out of their pipe while a step computes.
+            pin_memory=torch.cuda.is_available(),
             generator=Generator(),  # its seeds are not drawn from the generator of the model
             **self._workers,
         )

@@ -41,6 +41,25 @@ class EqualInputs(NamedTuple):
         return EqualInputs._make(x.to(device, non_blocking=True) for x in self)
 
 
+class HostInputs(NamedTuple):
+    """What the loader's workers make of a pack: the fields of `EqualInputs` of these names."""
+
+    position_ids: Tensor
+    rows: Tensor
+    targets: Tensor
+
+
+def host_inputs(batch: PackedBatch, *, rules: PositionRules) -> HostInputs | None:
+    """The parts of the inputs that take the host's time; None of a pack without a shape."""
+    if batch.shape is None:
+        return None
+    rows, targets = _labelled(batch.labels[0], batch.shape)
+    patch_size = batch.sampling.patch_size
+    return HostInputs(
+        equal_positions(batch.video_times, batch.shape, rules, patch_size), rows, targets
+    )
+
+
 def equal_inputs(
     batch: PackedBatch,
     rules: PositionRules,
@@ -52,22 +71,18 @@ def equal_inputs(
     """What a pack of equal shape has that others of its shape have not.
 
     Args:
-        batch: with a `shape`.
+        batch: with a `shape`, and with what `host_inputs` prepared of it, if it was asked to.
         rules: of the position ids.
         num_items: labels of the step; None: those of the pack.
         device: where patches are drawn and the tensors are wanted.
         dtype: of the patches.
     """
-    shape = batch.shape
-    assert shape is not None
-    rows, targets = _labelled(batch.labels[0], shape)
-    count = (targets != IGNORED_LABEL).sum() if num_items is None else num_items
+    host = batch.prepared or host_inputs(batch, rules=rules)
+    count = (host.targets != IGNORED_LABEL).sum() if num_items is None else num_items
     on_host = EqualInputs(
         patches=torch.empty(0),
         input_ids=batch.input_ids,
-        position_ids=equal_positions(batch.video_times, shape, rules, batch.sampling.patch_size),
-        rows=rows,
-        targets=targets,
+        **host._asdict(),
         num_items=torch.as_tensor(count, dtype=torch.float32),
     )
     if device.type == "cuda":

@@ -43,8 +43,13 @@ def step_flops(
     frame = max(frame_patches, default=0) // shape.vision.merge_size**2
     pairs = sum(attended_pairs(mask, spec, tokens_per_frame=frame) for mask in vision_masks)
     forward = shape.num_layers * (2 * rows * layer + 4 * size * pairs)
-    forward += 2 * num_labels * size * shape.vocab_size
-    return TRAINED * (forward + _tower_flops(shape.vision, frame_patches))
+    forward += _tower_flops(shape.vision, frame_patches)
+    return TRAINED * forward + head_flops(shape, num_labels)
+
+
+def head_flops(shape: ModelShape, num_labels: int) -> int:
+    """Operations of forward and backward of the output head, which only labels go through."""
+    return TRAINED * 2 * num_labels * shape.hidden_size * shape.vocab_size
 
 
 def attended_pairs(

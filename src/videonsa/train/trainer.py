@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from videonsa.data.collate import PackedBatch
+from videonsa.data.shapes import PackShape
 from videonsa.errors import TrainingError
 from videonsa.models.recorder.gates import GateMeans
 from videonsa.models.shape import ModelShape
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.train.beside import Files, write_beside
 from videonsa.train.captured import CapturedSteps
-from videonsa.train.flops import step_flops
+from videonsa.train.equal_loss import host_inputs
+from videonsa.train.flops import head_flops, step_flops
 from videonsa.train.masters import MasterWeights
 from videonsa.train.meters import RateMeter, gate_log
 from videonsa.train.parameters import all_finite, parameter_groups
@@ -94,8 +97,13 @@ class PackTrainer(Trainer):
         self.masters: MasterWeights | None = None
         """Of bfloat16 weights; the optimizer's parameters then."""
         self._captured = CapturedSteps(self.inner_model) if recipe.run.capture else None
-        if self._captured is not None and config.method.uses_gates:
-            report_line("run.capture=true: mean gates are not logged")
+        if self._captured is not None:
+            rules = self.inner_model.position_rules()
+            extras.stream.loader.prepare = partial(host_inputs, rules=rules)
+            if config.method.uses_gates:
+                report_line("run.capture=true: mean gates are not logged")
+        self._flops: dict[PackShape, int] = {}
+        """Operations of the packs of a shape, but for those of their labels."""
         if recipe.parallel.fsdp and recipe.run.precision == "bf16":
             # Accelerate's default policy would also sum gradients and round the loss in bfloat16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
@@ -226,16 +234,26 @@ class PackTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of forward and backward of one sequence; the share of this process."""
         batch: PackedBatch = inputs["batch"]
+        labels = int((batch.labels != -100).sum())
+        flops = head_flops(self.extras.shape, labels) + self._flops_without_labels(batch)
+        own = flops // self._sharing
+        self.rates.add(tokens=batch.num_tokens, flops=own)
+        return own
+
+    def _flops_without_labels(self, batch: PackedBatch) -> int:
+        """Counted once for all packs of a shape."""
+        if batch.shape is not None and batch.shape in self._flops:
+            return self._flops[batch.shape]
         flops = step_flops(
             self.extras.shape,
             self._spec,
             vision_masks=vision_masks(batch, self._vision_ids),
             frame_patches=frame_patches(batch),
-            num_labels=int((batch.labels != -100).sum()),
+            num_labels=0,
         )
-        own = flops // self._sharing
-        self.rates.add(tokens=batch.num_tokens, flops=own)
-        return own
+        if batch.shape is not None:
+            self._flops[batch.shape] = flops
+        return flops
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; a line with a loss also gets throughput and gates."""
