@@ -77,7 +77,8 @@ def equal_inputs(
         device: where patches are drawn and the tensors are wanted.
         dtype: of the patches.
     """
-    host = batch.prepared or host_inputs(batch, rules=rules)
+    host: HostInputs | None = batch.prepared or host_inputs(batch, rules=rules)
+    assert host is not None
     count = (host.targets != IGNORED_LABEL).sum() if num_items is None else num_items
     on_host = EqualInputs(
         patches=torch.empty(0),
