@@ -14,6 +14,10 @@ from videonsa.models.config import VideoNSAConfig
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import EMBEDDED, locate_model
 
+INTERLEAVED = (1,) * 32
+"""Rotated pairs of a head of 64: time, rows and columns take one in turn. In three runs, as in
+Qwen2.5-VL, rows and columns have the slow pairs: over the 4 x 4 tokens of a frame they turn by
+0.03 at most, and a small model cannot tell where things stand (`position_probe.py`)."""
 CONTEXT = 2**18
 """Tokens, and position ids, that a model of the study may have."""
 
@@ -32,14 +36,13 @@ class ModelSize:
     tower_heads: int = 4
     tower_mlp: int = 688
     rope_theta: float = 10_000.0
-    """Half of the rotated pairs of a head turn with time, from 1 down to about the root of 1 over
-    this a position id."""
+    """The slowest pair of a head turns by about 1 over this a position id."""
 
     def config(self) -> VideoNSAConfig:
         """The model's config: the embedded one's tokens, frames and patches, without gates."""
         fields = json.loads(Path(locate_model(EMBEDDED), "config.json").read_text("utf-8"))
         text: dict[str, Any] = fields["text_config"]
-        quarter = self.hidden // self.heads // 8
+        pairs = self.hidden // self.heads // 2
         text |= {
             "hidden_size": self.hidden,
             "intermediate_size": self.mlp,
@@ -51,7 +54,7 @@ class ModelSize:
         }
         text["rope_parameters"] |= {
             "rope_theta": self.rope_theta,
-            "mrope_section": [2 * quarter, quarter, quarter],
+            "mrope_section": list(INTERLEAVED[:pairs]),
         }
         fields["vision_config"] |= {
             "depth": self.tower_layers,
