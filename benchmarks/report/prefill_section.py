@@ -7,6 +7,7 @@ from videonsa.evals.markdown import provenance, table
 
 FILES = {
     "prefill": "",
+    "prefill_nsa": ", beside fp8: weights in bfloat16",
     "prefill_fp8": ", weights in fp8",
     "prefill_peers": ", beside transformers",
     "prefill_reading": ", from a video file",

@@ -40,6 +40,7 @@ def render_study(result: Mapping[str, Any]) -> str:
         "kinds in which dense attention has 80 % or more and is 10 points above the window. Seen: "
         "the smallest share that would have differed from 0, or from 100 %, in four of five such "
         "studies.\n\n"
+        + _differences(result)
         + "".join(_by_kind(one) for one in result["lengths"])
         + _gates(result["gates"])
         + "### What was trained\n\n"
@@ -110,6 +111,32 @@ def _lengths(result: Mapping[str, Any]) -> str:
             ]
         )
     return table(head, rows)
+
+
+def _differences(result: Mapping[str, Any]) -> str:
+    """Of every arm from dense attention, over all kinds."""
+    found = [
+        (one["length"], one["compared"]["free"].get("differences", {})) for one in result["lengths"]
+    ]
+    arms = [arm for arm in _arms(result) if any(arm in of_arms for _, of_arms in found)]
+    if not arms:
+        return ""
+    rows = [
+        [f"{length:,}", *(_difference(of_arms.get(arm)) for arm in arms)]
+        for length, of_arms in found
+    ]
+    return (
+        "### Differences from dense attention\n\nPoints, of the means over all kinds, those that "
+        "nobody knows included. Behind the interval the smallest difference that would have been "
+        "seen.\n\n" + table(["video tokens", *arms], rows) + "\n"
+    )
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    value, low, high = (f"{found['points'][name]:+.1f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high}); {found['points_that_would_be_seen']:.1f}"
 
 
 def _by_kind(one: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.study.base_model import SIZES, write_base
+from benchmarks.study.base_model import SIZES, is_base_of, write_base
 from benchmarks.study.kept_models import keep_models
 from benchmarks.study.parallel_jobs import Call, Clock, Job, call_apart, run_jobs
 from benchmarks.study.seed_result import write_seed
@@ -22,7 +22,7 @@ from benchmarks.study.study_jobs import (
 )
 from benchmarks.study.study_report import read_seeds, result_text, short_table, summarise
 from videonsa.disk import sole_writer, write_atomic
-from videonsa.errors import VideoNSAError
+from videonsa.errors import UsageError, VideoNSAError
 from videonsa.machine import measurement_facts
 
 PARTS = ("prepare", "train", "evaluate", "report", "all", "keep")
@@ -60,11 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, help="save and stop within this time; the same command resumes"
     )
-    parser.add_argument("--seed", help="for example 0, or 0,1 (default: 0)")
+    parser.add_argument("--seed", type=_numbers, help="for example 0, or 0,1 (default: 0)")
     parser.add_argument("--size", choices=SIZES, help="of the model (45m)")
     parser.add_argument("--arms", help=f"some of {','.join(ARMS)} (the first four)")
     parser.add_argument(
-        "--videos", metavar="LENGTH:COUNT,...", help="test videos of each length (4096:300,...)"
+        "--videos",
+        type=_counts,
+        metavar="LENGTH:COUNT,...",
+        help="test videos of each length (4096:300,...)",
     )
     parser.add_argument(
         "--answerers", type=int, default=6, help="processes that ask one model, on a GPU (6)"
@@ -91,16 +94,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _changed(design: Design, args: argparse.Namespace) -> Design:
-    pairs = [pair.split(":") for pair in (args.videos or "").split(",") if pair]
-    videos = tuple(sorted((int(length), int(count)) for length, count in pairs))
     return replace(
         design,
         settings=(*design.settings, *args.set),
-        seeds=tuple(map(int, args.seed.split(","))) if args.seed else design.seeds,
+        seeds=args.seed or design.seeds,
         size=SIZES[args.size] if args.size else design.size,
         arms=tuple(args.arms.split(",")) if args.arms else design.arms,
-        videos=videos or design.videos,
+        videos=args.videos or design.videos,
     )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: want numbers such as 0,1") from None
+
+
+def _counts(text: str) -> tuple[tuple[int, int], ...]:
+    """Of each length in tokens a number of videos, ascending."""
+    pairs = [pair.split(":") for pair in text.split(",")]
+    try:
+        return tuple(sorted((int(length), int(count)) for length, count in pairs))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: want LENGTH:COUNT,...") from None
 
 
 def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
@@ -115,8 +132,14 @@ def _run(args: argparse.Namespace, design: Design, call: Call) -> int:
     check_settings(design, out)
     clock = Clock.of(args.seconds)
     with sole_writer(out, work=f"study {args.part}"):
-        if not base_folder(out).is_dir():
-            write_base(design.size, base_folder(out))
+        base = base_folder(out)
+        if not base.is_dir():
+            write_base(design.size, base)
+        if not is_base_of(design.size, base):
+            raise UsageError(
+                f"{out} has a study of models of another shape: want the --size that it was begun "
+                "with, or another --out"
+            )
         jobs = _jobs(args, design)
         ended = run_jobs(jobs, at_once=args.at_once, clock=clock, call=call, tell=_tell)
         if args.part in ("evaluate", "all"):

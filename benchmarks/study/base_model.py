@@ -96,9 +96,24 @@ SIZES = MappingProxyType(
 )
 """By their parameters; `3m` has the shape of the embedded model, `tiny` tries the study out."""
 
+_SHAPE = MappingProxyType(
+    {
+        "text_config": (
+            "num_hidden_layers",
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "rope_parameters",
+        ),
+        "vision_config": ("depth", "hidden_size", "intermediate_size", "num_heads"),
+    }
+)
+"""Fields of a config that tell sizes apart."""
 
-def write_base(size: ModelSize, folder: Path) -> int:
-    """Write a model of a size that has learnt nothing; gives its number of parameters.
+
+def write_base(size: ModelSize, folder: Path) -> None:
+    """Write a model of a size that has learnt nothing.
 
     Training draws weights of its own for each seed (`model.fresh`): only the shape is used.
 
@@ -114,4 +129,12 @@ def write_base(size: ModelSize, folder: Path) -> int:
         if path.name not in ("config.json", "model.safetensors"):
             shutil.copy(path, partial)
     place_folder(partial, folder)
-    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def is_base_of(size: ModelSize, folder: Path) -> bool:
+    """Whether a model that `write_base` wrote has a size."""
+    stored = json.loads((folder / "config.json").read_text("utf-8"))
+    wanted = size.config().to_dict()
+    return all(
+        stored[part][name] == wanted[part][name] for part, names in _SHAPE.items() for name in names
+    )

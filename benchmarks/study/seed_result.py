@@ -16,6 +16,7 @@ from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.evals.journal import SAMPLES, read_lines
 from videonsa.parsing import one_line, read_json_object
+from videonsa.rendered.suite2 import KINDS
 from videonsa.train.folder import LOG, RECIPE, RUN
 from videonsa.train.reading import recipe_of
 
@@ -52,9 +53,9 @@ def write_seed(design: Design, seed: int, out: Path, *, machine: dict[str, Any])
         "stills": _shares(stills),
         "left_out": [
             *(f"{run.name} is not trained" for run in runs if run not in trained),
-            *_unanswered(design, answers),
+            *_unanswered(design, answers, stills),
             *(
-                f"held-out stills: {kind} is {share:.0%} right, below {_PASSED:.0%}"
+                f"held-out stills: {kind} is {share:.1%} right, below {_PASSED:.0%}"
                 for kind, share in _shares(stills).items()
                 if share < _PASSED
             ),
@@ -67,7 +68,9 @@ def write_seed(design: Design, seed: int, out: Path, *, machine: dict[str, Any])
         for arm, found in answers.items()
         for line in found
     ]
-    write_atomic(out / f"seed-{seed}-answers.jsonl.gz", gzip.compress("".join(lines).encode()))
+    # Without the time, so that equal answers are equal files.
+    packed = gzip.compress("".join(lines).encode(), mtime=0)
+    write_atomic(out / f"seed-{seed}-answers.jsonl.gz", packed)
     write_atomic(out / f"seed-{seed}.json", text.encode())
     return facts
 
@@ -100,7 +103,14 @@ def _answers(run: Run, out: Path) -> list[VideoLine]:
     return [lines[key] for key in sorted(lines)]
 
 
-def _unanswered(design: Design, answers: dict[str, list[VideoLine]]) -> Iterator[str]:
+def _unanswered(
+    design: Design, answers: dict[str, list[VideoLine]], stills: list[VideoLine]
+) -> Iterator[str]:
+    if len(stills) < design.stills:
+        yield f"held-out stills: {len(stills)} of {design.stills} were asked about"
+    gates = sum(bool(line.only) for line in answers.get("nsa", ()))
+    if "nsa" in answers and gates < (wanted := len(KINDS) * design.gate_videos):
+        yield f"nsa was shown {gates} of {wanted} videos of a single kind"
     for arm, lines in answers.items():
         for length, wanted in design.videos:
             found = sum(line.length == length and not line.only for line in lines)

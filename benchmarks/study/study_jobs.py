@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.study.answering import answered_all
 from benchmarks.study.parallel_jobs import Ended, Job
-from benchmarks.study.study_design import STILL, Design, Run, Stage, data_folder
+from benchmarks.study.study_design import FRAME_TOKENS, STILL, Design, Run, Stage, data_folder
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
 from videonsa.train.reading import read_recipe
@@ -21,10 +21,22 @@ def check_settings(design: Design, out: Path) -> None:
     """Read the recipe of every run, with its settings.
 
     Raises:
-        UsageError: a setting names an unknown stage, or is not in the recipe.
+        UsageError: a setting names an unknown stage, is not in the recipe, or lets an arm attend to
+            more keys than another.
     """
-    for run in design.all_runs():
-        read_recipe(design.stage_of(run).recipe, settings=design.settings_of(run, out))
+    for stage in design.stages:
+        keys: dict[int, str] = {}
+        for run in design.runs_of(stage):
+            recipe = read_recipe(stage.recipe, settings=design.settings_of(run, out))
+            attended = recipe.attention.method().attended_keys(FRAME_TOKENS)
+            if attended is not None:
+                keys.setdefault(attended, run.arm)
+        if len(keys) > 1:
+            told = ", ".join(f"{arm} to {attended}" for attended, arm in keys.items())
+            raise UsageError(
+                f"--set: in stage {stage.name} vision tokens attend {told} keys: want equally many "
+                "in every arm (ARMS in study_design.py)"
+            )
 
 
 def data_jobs(design: Design, out: Path) -> list[Job]:

@@ -1,7 +1,7 @@
 """`study.json`: any number of seeds, put together by their two files each."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.study.answering import VideoLine
 from benchmarks.study.seed_result import FORMAT, SeedResult, read_seed
-from benchmarks.study.study_design import FRAME_TOKENS
+from benchmarks.study.study_design import FRAME_TOKENS, Design, Run, Stage
 from benchmarks.study.study_statistics import (
     KNOWN,
+    REPEATS,
     STYLES,
     Answers,
     accuracies,
@@ -69,7 +70,7 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Any]:
         "format": FORMAT,
         "design": _common(first["design"]) | {"arms": arms},
         "seeds": [one.facts["seed"] for one in seeds],
-        "attention": _attention(lengths, first["design"]["stages"]),
+        "attention": _attention(lengths, first["design"]),
         "runs": [run for one in seeds for run in one.facts["runs"]],
         "stills": {str(one.facts["seed"]): one.facts["stills"] for one in seeds},
         "lengths": [one for one in found.values() if one is not None],
@@ -81,7 +82,12 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Any]:
                 for line in one.facts["left_out"]
             ),
             *(f"{arm}: not of every seed" for arm in arms if not all(arm in x for x in answers)),
-            *(f"{length:,} tokens: not of every arm" for length in lengths if not found[length]),
+            *(
+                f"{length:,} tokens: no arm has answers of every seed"
+                for length in lengths
+                if not found[length]
+            ),
+            *(line for one in found.values() if one is not None for line in _without_headroom(one)),
         ],
         "machine": first["machine"],
         "machines": [one.facts["machine"] for one in seeds],
@@ -91,12 +97,12 @@ def summarise(seeds: Sequence[SeedResult]) -> dict[str, Any]:
 def _of_length(
     seeds: Sequence[Mapping[str, Sequence[VideoLine]]], length: int
 ) -> dict[str, Any] | None:
-    """Everything about videos of a length; None where not all arms have answered any."""
+    """Everything about videos of a length; None where no arm of all seeds has answered any."""
     found = {style: Answers.of(seeds, length, style) for style in STYLES}
     free = found["free"]
     if free is None:
         return None
-    some = next(iter(seeds[0].values()))
+    some = seeds[0][free.arms[0]]
     lines = [line for line in some if line.length == length and not line.only]
     return {
         "length": length,
@@ -124,10 +130,23 @@ def _gates(lines: Sequence[VideoLine]) -> dict[str, Any]:
     }
 
 
-def _attention(lengths: Sequence[int], stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _without_headroom(one: Mapping[str, Any]) -> Iterator[str]:
+    """What of a length was left out of the intervals of shares."""
+    for arm, found in one["compared"]["free"]["recovered"].items():
+        if found["draws_left_out"]:
+            yield (
+                f"{one['length']:,} tokens, {arm}: {found['draws_left_out']} of {REPEATS:,} draws "
+                "of the bootstrap have no headroom"
+            )
+
+
+def _attention(lengths: Sequence[int], stated: Mapping[str, Any]) -> dict[str, Any]:
     """What a vision token attends to under NSA, and its share of dense causal attention."""
-    recipes = Path(__file__).parents[1] / "recipes"
-    attention = read_recipe(str(recipes / f"study-{stages[-1]['name']}.yaml")).attention
+    stages = tuple(Stage(name=one["name"], sources=()) for one in stated["stages"])
+    design = Design(stages=stages, settings=tuple(stated["settings"]))
+    last = Run(stage=stages[-1].name, seed=0, arm="nsa")
+    settings = design.settings_of(last, Path())
+    attention = read_recipe(stages[-1].recipe, settings=settings).attention
     spec = NSASpec.paper(
         block_size=attention.block_size,
         num_selected_blocks=attention.num_selected_blocks,

@@ -15,6 +15,8 @@ Style = Literal["free", "likeliest"]
 STYLES: tuple[Style, ...] = ("free", "likeliest")
 KNOWN, HEADROOM = 0.8, 0.1
 """A kind counts where dense attention has so much right, and so much more than the window alone."""
+_ROUNDING = 1e-9
+"""0.9 - 0.8 is a little less than 0.1."""
 REPEATS = 2000
 SEEN = 2.8
 """A difference of so many standard errors is found in four of five studies (1.96 + 0.84)."""
@@ -82,15 +84,14 @@ class Answers:
     def resampled(self, *, repeats: int = REPEATS) -> Floats:
         """`[repeats, arms, kinds]`: shares by the cluster bootstrap.
 
-        Seeds are drawn with replacement, and within each drawn seed videos; all arms of a seed, and
-        all questions about a video, stay together. With one seed only videos are drawn.
+        Seeds are drawn with replacement, and so are videos, the same ones for all seeds: every seed
+        answers the same videos. All arms of a seed, and all questions about a video, stay together.
+        With one seed only videos are drawn.
         """
         num_seeds, num_videos = self._clusters
         rng = np.random.default_rng(0)
         times = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=repeats)
-        videos = rng.multinomial(
-            num_videos, [1 / num_videos] * num_videos, size=(repeats, num_seeds)
-        )
+        videos = rng.multinomial(num_videos, [1 / num_videos] * num_videos, size=(repeats, 1))
         return _shares(self.right, (times[..., None] * videos).astype(float), self.asked)
 
     @property
@@ -136,33 +137,64 @@ def known_kinds(answers: Answers) -> list[str]:
     """Kinds in which dense attention is good, and better than the window alone."""
     shares = answers.shares()
     dense, window = (shares[answers.arms.index(arm)] for arm in ("dense", "window"))
-    counts = (dense >= KNOWN) & (dense - window >= HEADROOM)
+    counts = (dense >= KNOWN - _ROUNDING) & (dense - window >= HEADROOM - _ROUNDING)
     return [kind for kind, one in zip(answers.kinds, counts, strict=True) if one]
 
 
 def compare(answers: Answers) -> dict[str, Any]:
     """What arms recover of the headroom between the window and dense attention, in JSON.
 
-    Where no kind counts there is no share, only which kinds count: none.
+    Beside it how arms differ from dense attention over all kinds. Where no kind counts there is no
+    share, only which kinds count: none.
     """
+    point, repeats = answers.shares()[None], answers.resampled()
+    differences = _differences(answers, point, repeats)
     if not {"dense", "window"} <= set(answers.arms):
-        return {"kinds": [], "recovered": {}, "by_kind": {}}
+        return {"kinds": [], "recovered": {}, "by_kind": {}, "differences": differences}
     kinds = known_kinds(answers)
     others = [arm for arm in answers.arms if arm not in ("dense", "window")]
     places = [answers.kinds.index(kind) for kind in kinds]
-    point, repeats = answers.shares()[None], answers.resampled()
     recovered = {arm: _recovered(answers, point, repeats, arm, places) for arm in others if kinds}
     by_kind = {
         kind: {arm: _recovered(answers, point, repeats, arm, [place]) for arm in others}
         for kind, place in zip(kinds, places, strict=True)
     }
-    return {"kinds": kinds, "recovered": recovered, "by_kind": by_kind}
+    return {
+        "kinds": kinds,
+        "recovered": recovered,
+        "by_kind": by_kind,
+        "differences": differences,
+    }
+
+
+def _differences(answers: Answers, point: Floats, repeats: Floats) -> dict[str, Any]:
+    """Of each other arm, arm - dense of the means over all kinds, in points."""
+    if "dense" not in answers.arms:
+        return {}
+    dense = answers.arms.index("dense")
+    found = {}
+    for number, arm in enumerate(answers.arms):
+        if arm == "dense":
+            continue
+        gap, gaps = (100 * np.nanmean(x[:, number] - x[:, dense], axis=1) for x in (point, repeats))
+        found[arm] = _points(interval(float(gap[0]), gaps))
+    return found
+
+
+def _points(found: Interval) -> dict[str, Any]:
+    return {
+        "points": found.to_dict(),
+        "points_that_would_be_seen": round(SEEN * found.error, 5),
+    }
 
 
 def _recovered(
     answers: Answers, point: Floats, repeats: Floats, arm: str, places: Sequence[int]
 ) -> dict[str, Any]:
-    """(arm - window) / (dense - window), of means over kinds; and arm - dense, in points."""
+    """(arm - window) / (dense - window), of means over kinds; and arm - dense, in points.
+
+    There is no share of draws in which dense attention has no headroom: they are counted.
+    """
 
     def of(shares: Floats) -> tuple[Floats, Floats]:
         mine, dense, window = (
@@ -178,8 +210,8 @@ def _recovered(
     return {
         "share": of_share.to_dict(),
         "share_that_would_be_seen": round(SEEN * of_share.error, 5),
-        "points": of_gap.to_dict(),
-        "points_that_would_be_seen": round(SEEN * of_gap.error, 5),
+        "draws_left_out": int((~np.isfinite(shares)).sum()),
+        **_points(of_gap),
     }
 
 

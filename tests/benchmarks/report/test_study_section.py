@@ -28,7 +28,19 @@ def of_length(length):
             for kind in ("order", "state", "mean")
         ],
         "compared": {
-            "free": {"kinds": ["order"], "recovered": recovered, "by_kind": {"order": recovered}}
+            "free": {
+                "kinds": ["order"],
+                "recovered": recovered,
+                "by_kind": {"order": recovered},
+                "differences": {
+                    arm: {
+                        "points": {"value": 100 * (share - 0.9), "low": -50.0, "high": 1.0},
+                        "points_that_would_be_seen": 2.8,
+                    }
+                    for arm, share in ARMS.items()
+                    if arm != "dense"
+                },
+            }
         },
     }
 
@@ -72,6 +84,7 @@ def test_the_section_says_scores_shares_and_what_would_have_been_seen(result):
         "| 4,096 | 300 | 10.0 (16.0) | 40.0 | 90.0 (88.0 to 92.0) | 80.0 (78.0 to 82.0) |" in page
     )
     assert "| order | 75 (73 to 77) | 13 (11 to 15) | 7 |" in page
+    assert "| 16,384 | -10.0 (-50.0 to +1.0); 2.8 | -40.0 (-50.0 to +1.0); 2.8 |" in page
     assert "| state | 30.0 | 90.0 (88.0 to 92.0) |" in page and "no-compressed" not in page
     assert "| order | 0.30 (0.20-0.40) | 0.70 (0.60-0.80) | 0.50 (0.50-0.50) |" in page
     assert "| `16k-0-nsa` | 1,000 | 0.0004 | 131.0 | 4,200 | 1.50, 0.25 | 300,000 | 15.0 |" in page
@@ -81,7 +94,7 @@ def test_the_section_says_scores_shares_and_what_would_have_been_seen(result):
 def test_without_a_kind_that_counts_it_says_so(result):
     poor = copy.deepcopy(result)
     for one in poor["lengths"]:
-        one["compared"]["free"] = {"kinds": [], "recovered": {}, "by_kind": {}}
+        one["compared"]["free"] |= {"kinds": [], "recovered": {}, "by_kind": {}}
     poor["gates"]["kinds"] = {}
     page = render_study(poor)
     assert "| none | - | - | - |" in page and "Gates by kind" not in page
@@ -91,8 +104,10 @@ def test_an_arm_that_was_not_asked_about_a_length_has_no_score_there(result):
     last = result["lengths"][1]
     last["accuracy"] = [x for x in last["accuracy"] if x["arm"] not in ("nsa", "random")]
     last["compared"]["free"] |= {"recovered": {}, "by_kind": {}}
+    del last["compared"]["free"]["differences"]["nsa"]
     page = render_study(result)
     assert "| 90.0 (88.0 to 92.0) | - | 50.0 (48.0 to 52.0) | - | 90.0 | - | order |" in page
+    assert "| 16,384 | - | -40.0 (" in page
     assert draw_study(result)[:4] == b"\x89PNG"
 
 

@@ -12,8 +12,8 @@ from benchmarks.study.__main__ import AGAIN, main
 from benchmarks.study.answering import Answerer, Video
 from benchmarks.study.answering import main as answering
 from benchmarks.study.asked_videos import asked_video
-from benchmarks.study.base_model import SIZES
-from benchmarks.study.study_design import Design, Source, Stage
+from benchmarks.study.base_model import SIZES, write_base
+from benchmarks.study.study_design import Design, Source, Stage, base_folder
 from videonsa.cli.main import main as videonsa
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
@@ -65,7 +65,7 @@ def test_a_seed_is_two_files_that_say_what_was_trained_and_answered(whole):
     for run in facts["runs"]:
         assert run["steps"] == 2 and all(math.isfinite(loss) for _, loss in run["losses"])
     assert facts["left_out"] == [
-        f"held-out stills: {kind} is 0% right, below 95%" for kind in facts["stills"]
+        f"held-out stills: {kind} is 0.0% right, below 95%" for kind in facts["stills"]
     ]
     packed = (whole / "seed-0-answers.jsonl.gz").read_bytes()
     lines = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
@@ -95,7 +95,9 @@ def test_what_is_done_is_not_done_again_and_seeds_are_put_together(whole, tmp_pa
     def refuse(*_):
         raise AssertionError("nothing is left to do")
 
+    packed = (whole / "seed-0-answers.jsonl.gz").read_bytes()
     assert study(whole, "all", run=refuse) == 0
+    assert (whole / "seed-0-answers.jsonl.gz").read_bytes() == packed
     other = tmp_path / "other"
     other.mkdir()
     facts = json.loads((whole / "seed-0.json").read_text()) | {"seed": 1}
@@ -108,7 +110,10 @@ def test_what_is_done_is_not_done_again_and_seeds_are_put_together(whole, tmp_pa
     assert result["seeds"] == [0, 1] and len(result["runs"]) == 8
     assert [(one["length"], one["videos"]) for one in result["lengths"]] == [(32, 3), (64, 2)]
     assert "| 64 | 2 |" in capsys.readouterr().out
-    assert result["left_out"][-2:] == ["random: not of every seed", "128 tokens: not of every arm"]
+    assert result["left_out"][-2:] == [
+        "random: not of every seed",
+        "128 tokens: no arm has answers of every seed",
+    ]
     facts["design"]["dtype"] = "bfloat16"
     (other / "seed-1.json").write_text(json.dumps(facts))
     assert study(tmp_path, "report", "--from", str(whole), "--from", str(other)) == 2
@@ -136,12 +141,14 @@ def test_what_time_leaves_out_is_named_and_the_same_command_resumes(whole, tmp_p
     shutil.copytree(whole, out)
     shutil.rmtree(out / "runs/4k-0-window")
     shutil.rmtree(out / "answers/4k-0-nsa/1-of-2")
+    shutil.rmtree(out / "answers/stills-0-dense")
     shutil.rmtree(out / "answers/4k-0-window")
     assert study(out, "all", "--seconds", "40") == AGAIN
     told = capsys.readouterr()
     assert "left out: seed 0: 4k-0-window is not trained" in told.out
     assert "nsa answered 2 of 3 videos of 32 tokens" in told.out
-    assert "4 of 13 jobs are left: the same command resumes" in told.err
+    assert "left out: seed 0: held-out stills: 0 of 3 were asked about" in told.out
+    assert "5 of 13 jobs are left: the same command resumes" in told.err
     assert study(out, "all") == 0
     results = [(one / "seed-0-answers.jsonl.gz").read_bytes() for one in (out, whole)]
     found = [
@@ -155,6 +162,28 @@ def test_a_wrong_setting_ends_the_study_before_anything_is_built(tmp_path, capsy
     assert study(tmp_path, "all", "--set", "lnog:optimizer.steps=9") == 2
     assert "no stage 'lnog'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [("--seed=0;1", "want numbers such as 0,1"), ("--videos=4096", "want LENGTH:COUNT,")],
+)
+def test_a_wrong_option_is_one_line(tmp_path, capsys, option, wanted):
+    with pytest.raises(SystemExit):
+        study(tmp_path, "all", option)
+    assert wanted in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_settings_with_which_arms_attend_to_more_keys_than_others_are_refused(tmp_path, capsys):
+    assert study(tmp_path, "all", "--set", "4k:attention.num_selected_blocks=8") == 2
+    wanted = "in stage 4k vision tokens attend nsa to 256, window to 384 keys: want equally many"
+    assert wanted in capsys.readouterr().err
+
+
+def test_models_of_another_size_are_not_put_beside_those_that_are_there(tmp_path, capsys):
+    write_base(SIZES["tiny"], base_folder(tmp_path))
+    assert study(tmp_path, "prepare", "--size", "3m") == 2
+    assert "has a study of models of another shape: want the --size" in capsys.readouterr().err
 
 
 def test_without_a_seed_there_is_nothing_to_report_and_without_a_model_nothing_to_keep(

@@ -1,12 +1,14 @@
 import itertools
 
 import pytest
+import torch
 
 from benchmarks.study.base_model import SIZES
 from benchmarks.study.study_design import ARMS, STAGES, Design, Run
 from benchmarks.study.study_jobs import data_jobs, training_jobs
 from benchmarks.study.study_report import attended_shares
 from videonsa.errors import UsageError
+from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import NSA
 from videonsa.ops.spec import NSASpec
 from videonsa.train.reading import read_recipe
@@ -99,3 +101,6 @@ def test_the_model_of_the_study_has_45_million_parameters():
     assert (text.num_hidden_layers, text.hidden_size, vision.depth) == (12, 512, 6)
     assert (text.num_attention_heads, text.num_key_value_heads) == (8, 2)
     assert sum(text.rope_parameters["mrope_section"]) == 32 and not config.gates
+    with torch.device("meta"):
+        model = VideoNSAForConditionalGeneration(config)
+    assert sum(x.numel() for x in model.parameters()) == pytest.approx(45e6, rel=0.05)

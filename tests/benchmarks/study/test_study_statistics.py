@@ -65,7 +65,41 @@ def test_what_is_recovered_counts_only_kinds_with_headroom_that_dense_attention_
 def test_without_a_kind_that_counts_there_is_no_share():
     poor = {arm: dict.fromkeys(rate, 0.5) for arm, rate in RATES.items()}
     answers = Answers.of([seed(0, rates=poor)], 4096, "free")
-    assert compare(answers) == {"kinds": [], "recovered": {}, "by_kind": {}}
+    found = compare(answers)
+    assert {name: x for name, x in found.items() if name != "differences"} == {
+        "kinds": [],
+        "recovered": {},
+        "by_kind": {},
+    }
+    assert found["differences"]["nsa"]["points"]["value"] == 0
+
+
+def test_ten_points_are_headroom_however_they_are_rounded():
+    right = np.array([0.9, 0.8]).reshape(1, 2, 1, 1) * 300
+    answers = Answers(
+        arms=("dense", "window"), kinds=("k",), right=right, asked=np.full((1, 1), 300)
+    )
+    assert known_kinds(answers) == ["k"]
+
+
+def test_arms_differ_from_dense_attention_by_points_over_all_kinds():
+    found = compare(Answers.of([seed(0)], 4096, "free"))["differences"]
+    assert list(found) == ["nsa", "window", "random"]
+    assert found["nsa"]["points"]["value"] == pytest.approx(-10, abs=3)  # (0 + 20 + 10) / 3
+    assert found["nsa"]["points"]["high"] < 0
+    without = {arm: lines for arm, lines in seed(0).items() if arm != "window"}
+    assert compare(Answers.of([without], 4096, "free"))["differences"]["nsa"] == found["nsa"]
+
+
+def test_draws_without_headroom_are_counted():
+    right = np.array([[1.0, 1, 1], [0, 1, 1], [1, 1, 1]]).reshape(1, 3, 3, 1)
+    answers = Answers(
+        arms=("dense", "window", "nsa"), kinds=("k",), right=right, asked=np.ones((3, 1))
+    )
+    (found,) = compare(answers)["recovered"].values()
+    # The one video in which the window loses is missing in (2 / 3)^3 of the draws.
+    assert found["draws_left_out"] / 2000 == pytest.approx(8 / 27, abs=0.04)
+    assert found["share"]["value"] == found["share"]["low"] == 1
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -97,6 +131,25 @@ def test_seeds_that_differ_widen_the_interval():
         for seeds in (alike, apart)
     ]
     assert errors[1] > 2 * errors[0]
+
+
+def test_seeds_answer_the_same_videos_so_that_hard_ones_are_hard_for_all():
+    """Three seeds that are right about the same videos tell as much as one."""
+    rng = np.random.default_rng(0)
+    right = (rng.random((1, 1, 100, 1)) < 0.5).astype(float)
+    errors = [
+        interval(
+            0,
+            Answers(
+                arms=("a",),
+                kinds=("k",),
+                right=np.tile(right, (n, 1, 1, 1)),
+                asked=np.ones((100, 1)),
+            ).resampled()[:, 0, 0],
+        ).error
+        for n in (1, 3)
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)
 
 
 def test_only_videos_that_every_arm_of_every_seed_answered_are_compared():

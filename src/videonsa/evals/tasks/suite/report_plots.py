@@ -55,11 +55,6 @@ def draw_plots(result: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: _drawn(draw, result) for name, draw in drawers.items()}
 
 
-def draw_lengths(result: Mapping[str, Any]) -> bytes:
-    """The PNG of accuracy against length alone."""
-    return _drawn(_draw_lengths, result)
-
-
 def _drawn(draw: Callable[["Figure", Mapping[str, Any]], None], result: Mapping[str, Any]) -> bytes:
     try:
         from matplotlib.figure import Figure
