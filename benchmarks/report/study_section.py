@@ -43,7 +43,7 @@ def render_study(result: Mapping[str, Any]) -> str:
         + _differences(result)
         + "".join(_by_kind(one) for one in result["lengths"])
         + _gates(result["gates"])
-        + "### What was trained\n\n"
+        + "### What was trained\n\nTokens and MFU count padding; both rates are medians.\n\n"
         + _runs(result)
         + "".join(f"\nLeft out: {line}.\n" for line in result["left_out"])
         + f"\n{provenance(result['machine'])}\n"

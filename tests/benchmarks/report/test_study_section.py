@@ -89,6 +89,7 @@ def test_the_section_says_scores_shares_and_what_would_have_been_seen(result):
     assert "| order | 0.30 (0.20-0.40) | 0.70 (0.60-0.80) | 0.50 (0.50-0.50) |" in page
     assert "| `16k-0-nsa` | 1,000 | 0.0004 | 131.0 | 4,200 | 1.50, 0.25 | 300,000 | 15.0 |" in page
     assert "Left out: seed 1: random is not trained." in page
+    assert "Tokens and MFU count padding" in page
 
 
 def test_without_a_kind_that_counts_it_says_so(result):
