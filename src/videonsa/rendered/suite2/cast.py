@@ -1,9 +1,8 @@
-"""Who appears: no two objects that come by share a name, and no two that stand, unless they are
-counted together.
+"""Who appears: no two objects that come by share a name, and no two that stand.
 
-An object that comes by may have the name of another that stands: questions tell them apart by what
-they do. Nothing has the name of an object that does both, and distractors have names that nothing
-else has.
+Only those that are counted together do. An object that comes by may have the name of another that
+stands: questions tell them apart by what they do. Nothing has the name of an object that does both,
+and distractors have names that nothing else has.
 """
 
 import random
