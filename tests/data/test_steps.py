@@ -72,6 +72,13 @@ def test_a_state_goes_on_with_another_number_of_ranks_and_of_packs():
         two.load_state_dict(one.state_dict())
 
 
+def test_a_state_of_steps_of_another_number_of_samples_says_so():
+    one, two = sampler([10] * 9), sampler([10] * 9, world_size=2)
+    assert (one.step.samples, two.step.samples) == (5, 6)
+    with pytest.raises(UsageError, match="of steps of 5 samples, over 2 ranks they have 6: want"):
+        two.load_state_dict(one.state_dict())
+
+
 def test_samples_that_fit_no_sequence_are_refused():
     with pytest.raises(UsageError, match="do not fit into packs of 100"):
         sampler([10, 101])

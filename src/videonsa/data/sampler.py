@@ -167,6 +167,7 @@ class PackSampler(Sampler[Pack]):
             "epoch": self._epoch,
             "packs_done": self._packs_done,
             "packs_a_step": None if self.step is None else self.step.packs,
+            "samples_a_step": None if self.step is None else self.step.samples,
             "order": _digest(self._packing),
         }
 
@@ -186,7 +187,13 @@ class PackSampler(Sampler[Pack]):
                     "the same data, seed and max_tokens; or begin anew without the state"
                 )
         epoch, done, packs_then = state["epoch"], state["packs_done"], state["packs_a_step"]
-        packing = self._packing_of(epoch=epoch, step=self._plan(packs=packs_then))
+        step = self._plan(packs=packs_then)
+        if step is not None and step.samples != state["samples_a_step"]:
+            raise UsageError(
+                f"the state to resume from is of steps of {state['samples_a_step']} samples, over "
+                f"{self.world_size} ranks they have {step.samples}: want as many ranks as then"
+            )
+        packing = self._packing_of(epoch=epoch, step=step)
         if _digest(packing) != state["order"]:
             raise UsageError(
                 "the state to resume from is of packs in another order, though of the same data: "

@@ -51,7 +51,8 @@ def plan_steps(
     longest = sorted((lengths[sample] for sample in drawn), reverse=True)[:samples]
     longest += longest[: samples - len(longest)] * samples  # a step may hold all of them again
     longest = sorted(longest[:samples], reverse=True)
-    for count in range(ranks, samples, ranks) if packs is None else [packs]:
+    fewest = -(-sum(longest) // (max_tokens * ranks)) * ranks
+    for count in range(fewest, samples, ranks) if packs is None else [packs]:
         slots = _balanced(longest, count)
         if max(sum(longest[place] for place in slot) for slot in slots) <= max_tokens:
             return StepPlan(samples, count, slots)
