@@ -36,6 +36,12 @@ def test_every_sample_counts_once_whatever_the_number_of_ranks(dataset, world_si
     assert sorted(counted) == list(range(COUNT))
 
 
+def test_text_alone_shows_a_black_image_where_all_ranks_use_the_tower(dataset):
+    for shows in (False, True):
+        batches = held_out_batches(dataset, max_tokens=512, always_vision=shows)
+        assert {bool(each.batch.images) for each in batches} == {shows}
+
+
 def test_batches_are_the_same_at_every_call(dataset):
     calls = [held_out_batches(dataset, max_tokens=512) for _ in range(2)]
     first, second = ([each.batch.samples for each in call] for call in calls)

@@ -27,6 +27,7 @@ def held_out_batches(
     world_size: int = 1,
     num_workers: int = 0,
     max_failed_share: float = MAX_FAILED_SHARE,
+    always_vision: bool = False,
 ) -> Iterator[HeldOut]:
     """The samples of a validation manifest once each, the same batches at every call.
 
@@ -40,6 +41,7 @@ def held_out_batches(
         world_size: ranks there are.
         num_workers: processes that read; 0 reads in this one.
         max_failed_share: share of the samples read that may fail; others are read in their place.
+        always_vision: as for `PackedLoader`.
 
     Raises:
         DataError: more samples than that cannot be read.
@@ -52,6 +54,7 @@ def held_out_batches(
         world_size=world_size,
         num_workers=num_workers,
         max_failed_share=max_failed_share,
+        always_vision=always_vision,
     )
     packs = loader.sampler.packing.packs
     num_packs = len(packs)

@@ -236,6 +236,11 @@ class ParallelSettings:
         if self.fsdp is True and self.deepspeed:
             raise UsageError("parallel.fsdp and parallel.deepspeed: want one of the two")
 
+    @property
+    def shards(self) -> bool:
+        """Whether each process has a part of the weights; `fsdp` is not `auto` any more."""
+        return self.fsdp is True or self.deepspeed is not None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:

@@ -73,4 +73,5 @@ def validation_batches(
         world_size=processes.num_processes // sharing,
         num_workers=recipe.data.num_workers,
         max_failed_share=recipe.data.max_failed_share,
+        always_vision=recipe.parallel.shards,
     )
