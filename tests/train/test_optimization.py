@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 
 from videonsa.errors import UsageError
 from videonsa.models.checkpoints.loading import load_model
+from videonsa.train import optimization
 from videonsa.train.optimization import check_optimization, check_schedule, optimizers, schedules
 from videonsa.train.reading import read_recipe
 from videonsa.train.run import train
@@ -35,6 +36,13 @@ def test_what_a_choice_does_not_use_is_told():
     )[::-1]
     assert "has no warm-up: optimizer.warmup=0.1 is not used" in constant
     assert adafactor == "optimizer.name=adafactor uses no optimizer.betas and optimizer.epsilon"
+
+
+def test_lion_has_betas_and_no_epsilon(monkeypatch):
+    chosen = staticmethod(lambda _: (None, {"betas": (0.9, 0.95)}))
+    monkeypatch.setattr(optimization.Trainer, "get_optimizer_cls_and_kwargs", chosen)
+    notes = check_optimization(settings_of("optimizer.name=lion_32bit"))
+    assert notes == ["optimizer.name=lion_32bit uses no optimizer.epsilon"]
 
 
 @pytest.mark.parametrize(

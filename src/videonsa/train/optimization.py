@@ -21,6 +21,8 @@ _NO_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo", "schedule_free")
 """Begins of names. These choose parameters by themselves, step inside the backward pass, or train
 with other weights than they answer with; gates could not have a learning rate of their own."""
 _OTHER_DEVICES = ("adamw_torch_xla", "adamw_torch_npu_fused")
+_OF_ADAM = {"optimizer.betas": "betas", "optimizer.epsilon": "eps"}
+"""Settings that only some optimizers take, and their names there."""
 
 
 def schedules() -> list[str]:
@@ -62,10 +64,9 @@ def check_optimization(settings: OptimizerSettings) -> list[str]:
             "it needs, or leave it out for AdamW"
         ) from error
     notes = []
-    if "betas" not in options:
-        notes.append(
-            f"optimizer.name={settings.name} uses no optimizer.betas and optimizer.epsilon"
-        )
+    unused = [ours for ours, theirs in _OF_ADAM.items() if theirs not in options]
+    if unused:
+        notes.append(f"optimizer.name={settings.name} uses no {' and '.join(unused)}")
     if settings.schedule == SchedulerType.CONSTANT.value and settings.warmup:
         notes.append(
             f"optimizer.schedule=constant has no warm-up: optimizer.warmup={settings.warmup:g} is "
