@@ -61,6 +61,20 @@ def test_packs_of_several_shapes_have_the_loss_and_gradients_of_forward(
         del expected  # its graph adds up gradients on another stream than the next capture
 
 
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
+def test_gradients_of_several_packs_add_up(tiny_folder, packs, device):
+    model = load_model(tiny_folder, dtype=torch.float32, method=Dense()).model.to(device).train()
+    steps, three = CapturedSteps(model), (*packs[:2], packs[0])
+    apart = []
+    for pack in three:
+        steps.run(pack, 100)
+        apart.append(gradients(model))
+    for pack in three:
+        steps.run(pack, 100)
+    wanted = {name: sum(found[name] for found in apart) for name in apart[0]}
+    torch.testing.assert_close(gradients(model), wanted)
+
+
 def test_the_loss_is_divided_by_the_labels_of_the_step_where_they_are_given(tiny_folder, packs):
     model = load_model(tiny_folder, dtype=torch.float32, method=Dense()).model
     steps = CapturedSteps(model)
@@ -83,7 +97,7 @@ def test_masters_move_by_less_than_weights_can_show_and_gradients_add_up_in_floa
     assert layer.weight.dtype == torch.bfloat16
     torch.testing.assert_close(masters.state_dict()["weight"], start, rtol=0, atol=0)
     optimizer = torch.optim.SGD(masters.parameters(), lr=1.0)
-    optimizer.register_step_post_hook(masters.published)
+    optimizer.register_step_post_hook(masters.update_weights)
     for _ in range(64):
         for _ in range(2):
             (layer.weight.float().sum() * 2**-14).backward()

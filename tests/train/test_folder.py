@@ -114,6 +114,17 @@ def test_a_sound_folder_goes_on_from_its_last_checkpoint(run, recipe, manifest):
     assert sorted(path.name for path in (run / LAST).iterdir()) == sorted([*SAVED, CONTENTS])
 
 
+@pytest.mark.parametrize("other", ["parallel.fsdp=true", "parallel.deepspeed"])
+def test_an_optimizer_in_shards_and_a_whole_one_do_not_go_on_from_each_other(
+    run, recipe, manifest, other
+):
+    setting = other if "=" in other else f"{other}=zero.json"
+    sharded = recipe_for(recipe.model.base, recipe.data.manifest, setting)
+    message = f"has checkpoints of a run with parallel.fsdp=false, this run has {other} and"
+    with pytest.raises(UsageError, match=message):
+        open_again(sharded, manifest, run)
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("name", SAVED)
 def test_a_damaged_file_of_a_checkpoint_is_named(run, name, damage):

@@ -112,6 +112,15 @@ def test_processes_that_shard_weights_and_sum_sequences_train_in_bf16(tiny_folde
     torch.testing.assert_close(found, wanted, rtol=5e-2, atol=1e-2)
 
 
+def test_processes_with_bfloat16_weights_sum_the_gradients_of_all_sequences(tiny_folder, tmp_path):
+    chosen = ("run.precision=bf16_weights", "optimizer.batch_size=4", "optimizer.steps=3")
+    recipe = recipe_for(tiny_folder, make_data(tmp_path / "data"), *chosen)
+    train(recipe, tmp_path / "alone")
+    run_processes(recipe, tmp_path / "run")
+    found, wanted = (torch.tensor(losses(tmp_path / name)) for name in ("run", "alone"))
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=1e-2)
+
+
 def test_processes_that_shard_lora_train_the_adapter_and_the_model_of_one(recipe, tmp_path):
     chosen = ("model.lora_rank=4", "optimizer.learning_rate=1e-2", "optimizer.steps=2")
     held_out = f"data.validation={recipe.data.validation}"

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from videonsa.errors import TrainingError, UsageError
 from videonsa.inference.engine import load
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.train.run import train
+from videonsa.train.validation import validation_batches
 
 
 class Stop(TrainerCallback):
@@ -91,6 +93,36 @@ def test_a_run_that_died_goes_on_to_the_same_losses_bit_by_bit(
         assert found[0] == found[1]
 
 
+BFLOAT16 = ("run.precision=bf16_weights", "optimizer.learning_rate=1e-2", "optimizer.steps=4")
+
+
+def weight_of(folder):
+    """Of a linear layer of the language model, in float32."""
+    model = load_model(folder, dtype=torch.float32).model
+    return model.get_parameter("model.language_model.layers.0.mlp.up_proj.weight")
+
+
+def is_rounded(weight):
+    return torch.equal(weight, weight.bfloat16().float())
+
+
+def test_bfloat16_weights_go_on_from_their_masters_which_are_saved(tiny_folder, manifest, tmp_path):
+    recipe = recipe_for(tiny_folder, manifest, *BFLOAT16)
+    outs = [tmp_path / "undisturbed", tmp_path / "died"]
+    models = [train(recipe, outs[0])]
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, outs[1], callbacks=[Stop(4)])
+    models.append(train(recipe, outs[1]))
+    assert losses(outs[0]) == losses(outs[1])
+    weights = [weight_of(model) for model in models]
+    assert torch.equal(*weights) and not is_rounded(weights[0])
+
+
+def test_lora_beside_bfloat16_weights_merges_its_masters(tiny_folder, manifest, tmp_path):
+    recipe = recipe_for(tiny_folder, manifest, *BFLOAT16, "model.lora_rank=2")
+    assert not is_rounded(weight_of(train(recipe, tmp_path)))
+
+
 def test_an_epoch_is_an_epoch_whose_last_step_has_what_is_left_also_after_it_died(
     tiny_folder, manifest, tmp_path
 ):
@@ -133,6 +165,18 @@ def test_the_loss_of_validation_data_is_logged_and_changes_nothing(
         labels += count
     dataset.close()
     assert found[-1][1] == pytest.approx(total / labels, rel=1e-5)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_held_out_text_has_all_ranks_use_the_tower_where_weights_are_sharded(
+    tiny_folder, tmp_path, shards
+):
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    own = write_manifest(tmp_path / "text.parquet", [record("text")], tokenizer)
+    recipe = recipe_for(tiny_folder, own.path, f"parallel.fsdp={str(shards).lower()}")
+    alone = SimpleNamespace(process_index=0, num_processes=1)
+    ((batch, _),) = validation_batches(recipe, own, tokenizer, alone)()
+    assert bool(batch.images) == shards
 
 
 @pytest.mark.parametrize(
@@ -307,6 +351,24 @@ def test_eight_samples_can_be_learnt_by_heart(tiny_folder, manifest, tmp_path, k
 def test_activation_checkpointing_changes_no_loss(undisturbed, tiny_folder, manifest, tmp_path):
     train(recipe_for(tiny_folder, manifest, "parallel.activation_checkpointing=true"), tmp_path)
     torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(undisturbed)))
+
+
+def test_captured_steps_of_several_sequences_train_as_others_do(tiny_folder, manifest, tmp_path):
+    settings = ("data.shapes=equal", "optimizer.steps=3")
+    for capture in ("false", "true"):
+        recipe = recipe_for(tiny_folder, manifest, *settings, f"run.capture={capture}")
+        train(recipe, tmp_path / capture)
+    found, wanted = (torch.tensor(losses(tmp_path / which)) for which in ("true", "false"))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_that_no_graph_holds_are_refused_before_a_run_captures(tiny_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    path = write_manifest(tmp_path / "text.parquet", [record("text")], tokenizer).path
+    recipe = recipe_for(tiny_folder, path, "data.shapes=equal", "run.capture=true")
+    with pytest.raises(UsageError, match="capture=true and 1 samples that are not one video and"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_lora_goes_on_after_it_died_and_leaves_a_whole_model(tiny_folder, manifest, tmp_path):

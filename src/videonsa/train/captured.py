@@ -43,9 +43,9 @@ class CapturedSteps:
         """Of all passes: each weight adds up its gradients on the stream of its first pass."""
 
     def run(self, batch: PackedBatch, num_items: Tensor | int | None = None) -> Tensor:
-        """The loss of a pack, detached; the weights then have its gradients and no others.
+        """The loss of a pack, detached; its gradients are added to those that the weights have.
 
-        On a GPU these gradients hold until the next call.
+        On a GPU they lie in memory that the next call writes to.
 
         Args:
             batch: of equal shape.
@@ -69,11 +69,20 @@ class CapturedSteps:
         )
         if batch.shape not in self._losses:
             self._losses[batch.shape] = EqualLoss(self._model, batch)
-        if device.type != "cuda":
-            return self._pass(self._losses[batch.shape], inputs)
-        if batch.shape not in self._captured:
-            self._captured[batch.shape] = self._capture(batch.shape, inputs)
-        captured = self._captured[batch.shape]
+        # Clones: what a pass before this one left may lie where this one writes.
+        earlier = [(p, p.grad.clone()) for p in self._model.parameters() if p.grad is not None]
+        loss = self._alone(batch.shape, inputs)
+        for weight, grad in earlier:
+            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+        return loss
+
+    def _alone(self, shape: PackShape, inputs: EqualInputs) -> Tensor:
+        """The loss of a pack; the weights then have its gradients and no others."""
+        if self._model.device.type != "cuda":
+            return self._pass(self._losses[shape], inputs)
+        if shape not in self._captured:
+            self._captured[shape] = self._capture(shape, inputs)
+        captured = self._captured[shape]
         captured.inputs.copy_(inputs)
         captured.graph.replay()
         for weight, grad in captured.grads:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from videonsa.data.agreement import disagreements
 from videonsa.data.manifest import Manifest
+from videonsa.data.shapes import Shapes
 from videonsa.data.suite_source import is_drawn
 from videonsa.errors import UsageError
 from videonsa.models.shape import ModelShape
@@ -71,8 +72,7 @@ def check_processes(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
             f"optimizer.batch_size={optimizer.batch_size} over {ranks} processes with sequences of "
             f"their own: want a multiple, such as {_multiples(optimizer.batch_size, ranks)}"
         )
-    sharded = parallel.fsdp is True or parallel.deepspeed is not None
-    if recipe.run.precision == "bf16_weights" and sharded:
+    if recipe.run.precision == "bf16_weights" and parallel.shards:
         raise UsageError(
             "run.precision=bf16_weights with sharded weights, which have float32 masters anyway: "
             "want --set run.precision=bf16"
@@ -118,6 +118,24 @@ def _check_capture(recipe: Recipe, *, world_size: int, on_gpu: bool) -> None:
                 "run.precision=bf16_weights (a GPU) or fp32, no LoRA and no activation "
                 "checkpointing; or --set run.capture=false"
             )
+
+
+def check_captured_samples(recipe: Recipe, shapes: Shapes | None) -> None:
+    """Refuse samples whose packs no graph can hold, before a step meets them.
+
+    Args:
+        recipe: of the run.
+        shapes: of its samples; None where they do not matter.
+
+    Raises:
+        UsageError: says how many there are.
+    """
+    unshaped = 0 if shapes is None else int((shapes.of_rows < 0).sum())
+    if recipe.run.capture and unshaped:
+        raise UsageError(
+            f"run.capture=true and {unshaped} samples that are not one video and text: build "
+            "data.manifest without them, or --set run.capture=false"
+        )
 
 
 def choose_fsdp(

@@ -191,4 +191,17 @@ def _check_same(recipe: Recipe, manifest: Manifest, out: Path) -> dict[str, Any]
                     f"{out} has checkpoints with {section}.{key}={old}, this run has {new}: name "
                     "another folder, or the same value"
                 )
+    old, new = (_sharding(one) for one in (then.recipe, recipe))
+    if old != new:
+        raise UsageError(
+            f"{out} has checkpoints of a run with {old}, this run has {new} and cannot read their "
+            f"optimizer: want {old}, or name another folder"
+        )
     return stated
+
+
+def _sharding(recipe: Recipe) -> str:
+    """The setting that decides how the optimizer is saved."""
+    if recipe.parallel.deepspeed is not None:
+        return "parallel.deepspeed"
+    return f"parallel.fsdp={str(recipe.parallel.shards).lower()}"

@@ -46,7 +46,7 @@ class MasterWeights:
             weight.grad = None
 
     @torch.no_grad()
-    def published(self, *_: Any) -> None:
+    def update_weights(self, *_: Any) -> None:
         """Round the masters into the weights, and let go of the masters' gradients.
 
         A hook behind the optimizer's step.
@@ -54,6 +54,14 @@ class MasterWeights:
         torch._foreach_copy_(list(self._weights.values()), list(self.named.values()))
         for master in self.parameters():
             master.grad = None
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Make the model float32 again, with the masters in their places: no step comes after."""
+        for weight in self._model.parameters():
+            weight.data = weight.data.float()
+        for name, weight in self._weights.items():
+            weight.data = self.named[name].data
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's, in float32: masters where there are some."""

@@ -39,6 +39,7 @@ from videonsa.parsing import one_line
 from videonsa.planning.defaults import default_sampling
 from videonsa.train.beside import files_beside
 from videonsa.train.checks import (
+    check_captured_samples,
     check_data,
     check_deepspeed,
     check_processes,
@@ -150,6 +151,7 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     check_data(recipe, manifest, shape, tokenizer_hash=tokenizer_hash)
     validation = read_validation(recipe, manifest, shape, tokenizer_hash=tokenizer_hash)
     loader = _loader(recipe, manifest, tokenizer, processes)
+    check_captured_samples(recipe, loader.sampler.shapes)
     length = run_length(recipe.optimizer, loader.sampler)
     check_schedule(recipe.optimizer, steps=length.steps)
     before = default_sampling(recipe.model.base, shape)
@@ -359,7 +361,7 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
         weights=recipe.data.weights,
         shapes=recipe.data.shapes,
         # Sharded weights of the tower are gathered by all processes, or by none.
-        always_vision=bool(recipe.parallel.fsdp or recipe.parallel.deepspeed),
+        always_vision=recipe.parallel.shards,
     )
 
 
@@ -420,7 +422,11 @@ def training_arguments(
         bf16=run.precision == "bf16",
         use_cpu=not on_gpu,
         # As `join_processes` set it up.
-        accelerator_config={"use_configured_state": not on_gpu},
+        accelerator_config={
+            "use_configured_state": not on_gpu,
+            # Masters take the gradients of each sequence: those of all processes, then.
+            "gradient_accumulation_kwargs": {"sync_each_batch": run.precision == "bf16_weights"},
+        },
         use_cache=True,  # for evaluations; training uses no cache
         gradient_checkpointing=own_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if own_checkpointing else None,

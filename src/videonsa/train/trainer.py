@@ -149,7 +149,7 @@ class PackTrainer(Trainer):
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = kind(groups, **options)
             if self.masters is not None:
-                self.optimizer.register_step_post_hook(self.masters.published)
+                self.optimizer.register_step_post_hook(self.masters.update_weights)
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
@@ -328,6 +328,9 @@ class PackTrainer(Trainer):
     def save_trained(self, name: str) -> None:
         """Save the model, LoRA merged, for `videonsa ask --model`."""
         if self.extras.recipe.model.lora_rank:
+            if self.masters is not None:  # rounded weights are not what was trained
+                self.masters.restore()
+                self.masters = None
             self.model = self.accelerator.unwrap_model(self.model).merge_and_unload()
         with saving(self.folder):
             self.save_model(str(self.folder / PARTIAL / name))
@@ -389,5 +392,4 @@ class PackTrainer(Trainer):
 
 def holds_weights(recipe: Recipe) -> bool:
     """Whether `load_model` can read a checkpoint; if not, the Trainer loads it."""
-    parallel = recipe.parallel
-    return not (recipe.model.lora_rank or parallel.fsdp or parallel.deepspeed)
+    return not (recipe.model.lora_rank or recipe.parallel.shards)
