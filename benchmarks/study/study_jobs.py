@@ -12,7 +12,7 @@ from videonsa.train.reading import read_recipe
 
 STOPPING_SECONDS = 30.0
 """A command stops this long before the deadline: it has to start, and to save."""
-LEAST_TRAINING = 75.0
+LEAST_TRAINING = 50.0
 """Seconds below which a run does not start: imports and captures take much of it."""
 LEAST_ANSWERING = 45.0
 
