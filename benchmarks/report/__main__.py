@@ -49,8 +49,8 @@ section ends with the machine and versions that it holds for.
 """
 
 _NOT_OF_THE_SUITE = (
-    "On the suites of long rendered videos this model is at chance: it was trained on clips of "
-    "other scenes, of up to 24 seconds. Models that were trained on the suite are in "
+    "This model was trained on clips of other scenes than those of the suites of long rendered "
+    "videos, of up to 24 seconds. Models that were trained on the suite are in "
     "[the study](study.md).\n\n"
 )
 ABLATIONS = {
