@@ -178,7 +178,9 @@ def test_rendered_videos_are_a_source() -> None:
     entries = list(source.entries())
     assert [entry.id.rsplit("#")[1] for entry in entries] == ["5", "6", "7"]
     assert all(len(entry.found.turns) == 18 and entry.found.videos[0].script for entry in entries)
-    assert open_sources([source.name]).sources == (source,)
+    (again,) = open_sources([source.name]).sources
+    assert again.name == source.name
+    assert list(again.entries()) == entries
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def attend(problem, *, pairs=2**20, min_shared=33):
     """The gated selected branch; chunks of about `pairs` pairs."""
     tuning = tuning_for(SIZE, device=problem[0].device)
     tuning = tuning._replace(partial_bytes=pairs * PAIR_BYTES, min_shared=min_shared)
-    return nsa_forward(*problem, options=OPTIONS, tuning=tuning, return_branches=False).output
+    return nsa_forward(*problem, options=OPTIONS, tuning=tuning, keep=()).output
 
 
 @pytest.fixture(scope="module")
