@@ -1,5 +1,7 @@
 """Runs that begin with random weights or closed gates."""
 
+import json
+
 import pytest
 import torch
 from small_run import losses, make_data, recipe_for
@@ -38,6 +40,41 @@ def test_a_fresh_run_has_the_shape_of_its_base_and_none_of_its_weights(
     for one, other in ((0, base), (1, base), (0, models[1])):
         assert models[one][name].shape == other[name].shape
         assert not torch.allclose(models[one][name], other[name].float(), atol=1e-3)
+
+
+def test_a_fresh_run_may_have_another_shape(tiny_folder, manifest, tmp_path):
+    sizes = {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 40}
+    head = load_model(tiny_folder).model.config.text_config
+    sizes["num_attention_heads"] = 48 * head.num_attention_heads // head.hidden_size
+    sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+    shape = json.dumps({"text_config": sizes, "vision_config": {"out_hidden_size": 48}})
+    settings = ("model.fresh=true", f"model.shape={shape}", "optimizer.steps=1")
+    recipe = recipe_for(tiny_folder, manifest, *settings)
+    config = load_model(train(recipe, tmp_path / "run")).model.config.text_config
+    assert {name: getattr(config, name) for name in sizes} == sizes
+    assert len(config.layer_types) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["model.shape={text_config: {hidden_size: 64}}"], "model.fresh=true too"),
+        (
+            ["model.fresh=true", "model.shape={text_config: {hidden: 64}}"],
+            "text_config.hidden: want",
+        ),
+        (["model.fresh=true", "model.shape={text_config: 3}"], "want names with values"),
+        (
+            ["model.fresh=true", "model.shape={text_config: {num_attention_heads: 5}}"],
+            "model.shape: ",
+        ),
+    ],
+)
+def test_a_shape_that_no_model_can_have_is_refused(
+    tiny_folder, manifest, tmp_path, settings, named
+):
+    with pytest.raises(UsageError, match=named):
+        train(recipe_for(tiny_folder, manifest, *settings), tmp_path)
 
 
 def test_gates_begin_closed_from_their_layer_on_and_may_open(tiny_folder, manifest, tmp_path):

@@ -202,6 +202,8 @@ def _converted(name: str, value: Any, kind: Any) -> tuple[bool, Any]:
         inner = get_args(kind)
         fits = isinstance(value, list | tuple) and (inner[-1] is ... or len(value) == len(inner))
         return fits, tuple(_checked(name, item, inner[0]) for item in value) if fits else None
+    if kind is Any:
+        return True, value
     if get_origin(kind) is Mapping:
         return _named_values(name, value, get_args(kind)[1])
     if kind is float:

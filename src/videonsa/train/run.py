@@ -47,10 +47,11 @@ from videonsa.train.checks import (
     choose_fsdp,
 )
 from videonsa.train.folder import LOG, MODEL, hold_folder, open_folder, writing
+from videonsa.train.fresh import shaped
 from videonsa.train.optimization import check_optimization, check_schedule, warmup_steps
 from videonsa.train.parameters import choose_parameters, close_gates
 from videonsa.train.saving import LogFile, reading, steps_of
-from videonsa.train.settings import ParallelSettings, Recipe
+from videonsa.train.settings import ModelSettings, ParallelSettings, Recipe
 from videonsa.train.stream import PackStream, RunLength, resume_stream, run_length
 from videonsa.train.trackers import tracker_callbacks
 from videonsa.train.trainer import Evaluation, Extras, PackTrainer, holds_weights
@@ -144,7 +145,7 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
         check_deepspeed(recipe.parallel.deepspeed)
     manifest = _manifest(recipe)
     check_shared_memory(recipe, manifest, runs=processes_here())
-    shape = load_shape(recipe.model.base)
+    shape = _shape(recipe.model)
     recipe, lines = _with_fsdp(recipe, shape, processes)
     tokenizer = load_tokenizer(locate_model(recipe.model.base))
     tokenizer_hash = hash_of_tokenizer(tokenizer)
@@ -365,6 +366,14 @@ def _loader(recipe: Recipe, manifest: Manifest, tokenizer: Any, processes: Any) 
     )
 
 
+def _shape(settings: ModelSettings) -> ModelShape:
+    """The shape of the model that is trained."""
+    if not settings.shape:
+        return load_shape(settings.base)
+    config = read_checkpoint(locate_model(settings.base)).config
+    return shape_of_config(shaped(config, settings.shape).to_dict())
+
+
 def _model(start: _Start) -> tuple[Any, Path]:
     """The model that the run starts or resumes with, and the folder that it came from."""
     recipe, base = start.recipe, locate_model(start.recipe.model.base)
@@ -381,7 +390,8 @@ def _model(start: _Start) -> tuple[Any, Path]:
     if settings.fresh:
         stated, spec = stated_by(method)
         checkpoint = read_checkpoint(base, attention=stated, fresh_gates=True, nsa_spec=spec)
-        model, folder = VideoNSAForConditionalGeneration(checkpoint.config), checkpoint.folder
+        config = shaped(checkpoint.config, settings.shape)
+        model, folder = VideoNSAForConditionalGeneration(config), checkpoint.folder
     else:
         loaded = load_model(base, dtype=torch.float32, method=method, fresh_gates=True)
         model, folder = loaded.model, loaded.folder

@@ -58,6 +58,9 @@ class ModelSettings:
     """A folder, a Hugging Face id, or `embedded`. Missing gates start at one half."""
     fresh: bool = False
     """Start from random weights: only the shape and the tokenizer of the base are used."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """With `fresh`, fields of the base's config that the model has otherwise, parts within parts:
+    `{text_config: {num_hidden_layers: 12}}`."""
     closed_gates: tuple[str, ...] = ()
     """`branch:N`: gates of the branch start closed from layer N on; training may open them."""
     freeze: tuple[str, ...] = ()
@@ -71,6 +74,11 @@ class ModelSettings:
         """Refuse what no run can use: UsageError."""
         _among("model.freeze", self.freeze, PARTS)
         _ = self.closed_from
+        if self.shape and not self.fresh:
+            raise UsageError(
+                "model.shape without model.fresh: weights that exist have their shape; want "
+                "model.fresh=true too"
+            )
         _within("model", 0, 4096, lora_rank=self.lora_rank)
         _within("model", 1, 65_536, lora_alpha=self.lora_alpha)
         _within("model", 0, 0.99, lora_dropout=self.lora_dropout)
