@@ -277,16 +277,19 @@ class VideoNSACache(DynamicCache):
         )
         return found
 
-    def reserve(self, size: int, *, spare: int = 0) -> None:
-        """Have memory for `size` tokens in every layer; see `RowMajorLayer.reserve`."""
+    def reserve(self, num_new: int, *, spare: int = 0) -> None:
+        """Have memory for `num_new` more tokens in every layer; see `RowMajorLayer.reserve`."""
         for layer in self.layers:
-            layer.reserve(size, spare=spare)
+            layer.reserve(layer.get_seq_length() + num_new, spare=spare)
 
     def advance(self, rows: NewRows) -> None:
         """Take note of tokens whose keys others wrote into the memory of all layers."""
+        num_new, before = rows.vision_mask.shape[1], self.tokens.vision_mask.shape[1]
         for layer in self.layers:
-            layer.advance(rows.vision_mask.shape[1])
-        self.tokens.append(rows)
+            layer.advance(num_new)
+        places = range(before, before + num_new)
+        for record in self.records:
+            record.append(rows, None if record.places is None else places)
 
     @property
     def tokens(self) -> CachedTokens:

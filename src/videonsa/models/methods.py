@@ -57,8 +57,8 @@ class AttentionMethod(ABC):
     process's share of a sequence; else both are refused."""
     text_is_dense: ClassVar[bool] = False
     """Whether a step of text tokens alone is dense attention to all keys before them, and nothing
-    else: then tokens are decoded by static steps (`models.decoding`), which do not call `attend`. A
-    class with an `attend` of its own says so anew."""
+    else: then tokens are decoded by static steps (`models.decoding`), which call neither `attend`
+    nor `kept_after`. A class with one of its own says so anew."""
     branches: ClassVar[tuple[str, ...]] = ()
     """What can be ablated."""
     temporal_ids: TemporalIds | None = None
@@ -70,7 +70,8 @@ class AttentionMethod(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "attend" in vars(cls) and "text_is_dense" not in vars(cls):
+        own = {"attend", "leaves_after", "kept_after"} & set(vars(cls))
+        if own and "text_is_dense" not in vars(cls):
             cls.text_is_dense = False
 
     @abstractmethod
@@ -102,7 +103,9 @@ class AttentionMethod(ABC):
         """What holds for all layers of a step: None, or anything that has `to(device)`."""
         return None
 
-    def kept_after(self, layer: int, hidden: Tensor, step: "AttentionStep") -> Tensor | None:
+    def kept_after(
+        self, layer: int, hidden: Tensor, step: "AttentionStep", following: Any
+    ) -> Tensor | None:
         """Which of the T tokens go on after a layer of `leaves_after`; None: all.
 
         Asked in every step, a decoded token's included.
@@ -110,8 +113,9 @@ class AttentionMethod(ABC):
         Args:
             layer: its number.
             hidden: `[1, T, hidden]`, its output.
-            step: as `attend` had it in that layer: what `attend` found out about its tokens can be
-                left in `step.prepared`.
+            step: as `attend` had it in that layer; what `attend` found out about its tokens can be
+                left in `step.found`.
+            following: the decoder layer that comes next.
 
         Returns:
             int64 `[K]`, ascending places among the T; the last token is one of them.

@@ -72,6 +72,8 @@ class AttentionStep:
     parts: "Sequence[StepPart] | None"
     """Of the tokens, where each part sees the keys up to its own last token only."""
     recorder: Recorder | None
+    found: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    """By layer, what `attend` found out about the new tokens, for `kept_after`."""
     copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
     """Of this step on other devices, made once for all their layers."""
 
