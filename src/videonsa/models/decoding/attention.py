@@ -1,6 +1,6 @@
 """How the tokens of a static step attend, and where their keys go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -66,3 +66,6 @@ class WritesInPlace(VideoNSACache):
             rows = memory.view(-1, *memory.shape[2:])
             rows.index_copy_(0, self._places[layer_idx], new.transpose(1, 2).flatten(0, 1))
         return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def count_pairs(self, pairs: Callable[[], float | Tensor]) -> None:
+        """Nothing: the cache counts the rows that were read once it is told of them."""
