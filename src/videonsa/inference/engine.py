@@ -78,8 +78,9 @@ def load(
             LoRA adapter in peft's format, which is merged into its base, or a training run, whose
             trained model is taken.
         base: of a LoRA adapter, in place of the one that it states.
-        method: how it attends: "nsa", "dense" or an `AttentionMethod` of your own; None is what
-            the weights were trained with.
+        method: how it attends: "dense", "nsa" or another of `videonsa methods`, with options as in
+            "nsa:window_size=128", or an `AttentionMethod` of your own; None is what the weights
+            were trained with.
         fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
         device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
         device_map: in place of `device`, for a model larger than a GPU: "auto" shares its layers

@@ -18,7 +18,14 @@ from videonsa.models.checkpoints.stored import is_whole, stored_names
 from videonsa.models.checkpoints.validation import checked_fields
 from videonsa.models.config import stated_by
 from videonsa.models.locate import locate_model
-from videonsa.models.methods import DENSE, AttentionMethod, Dense, named_method, nsa_method
+from videonsa.models.methods import (
+    DENSE,
+    AttentionMethod,
+    Dense,
+    named_method,
+    nsa_method,
+    parse_method,
+)
 from videonsa.models.vision import ALIGNED
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
@@ -270,7 +277,9 @@ def load_shape(
         where, asked = adapter.base, adapter.asked_of_base(**asked)
         folder = planned_folder(where)
     shape = _shape_of(where, folder, **asked)
-    return replace(shape, method=method) if isinstance(method, AttentionMethod) else shape
+    if isinstance(method, str):
+        method = parse_method(method, spec=shape.method.config_fields().get("nsa"))
+    return shape if method is None else replace(shape, method=method)
 
 
 def _shape_of(

@@ -73,13 +73,10 @@ class AttentionStep:
     parts: "Sequence[StepPart] | None"
     """Of the tokens, where each part sees the keys up to its own last token only."""
     recorder: Recorder | None
-<<<<<<< HEAD
-    found: dict[int, Tensor] = field(default_factory=dict, repr=False)
-    """By layer, what `attend` found out about the new tokens, for `kept_after`."""
-=======
     pairs: Callable[[], int | Tensor]
     """Query-key pairs of one query head in a layer, as the method counts them; once for all."""
->>>>>>> 6d3d0cc (Attention methods: a package, a registry, methods as text; computed pairs are counted)
+    found: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    """By layer, what `attend` found out about the new tokens, for `kept_after`."""
     copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
     """Of this step on other devices, made once for all their layers."""
 

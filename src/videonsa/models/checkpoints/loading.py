@@ -20,6 +20,7 @@ from videonsa.models.checkpoints.quantised import NOTES, Weights, check_weights,
 from videonsa.models.config import stated_by
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import DENSE, AttentionMethod
+from videonsa.models.methods.registry import name_of
 from videonsa.parsing import one_line
 
 DeviceMap = Literal["auto"] | dict[str, int | str]
@@ -71,8 +72,9 @@ def load_model(
         model: a folder, or an id of the Hugging Face hub; of a checkpoint, or of a LoRA adapter in
             peft's format.
         base: of an adapter, in place of the one that it states.
-        method: how the model attends: "nsa", "dense" or an `AttentionMethod`; None is what the
-            weights were trained with. Gates are loaded where it uses them.
+        method: how the model attends: a text such as "nsa:window_size=128" (`parse_method`) or an
+            `AttentionMethod`; None is what the weights were trained with. Gates are loaded where it
+            uses them.
         fresh_gates: allow a method that uses gates on weights without; they then start as
             `gate_init` says.
         dtype: None is the one of the config, or of the weights.
@@ -112,10 +114,11 @@ def load_model(
         if device_map is not None:
             raise UsageError("device_map with a LoRA adapter: load it on one device")
         model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
-    name = method.name if isinstance(method, AttentionMethod) else DENSE
+    name = DENSE if method is None else name_of(method)
     folder, config, tensors, notes = read_checkpoint(
         model, revision=revision, without_gates_by=name, **asked
     )
+    attends = config.attend_by(method)
     fresh_gates = asked["fresh_gates"]
     generation, not_applied = read_generation(folder)
     placing["generation_config"] = generation
@@ -131,8 +134,7 @@ def load_model(
                 notes = adapter.notes(notes, spec=spec, base=tensors, without_gates_by=name)
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
-    if isinstance(method, AttentionMethod):
-        placed.method = method
+    placed.method = attends
     notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied)
     return LoadedModel(
         model=placed.eval(),

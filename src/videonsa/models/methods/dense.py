@@ -1,5 +1,6 @@
 """Dense attention: every token attends to all before it."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from videonsa.models.step import AttentionStep, StepTokens
 
 
+@dataclass(frozen=True)
 class Dense(AttentionMethod):
     """Every token attends to all before it."""
 
@@ -38,7 +40,7 @@ class Dense(AttentionMethod):
 
 def lengths_of(tokens: "StepTokens") -> Tensor | None:
     """`cu_seqlens` of packed samples where their lengths differ: what `attend_densely` needs."""
-    return cumulativelengths_of(tokens.segments, device=tokens.vision_mask.device)
+    return cumulative_lengths(tokens.segments, device=tokens.vision_mask.device)
 
 
 def attend_densely(q: Tensor, k: Tensor, v: Tensor, step: "AttentionStep") -> Tensor:

@@ -117,7 +117,7 @@ def describe_kind(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, inner))
     if origin is tuple:
-        return f"{describe_kind(inner[0])}s with {SEPARATOR} between"
+        return f"{describe_kind(inner[0])}, others with {SEPARATOR} between"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     return words.get(kind, "none")
 

@@ -6,7 +6,7 @@ have a name are in `registry.METHODS`. Another one is one more class: pass an ob
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
@@ -224,7 +224,8 @@ class AttentionMethod(ABC):
         """
         if not changes:
             return self
-        known = {one.name for one in fields(self)} - {BEHIND} if is_dataclass(self) else set()
+        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
+        known = {one.name for one in own} - {BEHIND}
         if unknown := sorted(set(changes) - known):
             wanted = f"some of {', '.join(sorted(known))}" if known else "none"
             raise UsageError(

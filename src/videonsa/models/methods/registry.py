@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +17,6 @@ from videonsa.ops.spec import NSASpec
 
 _NEXT = re.compile(r"\+(?=[a-z][^:,=+/]*(?:$|[:+]))")
 """Where another method begins: a number or a path may hold a plus sign too."""
-_PACKAGE = "videonsa.models.methods"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class MethodEntry:
     """What there is to say of a method, and where its class is; no other module is imported."""
 
     where: str
-    """Module within this package and name of the class, `module:Class`."""
+    """Its class, `module:Class`."""
     what: str
     """What it is, in one line."""
     paper: str
@@ -43,21 +43,21 @@ class MethodEntry:
     def load(self) -> type[AttentionMethod]:
         """Import its class."""
         module, name = self.where.split(":")
-        found: type[AttentionMethod] = getattr(import_module(f"{_PACKAGE}.{module}"), name)
+        found: type[AttentionMethod] = getattr(import_module(module), name)
         return found
 
 
 METHODS: Mapping[str, MethodEntry] = MappingProxyType(
     {
         DENSE: MethodEntry(
-            where="dense:Dense",
+            where="videonsa.models.methods.dense:Dense",
             what="every token attends to all tokens before it, as in Qwen2.5-VL",
             paper="Qwen2.5-VL, arXiv 2502.13923",
             code="",
             trains=True,
         ),
         SPARSE: MethodEntry(
-            where="nsa:NSA",
+            where="videonsa.models.methods.nsa:NSA",
             what="text attends densely, vision by compressed, selected and window branches",
             paper="VideoNSA, arXiv 2510.02295; NSA, arXiv 2502.11089",
             code="Espere-1119-Song/VideoNSA 377eeb9",
@@ -103,7 +103,7 @@ def read_method(text: str) -> tuple[Named, ...]:
             raise UsageError(f"method={name!r}: want one of {_names()}, or a method object")
         method = METHODS[name].load()
         found.append(Named(name, method, read_options(name, method, options)))
-    for one, behind in zip(found, found[1:], strict=False):
+    for one, behind in pairwise(found):
         if not one.has_behind:
             raise UsageError(
                 f"method {one.name}+{behind.name}: {one.name!r} says itself how tokens attend: "
@@ -132,6 +132,15 @@ def parse_method(text: str, *, spec: NSASpec | None = None) -> AttentionMethod:
         found = method
     assert found is not None, "a text names one method at least"
     return found
+
+
+def name_of(asked: AttentionMethod | str) -> str:
+    """The name of a method, without its options and what is behind it.
+
+    Raises:
+        UsageError: a text of none.
+    """
+    return asked.name if isinstance(asked, AttentionMethod) else read_method(asked)[0].name
 
 
 def named_method(name: str, spec: NSASpec) -> AttentionMethod:
