@@ -64,6 +64,13 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             trains=True,
             limits="needs weights with gates; options that are not given are the model's own",
         ),
+        "fastv": MethodEntry(
+            where="videonsa.models.methods.fastv:FastV",
+            what="vision tokens leave after the first layers, by the last token's attention",
+            paper="FastV, arXiv 2403.06764",
+            code="pkunlp-icler/FastV d165972",
+            limits="everything is read again for each question; one sample at a time",
+        ),
     }
 )
 """By name. A new method is one more entry, and its class."""
