@@ -11,9 +11,15 @@ from types import MappingProxyType
 from typing import Any
 
 from videonsa.models.checkpoints.adapters import Adapter, is_adapter, read_adapter
-from videonsa.models.checkpoints.checkpoint import choose_config, read_checkpoint, without_gates
+from videonsa.models.checkpoints.checkpoint import (
+    choose_config,
+    read_checkpoint,
+    read_fields,
+    without_gates,
+)
 from videonsa.models.checkpoints.hub import FILES, WEIGHTS, is_cached, model_folder
 from videonsa.models.checkpoints.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
+from videonsa.models.checkpoints.quantization_config import stated_awq
 from videonsa.models.checkpoints.stored import is_whole, stored_names
 from videonsa.models.checkpoints.validation import checked_fields
 from videonsa.models.config import stated_by
@@ -123,6 +129,8 @@ class ModelShape:
     context: int = 128_000
     dtype: str = "bfloat16"
     weights: Weights = "full"
+    is_awq: bool = False
+    """Stored as int4, and dequantised when it is loaded."""
     gates: bool = False
     method: AttentionMethod = field(default_factory=Dense)
 
@@ -226,6 +234,9 @@ def published_shape(model: str) -> ModelShape | None:
     """The shape of a published model by its Hugging Face id, from its config; None if unknown."""
     seven = _qwen(3584, 18944, 28, 28, 4)
     match model:
+        case _ if model.startswith("Qwen/") and model.endswith("-AWQ"):
+            floats = published_shape(model.removesuffix("-AWQ"))
+            return None if floats is None else replace(floats, is_awq=True)
         case "Qwen/Qwen2.5-VL-3B-Instruct":
             small = {"vocab_size": 151_936, "tied_embeddings": True}
             return ModelShape(**(_qwen(2048, 11008, 36, 16, 2) | small))
@@ -310,7 +321,8 @@ def _shape_of(
         nsa = None if nsa_spec is None else spec_to_dict(nsa_spec)
         given = {"attention": attention, "nsa": nsa}
         config, _ = choose_config(folder, names, fresh_gates=fresh_gates, given=given)
-    return shape_of_config(config.to_dict())
+    awq = stated_awq(read_fields(folder)[0])
+    return replace(shape_of_config(config.to_dict()), is_awq=awq is not None)
 
 
 def planned_folder(where: str, *, revision: str | None = None) -> Path | None:
@@ -369,6 +381,7 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
         tied_embeddings=fields["tie_word_embeddings"],
         vision=VisionShape(**{name: vision[key] for key, name in _VISION_KEYS.items()}),
         dtype=fields.get("dtype", "float32"),
+        is_awq=stated_awq(config) is not None,
         gates=method.uses_gates if gates is None else gates,
         method=method,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from videonsa.errors import BudgetError, UsageError
+from videonsa.models.checkpoints.awq import describe_awq
 from videonsa.models.checkpoints.quantised import WEIGHTS, Weights, check_multiplies
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.models.methods import AttentionMethod
@@ -205,6 +206,7 @@ def plan_video(
         place, planned_folder(place, revision=revision), base=base, revision=revision
     )
     notes = (*notes_on_place(model, place), *(() if adapter is None else (adapter.describe(),)))
+    notes += (describe_awq(shape.dtype, weights),) if shape.is_awq else ()
     return replace(plan, notes=(*notes, *info.notes, *sampling_notes(info, wished)))
 
 
