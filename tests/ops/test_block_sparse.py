@@ -59,6 +59,16 @@ def test_a_column_counts_before_between_and_behind_tiles_and_not_inside_them():
     assert computed_pairs(lists, 192).tolist() == [found.sum()]
 
 
+def test_pairs_of_two_wide_tiles_that_reach_behind_the_first_row():
+    lists = BlockLists(
+        query_tile=64,
+        key_tile=128,
+        row_starts=torch.tensor([[0, 1, 2, 4]], dtype=torch.int32),
+        tiles=torch.tensor([0, 0, 30, 158], dtype=torch.int32),
+    )
+    assert computed_pairs(lists, 190).tolist() == [pairs_of(lists, 190).sum()]
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("group", [1, 3])
 def test_query_heads_read_the_kv_head_of_their_group(group, kv_heads):

@@ -183,7 +183,7 @@ def _pairs_of_tiles(lists: BlockLists, num_tokens: int) -> Tensor:
     first, rows = _query_rows(lists, num_tokens)
     pairs = lists.num_tiles() * (rows * lists.key_tile)
     # Tiles do not overlap, so no more than these reach behind the first row of a query tile.
-    for back in range(lists.query_tile // lists.key_tile + 1):
+    for back in range(-(-lists.query_tile // lists.key_tile) + 1):
         slot = lists.row_starts[:, 1:].long() - 1 - back
         exists = slot >= lists.row_starts[:, :-1]
         tile = lists.tiles[slot.clamp(min=0)] if len(lists.tiles) else slot

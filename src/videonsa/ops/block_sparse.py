@@ -1,15 +1,20 @@
 """Causal attention over lists of key tiles and single columns, one list for each query head."""
 
+import logging
+from functools import cache
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.ops.arguments import check_int, check_type
+from videonsa.ops.arguments import check_int, check_type, shown
 from videonsa.ops.block_lists import BlockLists, Trim, check_lists, computed_pairs, from_mask
 from videonsa.ops.block_sparse_reference import block_sparse_reference
+from videonsa.ops.causal import autocast
 from videonsa.ops.checks import DTYPES
 from videonsa.ops.nsa import Backend
+from videonsa.ops.triton.support import why_not_block_sparse
 
 __all__ = [
     "BlockLists",
@@ -18,6 +23,8 @@ __all__ = [
     "computed_pairs",
     "from_mask",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 @overload
@@ -91,8 +98,40 @@ def block_sparse_attention(
     _check_inputs(q, k, v, lists)
     trim = _trim(num_init, window, num_last)
     scale = q.shape[2] ** -0.5 if scale is None else scale
-    out, lse = block_sparse_reference(q, k, v, lists, trim=trim, scale=scale)
+    if _use_kernel(backend, q, k, v):
+        from videonsa.ops.triton.block_sparse import block_sparse_triton  # needs Triton
+
+        dtype = q.dtype
+        q, k, v = autocast(q, k, v)
+        out, lse = block_sparse_triton(q, k, v, lists, trim=trim, scale=scale)
+        out = out.to(dtype)
+    else:
+        out, lse = block_sparse_reference(q, k, v, lists, trim=trim, scale=scale)
     return (out, lse) if return_lse else out
+
+
+def _use_kernel(backend: str, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the Triton kernel computes; says in the log why "auto" leaves a GPU to PyTorch."""
+    if not isinstance(backend, str) or backend not in ("auto", "reference", "triton"):
+        raise UsageError(f"backend={shown(backend)}: want 'auto', 'reference' or 'triton'")
+    if backend == "reference":
+        return False
+    reason = why_not_block_sparse(q)
+    if reason is None and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        reason = "gradients are wanted, block-sparse attention has no backward kernel"
+    if reason is None and backend == "auto" and not q.is_cuda:
+        reason = "the kernel would run in Triton's interpreter"
+    if backend == "triton" and reason is not None:
+        raise UsageError(f"backend='triton': {reason}; use 'auto' or 'reference'")
+    if reason is not None and q.is_cuda:
+        _say_reference(reason)
+    return reason is None
+
+
+@cache
+def _say_reference(reason: str) -> None:
+    """One line for each reason, not one a call."""
+    _logger.warning("block-sparse attention takes 'reference': %s", reason)
 
 
 def _trim(num_init: int, window: int | None, num_last: int) -> Trim | None:
