@@ -33,6 +33,7 @@ def test_launches_fit_every_architecture_and_keep_their_sums_in_registers():
     launches = json.loads(run.stdout)
     assert {x["capability"] for x in launches} == set(TESTED)
     for x in launches:
-        limit = SHARED_LIMIT[90] if x["capability"] == 90 else LEAST_SHARED
+        # Those of capability 8 are for every GPU that has the kernels.
+        limit = LEAST_SHARED if x["capability"] == 80 else SHARED_LIMIT[x["capability"]]
         assert x["shared_bytes"] <= limit // PROGRAMS.get(x["shape"], 1), x
         assert x["spilled_bytes"] <= SPILLS.get((x["capability"], x["shape"]), 0), x
