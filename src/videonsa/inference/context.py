@@ -327,12 +327,17 @@ class Context:
         for ids in candidates:
             rows = logits
             if len(ids) > 1:
+                # Where what is read last may change all, an answer is read as it is decoded.
+                at_once = len(ids) if self.method.is_causal else 1
+                shown = torch.tensor([ids[:-1]], device=logits.device).split(at_once, dim=1)
                 with self.aside():
-                    shown = torch.tensor([ids[:-1]], device=logits.device)
-                    more = self.model(
-                        input_ids=shown, past_key_values=self.cache, method=self.method
-                    )
-                rows = torch.cat([logits, more.logits], dim=1)
+                    more = [
+                        self.model(
+                            input_ids=some, past_key_values=self.cache, method=self.method
+                        ).logits
+                        for some in shown
+                    ]
+                rows = torch.cat([logits, *more], dim=1)
             wanted = torch.tensor(ids, device=logits.device)[:, None]
             scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))
         if not all(map(math.isfinite, scores)):

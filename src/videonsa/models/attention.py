@@ -28,6 +28,8 @@ class HybridAttention:
     k_proj: nn.Linear
     v_proj: nn.Linear
     o_proj: nn.Linear
+    config: Any
+    """Of the language model."""
     head_dim: int
     num_heads: int
     layer_idx: int

@@ -120,6 +120,8 @@ def load_model(
     checkpoint = read_checkpoint(model, revision=revision, without_gates_by=name, **asked)
     config, notes = checkpoint.config, checkpoint.notes
     attends = config.attend_by(method)
+    text = config.text_config
+    of_method = attends.notes(text.num_hidden_layers, text.num_attention_heads)
     generation, not_applied = read_generation(checkpoint.folder)
     placing["generation_config"] = generation
     size = sum(path.stat().st_size for path in {one.file for one in checkpoint.tensors.values()})
@@ -139,7 +141,7 @@ def load_model(
     placed.method = attends
     if checkpoint.is_awq:
         notes = (*notes, describe_awq(placed.dtype, weights))
-    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied)
+    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied, *of_method)
     return LoadedModel(
         model=placed.eval(),
         folder=checkpoint.folder,

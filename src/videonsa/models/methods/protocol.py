@@ -157,6 +157,18 @@ class AttentionMethod(ABC):
         """The method as it is published, for a model with that NSA."""
         return cls()
 
+    def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
+        """What to say of it where it is loaded; here, what the method behind it says.
+
+        Args:
+            num_layers: of the model.
+            num_heads: query heads of a layer.
+
+        Raises:
+            UsageError: a model of that shape cannot attend like this.
+        """
+        return () if self.behind is None else self.behind.notes(num_layers, num_heads)
+
     def parameters(self) -> dict[str, Any] | None:
         """What the method was told, as records keep it; None where there is nothing.
 

@@ -64,6 +64,21 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             trains=True,
             limits="needs weights with gates; options that are not given are the model's own",
         ),
+        "tri_shape": MethodEntry(
+            where="videonsa.models.methods.tri_shape:TriShape",
+            what="first keys and a window for all rows, all keys for the last rows",
+            paper="SCBench, arXiv 2412.10319",
+            code="microsoft/MInference fb56c91",
+            limits="sparse where a prompt is read, one sample at once; decoding is dense",
+        ),
+        "minference": MethodEntry(
+            where="videonsa.models.methods.minference:MInference",
+            what="columns and diagonals of each head, chosen by the last rows",
+            paper="MInference, arXiv 2407.02490",
+            code="microsoft/MInference fb56c91",
+            limits="published patterns are a text model's; sparse where a prompt is read, one "
+            "sample at once; decoding is dense",
+        ),
         "fastv": MethodEntry(
             where="videonsa.models.methods.fastv:FastV",
             what="vision tokens leave after the first layers, by the last token's attention",
