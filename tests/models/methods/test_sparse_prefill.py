@@ -217,7 +217,9 @@ def test_own_patterns_are_read_from_a_file_and_taken_by_layer_and_head(model, as
 def test_a_file_without_patterns_is_refused(tmp_path, change):
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(json.loads(PUBLISHED_FILE.read_text()) | change))
-    with pytest.raises(UsageError, match=r"^.*bad\.json holds no head patterns .*search minference"):
+    with pytest.raises(
+        UsageError, match=r"^.*bad\.json holds no head patterns .*search minference"
+    ):
         MInference(patterns=str(path))
 
 

@@ -1,7 +1,6 @@
 """`SparsePrefill`: the rows of a whole prompt attend to keys that are chosen from their q and k."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.models.dense import dense_attention
 from videonsa.models.methods.protocol import Attended, AttentionMethod
+from videonsa.ops.block_lists import Trim
 from videonsa.ops.block_sparse import BlockLists, block_sparse_attention, computed_pairs
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class SparsePrefill(AttentionMethod):
             Lists of HQ heads; None: all keys before a row.
         """
 
-    def trim(self, num_tokens: int) -> Mapping[str, int]:
-        """How a prompt of T tokens is trimmed: arguments of `block_sparse_attention`."""
-        return {}
+    def trim(self, num_tokens: int) -> Trim | None:
+        """Which pairs of the lists count in a prompt of T tokens; None: all that are causal."""
+        return None
 
     def attend(
         self,
@@ -66,7 +66,16 @@ class SparsePrefill(AttentionMethod):
         if lists is None:
             return dense_attention(q, k, v)
         num_tokens = q.shape[1]
-        output = block_sparse_attention(q[0], k[0], v[0], lists, **self.trim(num_tokens))
+        trim = self.trim(num_tokens)
+        output = block_sparse_attention(
+            q[0],
+            k[0],
+            v[0],
+            lists,
+            num_init=0 if trim is None else trim.num_init,
+            window=None if trim is None else trim.window,
+            num_last=0 if trim is None else trim.num_last,
+        )
         return Attended(output[None], pairs=computed_pairs(lists, num_tokens).sum())
 
     def why_at_once(self) -> str | None:

@@ -1,6 +1,5 @@
 """Tri-Shape: first keys, a window, and all keys for the last rows."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.models.costs import AttentionCall
 from videonsa.models.methods.sparse_prefill import SparsePrefill
+from videonsa.ops.block_lists import Trim
 from videonsa.ops.block_sparse import BlockLists, computed_pairs
 from videonsa.ops.estimators.tri_shape import tri_shape_lists
 
@@ -45,13 +45,9 @@ class TriShape(SparsePrefill):
         """See `SparsePrefill`."""
         return self._lists(len(q), q.shape[1], q.device)
 
-    def trim(self, num_tokens: int) -> Mapping[str, int]:
+    def trim(self, num_tokens: int) -> Trim:
         """See `SparsePrefill`."""
-        return {
-            "num_init": self.n_init,
-            "window": self.n_local,
-            "num_last": self._num_last(num_tokens),
-        }
+        return Trim(self.n_init, self.n_local, self._num_last(num_tokens))
 
     def prompt_pairs(self, call: AttentionCall) -> float:
         """See `AttentionMethod`."""

@@ -1,4 +1,4 @@
-"""Tri-Shape (SCBench, arXiv 2412.10319): first keys and a window, and all keys for the last rows."""
+"""Tri-Shape (SCBench, arXiv 2412.10319): first keys, a window, and all keys for the last rows."""
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,9 @@ def tri_shape_lists(
     num_last: int,
     device: torch.device,
 ) -> BlockLists:
-    """The aligned key tiles that hold what a row attends to; `num_init`, `window` and `num_last`
-    of `block_sparse_attention` trim their edges to the token.
+    """The aligned key tiles that hold what rows attend to.
+
+    The same three numbers, given to `block_sparse_attention`, trim their edges to the token.
 
     Args:
         num_tokens: T.

@@ -91,7 +91,7 @@ def kept_columns(scores: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def kept_offsets(scores: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Which offsets each head keeps: bool `[n, T]` of its scores `[n, T]`, the nearest 100 first."""
+    """Which offsets each head keeps: bool `[n, T]` of its scores `[n, T]`, the nearest first."""
     return _largest(scores, [max(size, LEAST_OFFSETS) for size in sizes], num_first=NUM_LOCAL)
 
 
