@@ -50,7 +50,8 @@ def stated_by(method: AttentionMethod | str | None) -> tuple[str | None, NSASpec
     if method is None:
         return None, None
     if not isinstance(method, AttentionMethod):
-        gated = any(named.method.uses_gates for named in read_method(method))
+        # True of the class itself: where it leaves attending to another, that is a property.
+        gated = any(named.method.uses_gates is True for named in read_method(method))
         return SPARSE if gated else DENSE, None  # the spec is the config's, changed by `attend_by`
     if not isinstance(getattr(method, "name", None), str):
         raise UsageError(f"a method of class {type(method).__name__} has no name: give it one")
