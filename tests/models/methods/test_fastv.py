@@ -102,6 +102,7 @@ def test_with_nsa_behind_it_the_layers_have_the_frames_that_are_left():
 
 def test_every_question_of_a_session_chooses_anew(tiny_folder, clip_path):
     qa = videonsa.load(tiny_folder, method="fastv:layer=1,ratio=0.25", device="cpu")
+    assert "fastv attention was asked for: the gates of these weights are left out" in qa.notes
     session = qa.open(clip_path)
     for number, question in enumerate(["What moves?", "Where is the ball, and when?"]):
         answer = session.ask(question, fresh=True, max_new_tokens=6)
