@@ -1,8 +1,17 @@
 """Random block lists and what they mean, pair by pair."""
 
+from dataclasses import replace
+
 import torch
 
 from videonsa.ops.block_sparse import BlockLists
+
+
+def on(device, lists):
+    """The same lists on a device."""
+    names = ("row_starts", "tiles", "columns", "column_starts")
+    tensors = {name: getattr(lists, name) for name in names}
+    return replace(lists, **{x: None if y is None else y.to(device) for x, y in tensors.items()})
 
 
 def random_lists(

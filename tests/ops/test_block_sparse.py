@@ -172,6 +172,17 @@ def test_what_does_not_fit_is_refused(change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_entries_that_no_row_claims_are_not_looked_at():
+    lists = BlockLists(
+        query_tile=64,
+        key_tile=64,
+        row_starts=torch.tensor([[1, 2, 3], [5, 5, 6]], dtype=torch.int32),
+        tiles=torch.tensor([0, 0, 64, -5, 999, 64, 7], dtype=torch.int32),
+    )
+    check_lists(lists, 99)
+    assert computed_pairs(lists, 99).tolist() == [64 * 65 // 2 + 35 * 36 // 2, 35 * 36 // 2]
+
+
 LISTS = {
     "row_starts": torch.tensor([[0, 1, 3]], dtype=torch.int32),
     "tiles": torch.tensor([0, 0, 64], dtype=torch.int32),

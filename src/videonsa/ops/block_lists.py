@@ -166,7 +166,7 @@ def check_lists(lists: BlockLists, num_tokens: int) -> None:
     last_row = ((owner % (rows + 1) + 1) * lists.query_tile).clamp(max=num_tokens) - 1
     if bool((claimed & ((tiles < 0) | (tiles > last_row))).any()):
         raise UsageError("tiles: want first keys from 0 to the last row of their query tile")
-    same_row = claimed[1:] & (owner.diff() == 0)
+    same_row = claimed[1:] & claimed[:-1] & (owner.diff() == 0)
     if bool((same_row & (tiles.diff() < lists.key_tile)).any()):
         raise UsageError("tiles of a query tile: want them to ascend without overlapping")
     if lists.columns is None or lists.column_starts is None:

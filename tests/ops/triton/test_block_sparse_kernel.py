@@ -1,10 +1,8 @@
 """The block-sparse kernel against its reference: tiles at any offset, columns, any head dim."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from block_list_cases import random_lists
+from block_list_cases import on, random_lists
 from kernel_cases import KERNEL_DTYPE
 
 from videonsa.ops.block_lists import Trim
@@ -14,12 +12,6 @@ from videonsa.ops.triton.block_sparse import block_sparse_triton
 from videonsa.ops.triton.sparse_tuning import SparseConfig
 
 CONFIG = SparseConfig(64, 4, 1)
-
-
-def on(device, lists):
-    names = ("row_starts", "tiles", "columns", "column_starts")
-    tensors = {name: getattr(lists, name) for name in names}
-    return replace(lists, **{x: None if y is None else y.to(device) for x, y in tensors.items()})
 
 
 def make(device, num_tokens, *, group=1, kv_heads=1, dim=16, dtype=KERNEL_DTYPE):
