@@ -1,0 +1,205 @@
+"""FlexPrefill (arXiv 2502.20766): each head's blocks of keys, chosen by its last block of queries.
+
+The attention of the last B queries, the *probes*, tells what a head does. Its sums over columns are
+the *vertical* mass of each key, its sums over diagonals the *slash* mass of each offset. Where the
+columns are what means of blocks predict (a Jensen-Shannon distance below tau), the head is
+*query-aware*: attention between means of blocks chooses blocks anywhere in the map. Any other head
+attends to the same columns and the same diagonals of blocks in all rows. Both keep a share gamma.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videonsa.ops.block_lists import BlockLists, from_mask
+from videonsa.ops.estimators.pooling import (
+    CHUNK_BYTES,
+    block_means,
+    block_sums,
+    causal_blocks,
+    num_blocks,
+    share,
+    until_reached,
+)
+
+
+def flexprefill_lists(
+    q: Tensor,
+    k: Tensor,
+    *,
+    gamma: float = 0.9,
+    tau: float = 0.1,
+    min_budget: int = 1024,
+    max_budget: int | None = None,
+    block_size: int = 128,
+) -> BlockLists:
+    """The blocks of keys that each block of queries attends to, per query head.
+
+    Nothing waits for the device. Beside the map of blocks `[HQ, R, R]`, R = T / B, memory is linear
+    in T: heads go through in chunks.
+
+    Args:
+        q: `[T, HQ, D]` of one sample, rotated.
+        k: `[T, H, D]`.
+        gamma: share of the attention to keep, above 0; from 1 on everything is kept.
+        tau: distance below which a head is query-aware; with 0 none is.
+        min_budget: keys that a head has at least in its columns, and in its diagonals. Up to that
+            many tokens, and up to two blocks, attention is dense.
+        max_budget: keys that it has at most in each; None: no limit.
+        block_size: B, tokens of a block: 64 or 128.
+    """
+    options = _Options(gamma, tau, min_budget, max_budget, block_size)
+    return from_mask(_block_map(q, k, options), block_size)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Of `flexprefill_lists`, budgets in keys."""
+
+    gamma: float
+    tau: float
+    min_budget: int
+    max_budget: int | None
+    block_size: int
+
+    @property
+    def fewest(self) -> int:
+        """`min_budget` in blocks."""
+        return num_blocks(self.min_budget, self.block_size)
+
+    def most(self, blocks: int) -> int:
+        """`max_budget` in blocks, of so many."""
+        if self.max_budget is None:
+            return blocks
+        return min(num_blocks(self.max_budget, self.block_size), blocks)
+
+
+def _block_map(q: Tensor, k: Tensor, options: _Options) -> Tensor:
+    """Bool `[HQ, R, R]`, causal."""
+    num_tokens, num_heads, _ = q.shape
+    size = options.block_size
+    blocks = num_blocks(num_tokens, size)
+    causal = causal_blocks(range(blocks), blocks, device=q.device)
+    if num_tokens <= max(2, options.fewest) * size:
+        return causal.expand(num_heads, -1, -1)
+    mask = torch.empty((num_heads, blocks, blocks), dtype=torch.bool, device=q.device)
+    # Three tensors of the probes' scores, q and k in float32, and the ranking of all blocks.
+    bytes_per_head = 4 * num_tokens * (3 * size + 2 * q.shape[2]) + 32 * blocks**2
+    heads_per_chunk = max(1, CHUNK_BYTES // bytes_per_head)
+    group = num_heads // k.shape[1]
+    for heads in torch.arange(num_heads, device=q.device).split(heads_per_chunk):
+        mask[heads] = _map_of_heads(q[:, heads], k[:, heads // group], options) & causal
+    return mask
+
+
+def _map_of_heads(q: Tensor, k: Tensor, options: _Options) -> Tensor:
+    """Bool `[H, R, R]`, perhaps with blocks of the future; q and k `[T, H, D]`."""
+    size = options.block_size
+    vertical, slash = probe_mass(q, k, num_probes=size)
+    mean_k = block_means(k, size)
+    distance = _distance_of_means(q[-size:], mean_k, block_sums(vertical, size))
+    aware = distance < options.tau
+    columns = _highest_blocks(vertical, aware, options, always=0)
+    diagonals = _highest_blocks(slash, aware, options, always=-1)
+    mask = columns[:, None] | _along_diagonals(diagonals)
+    anywhere = _query_aware_blocks(block_means(q, size), mean_k, options.gamma)
+    return mask | anywhere & aware[:, None, None]
+
+
+def probe_mass(q: Tensor, k: Tensor, *, num_probes: int) -> tuple[Tensor, Tensor]:
+    """Where the attention of the last `num_probes` queries lies, on average of them.
+
+    Args:
+        q: `[T, H, D]`.
+        k: `[T, H, D]`.
+        num_probes: not more than T.
+
+    Returns:
+        float32 `[H, T]` each: of each key, and of the diagonal through each key of the last query.
+    """
+    num_tokens, _, dim = k.shape
+    probes = q[-num_probes:].flip(0).transpose(0, 1).float()  # the last query first
+    scores = probes @ k.permute(1, 2, 0).float() * dim**-0.5  # [H, probes, T]
+    # Key T - 1 - j is behind probe T - 1 - i where j < i.
+    behind = torch.ones(num_probes, num_probes, dtype=torch.bool, device=q.device).tril(-1)
+    scores[..., -num_probes:].masked_fill_(behind.flip(1), -torch.inf)
+    mass = scores.softmax(-1).div_(num_probes)
+    del scores
+    # Read in rows that are one shorter than they lie in memory, each probe is one place further
+    # right than the one after it, so a diagonal becomes a column: that of the last query.
+    skewed = F.pad(mass, (0, num_probes)).flatten(1)[:, :-num_probes]
+    slash = skewed.unflatten(1, (num_probes, -1)).sum(1)[:, :num_tokens]
+    return mass.sum(1), slash
+
+
+def _distance_of_means(probes: Tensor, mean_k: Tensor, mass: Tensor) -> Tensor:
+    """How far attention of the mean probe to means of blocks is from the probes' own: `[H]`.
+
+    The square root of the Jensen-Shannon divergence, in nats: 0 to 0.83.
+
+    Args:
+        probes: `[B, H, D]`.
+        mean_k: `[H, R, D]`.
+        mass: `[H, R]`, of the probes in each block.
+    """
+    mean_q = probes.mean(0, dtype=torch.float32)
+    scores = torch.einsum("hd,hrd->hr", mean_q, mean_k) * probes.shape[-1] ** -0.5
+    return jensen_shannon(scores.softmax(-1), mass).sqrt()
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    """Divergence of two distributions `[..., N]` in nats, with 0 log 0 = 0.
+
+    Far from its maximum softmax is 0 in float32. The plain formula is NaN there, and NaN is never
+    below tau: no such head would be query-aware.
+    """
+    both = p + q
+    terms = torch.xlogy(p, 2 * p) + torch.xlogy(q, 2 * q) - torch.xlogy(both, both)
+    return (terms.sum(-1) / 2).clamp(min=0)
+
+
+def _highest_blocks(mass: Tensor, aware: Tensor, options: _Options, *, always: int) -> Tensor:
+    """The blocks of highest mass, that of index `always` in any case: bool `[H, R]` of `[H, T]`.
+
+    As many as hold the keys that reach gamma, within the budgets; the smallest budget where a head
+    is `aware` [H].
+    """
+    size = options.block_size
+    of_block = block_sums(mass, size)
+    blocks = of_block.shape[-1]
+    descending = mass.sort(-1, descending=True).values
+    num_keys = until_reached(descending, share(options.gamma)).sum(-1, keepdim=True)
+    count = (num_keys // size + 1).clamp(min=options.fewest).clamp(max=options.most(blocks))
+    count = count.masked_fill(aware[:, None], options.fewest)
+    of_block[:, always] = torch.inf
+    order = of_block.sort(dim=-1, descending=True, stable=True).indices
+    ranked = torch.arange(blocks, device=mass.device) < count
+    return torch.zeros_like(ranked).scatter_(-1, order, ranked)
+
+
+def _along_diagonals(last_row: Tensor) -> Tensor:
+    """A map `[H, R, R]` with the same diagonals as its last row `[H, R]`, on and below the main."""
+    row = torch.arange(last_row.shape[-1], device=last_row.device)
+    return last_row.flip(1)[:, (row[:, None] - row).clamp(min=0)]
+
+
+def _query_aware_blocks(mean_q: Tensor, mean_k: Tensor, gamma: float) -> Tensor:
+    """The fewest blocks of the whole map that reach gamma of its mass: bool `[H, R, R]`.
+
+    Every row has the same mass, and they are ranked together, so rows may get very different
+    numbers of blocks.
+
+    Args:
+        mean_q: `[H, R, D]`.
+        mean_k: `[H, R, D]`.
+        gamma: share to keep.
+    """
+    blocks, dim = mean_q.shape[1:]
+    future = ~causal_blocks(range(blocks), blocks, device=mean_q.device)
+    scores = (mean_q @ mean_k.transpose(1, 2) * dim**-0.5).masked_fill_(future, -torch.inf)
+    mass, order = scores.softmax(-1).flatten(1).sort(dim=-1, descending=True, stable=True)
+    needed = until_reached(mass, share(gamma) * blocks)
+    blocks_needed = torch.zeros_like(needed).scatter_(1, order, needed)
+    return blocks_needed.view(-1, blocks, blocks)
