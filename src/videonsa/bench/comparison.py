@@ -1,0 +1,241 @@
+"""Methods side by side on one clip and one question: answer, what was computed, time and memory."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonsa.bench.measure import one_line
+from videonsa.bench.stopwatch import wait_for, wall_times
+from videonsa.errors import VideoNSAError
+from videonsa.inference.context import Context, Passage, until_stop
+from videonsa.inference.encoded_clip import EncodedClip
+from videonsa.inference.engine import VideoQA
+from videonsa.inference.sampling import GenerationSettings
+from videonsa.machine import measurement_facts
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.recorder.patterns import AttentionPattern
+from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
+from videonsa.video.decode import VideoClip
+
+FORMAT = "videonsa comparison 1"
+CELLS = 96
+"""Of each axis of a pattern."""
+NUMBERS = (
+    *("reason", "answer", "kept_tokens", "leaves", "attention", "encode_ms", "first_ms"),
+    *("prefill_ms", "times_ms", "peak_gb", "pattern"),
+)
+"""Of a method; all but the reason are None where it cannot run."""
+DIGITS = 4
+"""Of the shares of a pattern."""
+HOW = (
+    "frames are read once, and encoded again only for a method that looks into the vision tower; "
+    "first_ms is the first run of a method, from the embedded prompt to the logits of the first "
+    "token, with what is compiled for it; prefill_ms is the median of later runs of the same, "
+    "after one that is not timed; attention is the share of (query, key) pairs of all layers and "
+    "heads that were computed, of those of dense causal attention to the whole prompt; memory is "
+    "the peak of PyTorch's allocator in these runs, weights included; a pattern is recorded in a "
+    "run of its own"
+)
+
+
+class Candidate(NamedTuple):
+    """A method to compare."""
+
+    name: str
+    """As it was asked for."""
+    method: AttentionMethod | None
+    reason: str | None = None
+    """Why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonRequest:
+    """What to ask, and what to measure."""
+
+    question: str
+    system: str = DEFAULT_SYSTEM
+    settings: GenerationSettings
+    repeats: int = 3
+    """Timed runs."""
+    layer: int | None = None
+    """Whose pattern is recorded; None: of none."""
+
+
+def compare_methods(
+    qa: VideoQA,
+    clip: VideoClip,
+    candidates: Sequence[Candidate],
+    request: ComparisonRequest,
+    *,
+    progress: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """Run every method; gives the result so far after each.
+
+    Args:
+        qa: the model.
+        clip: the frames.
+        candidates: methods; one that refuses the model or the clip is kept with its reason.
+        request: what to ask.
+        progress: told a line for each method.
+    """
+    runs = _Runs(qa, clip, request)
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "model": qa.name,
+        "dtype": str(qa.model.dtype).removeprefix("torch."),
+        "video": str(clip.info.path),
+        "question": request.question,
+        "frames": len(clip.times),
+        "height": clip.frames.shape[2],
+        "width": clip.frames.shape[3],
+        "video_tokens": runs.num_vision,
+        "prompt_tokens": len(runs.ids),
+        "repeats": request.repeats,
+        "layer": request.layer,
+        "axis": runs.axis(),
+        "notes": [*qa.notes, *clip.notes],
+        "warnings": list(clip.warnings),
+        "how": HOW,
+        "machine": measurement_facts(qa.model.device),
+        "methods": [],
+    }
+    for candidate in candidates:
+        line = runs.line(candidate)
+        progress(f"{candidate.name}: {line['reason'] or _told(line)}")
+        result["methods"].append(line)
+        yield result
+
+
+class _Runs:
+    """One clip and question, and what was encoded of it, for all methods."""
+
+    def __init__(self, qa: VideoQA, clip: VideoClip, request: ComparisonRequest) -> None:
+        self._qa, self._clip, self._request = qa, clip, request
+        self._encoded = qa.encode(clip, qa.sampling)
+        vision = self._encoded.vision(qa.shape.vision)
+        self.num_vision = len(vision.features)
+        self.ids: list[int] = chat_tokens(
+            request.question,
+            tokenizer=qa.tokenizer,
+            vision=[VisionSlot(vision.kind, self.num_vision)],
+            system=request.system,
+        ).ids
+
+    def axis(self) -> dict[str, Any]:
+        """What the tokens of the prompt are, for both axes of a pattern."""
+        kind = self._encoded.vision(self._qa.shape.vision).kind
+        first = self.ids.index(getattr(self._qa.model.config, f"{kind}_token_id"))
+        patches = self._encoded.grid(self._qa.shape.vision)[0]
+        step = self._qa.shape.vision.temporal_patch_size
+        return {
+            "tokens": len(self.ids),
+            "vision": [first, first + self.num_vision],
+            "seconds": [self._encoded.times[i * step] for i in range(patches)],
+        }
+
+    def line(self, candidate: Candidate) -> dict[str, Any]:
+        """What came of a method, as JSON keeps it."""
+        entry: dict[str, Any] = {"name": candidate.name, "options": None, **dict.fromkeys(NUMBERS)}
+        if candidate.method is None:
+            return entry | {"reason": candidate.reason}
+        entry["options"] = candidate.method.parameters()
+        try:
+            return entry | self._measured(candidate.method)
+        except VideoNSAError as error:
+            return entry | {"reason": str(error)}
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            return entry | {"reason": one_line(error)}
+
+    def _measured(self, method: AttentionMethod) -> dict[str, Any]:
+        device = self._qa.model.device
+        passage = self._passage(method)
+        begin = time.perf_counter()
+        context = self._read(method, passage)
+        wait_for(device)
+        first = 1e3 * (time.perf_counter() - begin)
+        computed = self._computed(context)
+        del context  # before another has its keys
+        times, peak = wall_times(
+            lambda: self._read(method, passage), device=device, repeats=self._request.repeats
+        )
+        return {
+            "answer": self._answer(method, passage),
+            **computed,
+            "first_ms": first,
+            "prefill_ms": statistics.median(times),
+            "times_ms": times,
+            "peak_gb": peak,
+            "pattern": self._pattern(method, passage),
+        }
+
+    def _computed(self, context: Context) -> dict[str, Any]:
+        """What is left of the vision tokens, and of the pairs of dense attention."""
+        records = context.cache.records
+        left = [(one.first_layer, int(one.vision_mask.sum())) for one in records]
+        return {
+            "kept_tokens": left[0][1],
+            "leaves": [{"layer": layer, "tokens": tokens} for layer, tokens in left[1:]],
+            "attention": None,
+        }
+
+    def _read(
+        self, method: AttentionMethod, passage: Passage, recorder: AttentionPattern | None = None
+    ) -> Context:
+        """A context that has read the prompt, and nothing before it."""
+        context = Context(self._qa.model, method=method)
+        context.read(passage, recorder=recorder)
+        return context
+
+    def _answer(self, method: AttentionMethod, passage: Passage) -> str:
+        context, stop_ids = Context(self._qa.model, method=method), self._qa.stop_ids
+        steps = context.answer(passage, settings=self._request.settings, stop_ids=stop_ids)
+        return self._qa.decode(until_stop([token for (token,) in steps], stop_ids))
+
+    def _passage(self, method: AttentionMethod) -> Passage:
+        vision = self._encoded.vision(self._qa.shape.vision)
+        with torch.inference_mode():
+            return Context(self._qa.model, method=method).passage(self.ids, [vision])
+
+    def _pattern(self, method: AttentionMethod, passage: Passage) -> dict[str, Any] | None:
+        """What the layer that was asked for attends to."""
+        if self._request.layer is None:
+            return None
+        layer, context = self._request.layer, Context(self._qa.model, method=method)
+        pattern = AttentionPattern(
+            layer,
+            num_tokens=len(self.ids),
+            cells=CELLS,
+            places=lambda: places_in_layer(context, layer),
+        )
+        context.read(passage, recorder=pattern)
+        return {"shares": _rounded(pattern.shares()), "kept": _rounded(pattern.kept())}
+
+
+def places_in_layer(context: Context, layer: int) -> Tensor | None:
+    """Places of the keys of a layer among the tokens of the prompt; None: all are there."""
+    records = [one for one in context.cache.records if one.first_layer <= layer]
+    places = records[-1].places
+    return None if places is None else torch.tensor(places)
+
+
+def _rounded(values: Tensor) -> Any:
+    """As JSON keeps shares: lists, with None where there is no number."""
+    found = values.double().mul(10**DIGITS).round().div(10**DIGITS).tolist()
+    return _without_nan(found)
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if math.isnan(values) else values
+
+
+def _told(line: dict[str, Any]) -> str:
+    return f"{line['prefill_ms']:.1f} ms, {line['answer']!r}"
