@@ -14,12 +14,13 @@ from videonsa.bench.measure import one_line
 from videonsa.bench.stopwatch import wait_for, wall_times
 from videonsa.errors import VideoNSAError
 from videonsa.inference.context import Context, Passage, until_stop
-from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.machine import measurement_facts
 from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods.pairs import causal_pairs
 from videonsa.models.recorder.patterns import AttentionPattern
+from videonsa.planning.budget import check_context
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
 
@@ -83,6 +84,9 @@ def compare_methods(
         candidates: methods; one that refuses the model or the clip is kept with its reason.
         request: what to ask.
         progress: told a line for each method.
+
+    Raises:
+        BudgetError: a prompt that does not fit the context.
     """
     runs = _Runs(qa, clip, request)
     result: dict[str, Any] = {
@@ -99,7 +103,7 @@ def compare_methods(
         "repeats": request.repeats,
         "layer": request.layer,
         "axis": runs.axis(),
-        "notes": [*qa.notes, *clip.notes],
+        "notes": list(runs.notes),
         "warnings": list(clip.warnings),
         "how": HOW,
         "machine": measurement_facts(qa.model.device),
@@ -119,6 +123,7 @@ class _Runs:
         self._qa, self._clip, self._request = qa, clip, request
         self._encoded = qa.encode(clip, qa.sampling)
         vision = self._encoded.vision(qa.shape.vision)
+        self.notes = (*qa.notes, *self._encoded.notes)
         self.num_vision = len(vision.features)
         self.ids: list[int] = chat_tokens(
             request.question,
@@ -126,6 +131,12 @@ class _Runs:
             vision=[VisionSlot(vision.kind, self.num_vision)],
             system=request.system,
         ).ids
+        check_context(
+            clip.plan,
+            text_tokens=len(self.ids) - self.num_vision,
+            max_new_tokens=request.settings.max_new_tokens,
+            context=qa.shape.context,
+        )
 
     def axis(self) -> dict[str, Any]:
         """What the tokens of the prompt are, for both axes of a pattern."""
@@ -179,10 +190,12 @@ class _Runs:
         """What is left of the vision tokens, and of the pairs of dense attention."""
         records = context.cache.records
         left = [(one.first_layer, int(one.vision_mask.sum())) for one in records]
+        computed, dense = context.cache.computed, causal_pairs(len(self.ids))
+        num_layers = len(self._qa.model.decoder_layers)
         return {
             "kept_tokens": left[0][1],
             "leaves": [{"layer": layer, "tokens": tokens} for layer, tokens in left[1:]],
-            "attention": None,
+            "attention": None if computed is None else computed.total() / dense / num_layers,
         }
 
     def _read(

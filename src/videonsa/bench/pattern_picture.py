@@ -17,6 +17,7 @@ _LEFT, _HEAD, _FOOT = 56, 48, 58
 """Around a pattern: labels of its rows, its name, labels of its columns."""
 _TITLE, _NOTE = 84, 20
 _STRIP = 7
+_LEAST_WIDTH = 860
 _INK, _FAINT, _LINE = (28, 30, 36), (92, 96, 106), (168, 172, 180)
 _PAPER, _TEXT, _VIDEO = (255, 255, 255), (214, 116, 24), (58, 116, 180)
 _RAMP = ((238, 241, 245), (150, 190, 222), (52, 120, 184), (8, 40, 96))
@@ -82,7 +83,7 @@ def draw_patterns(result: Mapping[str, Any]) -> Image.Image:
     left_out = [line["name"] for line in result["methods"] if line["pattern"] is None]
     width = 2 * _MARGIN + columns * (_LEFT + side) + (columns - 1) * _GAP
     height = _TITLE + rows * (_HEAD + side + _FOOT) + _MARGIN + _NOTE * bool(left_out)
-    image = Image.new("RGB", (max(width, 760), height), _PAPER)
+    image = Image.new("RGB", (max(width, _LEAST_WIDTH), height), _PAPER)
     draw = ImageDraw.Draw(image)
     _draw_title(draw, result, image.width)
     for index, line in enumerate(shown):
@@ -107,8 +108,9 @@ def _draw_title(draw: ImageDraw.ImageDraw, result: Mapping[str, Any], width: int
     under = "rows: queries, columns: keys, from the first token to the last; means over query heads"
     draw.text((_MARGIN, 44), under, fill=_FAINT, font=_font(13))
     left, top, size = width - _MARGIN - 200, 18, 200
-    for x in range(size):
-        draw.line((left + x, top, left + x, top + 11), fill=_colour((x / (size - 1)) ** 2))
+    for column in range(size):
+        colour = _colour((column / (size - 1)) ** 2)
+        draw.line((left + column, top, left + column, top + 11), fill=colour)
     for share in (0, 5, 25, 50, 100):
         x = left + math.sqrt(share / 100) * (size - 1)
         draw.line((x, top + 12, x, top + 15), fill=_FAINT)
