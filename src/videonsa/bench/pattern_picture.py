@@ -46,12 +46,12 @@ class Axis(NamedTuple):
         """Shares of the prompt at which round seconds begin, with their labels."""
         span = self.seconds[-1] - self.seconds[0]
         step = _round_step(span / _FEWEST_TICKS)
-        found = []
-        wanted = math.ceil(self.seconds[0] / step) * step
+        found, wanted = [], math.ceil(self.seconds[0] / step - 1e-6)
         for frame, second in enumerate(self.seconds):
-            if second >= wanted - 1e-6:
-                found.append((self.place(frame), f"{wanted:g} s"))
-                wanted += step * max(1, math.floor((second - wanted) / step + 1e-6) + 1)
+            reached = math.floor(second / step + 1e-6)
+            if reached >= wanted:
+                found.append((self.place(frame), f"{reached * step:g} s"))
+                wanted = reached + 1
         return found
 
 
