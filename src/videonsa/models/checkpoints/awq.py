@@ -138,8 +138,9 @@ def describe_awq(dtype: torch.dtype | str, weights: str) -> str:
     """
     name = str(dtype).removeprefix("torch.")
     then = (
-        "no memory is saved at run time (--weights fp8, int8 or int4 quantises them again)"
+        ": no memory is saved at run time (--weights int8, or fp8 or int4 on a GPU, quantises them "
+        "again)"
         if weights == "full"
-        else f"then quantised again, to {weights}"
+        else f", then quantised again, to {weights}"
     )
-    return f"int4 weights (AWQ) are dequantised to {name} when loaded: {then}"
+    return f"int4 weights (AWQ) are dequantised to {name} when loaded{then}"
