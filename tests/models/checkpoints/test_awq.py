@@ -169,6 +169,17 @@ def test_gates_of_an_adapter_are_put_on_an_awq_base(published, tmp_path):
     )
 
 
+def test_sparse_prefill_on_awq_answers_as_on_the_floats_it_holds(embedded, tmp_path, clip_path):
+    method = "tri_shape:n_init=8,n_local=16,n_last=8"
+    convert(embedded, tmp_path / "floats", dtype=torch.float32)
+    answers = [
+        videonsa.load(folder, method=method).ask(clip_path, "What moves?", max_new_tokens=4)
+        for folder in (embedded, tmp_path / "floats")
+    ]
+    assert answers[0].text == answers[1].text
+    assert answers[0].usage.attention == "tri_shape"
+
+
 @pytest.mark.parametrize("to", ["videonsa", "qwen2_5_vl"])
 def test_a_converted_checkpoint_is_float_and_computes_the_same(published, tmp_path, to):
     done = convert(published, tmp_path / "made", to=to)
