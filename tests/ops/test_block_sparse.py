@@ -44,6 +44,13 @@ def test_rows_attend_to_their_tiles_and_to_columns_once(query_tile, key_tile, nu
     assert computed_pairs(lists, num_tokens).tolist() == mask.sum((1, 2)).tolist()
 
 
+def test_pairs_of_columns_are_counted_in_chunks_of_tiles(monkeypatch):
+    lists = random_lists(203, heads=3, columns=20, room=3)
+    wanted = computed_pairs(lists, 203)
+    monkeypatch.setattr("videonsa.ops.block_lists.ENTRIES_PER_CHUNK", 7)
+    assert torch.equal(computed_pairs(lists, 203), wanted)
+
+
 def test_a_column_counts_before_between_and_behind_tiles_and_not_inside_them():
     lists = BlockLists(
         query_tile=64,
@@ -217,6 +224,7 @@ def test_lists_of_wrong_sizes_are_refused(change, message):
         ({"row_starts": [[0, 2, 1]]}, "row_starts"),
         ({"row_starts": [[0, 1, 4]]}, "row_starts"),
         ({"row_starts": [[0, 1]]}, "1 query tiles: want 2"),
+        ({"columns": [5, 7], "column_starts": [0, 1]}, "from 0 to 2"),
         ({"columns": [5, 5], "column_starts": [0, 2]}, "ascend within a head"),
         ({"columns": [5, 99], "column_starts": [0, 2]}, "below 99"),
     ],

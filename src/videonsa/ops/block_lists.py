@@ -10,8 +10,8 @@ from torch import Tensor
 from videonsa.errors import UsageError
 
 TILE_SIZES = (64, 128)
-ENTRIES_PER_CHUNK = 2**25
-"""Of a mask whose places are counted at a time: 256 MiB."""
+ENTRIES_PER_CHUNK = 2**23
+"""Of a mask, or tiles, that are worked on at a time: 64 MiB for each of some buffers."""
 
 
 class Trim(NamedTuple):
@@ -54,7 +54,7 @@ class BlockLists:
     columns: Tensor | None = None  # [C] int32
     """Single keys, ascending within a head, each once; None for none at all."""
     column_starts: Tensor | None = None  # [HQ + 1] int32
-    """Where the columns of each head begin in `columns`, and the last of them ends."""
+    """Where the columns of each head begin in `columns`, from 0 to C."""
 
     def __post_init__(self) -> None:
         """Sizes, dtypes and devices; what lies in the tensors is not read."""
@@ -171,7 +171,10 @@ def check_lists(lists: BlockLists, num_tokens: int) -> None:
         raise UsageError("tiles of a query tile: want them to ascend without overlapping")
     if lists.columns is None or lists.column_starts is None:
         return
-    columns, heads = lists.columns.cpu(), _owner(lists.column_starts.cpu(), len(lists.columns))
+    columns, ends = lists.columns.cpu(), lists.column_starts.cpu()
+    if bool((ends.diff() < 0).any()) or (int(ends[0]), int(ends[-1])) != (0, len(columns)):
+        raise UsageError(f"column_starts: want them to ascend from 0 to {len(columns)}")
+    heads = _owner(ends, len(columns))
     descends = (columns.diff() <= 0) & (heads.diff() == 0)
     outside = (columns < 0) | (columns >= num_tokens)
     if bool(descends.any()) or bool(outside.any()):
@@ -208,24 +211,26 @@ def _pairs_of_columns_in_tiles(lists: BlockLists, heads: Tensor, num_tokens: int
         num_tokens: T.
     """
     assert lists.columns is not None, "asked for columns"
-    first, rows = _query_rows(lists, num_tokens)
-    owner, claimed = _rows_of_tiles(lists.row_starts, len(lists.tiles))
-    head = owner // (len(first) + 1)
-    in_head = (owner % (len(first) + 1)).clamp(max=len(first) - 1)
-    first, end = first[in_head], (first + rows)[in_head]
+    first_rows, num_rows = _query_rows(lists, num_tokens)
     keys = lists.columns + heads * num_tokens  # ascending over all heads
     sums = F.pad(lists.columns.cumsum(0), (1, 0))
-
-    def columns_before(key: Tensor) -> Tensor:
-        return torch.searchsorted(keys, key + head * num_tokens)
-
-    tile = torch.where(claimed, lists.tiles, 0).long()
-    behind = torch.minimum(tile + lists.key_tile, end)
-    low, high = columns_before(tile), columns_before(behind)
-    middle = columns_before(first).clamp(low, high)
-    pairs = (middle - low) * (end - first)  # seen by all rows
-    pairs += (high - middle) * end - (sums[high] - sums[middle])
-    return torch.zeros_like(first[: lists.num_heads]).index_add(0, head, pairs * claimed)
+    total = torch.zeros(lists.num_heads, dtype=torch.int64, device=keys.device)
+    for chunk in range(0, len(lists.tiles), ENTRIES_PER_CHUNK):
+        tile = lists.tiles[chunk : chunk + ENTRIES_PER_CHUNK].long()
+        owner, claimed = _rows_of_tiles(lists.row_starts, len(tile), first=chunk)
+        head, row = owner // (len(first_rows) + 1), owner % (len(first_rows) + 1)
+        first = first_rows[row.clamp(max=len(first_rows) - 1)]
+        end = first + num_rows[row.clamp(max=len(first_rows) - 1)]
+        tile = torch.where(claimed, tile, 0)
+        behind = torch.minimum(tile + lists.key_tile, end)
+        low, middle, high = (
+            torch.searchsorted(keys, key + head * num_tokens) for key in (tile, first, behind)
+        )
+        middle = middle.clamp(low, high)
+        pairs = (middle - low) * (end - first)  # seen by all rows
+        pairs += (high - middle) * end - (sums[high] - sums[middle])
+        total.index_add_(0, head, pairs * claimed)
+    return total
 
 
 def _query_rows(lists: BlockLists, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -235,14 +240,14 @@ def _query_rows(lists: BlockLists, num_tokens: int) -> tuple[Tensor, Tensor]:
     return first, (num_tokens - first).clamp(max=lists.query_tile)
 
 
-def _rows_of_tiles(row_starts: Tensor, num_tiles: int) -> tuple[Tensor, Tensor]:
-    """The place in the flat `row_starts` that owns each entry of `tiles`, and whether one does."""
-    owner = _owner(row_starts.flatten(), num_tiles)
+def _rows_of_tiles(row_starts: Tensor, num: int, *, first: int = 0) -> tuple[Tensor, Tensor]:
+    """The place in the flat `row_starts` that owns each of `num` tiles, and whether one does."""
+    owner = _owner(row_starts.flatten(), num, first=first)
     claimed = (owner >= 0) & (owner % row_starts.shape[1] < row_starts.shape[1] - 1)
     return owner.clamp(min=0), claimed
 
 
-def _owner(starts: Tensor, num: int) -> Tensor:
+def _owner(starts: Tensor, num: int, *, first: int = 0) -> Tensor:
     """The last place of `starts` (ascending) at or before each of `num` entries: int64."""
-    entries = torch.arange(num, dtype=starts.dtype, device=starts.device)
+    entries = torch.arange(first, first + num, dtype=starts.dtype, device=starts.device)
     return torch.searchsorted(starts, entries, right=True) - 1
