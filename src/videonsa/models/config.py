@@ -128,9 +128,9 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
         Raises:
             UsageError: what is neither.
         """
-        if isinstance(asked, AttentionMethod):
-            return asked
-        return parse_method(asked, spec=self.nsa_spec)
+        if not isinstance(asked, AttentionMethod):
+            asked = parse_method(asked, spec=self.nsa_spec)
+        return asked.of_depth(self.text_config.num_hidden_layers)
 
     def attend_by(self, asked: AttentionMethod | str | None) -> AttentionMethod:
         """The method asked for, its NSA stated here from now on; None is the config's own.

@@ -244,7 +244,7 @@ class SparseVideoModel:
         Raises:
             UsageError: a name of none, or a method whose gates the model lacks.
         """
-        method = self.method if given is None else self.config.method_of(given)
+        method = self.config.method_of(self.method if given is None else given)
         if method.uses_gates and not self.config.gates:
             raise UsageError(
                 f"method={method.name!r} on a model without gates: load it with "

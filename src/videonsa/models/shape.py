@@ -290,7 +290,7 @@ def load_shape(
     shape = _shape_of(where, folder, **asked)
     if isinstance(method, str):
         method = parse_method(method, spec=shape.method.config_fields().get("nsa"))
-    return shape if method is None else replace(shape, method=method)
+    return shape if method is None else replace(shape, method=method.of_depth(shape.num_layers))
 
 
 def _shape_of(

@@ -169,6 +169,10 @@ class AttentionMethod(ABC):
         """
         return () if self.behind is None else self.behind.notes(num_layers, num_heads)
 
+    def of_depth(self, num_layers: int) -> Self:
+        """The method with what depends on the number of decoder layers; here, nothing does."""
+        return self
+
     def parameters(self) -> dict[str, Any] | None:
         """What the method was told, as records keep it; None where there is nothing.
 

@@ -40,6 +40,15 @@ class TokenReduction(AttentionMethod):
                 "that says how they attend"
             )
 
+    def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
+        """See `AttentionMethod`."""
+        if any(layer > num_layers - 2 for layer in self.leaves_after):
+            raise UsageError(
+                f"method {self.full_name!r} with layer={self.leaves_after[-1] + 1} on a model of "
+                f"{num_layers} layers: want {num_layers - 1} at most"
+            )
+        return super().notes(num_layers, num_heads)
+
     @property
     def uses_gates(self) -> bool:  # type: ignore[override]
         """See `AttentionMethod`."""
