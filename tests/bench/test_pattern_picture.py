@@ -11,7 +11,8 @@ PAPER = (255, 255, 255)
 
 def line(name, shares, kept, reason=None):
     pattern = None if reason else {"shares": shares, "kept": kept}
-    return {"name": name, "pattern": pattern, "attention": 0.5, "kept_tokens": 6, "reason": reason}
+    numbers = {"attention": 0.5, "kept_tokens": 6, "leaves": [{"layer": 1, "tokens": 3}]}
+    return {"name": name, "pattern": pattern, "reason": reason, **numbers}
 
 
 def comparison(*lines):

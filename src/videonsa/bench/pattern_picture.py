@@ -138,7 +138,8 @@ def _draw_panel(image: Image.Image, line: Mapping[str, Any], axis: Axis, box: Bo
 def _numbers(line: Mapping[str, Any]) -> str:
     share = line["attention"]
     parts = [] if share is None else [f"{_percent(share)} of attention"]
-    parts += [f"{line['kept_tokens']:,} video tokens"]
+    counts = [line["kept_tokens"], *(one["tokens"] for one in line["leaves"])]
+    parts += [f"{', then '.join(f'{count:,}' for count in counts)} video tokens"]
     return ", ".join(parts)
 
 

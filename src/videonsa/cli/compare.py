@@ -222,13 +222,19 @@ def _row(line: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
     share, peak = line["attention"], line["peak_gb"]
     return (
         line["name"],
-        f"{line['kept_tokens']:,} of {result['video_tokens']:,}",
+        _tokens(line, result),
         "-" if share is None else f"{100 * share:.3g} %",
         f"{line['prefill_ms']:.1f} ms",
         f"{line['first_ms']:.0f} ms",
         "-" if peak is None else f"{peak:.2f} GB",
         answer,
     )
+
+
+def _tokens(line: dict[str, Any], result: dict[str, Any]) -> str:
+    """Video tokens that the first layer has, and those after each leaving, of all."""
+    counts = [line["kept_tokens"], *(one["tokens"] for one in line["leaves"])]
+    return f"{', '.join(f'{count:,}' for count in counts)} of {result['video_tokens']:,}"
 
 
 def _joined(row: Sequence[str], widths: Sequence[int]) -> str:

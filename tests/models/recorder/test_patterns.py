@@ -2,8 +2,12 @@ import pytest
 import torch
 from tiny_models import SPEC, prompt, tiny
 
-from videonsa.models.recorder.patterns import AttentionPattern
+from videonsa.models.methods import Attended
+from videonsa.models.recorder.patterns import AttentionPattern, Keys, attended_keys
 from videonsa.models.recorder.protocol import Recorder, Recorders
+from videonsa.ops.block_lists import Trim
+from videonsa.ops.block_sparse_reference import attended as attended_by_reference
+from videonsa.ops.estimators.vertical_slash import vertical_slash_lists
 
 LENGTH = 2 + 5 * 4 + 4
 """Tokens of `prompt(5)`: text, five frames of four tokens, text."""
@@ -67,3 +71,19 @@ def test_tokens_that_left_the_prompt_attend_to_nothing_and_nothing_to_them():
     assert pattern.kept().tolist() == [float(place in kept) for place in range(22)]
     left = shares[kept][:, kept]
     assert torch.all(left[torch.ones(20, 20).tril().bool()] == 1)
+
+
+@pytest.mark.parametrize("trim", [None, Trim(num_init=5, window=70, num_last=20)])
+def test_rows_of_lists_are_those_of_the_reference(trim):
+    torch.manual_seed(0)
+    length, rows = 300, torch.tensor([0, 1, 63, 64, 130, 255, 256, 299])
+    q, k = torch.randn(length, 4, 16), torch.randn(length, 2, 16)
+    lists = vertical_slash_lists(q, k, [(35, 60)] * 4)
+    found = Attended(q[None], lists=lists, trim=trim)
+    keys = Keys(torch.ones(length, dtype=torch.bool), [length])
+    masks = list(attended_keys(found, rows, num_rows=length, keys=keys))
+    assert len(masks) == 4
+    for head, mask in enumerate(masks):
+        whole = attended_by_reference(lists, head, 0, 5, num_tokens=length, trim=trim)
+        assert torch.equal(mask, whole[rows])
+    assert not masks[0].equal(masks[1])

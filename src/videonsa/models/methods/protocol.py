@@ -15,6 +15,7 @@ from videonsa.errors import UsageError
 from videonsa.models.costs import AttentionCall, calls_left
 from videonsa.models.methods.pairs import causal_pairs, pairs_of_rows
 from videonsa.models.rope import TemporalIds
+from videonsa.ops.block_lists import BlockLists, Trim
 from videonsa.ops.spec import NSAResult, NSASpec
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Attended(NamedTuple):
     pairs: int | Tensor | None = None
     """Query-key pairs that were computed, of all query heads together: a number, or int64 `[]` on
     the device. None: as many as `AttentionMethod.step_pairs` says."""
+    lists: BlockLists | None = None
+    """Which keys were chosen, where a prompt was read sparsely."""
+    trim: Trim | None = None
+    """Which pairs of the lists count."""
 
 
 class AttentionMethod(ABC):

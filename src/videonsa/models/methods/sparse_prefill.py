@@ -76,7 +76,8 @@ class SparsePrefill(AttentionMethod):
             window=None if trim is None else trim.window,
             num_last=0 if trim is None else trim.num_last,
         )
-        return Attended(output[None], pairs=computed_pairs(lists, num_tokens).sum())
+        pairs = computed_pairs(lists, num_tokens).sum()
+        return Attended(output[None], pairs=pairs, lists=lists, trim=trim)
 
     def why_at_once(self) -> str | None:
         """See `AttentionMethod`."""

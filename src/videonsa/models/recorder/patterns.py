@@ -9,6 +9,7 @@ from torch import Tensor
 from videonsa.models.methods import Attended
 from videonsa.models.recorder.protocol import Recorder, check_one_sample
 from videonsa.models.step import StepTokens
+from videonsa.ops.block_lists import BlockLists, Trim
 from videonsa.ops.masks import causal, membership, windowed
 from videonsa.ops.varlen import block_borders
 
@@ -126,6 +127,9 @@ def attended_keys(
     before = causal(places, torch.arange(len(keys.vision_mask), device=rows.device))
     if attended.result is not None and attended.spec is not None:
         yield from _nsa_keys(attended, rows, places, before, keys)
+    elif attended.lists is not None:
+        for head in range(attended.lists.num_heads):
+            yield before & _listed_keys(attended.lists, head, rows, num_rows, trim=attended.trim)
     else:
         yield before
 
@@ -156,6 +160,32 @@ def _nsa_keys(
         if "window" in spec.branches:
             seen |= window
         yield before & torch.where(is_vision, seen & in_stream, True)
+
+
+def _listed_keys(
+    lists: BlockLists, head: int, rows: Tensor, num_tokens: int, *, trim: Trim | None
+) -> Tensor:
+    """Key tiles and single columns of the rows of a prompt: bool `[R, T]`, later keys too."""
+    tile = rows // lists.query_tile
+    starts, ends = (lists.row_starts[head, tile + end].long() for end in (0, 1))
+    owner = torch.arange(len(rows), device=rows.device).repeat_interleave(ends - starts)
+    within = torch.arange(len(owner), device=rows.device)
+    within = within - ((ends - starts).cumsum(0) - (ends - starts))[owner]
+    first = lists.tiles[starts[owner] + within].long()
+    changes = torch.zeros(len(rows), num_tokens + 1, dtype=torch.int32, device=rows.device)
+    one = changes.new_ones(())
+    changes.index_put_((owner, first), one, accumulate=True)
+    behind = (first + lists.key_tile).clamp(max=num_tokens)
+    changes.index_put_((owner, behind), -one, accumulate=True)
+    seen = changes.cumsum(1)[:, :-1] > 0
+    if lists.columns is not None and lists.column_starts is not None:
+        begin, end = lists.column_starts[head : head + 2].tolist()
+        seen[:, lists.columns[begin:end].long()] = True
+    if trim is None:
+        return seen
+    keys = torch.arange(num_tokens, device=rows.device)
+    near = windowed(rows, keys, trim.window) | (keys < trim.num_init)
+    return seen & (near | (rows[:, None] >= num_tokens - trim.num_last))
 
 
 def _spread(borders: Tensor) -> Tensor:
