@@ -197,9 +197,10 @@ def test_another_shape_has_no_published_patterns_and_is_told_so(tiny_folder):
 def test_own_patterns_are_read_from_a_file_and_taken_by_layer_and_head(model, asked, tmp_path):
     path = tmp_path / "own.json"
     sizes = (((30, 50),) * 4, ((30, 60), (31, 50), (300, 1), (30, 50)))
-    HeadPatterns(model="tiny", searched_on="a clip", source="a test", sizes=sizes).write(path)
+    stated = HeadPatterns(model="tiny", searched_on="a clip", source="a test", sizes=sizes)
+    path.write_text(stated.to_json())
     method = parse_method(f"minference:patterns={path}")
-    assert HeadPatterns.read(path).sizes == sizes
+    assert HeadPatterns.read(path) == stated
     recorder, alike = Pairs(), Pairs()
     with torch.inference_mode():
         model(**asked, method=method, recorder=recorder)

@@ -117,7 +117,7 @@ def test_tokens_a_frame_apart_are_offsets():
 
 def test_diagonals_cut_by_the_first_key_are_sums_of_the_rows_they_have():
     q, k = drawn(80, heads=1, kv_heads=1)
-    vertical, slash = line_scores(q[-64:], k[:, 0])
+    vertical, slash = line_scores(q[-64:], k)
     later = torch.ones(80, 80).triu(1).bool()
     attention = (q[:, 0] @ k[:, 0].T / 4).masked_fill(later, -torch.inf).softmax(-1)[-64:]
     wanted = [sum(attention[i - 16, i - o] for i in range(max(16, o), 80)) for o in range(80)]

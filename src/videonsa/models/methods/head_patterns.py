@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.parsing import one_line, read_json_object, typed
 
@@ -59,8 +58,8 @@ class HeadPatterns:
             model=found.model, searched_on=found.searched_on, source=found.source, sizes=sizes
         )
 
-    def write(self, path: Path) -> None:
-        """Into a file, whole or not at all."""
+    def to_json(self) -> str:
+        """What `read` reads."""
         known = dict.fromkeys(pair for layer in self.sizes for pair in layer)
         letters = dict(zip(known, LETTERS, strict=False))
         stated = {
@@ -71,7 +70,7 @@ class HeadPatterns:
             "sizes": {letter: list(pair) for pair, letter in letters.items()},
             "layers": ["".join(letters[pair] for pair in layer) for layer in self.sizes],
         }
-        write_atomic(path, json.dumps(stated, indent=2) + "\n")
+        return json.dumps(stated, indent=2) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,7 +60,7 @@ class PatternSearch(Recorder):
         if not self._is_prompt:
             return
         num_keys = tokens.vision_mask.shape[1]
-        if tokens.num_tokens < num_keys:
+        if tokens.num_tokens < num_keys or not tokens.is_last:
             raise UsageError("a prompt read in parts: patterns are searched in one step")
         if num_keys <= self._first_row:
             raise UsageError(
@@ -89,7 +89,7 @@ def best_sizes(q: Tensor, k: Tensor, *, first_row: int) -> "Sizes":
         k: `[T, D]`, T > first_row.
         first_row: of those that are scored.
     """
-    vertical, slash = line_scores(q[-NUM_PROBES:, None], k)
+    vertical, slash = line_scores(q[-NUM_PROBES:, None], k[:, None])
     slash[:, :NUM_LOCAL] = torch.inf
     blocks = _kept_blocks(q, k)
     kept = torch.zeros(len(VERTICAL_SLASH) + 2, device=q.device, dtype=torch.float64)

@@ -146,9 +146,9 @@ def _nsa_keys(
     number = in_stream.cumsum(0) - 1
     sizes = torch.tensor([size for size in keys.frame_sizes if size])
     by_frames = spec.block_size == "frame"
-    borders = block_borders(
-        spec.block_size, sizes if by_frames else None, [int(in_stream.sum())]
-    )[0]
+    borders = block_borders(spec.block_size, sizes if by_frames else None, [int(in_stream.sum())])[
+        0
+    ]
     ends = torch.tensor(borders[1:], device=rows.device)
     block = torch.searchsorted(ends, number, right=True).clamp(min=0, max=len(ends) - 1)
     window = windowed(number[places], number, spec.window_size)

@@ -35,8 +35,8 @@ SCORES_PER_CHUNK = 2**25
 def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]]) -> BlockLists:
     """The keys of each query tile, by the attention of the last rows.
 
-    Heads go in chunks, so that memory grows with the tokens; the host waits for the device once
-    for each.
+    Heads go in chunks, so that memory grows with the tokens; for each the host waits for the
+    device, which counts the tiles.
 
     Args:
         q: `[T, HQ, D]`.
@@ -45,17 +45,15 @@ def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]])
             and 50, at most T.
     """
     num_tokens, num_heads, _ = q.shape
-    group = num_heads // k.shape[1]
     at_once = max(1, SCORES_PER_CHUNK // (NUM_PROBES * num_tokens))
+    kv_heads = torch.arange(num_heads, device=k.device) // (num_heads // k.shape[1])
     parts = []
-    for kv_head in range(k.shape[1]):
-        own = range(kv_head * group, (kv_head + 1) * group)
-        for heads in (own[first : first + at_once] for first in range(0, group, at_once)):
-            chosen = slice(heads.start, heads.stop)
-            vertical, slash = line_scores(q[-NUM_PROBES:, chosen], k[:, kv_head])
-            columns = kept_columns(vertical, [sizes[head][0] for head in heads])
-            offsets = kept_offsets(slash, [sizes[head][1] for head in heads])
-            parts.append(_Part(*_tiles(offsets), columns))
+    for first in range(0, num_heads, at_once):
+        heads = slice(first, first + at_once)
+        vertical, slash = line_scores(q[-NUM_PROBES:, heads], k[:, kv_heads[heads]])
+        columns = kept_columns(vertical, [columns for columns, _ in sizes[heads]])
+        offsets = kept_offsets(slash, [offsets for _, offsets in sizes[heads]])
+        parts.append(_Part(*_tiles(offsets), columns))
     return _joined(parts)
 
 
@@ -64,8 +62,8 @@ def line_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of the last rows, summed down each column and along each diagonal.
 
     Args:
-        q: `[L, n, D]`, the last L rows of T, L <= T, of query heads of one KV head.
-        k: `[T, D]`.
+        q: `[L, n, D]`, the last L rows of T, L <= T, of n query heads.
+        k: `[T, n, D]`, what each of them reads.
 
     Returns:
         `[n, T]` by key, and `[n, T]` by offset; at least float32. Diagonals that begin left of the
@@ -73,7 +71,7 @@ def line_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """
     num_rows, num_tokens = len(q), len(k)
     dtype = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.einsum("lnd,td->nlt", q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype))
+    scores = torch.einsum("lnd,tnd->nlt", q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype))
     later = torch.ones(num_rows, num_rows, dtype=torch.bool, device=q.device).triu(1)
     scores[..., -num_rows:].masked_fill_(later, -torch.inf)
     attention = scores.softmax(-1)
