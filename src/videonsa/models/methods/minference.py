@@ -12,7 +12,12 @@ from videonsa.models.costs import AttentionCall
 from videonsa.models.methods.head_patterns import HeadPatterns, Sizes
 from videonsa.models.methods.sparse_prefill import SparsePrefill
 from videonsa.ops.block_sparse import BlockLists
-from videonsa.ops.estimators.vertical_slash import SCORES_PER_CHUNK, TILE, vertical_slash_lists
+from videonsa.ops.estimators.vertical_slash import (
+    NUM_PROBES,
+    SCORES_PER_CHUNK,
+    TILE,
+    vertical_slash_lists,
+)
 
 if TYPE_CHECKING:
     from videonsa.models.attention import HybridAttention
@@ -32,6 +37,7 @@ class MInference(SparsePrefill):
     """
 
     name = "minference"
+    tile = TILE
 
     patterns: str | None = PUBLISHED
     """`published`; a file of `videonsa methods search minference`; or None: every head alike."""
@@ -85,12 +91,12 @@ class MInference(SparsePrefill):
         """None: what heads keep may cover anything up to all pairs; see `AttentionMethod`."""
         return None
 
-    def workspace_bytes(self, call: AttentionCall) -> int:
-        """Queries, output, scores of the probes, and lists that cover every pair."""
-        query_tiles = -(-call.chunk_tokens // TILE)
-        lists = 4 * call.num_heads * query_tiles * (query_tiles + 1) // 2
-        scores = 4 * 3 * max(SCORES_PER_CHUNK, 64 * call.chunk_tokens)
-        return 2 * call.query_bytes + lists + scores
+    def choosing_bytes(self, call: AttentionCall) -> int:
+        """Scores of the probes in three copies, and the walks over the tiles of some heads."""
+        scores = max(SCORES_PER_CHUNK, NUM_PROBES * call.prompt_tokens)
+        heads = min(scores // (NUM_PROBES * call.prompt_tokens), call.num_heads)
+        query_tiles = -(-call.prompt_tokens // TILE)
+        return 3 * 4 * scores + 4 * 8 * heads * query_tiles * (query_tiles + 1) // 2
 
     def _of_model(self, num_layers: int, num_heads: int) -> tuple[tuple[Sizes, ...], ...] | None:
         """Sizes by layer and head; None: every head is alike."""

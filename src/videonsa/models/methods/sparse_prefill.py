@@ -1,19 +1,24 @@
 """`SparsePrefill`: the rows of a whole prompt attend to keys that are chosen from their q and k."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from videonsa.errors import UsageError
+from videonsa.models.costs import AttentionCall
 from videonsa.models.dense import dense_attention
 from videonsa.models.methods.protocol import Attended, AttentionMethod
 from videonsa.ops.block_lists import Trim
 from videonsa.ops.block_sparse import BlockLists, block_sparse_attention, computed_pairs
+from videonsa.ops.block_sparse_reference import SCORES_PER_CHUNK
+from videonsa.ops.triton.support import why_not_block_sparse_inputs
 
 if TYPE_CHECKING:
     from videonsa.models.attention import HybridAttention
     from videonsa.models.step import AttentionStep
+
+_COPIES_PER_CHUNK = 3  # scores, masks and probabilities of a chunk of the reference
 
 
 class SparsePrefill(AttentionMethod):
@@ -27,6 +32,8 @@ class SparsePrefill(AttentionMethod):
 
     is_causal = False
     text_is_dense = True
+    tile: ClassVar[int] = 128
+    """Rows and keys of a tile."""
 
     @abstractmethod
     def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists | None:
@@ -82,6 +89,22 @@ class SparsePrefill(AttentionMethod):
     def why_at_once(self) -> str | None:
         """See `AttentionMethod`."""
         return f"{self.name} chooses keys by the last rows of the whole prompt"
+
+    def workspace_bytes(self, call: AttentionCall) -> int:
+        """Queries, output, lists of every tile, and what it takes to choose and to attend."""
+        query_tiles = -(-call.prompt_tokens // self.tile)
+        lists = 4 * call.num_heads * query_tiles * (query_tiles + 1) // 2
+        pairs = min(SCORES_PER_CHUNK, call.chunk_tokens * call.prompt_tokens)
+        reference = 0 if call.kernels else _COPIES_PER_CHUNK * 4 * pairs
+        return 2 * call.query_bytes + lists + reference + self.choosing_bytes(call)
+
+    def choosing_bytes(self, call: AttentionCall) -> int:
+        """Peak bytes beside the lists while keys are chosen."""
+        return 0
+
+    def runs_by_kernels(self, q: Tensor, k: Tensor) -> bool:
+        """See `AttentionMethod`."""
+        return why_not_block_sparse_inputs(q) is None
 
     def _check_whole(self, step: "AttentionStep", *, num_keys: int) -> None:
         tokens = step.tokens

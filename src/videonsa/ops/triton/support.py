@@ -54,6 +54,11 @@ def why_not_block_sparse(q: torch.Tensor) -> str | None:
     return _why_not_here(q) or _why_not_wide(q)
 
 
+def why_not_block_sparse_inputs(q: torch.Tensor) -> str | None:
+    """As `why_not_block_sparse`, on a GPU elsewhere that has the kernels; q may hold no values."""
+    return _why_not_dtype(q) or _why_not_wide(q)
+
+
 def why_not_few_rows(x: torch.Tensor) -> str | None:
     """As `why_not` for products of a few rows x `[..., K]`: on a GPU, not in the interpreter."""
     if not INSTALLED:

@@ -92,7 +92,7 @@ class ModelAnswerer:
 
     def _answer_blind(self, questions: Sequence[SuiteQuestion]) -> Iterator[Reply]:
         context = Context(self._model, method=self.method)
-        if self._run.scores_both:
+        if self._run.scores_both and self.method.is_causal:
             chats = [self._chat(question, video_tokens=None) for question in questions]
             shared = _num_shared(chats)
             context.read(context.passage(chats[0][:shared]))
@@ -103,10 +103,15 @@ class ModelAnswerer:
         for question in questions:
             ids = self._chat(question, video_tokens=None)
             start = time.perf_counter()
+            likeliest = None
+            if self._run.scores_both:
+                with context.aside():
+                    likeliest = self._likeliest(context, question, ids, ())
             with context.aside():
                 text = self._reply(context, question, ids)
             seconds = time.perf_counter() - start
-            yield Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
+            cost = Cost(prompt_tokens=len(ids), answer_seconds=seconds)
+            yield Reply(text=text, likeliest=likeliest, cost=cost)
 
     def _answer_at_once(
         self, video: _Video, question: SuiteQuestion, method: AttentionMethod
