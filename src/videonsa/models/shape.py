@@ -234,7 +234,7 @@ def published_shape(model: str) -> ModelShape | None:
     """The shape of a published model by its Hugging Face id, from its config; None if unknown."""
     seven = _qwen(3584, 18944, 28, 28, 4)
     match model:
-        case _ if model.startswith("Qwen/") and model.endswith("-AWQ"):
+        case "Qwen/Qwen2.5-VL-3B-Instruct-AWQ" | "Qwen/Qwen2.5-VL-7B-Instruct-AWQ":
             floats = published_shape(model.removesuffix("-AWQ"))
             return None if floats is None else replace(floats, is_awq=True)
         case "Qwen/Qwen2.5-VL-3B-Instruct":

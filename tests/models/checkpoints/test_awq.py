@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 import videonsa
-from videonsa.errors import ModelError
+from videonsa.errors import BudgetError, ModelError
 from videonsa.models.checkpoints import awq
 from videonsa.models.checkpoints.awq import read_tensor, unpack, with_weights
 from videonsa.models.checkpoints.convert import convert
@@ -270,6 +270,16 @@ def test_config_and_tensors_have_to_agree(published, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"are quantised .*no quantization_config that says how"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 3 bytes")])
+def test_host_memory_that_runs_out_is_told_and_no_damage(published, monkeypatch, error):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr(awq, "read_tensor", exhausted)
+    with pytest.raises(BudgetError, match=r"GB on disk, more when dequantised, and do not fit"):
+        load_model(published)
 
 
 def test_published_ids_are_planned_without_their_files():

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from videonsa.errors import BudgetError, ModelError, UsageError
+from videonsa.machine import ran_out_of_memory
 from videonsa.models._hf import quiet_loading
 from videonsa.models.checkpoints.adapters import is_adapter, merge_adapter, read_adapter
 from videonsa.models.checkpoints.awq import ValuesOnDisk, describe_awq
@@ -174,9 +175,9 @@ def _read_weights(
             local_files_only=True,
             **options,
         )
-    except torch.OutOfMemoryError:  # a RuntimeError too
-        raise
     except (OSError, SafetensorError, *CONFIG_ERRORS) as error:
+        if ran_out_of_memory(error):  # a RuntimeError too
+            raise
         raise ModelError(
             f"the weights in {checkpoint.folder} cannot be loaded ({one_line(error)}): download "
             "them again"
@@ -190,7 +191,9 @@ def _out_of_memory(checkpoint: Checkpoint, size: int, place: torch.device) -> It
     """Turn running out of memory, with files of so many bytes, into advice."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
         room = ""
         if place.type == "cuda":
             free, total = torch.cuda.mem_get_info(place)
