@@ -56,7 +56,7 @@ def load_model(args: Namespace) -> "VideoQA":
         args.model,
         base=args.base,
         revision=args.revision,
-        method=args.attention,
+        method=args.method,
         fresh_gates=args.fresh_gates,
         device=args.device,
         device_map=args.device_map,
@@ -99,6 +99,12 @@ def report_usage(usage: "Usage") -> None:
         report(f"note       {note}")
     for warning in usage.warnings:
         report(f"warning    {warning}")
+
+
+def report_computed(answer: "Answer") -> None:
+    """What the layers held of the video, and how much attention was computed."""
+    if (computed := answer.usage.computed) is not None:
+        report(f"computed   {computed.describe()}")
 
 
 def report_end(answer: "Answer") -> None:

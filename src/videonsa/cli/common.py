@@ -86,7 +86,7 @@ def add_command(
 
 
 def add_model_options(parser: LineParser) -> None:
-    """--model, --base, --revision, --attention and --dtype."""
+    """--model, --base, --revision, --method and --dtype."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -101,9 +101,10 @@ def add_model_options(parser: LineParser) -> None:
     )
     add_revision_option(parser)
     parser.add_argument(
-        "--attention",
-        choices=("nsa", "dense"),
-        help="how vision tokens attend (default: as the weights were trained)",
+        "--method",
+        metavar="NAME[:KEY=VALUE,...][+NAME...]",
+        help="how tokens attend, such as dense or nsa:window_size=128; 'videonsa methods' lists "
+        "all (default: as the weights were trained)",
     )
     parser.add_argument(
         "--dtype",
@@ -126,7 +127,7 @@ def add_fresh_gates_option(parser: LineParser) -> None:
     parser.add_argument(
         "--fresh-gates",
         action="store_true",
-        help="allow --attention nsa on weights without gates; all gates are 0.5 then, untrained",
+        help="allow --method nsa on weights without gates; all gates are 0.5 then, untrained",
     )
 
 
@@ -228,8 +229,11 @@ def video_argument(args: Namespace) -> "str | FrameList":
 def attention_text(of: "Usage | VideoPlan") -> str:
     """The attention of the vision rows and its budget in words."""
     name, budget = of.attention, of.budget
-    if budget is None:
+    if name == "dense":
         return f"{name}: every row attends to all keys before it"
+    if budget is None:
+        stated = ", ".join(f"{key} {_plainly(value)}" for key, value in (of.spec or {}).items())
+        return f"{name}: {stated}" if stated else name
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
     mask = (of.spec or {}).get("compressed_mask")
     title = name if mask is None else f"{name}, compressed mask {mask}"
@@ -238,6 +242,12 @@ def attention_text(of: "Usage | VideoPlan") -> str:
         f"window), budget 2K/(L-1) = {budget.gamma:.3g} of what dense attention to the prompt's L "
         f"tokens reads{verdict}"
     )
+
+
+def _plainly(value: Any) -> str:
+    if isinstance(value, dict):  # a method behind the first
+        return f"{value['name']}"
+    return "/".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def parse_tokens(text: str, option: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli.answering import report_end, speed_text
+from videonsa.cli.answering import report_computed, report_end, speed_text
 from videonsa.cli.common import emit, emit_json_line, report
 from videonsa.cli.compiling import compile_line, told_to_first
 from videonsa.cli.lines import noted_interrupt
@@ -121,6 +121,7 @@ class Conversation:
         if self._as_json:
             emit_json_line(told | answer.to_dict())
         report(f"time       {speed_text(answer)}")
+        report_computed(answer)
         report_end(answer)
 
     def _read(self, stream: "AnswerStream") -> tuple[list[str], bool]:

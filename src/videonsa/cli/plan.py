@@ -77,7 +77,7 @@ def run(args: Namespace) -> int:
         from videonsa.planning.plan import plan_video
 
         where = {"base": args.base, "revision": args.revision}
-        choice = {"method": args.attention, "fresh_gates": args.fresh_gates}
+        choice = {"method": args.method, "fresh_gates": args.fresh_gates}
         shape = load_shape(args.model, **where, **choice)
         usual = default_sampling(args.model, shape, **where)
         sampling = change_sampling(usual, **sampling_options(args))
@@ -126,6 +126,7 @@ def _text(plan: "VideoPlan") -> str:
         f"tokens     {frames.num_tokens} video + about {text_tokens} text, "
         f"{plan.max_new_tokens} for the answer, of {plan.context}: {fits}",
         f"attention  {attention_text(plan)}",
+        f"computed   {plan.computed.describe()}",
         f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, "
         f"{plan.dtype if plan.weights == 'full' else f'{plan.weights} and {plan.dtype}'}",
         *_memory_lines(plan),

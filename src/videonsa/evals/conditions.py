@@ -30,7 +30,11 @@ def under(method: AttentionMethod, condition: Condition) -> AttentionMethod:
     Raises:
         UsageError: a method without branches under a condition that ablates some.
     """
-    return method.with_options(branches=condition.branches) if condition.ablates else method
+    if not condition.ablates:
+        return method
+    if (behind := method.behind) is not None:
+        return method.attending_by(under(behind, condition))
+    return method.with_options(branches=condition.branches)
 
 
 def ablated(branch: str) -> Condition:

@@ -308,7 +308,7 @@ class Session:
             stop_ids=self._qa.stop_ids,
             strings=strings,
             video_seconds=sum(clip.seconds for clip in place.clips if not place.turns),
-            decoding=lambda: self._transcript.context.decoding,
+            context=lambda: self._transcript.context,
         )
         return answer if stream else answer.finish()
 
@@ -349,7 +349,7 @@ class Session:
                 usages,
                 decode=self._qa.decode,
                 stop_ids=self._qa.stop_ids,
-                decoding=lambda: self._transcript.context.decoding,
+                context=lambda: self._transcript.context,
             )
 
     def _ask_aside(self, question: str, place: Place, options: AnswerOptions) -> Answer:

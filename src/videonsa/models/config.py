@@ -71,7 +71,7 @@ def check_heads(config: "VideoNSAConfig", where: str) -> None:
     if padded and heads != wanted:
         raise ModelError(
             f"{where}: the released preset exists for {wanted[0]} query and {wanted[1]} KV heads, "
-            f"and this model has {heads[0]} and {heads[1]}: use --attention dense, or state how "
+            f"and this model has {heads[0]} and {heads[1]}: use --method dense, or state how "
             "it was trained in config.json (model_type 'videonsa' and its nsa; in Python nsa_spec=)"
         )
 

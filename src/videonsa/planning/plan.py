@@ -24,6 +24,7 @@ from videonsa.planning.budget import (
     budget_to_dict,
     check_new_tokens,
 )
+from videonsa.planning.computed import Computed, estimate_computed
 from videonsa.planning.defaults import default_sampling
 from videonsa.planning.devices import (
     Machine,
@@ -82,6 +83,9 @@ class VideoPlan:
     """Parameters of the method; None where it has none."""
     budget: AttentionBudget | None
     """None where a token attends to all before it."""
+    computed: Computed
+    """Vision tokens left, and the share of dense attention, as far as the content does not decide.
+    """
     fit: str | None = None
     """What was chosen to fit, in words; None where that was not asked for."""
     notes: tuple[str, ...] = ()
@@ -128,6 +132,7 @@ class VideoPlan:
             "notes": list(self.notes),
             "spec": self.spec,
             "budget": budget_to_dict(self.budget),
+            "computed": self.computed.to_dict(),
         }
 
 
@@ -299,7 +304,7 @@ class Question:
         )
         return VideoPlan(
             model=model,
-            attention=shape.method.name,
+            attention=shape.method.full_name,
             dtype=shape.dtype,
             weights=shape.weights,
             info=info,
@@ -313,5 +318,6 @@ class Question:
             time=estimate_time(work, rates_for(gpu)) if timed else None,
             spec=shape.method.parameters(),
             budget=budget,
+            computed=estimate_computed(shape.method, work.attention),
             fit=fit,
         )

@@ -208,7 +208,7 @@ def without_gates(where: str) -> ModelError:
     """What to raise where NSA is wanted of weights without gates."""
     return ModelError(
         f"the weights in {where} have no gates (self_attn.g_proj_1, g_proj_2): use "
-        "attention='dense' (--attention dense), or fresh_gates=True (--fresh-gates) for "
+        "method='dense' (--method dense), or fresh_gates=True (--fresh-gates) for "
         "untrained ones"
     )
 

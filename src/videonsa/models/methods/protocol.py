@@ -7,7 +7,7 @@ have a name are in `registry.METHODS`. Another one is one more class: pass an ob
 
 from abc import ABC, abstractmethod
 from dataclasses import Field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from torch import Tensor
 
@@ -151,6 +151,10 @@ class AttentionMethod(ABC):
         method = getattr(self, BEHIND, None)
         known = isinstance(method, AttentionMethod) and method.full_name != DENSE
         return method if known else None
+
+    def attending_by(self, behind: "AttentionMethod") -> Self:
+        """The method with another one that attends in its place."""
+        return replace(cast("Any", self), **{BEHIND: behind})
 
     @classmethod
     def option_class(cls) -> type | None:

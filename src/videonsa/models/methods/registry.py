@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from videonsa.errors import UsageError
 from videonsa.models.methods.dense import Dense
@@ -150,7 +150,7 @@ def parse_method(text: str, *, spec: NSASpec | None = None) -> AttentionMethod:
         method = one.method.of_model(NSASpec() if spec is None else spec)
         method = method.with_options(**one.options)
         if found is not None:
-            method = replace(cast("Any", method), **{BEHIND: found})
+            method = method.attending_by(found)
         found = method
     assert found is not None, "a text names one method at least"
     return found
