@@ -199,12 +199,11 @@ def _request(args: Namespace) -> "SuiteRun":
     """The options as a run; attention, dtype and device are those of no model yet."""
     from videonsa.evals.tasks.suite.suite_run import SuiteRun, check_conditions
     from videonsa.models.methods import SPARSE
-    from videonsa.models.methods.registry import read_method
+    from videonsa.models.methods.registry import attending_class, read_method
     from videonsa.rendered.suite import KINDS
     from videonsa.rendered.suite2 import ANY
 
     named = read_method(args.method or SPARSE)
-    attending = named[-1]
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
     size = _SMALL_FRAME if embedded else _FRAME
     asked = SuiteRun(
@@ -217,14 +216,14 @@ def _request(args: Namespace) -> "SuiteRun":
         positions=() if args.positions == "even" else _positions(args.positions),
         frame_size=size if args.frame_size is None else args.frame_size,
         style=args.style or ("free" if embedded or args.suite == 2 else "choice"),
-        attention=attending.name,
-        nsa=tuple(attending.options.items()) if named[0].name == SPARSE else (),
+        attention="+".join(one.name for one in named),
+        nsa=tuple(named[0].options.items()) if named[0].name == SPARSE else (),
         split=args.split,
         seed=args.seed,
         time_scale=args.time_scale,
         suite=args.suite,
     )
-    check_conditions(asked.conditions, attending.method)
+    check_conditions(asked.conditions, attending_class(named))
     return asked
 
 

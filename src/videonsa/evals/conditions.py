@@ -30,11 +30,7 @@ def under(method: AttentionMethod, condition: Condition) -> AttentionMethod:
     Raises:
         UsageError: a method without branches under a condition that ablates some.
     """
-    if not condition.ablates:
-        return method
-    if (behind := method.behind) is not None:
-        return method.attending_by(under(behind, condition))
-    return method.with_options(branches=condition.branches)
+    return method.with_options(branches=condition.branches) if condition.ablates else method
 
 
 def ablated(branch: str) -> Condition:

@@ -1,5 +1,6 @@
 """`ComputedPairs`: how many query-key pairs filled a cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -43,6 +44,17 @@ class ComputedPairs:
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
+
+    @classmethod
+    def of(cls, stated: Sequence[tuple[int, float]]) -> Self:
+        """From what `stated` gave."""
+        found = cls()
+        found._runs = [_Run(end, pairs) for end, pairs in stated]
+        return found
+
+    def stated(self) -> tuple[tuple[int, float], ...]:
+        """Of each run, its last row counted from 1, and its pairs; waits for the devices."""
+        return tuple((run.end, run.total()) for run in self._runs)
 
     def add(self, num_rows: int, pairs: float | Tensor) -> None:
         """Count pairs of one layer, of the last of `num_rows` rows."""

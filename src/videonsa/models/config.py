@@ -9,7 +9,7 @@ from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
 from videonsa.models.checkpoints.auto_map import AUTO_MAP, write_module
 from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_names
 from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method, parse_method
-from videonsa.models.methods.registry import read_method
+from videonsa.models.methods.registry import attending_class, read_method
 from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
@@ -50,8 +50,7 @@ def stated_by(method: AttentionMethod | str | None) -> tuple[str | None, NSASpec
     if method is None:
         return None, None
     if not isinstance(method, AttentionMethod):
-        # True of the class itself: where it leaves attending to another, that is a property.
-        gated = any(named.method.uses_gates is True for named in read_method(method))
+        gated = attending_class(read_method(method)).uses_gates
         return SPARSE if gated else DENSE, None  # the spec is the config's, changed by `attend_by`
     if not isinstance(getattr(method, "name", None), str):
         raise UsageError(f"a method of class {type(method).__name__} has no name: give it one")

@@ -117,4 +117,7 @@ def test_a_loaded_model_attends_by_its_text_and_its_config_states_the_spec(tiny_
 
 def test_a_method_behind_compression_gets_its_gates(tiny_folder, fewer):
     assert videonsa.load(tiny_folder, method="fewer+nsa", device="cpu").model.config.gates
-    assert not videonsa.load(tiny_folder, method="fewer", device="cpu").model.config.gates
+    for method in ("fewer", "fastv:layer=1"):
+        model = videonsa.load(tiny_folder, method=method, device="cpu").model
+        assert model.config.method.name == "dense"
+        assert not model.config.gates

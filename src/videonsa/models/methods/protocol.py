@@ -154,7 +154,7 @@ class AttentionMethod(ABC):
 
     def attending_by(self, behind: "AttentionMethod") -> Self:
         """The method with another one that attends in its place."""
-        return replace(cast("Any", self), **{BEHIND: behind})
+        return cast("Self", replace(cast("Any", self), **{BEHIND: behind}))
 
     @classmethod
     def option_class(cls) -> type | None:

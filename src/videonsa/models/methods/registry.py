@@ -1,7 +1,7 @@
 """`METHODS`: the methods that have a name; `parse_method`: a method as text."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
@@ -132,6 +132,11 @@ def read_method(text: str) -> tuple[Named, ...]:
                 "want a method that compresses tokens before the +"
             )
     return tuple(found)
+
+
+def attending_class(named: Sequence[Named]) -> type[AttentionMethod]:
+    """The class that says how the tokens attend, of what `read_method` found."""
+    return Dense if named[-1].has_behind else named[-1].method
 
 
 def parse_method(text: str, *, spec: NSASpec | None = None) -> AttentionMethod:
