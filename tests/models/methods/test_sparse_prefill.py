@@ -14,15 +14,18 @@ from videonsa.errors import UsageError
 from videonsa.inference.context import Context
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import AttentionMethod, Dense, parse_method
+from videonsa.models.methods.flexprefill import FlexPrefill
 from videonsa.models.methods.head_patterns import HeadPatterns
 from videonsa.models.methods.minference import PUBLISHED_FILE, MInference
 from videonsa.models.methods.tri_shape import TriShape
+from videonsa.models.methods.xattention import XAttention
 from videonsa.models.recorder.protocol import Recorder
-from videonsa.ops.estimators.vertical_slash import vertical_slash_lists
 
 TRI_SHAPE = TriShape(n_init=4, n_local=20, n_last=6)
 MINFERENCE = MInference(patterns=None, vertical=30, slash=50)
-METHODS = (TRI_SHAPE, MINFERENCE)
+FLEXPREFILL = FlexPrefill(gamma=0.3, tau=0.0, min_budget=1, block_size=64)
+XATTENTION = XAttention(threshold=0.5, block_size=64)
+METHODS = (TRI_SHAPE, MINFERENCE, FLEXPREFILL, XATTENTION)
 NAMES = [method.name for method in METHODS]
 
 
@@ -39,7 +42,7 @@ class Masked(AttentionMethod):
         if self.like is TRI_SHAPE:
             mask = (j < 4) | (i - j < 20) | (i >= num_tokens - 6)
         else:
-            mask = pairs_of(vertical_slash_lists(q[0], k[0], [(30, 50)] * 4), num_tokens)
+            mask = pairs_of(self.like.choose(layer, q[0], k[0]), num_tokens)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         mask = mask & (j <= i)
         return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True).transpose(1, 2)
@@ -70,7 +73,18 @@ def test_a_prompt_attends_as_its_mask_written_out(model, asked, method):
     assert (sparse - dense).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("text", ["tri_shape", "tri_shape:n_local=258", "minference"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tri_shape",
+        "tri_shape:n_local=258",
+        "minference",
+        "flexprefill",
+        "flexprefill:gamma=1,min_budget=1,block_size=64",
+        "xattention:threshold=1",
+        "xattention:threshold=0.1,dense_layers=2",
+    ],
+)
 def test_at_the_limit_a_prompt_is_dense(model, asked, text):
     """The published settings too, as the prompt is shorter than their windows."""
     with torch.inference_mode():
@@ -225,10 +239,25 @@ def test_a_file_without_patterns_is_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "text", ["tri_shape:n_local=0", "tri_shape:n_init=-1", "minference:slash=0"]
+    "text",
+    [
+        "tri_shape:n_local=0",
+        "tri_shape:n_init=-1",
+        "minference:slash=0",
+        "flexprefill:gamma=0",
+        "flexprefill:gamma=1.1",
+        "flexprefill:tau=-0.1",
+        "flexprefill:min_budget=0",
+        "flexprefill:max_budget=0",
+        "flexprefill:block_size=32",
+        "xattention:threshold=0",
+        "xattention:stride=24",
+        "xattention:block_size=64,stride=128",
+        "xattention:dense_layers=-1",
+    ],
 )
 def test_settings_outside_their_domain_are_refused(text):
-    with pytest.raises(UsageError, match="want at least"):
+    with pytest.raises(UsageError, match=": want "):
         parse_method(text)
 
 

@@ -79,6 +79,20 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             limits="published patterns are a text model's; sparse where a prompt is read, one "
             "sample at once; decoding is dense",
         ),
+        "flexprefill": MethodEntry(
+            where="videonsa.models.methods.flexprefill:FlexPrefill",
+            what="blocks of keys along columns and diagonals, or anywhere, chosen by the last rows",
+            paper="FlexPrefill, arXiv 2502.20766",
+            code="bytedance/FlexPrefill a24b27b",
+            limits="sparse where a prompt is read, one sample at once; decoding is dense",
+        ),
+        "xattention": MethodEntry(
+            where="videonsa.models.methods.xattention:XAttention",
+            what="blocks of keys that hold a share of each row, by sums of antidiagonals",
+            paper="XAttention, arXiv 2503.16428",
+            code="mit-han-lab/x-attention e379887",
+            limits="sparse where a prompt is read, one sample at once; decoding is dense",
+        ),
         "fastv": MethodEntry(
             where="videonsa.models.methods.fastv:FastV",
             what="vision tokens leave after the first layers, by the last token's attention",

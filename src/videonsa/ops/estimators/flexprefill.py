@@ -10,7 +10,6 @@ attends to the same columns and the same diagonals of blocks in all rows. Both k
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from videonsa.ops.block_lists import BlockLists, from_mask
@@ -23,6 +22,7 @@ from videonsa.ops.estimators.pooling import (
     share,
     until_reached,
 )
+from videonsa.ops.estimators.vertical_slash import line_scores
 
 
 def flexprefill_lists(
@@ -54,6 +54,11 @@ def flexprefill_lists(
     return from_mask(_block_map(q, k, options), block_size)
 
 
+def is_dense(num_tokens: int, min_budget: int, block_size: int) -> bool:
+    """Whether so many tokens are too few to leave any out."""
+    return num_tokens <= max(2, num_blocks(min_budget, block_size)) * block_size
+
+
 @dataclass(frozen=True)
 class _Options:
     """Of `flexprefill_lists`, budgets in keys."""
@@ -82,70 +87,52 @@ def _block_map(q: Tensor, k: Tensor, options: _Options) -> Tensor:
     size = options.block_size
     blocks = num_blocks(num_tokens, size)
     causal = causal_blocks(range(blocks), blocks, device=q.device)
-    if num_tokens <= max(2, options.fewest) * size:
+    if is_dense(num_tokens, options.min_budget, size):
         return causal.expand(num_heads, -1, -1)
     mask = torch.empty((num_heads, blocks, blocks), dtype=torch.bool, device=q.device)
-    # Three tensors of the probes' scores, q and k in float32, and the ranking of all blocks.
-    bytes_per_head = 4 * num_tokens * (3 * size + 2 * q.shape[2]) + 32 * blocks**2
-    heads_per_chunk = max(1, CHUNK_BYTES // bytes_per_head)
     group = num_heads // k.shape[1]
-    for heads in torch.arange(num_heads, device=q.device).split(heads_per_chunk):
-        mask[heads] = _map_of_heads(q[:, heads], k[:, heads // group], options) & causal
+    # Three tensors of the probes' scores, and the ranking of all blocks.
+    heads_at_once = max(1, CHUNK_BYTES // (12 * size * num_tokens + 32 * blocks**2))
+    for kv_head in range(k.shape[1]):
+        end = (kv_head + 1) * group
+        for first in range(end - group, end, heads_at_once):
+            heads = slice(first, min(first + heads_at_once, end))
+            mask[heads] = _map_of_heads(q[:, heads], k[:, kv_head], options) & causal
     return mask
 
 
 def _map_of_heads(q: Tensor, k: Tensor, options: _Options) -> Tensor:
-    """Bool `[H, R, R]`, perhaps with blocks of the future; q and k `[T, H, D]`."""
+    """Bool `[n, R, R]`, perhaps with blocks of the future, of heads that share a KV head.
+
+    Args:
+        q: `[T, n, D]`.
+        k: `[T, D]`.
+        options: of all heads.
+    """
     size = options.block_size
-    vertical, slash = probe_mass(q, k, num_probes=size)
-    mean_k = block_means(k, size)
-    distance = _distance_of_means(q[-size:], mean_k, block_sums(vertical, size))
-    aware = distance < options.tau
+    probes, mean_k = q[-size:], block_means(k[:, None], size)[0]
+    vertical, slash = (mass / size for mass in line_scores(probes, k))
+    aware = _distance_of_means(probes, mean_k, block_sums(vertical, size)) < options.tau
     columns = _highest_blocks(vertical, aware, options, always=0)
-    diagonals = _highest_blocks(slash, aware, options, always=-1)
+    # A diagonal counts in the block where it meets the last row.
+    diagonals = _highest_blocks(slash.flip(1), aware, options, always=-1)
     mask = columns[:, None] | _along_diagonals(diagonals)
     anywhere = _query_aware_blocks(block_means(q, size), mean_k, options.gamma)
     return mask | anywhere & aware[:, None, None]
 
 
-def probe_mass(q: Tensor, k: Tensor, *, num_probes: int) -> tuple[Tensor, Tensor]:
-    """Where the attention of the last `num_probes` queries lies, on average of them.
-
-    Args:
-        q: `[T, H, D]`.
-        k: `[T, H, D]`.
-        num_probes: not more than T.
-
-    Returns:
-        float32 `[H, T]` each: of each key, and of the diagonal through each key of the last query.
-    """
-    num_tokens, _, dim = k.shape
-    probes = q[-num_probes:].flip(0).transpose(0, 1).float()  # the last query first
-    scores = probes @ k.permute(1, 2, 0).float() * dim**-0.5  # [H, probes, T]
-    # Key T - 1 - j is behind probe T - 1 - i where j < i.
-    behind = torch.ones(num_probes, num_probes, dtype=torch.bool, device=q.device).tril(-1)
-    scores[..., -num_probes:].masked_fill_(behind.flip(1), -torch.inf)
-    mass = scores.softmax(-1).div_(num_probes)
-    del scores
-    # Read in rows that are one shorter than they lie in memory, each probe is one place further
-    # right than the one after it, so a diagonal becomes a column: that of the last query.
-    skewed = F.pad(mass, (0, num_probes)).flatten(1)[:, :-num_probes]
-    slash = skewed.unflatten(1, (num_probes, -1)).sum(1)[:, :num_tokens]
-    return mass.sum(1), slash
-
-
 def _distance_of_means(probes: Tensor, mean_k: Tensor, mass: Tensor) -> Tensor:
-    """How far attention of the mean probe to means of blocks is from the probes' own: `[H]`.
+    """How far attention of the mean probe to means of blocks is from the probes' own: `[n]`.
 
     The square root of the Jensen-Shannon divergence, in nats: 0 to 0.83.
 
     Args:
-        probes: `[B, H, D]`.
-        mean_k: `[H, R, D]`.
-        mass: `[H, R]`, of the probes in each block.
+        probes: `[B, n, D]`.
+        mean_k: `[R, D]`.
+        mass: `[n, R]`, of the probes in each block.
     """
     mean_q = probes.mean(0, dtype=torch.float32)
-    scores = torch.einsum("hd,hrd->hr", mean_q, mean_k) * probes.shape[-1] ** -0.5
+    scores = mean_q @ mean_k.T * probes.shape[-1] ** -0.5
     return jensen_shannon(scores.softmax(-1), mass).sqrt()
 
 
@@ -161,10 +148,10 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _highest_blocks(mass: Tensor, aware: Tensor, options: _Options, *, always: int) -> Tensor:
-    """The blocks of highest mass, that of index `always` in any case: bool `[H, R]` of `[H, T]`.
+    """The blocks of highest mass, that of index `always` in any case: bool `[n, R]` of `[n, T]`.
 
     As many as hold the keys that reach gamma, within the budgets; the smallest budget where a head
-    is `aware` [H].
+    is `aware` [n].
     """
     size = options.block_size
     of_block = block_sums(mass, size)
@@ -180,25 +167,25 @@ def _highest_blocks(mass: Tensor, aware: Tensor, options: _Options, *, always: i
 
 
 def _along_diagonals(last_row: Tensor) -> Tensor:
-    """A map `[H, R, R]` with the same diagonals as its last row `[H, R]`, on and below the main."""
+    """A map `[n, R, R]` with the same diagonals as its last row `[n, R]`, on and below the main."""
     row = torch.arange(last_row.shape[-1], device=last_row.device)
     return last_row.flip(1)[:, (row[:, None] - row).clamp(min=0)]
 
 
 def _query_aware_blocks(mean_q: Tensor, mean_k: Tensor, gamma: float) -> Tensor:
-    """The fewest blocks of the whole map that reach gamma of its mass: bool `[H, R, R]`.
+    """The fewest blocks of the whole map that reach gamma of its mass: bool `[n, R, R]`.
 
     Every row has the same mass, and they are ranked together, so rows may get very different
     numbers of blocks.
 
     Args:
-        mean_q: `[H, R, D]`.
-        mean_k: `[H, R, D]`.
+        mean_q: `[n, R, D]`.
+        mean_k: `[R, D]`.
         gamma: share to keep.
     """
     blocks, dim = mean_q.shape[1:]
     future = ~causal_blocks(range(blocks), blocks, device=mean_q.device)
-    scores = (mean_q @ mean_k.transpose(1, 2) * dim**-0.5).masked_fill_(future, -torch.inf)
+    scores = (mean_q @ mean_k.T * dim**-0.5).masked_fill_(future, -torch.inf)
     mass, order = scores.softmax(-1).flatten(1).sort(dim=-1, descending=True, stable=True)
     needed = until_reached(mass, share(gamma) * blocks)
     blocks_needed = torch.zeros_like(needed).scatter_(1, order, needed)

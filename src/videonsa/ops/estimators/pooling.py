@@ -6,8 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videonsa.ops.block_lists import ENTRIES_PER_CHUNK
+
 CHUNK_BYTES = 2**30
 """What an estimator may hold at a time, beside its inputs and the map of blocks it gives."""
+
+
+def estimate_bytes(num_tokens: int, num_heads: int, size: int) -> int:
+    """Peak memory of an estimate, from its map of blocks to their lists; about."""
+    blocks = num_heads * num_blocks(num_tokens, size) ** 2
+    # The map, its lower triangle, and first keys of half of the blocks; places in chunks.
+    lists = 4 * blocks + 24 * min(blocks, ENTRIES_PER_CHUNK)
+    return lists + min(CHUNK_BYTES, num_heads * num_tokens * 12 * size)
 
 
 def num_blocks(num_tokens: int, size: int) -> int:
