@@ -25,6 +25,7 @@ from videonsa.ops.estimators.pooling import (
 from videonsa.ops.estimators.vertical_slash import line_scores
 
 
+@torch.no_grad()
 def flexprefill_lists(
     q: Tensor,
     k: Tensor,
@@ -90,27 +91,26 @@ def _block_map(q: Tensor, k: Tensor, options: _Options) -> Tensor:
     if is_dense(num_tokens, options.min_budget, size):
         return causal.expand(num_heads, -1, -1)
     mask = torch.empty((num_heads, blocks, blocks), dtype=torch.bool, device=q.device)
-    group = num_heads // k.shape[1]
-    # Three tensors of the probes' scores, and the ranking of all blocks.
-    heads_at_once = max(1, CHUNK_BYTES // (12 * size * num_tokens + 32 * blocks**2))
-    for kv_head in range(k.shape[1]):
-        end = (kv_head + 1) * group
-        for first in range(end - group, end, heads_at_once):
-            heads = slice(first, min(first + heads_at_once, end))
-            mask[heads] = _map_of_heads(q[:, heads], k[:, kv_head], options) & causal
+    kv_heads = torch.arange(num_heads, device=q.device) // (num_heads // k.shape[1])
+    # Three tensors of the probes' scores and a copy of the keys, and the ranking of all blocks.
+    bytes_per_head = 4 * num_tokens * (3 * size + 2 * q.shape[2]) + 32 * blocks**2
+    heads_at_once = max(1, CHUNK_BYTES // bytes_per_head)
+    for first in range(0, num_heads, heads_at_once):
+        heads = slice(first, first + heads_at_once)
+        mask[heads] = _map_of_heads(q[:, heads], k[:, kv_heads[heads]], options) & causal
     return mask
 
 
 def _map_of_heads(q: Tensor, k: Tensor, options: _Options) -> Tensor:
-    """Bool `[n, R, R]`, perhaps with blocks of the future, of heads that share a KV head.
+    """Bool `[n, R, R]`, perhaps with blocks of the future, of n heads.
 
     Args:
         q: `[T, n, D]`.
-        k: `[T, D]`.
+        k: `[T, n, D]`, what each of them reads.
         options: of all heads.
     """
     size = options.block_size
-    probes, mean_k = q[-size:], block_means(k[:, None], size)[0]
+    probes, mean_k = q[-size:], block_means(k, size)
     vertical, slash = (mass / size for mass in line_scores(probes, k))
     aware = _distance_of_means(probes, mean_k, block_sums(vertical, size)) < options.tau
     columns = _highest_blocks(vertical, aware, options, always=0)
@@ -128,11 +128,11 @@ def _distance_of_means(probes: Tensor, mean_k: Tensor, mass: Tensor) -> Tensor:
 
     Args:
         probes: `[B, n, D]`.
-        mean_k: `[R, D]`.
+        mean_k: `[n, R, D]`.
         mass: `[n, R]`, of the probes in each block.
     """
     mean_q = probes.mean(0, dtype=torch.float32)
-    scores = mean_q @ mean_k.T * probes.shape[-1] ** -0.5
+    scores = torch.einsum("nd,nrd->nr", mean_q, mean_k) * probes.shape[-1] ** -0.5
     return jensen_shannon(scores.softmax(-1), mass).sqrt()
 
 
@@ -180,12 +180,12 @@ def _query_aware_blocks(mean_q: Tensor, mean_k: Tensor, gamma: float) -> Tensor:
 
     Args:
         mean_q: `[n, R, D]`.
-        mean_k: `[R, D]`.
+        mean_k: `[n, R, D]`.
         gamma: share to keep.
     """
     blocks, dim = mean_q.shape[1:]
     future = ~causal_blocks(range(blocks), blocks, device=mean_q.device)
-    scores = (mean_q @ mean_k.T * dim**-0.5).masked_fill_(future, -torch.inf)
+    scores = (mean_q @ mean_k.transpose(1, 2) * dim**-0.5).masked_fill_(future, -torch.inf)
     mass, order = scores.softmax(-1).flatten(1).sort(dim=-1, descending=True, stable=True)
     needed = until_reached(mass, share(gamma) * blocks)
     blocks_needed = torch.zeros_like(needed).scatter_(1, order, needed)

@@ -27,6 +27,7 @@ ROWS_PER_CHUNK = 128
 """Blocks of queries at a time: what they cannot see of the keys behind them is half a chunk."""
 
 
+@torch.no_grad()
 def xattention_lists(
     q: Tensor, k: Tensor, *, stride: int = 16, threshold: float = 0.9, block_size: int = 128
 ) -> BlockLists:
