@@ -69,15 +69,14 @@ CANDIDATES = {
     ),
     (64, True): (
         *(
-            SparseConfig(
-                64, 4, stages, registers, tma=True, column_n=n, column_stages=column_stages
-            )
-            for stages, registers in ((2, 168), (2, None), (3, None))
-            for n, column_stages in ((64, 3), (64, 2), (32, 3), (32, 4))
+            SparseConfig(64, 4, stages, tma=True, column_n=columns, column_stages=of_columns)
+            for stages in (2, 3)
+            for columns, of_columns in ((64, 3), (64, 2), (32, 3), (32, 4))
         ),
-        SparseConfig(32, 4, 3, 168, tma=True, column_n=32),
-        SparseConfig(32, 4, 3, 128, tma=True, column_n=32),
-        SparseConfig(64, 4, 2, 168, column_n=64),
+        SparseConfig(32, 4, 3, maxnreg=168, tma=True, column_n=32),
+        SparseConfig(32, 4, 3, maxnreg=128, tma=True, column_n=32),
+        SparseConfig(64, 4, 2, maxnreg=168, tma=True),
+        SparseConfig(64, 4, 2),
     ),
 }
 """By the rows of a query tile, and whether there are columns."""

@@ -13,7 +13,6 @@ from test_compiled import SHARED_LIMIT
 from videonsa.ops.triton.support import LEAST_SHARED
 
 SPILLS = {
-    (90, "vertical-slash"): 88,
     (80, "vertical-slash, query tiles of 128"): 32,
     (80, "dim 256"): 200,
 }

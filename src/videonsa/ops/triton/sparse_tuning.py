@@ -43,6 +43,8 @@ def sparse_config(query_tile: int, width: int, *, capability: int | None) -> Spa
         return SparseConfig(32, 8, stages, column_n=32, column_stages=stages)
     if capability != 9:
         return SparseConfig(64, warps, 2, column_n=32, column_stages=2)
-    # Two programs of 8 warps fit a multiprocessor with 128 registers, three of 4 with 168.
-    registers = 128 if query_tile == 128 else 168
-    return SparseConfig(64, warps, 2, maxnreg=registers, tma=True)
+    # Two programs fit a multiprocessor: of 8 warps with 128 registers, of 4 with as many as there
+    # are and one more stage in shared memory.
+    if query_tile == 128:
+        return SparseConfig(64, 8, 2, maxnreg=128, tma=True)
+    return SparseConfig(64, 4, 3, tma=True)
