@@ -4,6 +4,7 @@ from argparse import Namespace
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from videonsa.cli import search_patterns
 from videonsa.cli.common import Commands, add_command, emit, emit_json
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ _WIDTH = 100
 
 def add_parser(commands: Commands) -> None:
     """Register the command."""
-    add_command(
+    parser = add_command(
         commands,
         "methods",
         run=run,
@@ -26,6 +27,8 @@ def add_parser(commands: Commands) -> None:
             "videonsa ask clip.mp4 'What happens?' --method nsa:num_selected_blocks=16",
         ),
     )
+    what: Commands = parser.add_subparsers(title="what else to do", metavar="WHAT")
+    search_patterns.add_parser(what)
 
 
 def run(args: Namespace) -> int:
