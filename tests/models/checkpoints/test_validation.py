@@ -111,6 +111,24 @@ def quantised(method, **fields):
 
 
 AWQ = quantised("awq", bits=4, group_size=128, version="gemm", zero_point=True)
+OF_QUANTISATION = (
+    *("quant_method", "bits", "w_bit", "group_size", "q_group_size", "version", "format"),
+    *("zero_point", "backend", "modules_to_not_convert", "load_in_4bit"),
+)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_no_nonsense_in_a_quantization_config_is_more_than_a_line(nested, method):
+    taken = {
+        name
+        for name in OF_QUANTISATION
+        for value in (*VALUES, "two\nlines", "x" * 1000)
+        if is_taken(nested | {"quantization_config": {"quant_method": method, name: value}})
+    }
+    # What says how AWQ weights are stored may be null; what is not read may be anything.
+    assert taken == (set(OF_QUANTISATION) - {"quant_method"} if method == "awq" else set())
+
+
 REFUSED = [
     ({"vision_config": {"depth": 10**9}}, "vision_config.depth is 1000000000, want a whole number"),
     ({"vision_config": {"depth": 1000}}, "depth is 1000, but the weights have 1 of these layers"),

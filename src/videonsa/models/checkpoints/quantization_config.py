@@ -50,7 +50,7 @@ def refusal(stated: Mapping[str, Any]) -> Refusal | None:
 
 def _method(stated: Mapping[str, Any]) -> str:
     method = stated.get("quant_method")
-    return method[:40].lower() if isinstance(method, str) else ""
+    return _word(method).lower() if isinstance(method, str) else ""
 
 
 def _details(stated: Mapping[str, Any]) -> list[str]:
@@ -60,7 +60,12 @@ def _details(stated: Mapping[str, Any]) -> list[str]:
         bits = count if bits is None and stated.get(name) is True else bits
     found = [f"{bits} bits"] if type(bits) is int and 0 < bits < 64 else []
     layout = stated.get("format")
-    return [*found, layout[:40]] if isinstance(layout, str) and layout else found
+    return [*found, _word(layout)] if isinstance(layout, str) and layout else found
+
+
+def _word(text: str) -> str:
+    """A name as it is printed: short, in one line."""
+    return "-".join(text[:40].split())
 
 
 def _refused_awq(stated: Mapping[str, Any]) -> Refusal | None:
