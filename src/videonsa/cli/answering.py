@@ -11,6 +11,7 @@ from videonsa.cli.common import (
     add_sampling_options,
     add_weights_option,
     attention_text,
+    kept_text,
     report,
     sampling_options,
 )
@@ -90,8 +91,9 @@ def report_usage(usage: "Usage") -> None:
         f"{usage.times[0]:.2f} s to {usage.times[-1]:.2f} s"
     )
     report(
-        f"tokens     {usage.video_tokens} video + {usage.prompt_tokens - usage.video_tokens} text "
-        f"= {usage.prompt_tokens} of {usage.context}"
+        f"tokens     {kept_text(usage.video_tokens, usage.encoded_tokens)} video + "
+        f"{usage.prompt_tokens - usage.video_tokens} text = {usage.prompt_tokens} of "
+        f"{usage.context}"
     )
     report(f"attention  {attention_text(usage)}")
     report(f"generation {generation_text(usage.generation)}")

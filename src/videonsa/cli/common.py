@@ -226,6 +226,11 @@ def video_argument(args: Namespace) -> "str | FrameList":
     return FrameList(args.video, fps=args.frame_rate)
 
 
+def kept_text(read: int, encoded: int) -> str:
+    """Tokens that are read, and of how many where some are left out."""
+    return str(read) if read == encoded else f"{read} of {encoded}"
+
+
 def attention_text(of: "Usage | VideoPlan") -> str:
     """The attention of the vision rows and its budget in words."""
     name, budget = of.attention, of.budget

@@ -30,8 +30,10 @@ from videonsa.models.checkpoints.quantised import Weights
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods.compression import Kept, kept_tokens
+from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.rope import Grid
 from videonsa.models.shape import ModelShape, shape_of_config
 from videonsa.planning.defaults import (
     SETTINGS_FILE,
@@ -354,13 +356,19 @@ class VideoQA:
         session.check_extends()
         return session
 
-    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Features `[M, hidden]` of frames uint8 `[N, 3, H, W]`, whole temporal patches."""
+    def encode_frames(self, frames: torch.Tensor) -> Kept:
+        """What is read of frames uint8 `[N, 3, H, W]`, whole temporal patches."""
         _, _, height, width = frames.shape
         with torch.inference_mode():
-            return self.model.encode_frames(
-                frames.split(part_size(height, width, self.shape.vision))
-            )
+            return self.model.encode_kept(frames.split(part_size(height, width, self.shape.vision)))
+
+    def tokens_of(self, grid: Grid) -> int:
+        """Tokens of a prompt that an image or a video takes; of some methods, at most.
+
+        Args:
+            grid: (t, h, w) in patches.
+        """
+        return kept_tokens(self.model.method, grid, self.shape.vision.merge_size)
 
     def _open(
         self,
@@ -412,7 +420,7 @@ class VideoQA:
     ) -> EncodedClip:
         """Read a video and encode its frames; `encode_clip` says what may be raised."""
         read = encode_for_demonstration if self.demonstration else encode_clip
-        encode, vision = self.model.encode_frames, self.shape.vision
+        encode, vision = self.model.encode_kept, self.shape.vision
         with torch.inference_mode():
             return read(video, sampling, encode, vision=vision, decoder=decoder, progress=progress)
 

@@ -116,7 +116,9 @@ class Transcript:
             start: position id at which the video begins.
         """
         self.read()
-        passage = self.context.frames(more.features, more.grid[1:], more.seconds, start=start)
+        passage = self.context.frames(
+            more.features, more.grid[1:], more.seconds, start=start, kept=more.kept
+        )
         self.context.read(passage)
 
     def answer(

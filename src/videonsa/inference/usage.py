@@ -29,18 +29,21 @@ class ClipUsage:
     grid: tuple[int, int, int]
     """Temporal patches, rows and columns of patches."""
     video_tokens: int
+    """That were read."""
+    encoded_tokens: int
+    """That the vision tower gave; a method may keep some of them."""
 
     @classmethod
     def of(cls, clip: EncodedClip, vision: VisionShape) -> Self:
         """Of a clip; its features are not looked at."""
         grid = clip.grid(vision)
-        tokens = math.prod(grid) // vision.merge_size**2
         return cls(
             times=clip.times,
             height=clip.height,
             width=clip.width,
             grid=grid,
-            video_tokens=tokens,
+            video_tokens=sum(clip.tokens_of_patches(vision)),
+            encoded_tokens=math.prod(grid) // vision.merge_size**2,
         )
 
 
@@ -58,7 +61,9 @@ class Usage:
     grid: tuple[int, int, int]
     """Temporal patches, rows and columns of patches."""
     video_tokens: int
-    """Of all videos and images."""
+    """Of all videos and images, that were read."""
+    encoded_tokens: int
+    """That the vision tower gave of them; a method may keep some of these."""
     prompt_tokens: int
     """Video and text, and what was said before."""
     cached_tokens: int
@@ -137,7 +142,7 @@ def usage_of(
     if not given:
         raise UsageError("a question before any video: open or join one, or extend the session")
     first = given[0]
-    per_frame = first.video_tokens // first.grid[0]
+    per_frame = max(first.video_tokens // first.grid[0], 1)
     return Usage(
         model=qa.name,
         attention=method.full_name,
@@ -146,6 +151,7 @@ def usage_of(
         width=first.width,
         grid=first.grid,
         video_tokens=sum(clip.video_tokens for clip in given),
+        encoded_tokens=sum(clip.encoded_tokens for clip in given),
         prompt_tokens=num_tokens,
         cached_tokens=num_cached,
         context=qa.shape.context,

@@ -214,7 +214,7 @@ class CachedTokens:
         """
         count, begun = self.count_below(num_rows), self.frames_among(num_rows)
         self.frame_sizes = [
-            sizes[:here] + [0] * (there - here)
+            sizes[: min(here, there)] + [0] * (there - here)
             for sizes, here, there in zip(self.frame_sizes, begun, num_frames, strict=True)
         ]
         for kept in (self.vision_rows, self.attention_rows, self.position_rows):

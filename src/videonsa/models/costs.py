@@ -33,8 +33,8 @@ class AttentionCall:
 
     @property
     def tokens_per_frame(self) -> int:
-        """Merged tokens of a temporal patch."""
-        return self.video_tokens // self.num_frames
+        """Merged tokens of a temporal patch, on average where some have left."""
+        return max(self.video_tokens // self.num_frames, 1)
 
     @property
     def width(self) -> int:

@@ -69,8 +69,10 @@ class VideoPlan:
     weights: Weights
     info: VideoInfo
     sampling: SamplingPlan
+    video_tokens: int
+    """That are read; of some methods, at most. `sampling` knows how many are encoded."""
     prompt_tokens: int
-    """Video and text."""
+    """Video and text, that are read."""
     max_new_tokens: int
     context: int
     """Tokens the model takes, prompt and answer together."""
@@ -118,7 +120,8 @@ class VideoPlan:
             },
             "grid": list(self.sampling.grid),
             "tokens": {
-                "video": self.sampling.num_tokens,
+                "encoded": self.sampling.num_tokens,
+                "video": self.video_tokens,
                 "prompt": self.prompt_tokens,
                 "max_new": self.max_new_tokens,
                 "context": self.context,
@@ -245,7 +248,7 @@ class Question:
 
     def fits(self, frames: SamplingPlan) -> bool:
         """Whether these frames fit the context and the memory."""
-        tokens = frames.num_tokens + self.text_tokens + self.max_new_tokens
+        tokens = self.workload(frames).read_tokens + self.max_new_tokens
         if tokens > self.shape.context:
             return False
         return estimate_memory(self.workload(frames)).fits(self.machine.memory)
@@ -299,8 +302,9 @@ class Question:
         work, shape = self.workload(frames), self.shape
         gpu, sheet = self.machine.name, self.machine.gpu
         timed = self.machine.kind == "cuda" and (sheet is None or is_measured(gpu))
+        per_frame = max(work.kept_tokens // frames.grid[0], 1)
         budget = attention_budget(
-            shape.method, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
+            shape.method, prompt_tokens=work.read_tokens, tokens_per_frame=per_frame
         )
         return VideoPlan(
             model=model,
@@ -309,7 +313,8 @@ class Question:
             weights=shape.weights,
             info=info,
             sampling=frames,
-            prompt_tokens=work.prompt_tokens,
+            video_tokens=work.kept_tokens,
+            prompt_tokens=work.read_tokens,
             max_new_tokens=self.max_new_tokens,
             context=shape.context,
             parameters=shape.num_parameters,

@@ -40,7 +40,7 @@ class _Video(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Merged tokens."""
+        """Merged tokens that are read."""
         return len(self.encoded.features)
 
 
@@ -180,12 +180,12 @@ class ModelAnswerer:
         self._last = None
         start = time.perf_counter()
         with torch.inference_mode():
-            features = self._model.encode_frames(self._frames(script, condition))
+            kept = self._model.encode_kept(self._frames(script, condition), method=self.method)
         self._wait()
         grid = self._grid(script)
         # Frames come at 2 fps: a second each temporal patch.
         seconds = tuple(index * self._run.time_scale for index in range(grid[0]))
-        encoded = EncodedVision("video", features, grid, seconds)
+        encoded = EncodedVision("video", kept.features, grid, seconds, kept.places)
         video = _Video(encoded, time.perf_counter() - start)
         self._last = (script, grey, video)
         return video
@@ -244,7 +244,7 @@ class ModelAnswerer:
         return chat_tokens(text, tokenizer=self._qa.tokenizer, vision=slots).ids
 
     def _cost(self, video: _Video, method: AttentionMethod, *, prompt_tokens: int) -> Cost:
-        frame_tokens = video.num_tokens // video.encoded.grid[0]
+        frame_tokens = max(video.num_tokens // video.encoded.grid[0], 1)
         whole = attention_budget(
             self.method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
         )
