@@ -1,4 +1,4 @@
-"""Tokens that leave a frame are merged into those most like them that stay (VScan)."""
+"""Tokens that leave a frame are merged into those most like them that stay."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ SIMILARITIES_AT_ONCE = 2**24
 
 
 def merge_into_nearest(features: Tensor, kept: Tensor) -> Tensor:
-    """Each token that leaves is added to the nearest one of its frame that stays, then averaged.
+    """Each token that leaves is added to the nearest of its frame that stays, an average (VScan).
 
     Nearest is by cosine; a token that c tokens are added to becomes (itself + their sum) / (1 + c).
     Some rows of some frames at a time; the order of sums does not depend on chance.
@@ -43,3 +43,32 @@ def _merge_frames(features: Tensor, kept: Tensor, *, num_rows: int) -> Tensor:
         sums = sums + added.transpose(1, 2) @ rows
         counts = counts + added.sum(1)[..., None]
     return (sums / counts).to(features.dtype)
+
+
+def add_mean_of_nearest(features: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
+    """To each target the mean of the tokens is added whose keys are most like its key (VisionZip).
+
+    Alike is by cosine. The order of sums does not depend on chance.
+
+    Args:
+        features: `[F, N, hidden]`, any floating dtype: the targets of each frame, and all tokens
+            that are merged into them.
+        keys: `[F, N, D]`, of the same tokens.
+        targets: int64 `[F, C]`, the places of the targets of each frame.
+
+    Returns:
+        `[F, C, hidden]` in the dtype of `features`, computed in float32. A target that is nearest
+        to none is as it was.
+    """
+    index = targets[..., None]
+    own = features.gather(1, index.expand(-1, -1, features.shape[-1])).float()
+    directions = F.normalize(keys.float(), dim=-1)
+    of_targets = directions.gather(1, index.expand(-1, -1, directions.shape[-1]))
+    nearest = (directions @ of_targets.transpose(1, 2)).argmax(-1)  # [F, N]
+    merged = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+    merged.scatter_(1, targets, False)
+    numbers = torch.arange(targets.shape[1], device=features.device)
+    assigned = ((nearest[..., None] == numbers) & merged[..., None]).float()  # [F, N, C]
+    counts = assigned.sum(1)[..., None].clamp(min=1)
+    means = assigned.transpose(1, 2) @ features.float() / counts
+    return (own + means).to(features.dtype)

@@ -100,6 +100,13 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             code="pkunlp-icler/FastV d165972",
             limits="everything is read again for each question; one sample at a time",
         ),
+        "visionzip": MethodEntry(
+            where="videonsa.models.methods.visionzip:VisionZip",
+            what="each frame keeps the tokens it attends to most, and a few that stand for others",
+            paper="VisionZip, arXiv 2412.04467",
+            code="dvlab-research/VisionZip 3151f6d",
+            limits="published for images: here frame by frame, from the tower's last block",
+        ),
     }
 )
 """By name. A new method is one more entry, and its class."""
