@@ -98,6 +98,9 @@ def test_usage_tells_what_was_encoded_and_read_and_a_plan_knows_it_before(tiny_f
         assert told.video_tokens == 24
     assert usage.encoded_tokens == plan.sampling.num_tokens == 48
     assert usage.budget.keys == plan.budget.keys
+    assert usage.computed.left == plan.computed.left == ((0, 24),)
+    assert usage.computed.tower_tokens == plan.computed.tower_tokens == 48
+    assert 0 < usage.computed.attention < 0.6
     dense = loaded(tiny_folder, FIXED).ask(clip_path, "What?", max_new_tokens=2).usage
     assert dense.prompt_tokens - usage.prompt_tokens == 24
     whole = videonsa.plan_video(clip_path, tiny_folder, method=FIXED)

@@ -99,8 +99,8 @@ def measure_computed(context: Context, usage: Usage) -> Computed:
     """
     cache, method = context.cache, context.method
     left = [LayerTokens(one.first_layer, sum(one.frame_sizes[0])) for one in cache.records]
-    gone = usage.video_tokens - left[0].tokens  # before the first layer
-    prompt, held = usage.prompt_tokens - gone, context.num_tokens
+    gone = usage.encoded_tokens - usage.video_tokens  # before the first layer
+    prompt, held = usage.prompt_tokens, context.num_tokens
     pairs = None
     if cache.computed is not None and (held >= prompt or method.text_is_dense):
         counted = cache.computed.fork()
@@ -109,10 +109,10 @@ def measure_computed(context: Context, usage: Usage) -> Computed:
         lengths = (layer.get_seq_length() + more for layer in cache.layers)
         pairs = counted.total() + sum(causal_pairs(more, length) for length in lengths)
     return Computed.of(
-        tower_tokens=usage.video_tokens,
+        tower_tokens=usage.encoded_tokens,
         left=left,
         pairs=pairs,
-        dense_pairs=len(cache.layers) * causal_pairs(usage.prompt_tokens),
+        dense_pairs=len(cache.layers) * causal_pairs(prompt + gone),
     )
 
 
