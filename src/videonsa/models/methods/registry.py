@@ -100,6 +100,14 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             code="pkunlp-icler/FastV d165972",
             limits="everything is read again for each question; one sample at a time",
         ),
+        "vscan": MethodEntry(
+            where="videonsa.models.methods.vscan:VScan",
+            what="a frame's tokens are chosen in the tower, and again inside the layers",
+            paper="VScan, arXiv 2505.22654",
+            code="Tencent/SelfEvolvingAgent a82450e",
+            limits="video frame by frame is our extension; everything is read again for each "
+            "question",
+        ),
         "visionzip": MethodEntry(
             where="videonsa.models.methods.visionzip:VisionZip",
             what="each frame keeps the tokens it attends to most, and a few that stand for others",
