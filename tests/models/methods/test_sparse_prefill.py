@@ -13,6 +13,7 @@ import videonsa
 from videonsa.errors import UsageError
 from videonsa.inference.context import Context
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.costs import AttentionCall
 from videonsa.models.methods import AttentionMethod, Dense, parse_method
 from videonsa.models.methods.flexprefill import FlexPrefill
 from videonsa.models.methods.head_patterns import HeadPatterns
@@ -27,6 +28,17 @@ FLEXPREFILL = FlexPrefill(gamma=0.3, tau=0.0, min_budget=1, block_size=64)
 XATTENTION = XAttention(threshold=0.5, block_size=64)
 METHODS = (TRI_SHAPE, MINFERENCE, FLEXPREFILL, XATTENTION)
 NAMES = [method.name for method in METHODS]
+CALL = AttentionCall(
+    prompt_tokens=8192,
+    chunk_tokens=8192,
+    video_tokens=8000,
+    num_frames=10,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    value_bytes=2,
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,17 @@ def test_a_session_reads_all_for_each_question(tiny_folder, clip_path, text):
         assert answer.text == alone.text
         assert answer.usage.cached_tokens == 0
     assert wanted[0].usage.attention == text.partition(":")[0]
+
+
+def test_they_are_planned_as_they_are_asked(tiny_folder, clip_path):
+    for text in ("tri_shape:n_init=4,n_local=20,n_last=6", "minference"):
+        plan = videonsa.plan_video(clip_path, tiny_folder, method=text)
+        dense = videonsa.plan_video(clip_path, tiny_folder, method="dense")
+        assert plan.memory.total >= dense.memory.total
+        assert plan.spec == parse_method(text).parameters()
+    assert TriShape().prompt_pairs(CALL) < CALL.num_layers * 8192 * 8193 // 2
+    assert TriShape().operations(CALL) < Dense().operations(CALL)
+    assert MINFERENCE.prompt_pairs(CALL) is None
 
 
 def test_published_patterns_are_those_of_the_text_model():

@@ -14,8 +14,8 @@ from videonsa.models.methods.sparse_prefill import SparsePrefill
 from videonsa.ops.block_sparse import BlockLists
 from videonsa.ops.estimators.vertical_slash import (
     NUM_PROBES,
-    SCORES_PER_CHUNK,
     TILE,
+    heads_at_once,
     vertical_slash_lists,
 )
 
@@ -75,28 +75,32 @@ class MInference(SparsePrefill):
         Raises:
             UsageError: a file of another shape.
         """
-        if self._of_model(num_layers, num_heads):
-            assert self._stated is not None, "they are the model's"
-            told = f"head patterns of {self._stated.model}, searched on {self._stated.searched_on}"
-            return (f"minference: {told}" + (f"; {SEARCH}" * (self.patterns == PUBLISHED)),)
-        told = f"every head keeps {self.vertical} columns and {self.slash} offsets"
-        if self.patterns is None:
+        stated, is_own = self._stated, self._of_model(num_layers, num_heads) is not None
+        if stated is None:
             return ()
-        return (
-            f"minference: the published patterns are of 28 layers of 28 heads, not {num_layers} of "
-            f"{num_heads}: {told}; {SEARCH}",
-        )
+        if is_own:
+            told = f"head patterns of {stated.model}, searched on {stated.searched_on}"
+        else:
+            shape = "the published patterns are of {} layers of {} heads".format(*stated.shape)
+            told = (
+                f"{shape}, not {num_layers} of {num_heads}: every head keeps {self.vertical} "
+                f"columns and {self.slash} offsets"
+            )
+        advice = f"; {SEARCH}" if self.patterns == PUBLISHED else ""
+        return (f"minference: {told}{advice}",)
 
     def prompt_pairs(self, call: AttentionCall) -> float | None:
         """None: what heads keep may cover anything up to all pairs; see `AttentionMethod`."""
         return None
 
     def choosing_bytes(self, call: AttentionCall) -> int:
-        """Scores of the probes in three copies, and the walks over the tiles of some heads."""
-        scores = max(SCORES_PER_CHUNK, NUM_PROBES * call.prompt_tokens)
-        heads = min(scores // (NUM_PROBES * call.prompt_tokens), call.num_heads)
-        query_tiles = -(-call.prompt_tokens // TILE)
-        return 3 * 4 * scores + 4 * 8 * heads * query_tiles * (query_tiles + 1) // 2
+        """Of some heads: scores in three copies, keys in float32, and walks over all tiles."""
+        num_tokens = call.prompt_tokens
+        heads = min(heads_at_once(num_tokens), call.num_heads)
+        keys = (4 + call.value_bytes) * num_tokens * call.head_dim
+        query_tiles = -(-num_tokens // TILE)
+        walks = 4 * 8 * query_tiles * (query_tiles + 1) // 2
+        return heads * (3 * 4 * NUM_PROBES * num_tokens + keys + walks)
 
     def _of_model(self, num_layers: int, num_heads: int) -> tuple[tuple[Sizes, ...], ...] | None:
         """Sizes by layer and head; None: every head is alike."""

@@ -45,7 +45,7 @@ def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]])
             and 50, at most T.
     """
     num_tokens, num_heads, _ = q.shape
-    at_once = max(1, SCORES_PER_CHUNK // (NUM_PROBES * num_tokens))
+    at_once = heads_at_once(num_tokens)
     kv_heads = torch.arange(num_heads, device=k.device) // (num_heads // k.shape[1])
     parts = []
     for first in range(0, num_heads, at_once):
@@ -55,6 +55,11 @@ def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]])
         offsets = kept_offsets(slash, [offsets for _, offsets in sizes[heads]])
         parts.append(_Part(*_tiles(offsets), columns))
     return _joined(parts)
+
+
+def heads_at_once(num_tokens: int) -> int:
+    """Query heads of a chunk."""
+    return max(1, SCORES_PER_CHUNK // (NUM_PROBES * num_tokens))
 
 
 @torch.no_grad()
@@ -153,7 +158,7 @@ def _tiles(offsets: Tensor) -> tuple[Tensor, Tensor]:
     steps = torch.arange(len(query_tiles), device=offsets.device) - (ends - counts)[query_tiles] + 1
     places, jump = starts[query_tiles], (following + heads).flatten()
     for bit in range(num_bits):
-        places = torch.where((steps >> bit) % 2 == 1, jump[places], places)
+        places = torch.where((steps & 1 << bit) > 0, jump[places], places)
         jump = jump[jump]
     rows = first_rows.repeat(num_heads)[query_tiles]
     tiles = rows + TILE - places % following.shape[1]
