@@ -8,8 +8,9 @@ from typing import Any, Literal
 from videonsa.errors import UsageError
 from videonsa.inference.context import Context
 from videonsa.inference.generation import TextPieces
+from videonsa.inference.measured import measure_computed
 from videonsa.inference.stop_strings import StopStrings
-from videonsa.inference.usage import Usage, measure_computed
+from videonsa.inference.usage import Usage
 from videonsa.planning.budget import budget_to_dict
 
 
@@ -125,7 +126,14 @@ class AnswerStream:
             )
         first, later = seconds[0], sum(seconds[1:])
         context = self._context()
-        self.usage = replace(self.usage, computed=measure_computed(context, self.usage))
+        usage = self.usage
+        computed = measure_computed(
+            context,
+            prompt_tokens=usage.prompt_tokens,
+            video_tokens=usage.video_tokens,
+            encoded_tokens=usage.encoded_tokens,
+        )
+        self.usage = replace(usage, computed=computed)
         self._answer = Answer(
             text="".join(text),
             usage=self.usage,

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from videonsa.errors import UsageError
-from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.sampling import GenerationSettings
-from videonsa.models.methods.pairs import causal_pairs
 from videonsa.models.shape import VisionShape
 from videonsa.planning.budget import AttentionBudget, attention_budget
-from videonsa.planning.computed import Computed, LayerTokens
+from videonsa.planning.computed import Computed
 
 if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
@@ -88,32 +86,6 @@ class Usage:
     def num_frames(self) -> int:
         """Frames used."""
         return len(self.times)
-
-
-def measure_computed(context: Context, usage: Usage) -> Computed:
-    """What the layers held and computed of an answered prompt.
-
-    Args:
-        context: which read the prompt, whether or not its question and answer stayed.
-        usage: of the question.
-    """
-    cache, method = context.cache, context.method
-    left = [LayerTokens(one.first_layer, sum(one.frame_sizes[0])) for one in cache.records]
-    gone = usage.encoded_tokens - usage.video_tokens  # before the first layer
-    prompt, held = usage.prompt_tokens, context.num_tokens
-    pairs = None
-    if cache.computed is not None and (held >= prompt or method.text_is_dense):
-        counted = cache.computed.fork()
-        counted.keep(prompt)
-        more = max(prompt - held, 0)  # the question, asked aside
-        lengths = (layer.get_seq_length() + more for layer in cache.layers)
-        pairs = counted.total() + sum(causal_pairs(more, length) for length in lengths)
-    return Computed.of(
-        tower_tokens=usage.encoded_tokens,
-        left=left,
-        pairs=pairs,
-        dense_pairs=len(cache.layers) * causal_pairs(prompt + gone),
-    )
 
 
 def usage_of(

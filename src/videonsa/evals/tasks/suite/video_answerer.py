@@ -19,8 +19,9 @@ from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, check_con
 from videonsa.inference.context import Context, EncodedVision, split_at_video, until_stop
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.generation import out_of_memory
+from videonsa.inference.measured import measure_computed
 from videonsa.inference.sampling import GenerationSettings
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods import DENSE, SPARSE, AttentionMethod
 from videonsa.planning.budget import attention_budget
 from videonsa.rendered.suite import Script, SuiteQuestion, iter_frames
 from videonsa.video.chat import VisionSlot, chat_tokens
@@ -125,7 +126,7 @@ class ModelAnswerer:
                 likeliest = self._likeliest(context, question, ids, [video.encoded])
         text = self._reply(context, question, ids, [video.encoded])
         seconds = time.perf_counter() - start
-        cost = self._cost(video, method, prompt_tokens=len(ids))
+        cost = self._cost(video, context, prompt_tokens=len(ids))
         return Reply(text=text, likeliest=likeliest, cost=replace(cost, prefill_seconds=seconds))
 
     def _answer_after_prefill(
@@ -143,7 +144,7 @@ class ModelAnswerer:
         tails = [split_at_video(ids, end)[1] for ids in chats]
         each = self._answer_each if self._run.scores_both else self._answer_in_turn
         for answer in each(context, questions, tails):
-            cost = self._cost(video, method, prompt_tokens=len(head) + answer.length)
+            cost = self._cost(video, context, prompt_tokens=len(head) + answer.length)
             cost = replace(cost, prefill_seconds=prefill, answer_seconds=answer.seconds)
             yield Reply(text=answer.text, likeliest=answer.likeliest, cost=cost)
 
@@ -243,14 +244,22 @@ class ModelAnswerer:
         text = prompt_text(question, self._run.style)
         return chat_tokens(text, tokenizer=self._qa.tokenizer, vision=slots).ids
 
-    def _cost(self, video: _Video, method: AttentionMethod, *, prompt_tokens: int) -> Cost:
-        frame_tokens = max(video.num_tokens // video.encoded.grid[0], 1)
+    def _cost(self, video: _Video, context: Context, *, prompt_tokens: int) -> Cost:
+        method, grid = context.method, video.encoded.grid
+        frame_tokens = max(video.num_tokens // grid[0], 1)
         whole = attention_budget(
             self.method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
         )
         keys = method.attended_keys(frame_tokens)
-        fraction = 1.0
-        if whole is not None and keys is not None:
+        fraction: float | None = 1.0
+        if method.full_name not in (DENSE, SPARSE):
+            fraction = measure_computed(
+                context,
+                prompt_tokens=prompt_tokens,
+                video_tokens=video.num_tokens,
+                encoded_tokens=math.prod(grid) // self._qa.shape.vision.merge_size**2,
+            ).attention
+        elif whole is not None and keys is not None:
             fraction = min(1.0, whole.gamma * keys / max(whole.keys, 1))
         return Cost(
             video_tokens=video.num_tokens,
