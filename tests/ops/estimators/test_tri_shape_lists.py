@@ -22,7 +22,14 @@ def by_hand(num_tokens, num_init, window, num_last):
 
 @pytest.mark.parametrize(
     ("num_tokens", "num_init", "window", "num_last"),
-    [(300, 16, 100, 50), (385, 128, 129, 1), (300, 0, 1, 0), (300, 200, 128, 20), (1, 4, 4, 0)],
+    [
+        (300, 16, 100, 50),
+        (385, 128, 129, 1),
+        (300, 0, 1, 0),
+        (300, 0, 300, 0),
+        (300, 200, 128, 20),
+        (1, 4, 4, 0),
+    ],
 )
 def test_the_rule_holds_to_the_token(num_tokens, num_init, window, num_last):
     numbers = {"num_init": num_init, "window": window, "num_last": num_last}

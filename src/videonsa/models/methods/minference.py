@@ -62,12 +62,14 @@ class MInference(SparsePrefill):
         own = Path(self.patterns).expanduser()
         return HeadPatterns.read(PUBLISHED_FILE if self.patterns == PUBLISHED else own)
 
-    def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists:
-        """See `SparsePrefill`."""
+    def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists | None:
+        """See `SparsePrefill`; None where every head keeps all columns or all offsets."""
         num_layers, num_heads = layer.config.num_hidden_layers, q.shape[1]
         found = self._of_model(num_layers, num_heads)
-        alike = ((self.vertical, self.slash),) * num_heads
-        return vertical_slash_lists(q, k, found[layer.layer_idx] if found else alike)
+        sizes = found[layer.layer_idx] if found else ((self.vertical, self.slash),) * num_heads
+        if min(map(max, sizes)) >= len(q):
+            return None
+        return vertical_slash_lists(q, k, sizes)
 
     def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
         """Which patterns a model of that shape has; see `AttentionMethod`.

@@ -41,9 +41,12 @@ class TriShape(SparsePrefill):
                 "least 0, 1 and 0"
             )
 
-    def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists:
-        """See `SparsePrefill`."""
-        return self._lists(len(q), q.shape[1], q.device)
+    def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists | None:
+        """See `SparsePrefill`; None where the window of every row reaches the first key."""
+        num_tokens = len(q)
+        if num_tokens - self._num_last(num_tokens) <= self.n_local:
+            return None
+        return self._lists(num_tokens, q.shape[1], q.device)
 
     def trim(self, num_tokens: int) -> Trim:
         """See `SparsePrefill`."""

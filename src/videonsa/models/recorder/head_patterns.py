@@ -112,8 +112,9 @@ def _attention(q: Tensor, k: Tensor, first_row: int) -> Iterator[tuple[Tensor, T
     """Rows from the first one on, some at a time: their numbers, and `[rows, T]` float32."""
     at_once = max(1, SCORES_PER_CHUNK // len(k))
     keys = torch.arange(len(k), device=q.device)
+    q, k = q.float() * q.shape[-1] ** -0.5, k.float()
     for rows in keys[first_row:].split(at_once):
-        scores = q[rows].float() @ k.float().mT * q.shape[-1] ** -0.5
+        scores = q[rows] @ k.mT
         yield rows, scores.masked_fill_(keys > rows[:, None], -torch.inf).softmax(-1)
 
 
