@@ -13,11 +13,13 @@ from torch import Tensor
 from videonsa.bench.measure import one_line
 from videonsa.bench.stopwatch import wait_for, wall_times
 from videonsa.errors import VideoNSAError
-from videonsa.inference.context import Context, Passage, until_stop
+from videonsa.inference.context import Context, EncodedVision, Passage, until_stop
+from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.machine import measurement_facts
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods import AttentionMethod, Dense
+from videonsa.models.methods.compression import TokenCompression
 from videonsa.models.methods.pairs import causal_pairs
 from videonsa.models.recorder.patterns import AttentionPattern
 from videonsa.planning.budget import check_context
@@ -29,19 +31,19 @@ CELLS = 96
 """Of each axis of a pattern."""
 NUMBERS = (
     *("reason", "answer", "kept_tokens", "leaves", "attention", "encode_ms", "first_ms"),
-    *("prefill_ms", "times_ms", "peak_gb", "pattern"),
+    *("prefill_ms", "times_ms", "peak_gb", "pattern", "notes"),
 )
 """Of a method; all but the reason are None where it cannot run."""
 DIGITS = 4
 """Of the shares of a pattern."""
 HOW = (
-    "frames are read once, and encoded again only for a method that looks into the vision tower; "
-    "first_ms is the first run of a method, from the embedded prompt to the logits of the first "
-    "token, with what is compiled for it; prefill_ms is the median of later runs of the same, "
-    "after one that is not timed; attention is the share of (query, key) pairs of all layers and "
-    "heads that were computed, of those of dense causal attention to the whole prompt; memory is "
-    "the peak of PyTorch's allocator in these runs, weights included; a pattern is recorded in a "
-    "run of its own"
+    "frames are read once, and encoded again only for a method that keeps some of their tokens; "
+    "encode_ms is the time of that, a single run, with what is compiled for it where it is the "
+    "first; first_ms is the first run of a method, from the embedded prompt to the logits of the "
+    "first token, with what is compiled for it; prefill_ms is the median of later runs of the "
+    "same, after one that is not timed; attention is the share of the query-key pairs of dense "
+    "attention to the whole prompt that all layers and heads computed; memory is the peak of "
+    "PyTorch's allocator in these runs, weights included; a pattern is recorded in a run of its own"
 )
 
 
@@ -121,22 +123,33 @@ class _Runs:
 
     def __init__(self, qa: VideoQA, clip: VideoClip, request: ComparisonRequest) -> None:
         self._qa, self._clip, self._request = qa, clip, request
-        self._encoded = qa.encode(clip, qa.sampling)
+        self._encoded, self._encode_ms = self._encode(Dense())
         vision = self._encoded.vision(qa.shape.vision)
         self.notes = (*qa.notes, *self._encoded.notes)
         self.num_vision = len(vision.features)
-        self.ids: list[int] = chat_tokens(
-            request.question,
-            tokenizer=qa.tokenizer,
-            vision=[VisionSlot(vision.kind, self.num_vision)],
-            system=request.system,
-        ).ids
+        self.ids = self._prompt(vision)
         check_context(
             clip.plan,
             text_tokens=len(self.ids) - self.num_vision,
             max_new_tokens=request.settings.max_new_tokens,
             context=qa.shape.context,
         )
+
+    def _encode(self, method: AttentionMethod) -> tuple[EncodedClip, float]:
+        """What a method reads of the clip, and the milliseconds that the vision tower took."""
+        begin = time.perf_counter()
+        encoded = self._qa.encode(self._clip, self._qa.sampling, method=method)
+        wait_for(self._qa.model.device)
+        return encoded, 1e3 * (time.perf_counter() - begin)
+
+    def _prompt(self, vision: EncodedVision) -> list[int]:
+        ids: list[int] = chat_tokens(
+            self._request.question,
+            tokenizer=self._qa.tokenizer,
+            vision=[VisionSlot(vision.kind, len(vision.features))],
+            system=self._request.system,
+        ).ids
+        return ids
 
     def axis(self) -> dict[str, Any]:
         """What the tokens of the prompt are, for both axes of a pattern."""
@@ -165,8 +178,13 @@ class _Runs:
             return entry | {"reason": one_line(error)}
 
     def _measured(self, method: AttentionMethod) -> dict[str, Any]:
-        device = self._qa.model.device
-        passage = self._passage(method)
+        device, text = self._qa.model.device, self._qa.model.config.text_config
+        notes = method.notes(text.num_hidden_layers, text.num_attention_heads)
+        encoded, encode_ms = self._encoded, self._encode_ms
+        if isinstance(method, TokenCompression):
+            encoded, encode_ms = self._encode(method)
+        vision = encoded.vision(self._qa.shape.vision)
+        passage = self._passage(method, vision)
         begin = time.perf_counter()
         context = self._read(method, passage)
         wait_for(device)
@@ -179,11 +197,13 @@ class _Runs:
         return {
             "answer": self._answer(method, passage),
             **computed,
+            "encode_ms": encode_ms,
             "first_ms": first,
             "prefill_ms": statistics.median(times),
             "times_ms": times,
             "peak_gb": peak,
-            "pattern": self._pattern(method, passage),
+            "pattern": self._pattern(method, passage, vision.kept),
+            "notes": list(notes),
         }
 
     def _computed(self, context: Context) -> dict[str, Any]:
@@ -211,13 +231,29 @@ class _Runs:
         steps = context.answer(passage, settings=self._request.settings, stop_ids=stop_ids)
         return self._qa.decode(until_stop([token for (token,) in steps], stop_ids))
 
-    def _passage(self, method: AttentionMethod) -> Passage:
-        vision = self._encoded.vision(self._qa.shape.vision)
-        with torch.inference_mode():
-            return Context(self._qa.model, method=method).passage(self.ids, [vision])
+    def _places(self, places: Tensor | None, kept: Tensor | None) -> Tensor | None:
+        """Places among the tokens of the whole prompt, from those in the compressed one."""
+        if kept is None:
+            return places
+        first, end = self.axis()["vision"]
+        whole = torch.arange(len(self.ids))
+        whole = torch.cat([whole[:first], first + kept.cpu(), whole[end:]])
+        return whole if places is None else whole[places]
 
-    def _pattern(self, method: AttentionMethod, passage: Passage) -> dict[str, Any] | None:
-        """What the layer that was asked for attends to."""
+    def _passage(self, method: AttentionMethod, vision: EncodedVision) -> Passage:
+        with torch.inference_mode():
+            return Context(self._qa.model, method=method).passage(self._prompt(vision), [vision])
+
+    def _pattern(
+        self, method: AttentionMethod, passage: Passage, kept: Tensor | None
+    ) -> dict[str, Any] | None:
+        """What the layer that was asked for attends to.
+
+        Args:
+            method: how its tokens attend.
+            passage: the prompt.
+            kept: int64 `[K]`, which vision tokens are left in it; None: all.
+        """
         if self._request.layer is None:
             return None
         layer, context = self._request.layer, Context(self._qa.model, method=method)
@@ -225,7 +261,7 @@ class _Runs:
             layer,
             num_tokens=len(self.ids),
             cells=CELLS,
-            places=lambda: places_in_layer(context, layer),
+            places=lambda: self._places(places_in_layer(context, layer), kept),
         )
         context.read(passage, recorder=pattern)
         return {"shares": _rounded(pattern.shares()), "kept": _rounded(pattern.kept())}

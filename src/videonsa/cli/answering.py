@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli.common import (
     LineParser,
+    add_checkpoint_options,
     add_fit_options,
     add_fresh_gates_option,
-    add_model_options,
+    add_method_option,
     add_sampling_options,
     add_weights_option,
     attention_text,
@@ -23,11 +24,19 @@ if TYPE_CHECKING:
     from videonsa.inference.usage import Usage
 
 
-def add_answering_options(parser: LineParser) -> None:
-    """The model, how it is loaded, and --system."""
-    add_model_options(parser)
+def add_answering_options(parser: LineParser, *, method: bool = True) -> None:
+    """The model, how it is loaded, and --system.
+
+    Args:
+        parser: of the command.
+        method: --method and --fresh-gates too; else the model attends as it was trained.
+    """
+    add_checkpoint_options(parser)
+    if method:
+        add_method_option(parser)
+        add_fresh_gates_option(parser)
+    parser.set_defaults(method=None, fresh_gates=False)
     add_weights_option(parser)
-    add_fresh_gates_option(parser)
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
     parser.add_argument(
         "--device-map",

@@ -87,6 +87,22 @@ def add_command(
 
 def add_model_options(parser: LineParser) -> None:
     """--model, --base, --revision, --method and --dtype."""
+    add_checkpoint_options(parser)
+    add_method_option(parser)
+
+
+def add_method_option(parser: LineParser) -> None:
+    """--method."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME[:KEY=VALUE,...][+NAME...]",
+        help="how tokens attend, such as dense or nsa:window_size=128; 'videonsa methods' lists "
+        "all (default: as the weights were trained)",
+    )
+
+
+def add_checkpoint_options(parser: LineParser) -> None:
+    """--model, --base, --revision and --dtype."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -100,12 +116,6 @@ def add_model_options(parser: LineParser) -> None:
         help="base model of a LoRA adapter, instead of the one that it names",
     )
     add_revision_option(parser)
-    parser.add_argument(
-        "--method",
-        metavar="NAME[:KEY=VALUE,...][+NAME...]",
-        help="how tokens attend, such as dense or nsa:window_size=128; 'videonsa methods' lists "
-        "all (default: as the weights were trained)",
-    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from videonsa.bench.comparison import Candidate, ComparisonRequest
     from videonsa.inference.engine import VideoQA
 
-_HEAD = ("method", "video tokens", "attention", "prefill", "first run", "peak", "answer")
+_HEAD = (
+    "method",
+    "video tokens",
+    "attention",
+    "encoding",
+    "prefill",
+    "first run",
+    "peak",
+    "answer",
+)
 _MOST_ANSWER = 60
 """Characters of an answer in the table; JSON has all."""
 
@@ -79,7 +88,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--max-new-tokens", type=values.integer, metavar="N", help="most tokens of an answer"
     )
-    add_answering_options(parser)
+    add_answering_options(parser, method=False)
     add_sampling_options(parser)
 
 
@@ -114,7 +123,8 @@ def run(args: Namespace) -> int:
                 write_output(args.out, json.dumps(result, indent=1, allow_nan=False).encode())
         if args.picture is not None:
             _draw(args.picture, result)
-    for note in result["notes"]:
+    of_methods = (note for line in result["methods"] for note in line["notes"] or ())
+    for note in (*result["notes"], *of_methods):
         report(f"note       {note}")
     for warning in result["warnings"]:
         report(f"warning    {warning}")
@@ -158,13 +168,11 @@ def check_files(args: Namespace) -> None:
 
 def _candidates(args: Namespace, model: "VideoQA") -> "list[Candidate]":
     from videonsa.bench.comparison import Candidate
-    from videonsa.models.methods import parse_method
 
-    spec = model.model.config.nsa_spec
     found = []
     for text in wanted_methods(args):
         try:
-            found.append(Candidate(text, parse_method(text, spec=spec)))
+            found.append(Candidate(text, model.model.config.method_of(text)))
         except UsageError as error:
             if args.methods is not None:
                 raise
@@ -224,6 +232,7 @@ def _row(line: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
         line["name"],
         _tokens(line, result),
         "-" if share is None else f"{100 * share:.3g} %",
+        f"{line['encode_ms']:.0f} ms",
         f"{line['prefill_ms']:.1f} ms",
         f"{line['first_ms']:.0f} ms",
         "-" if peak is None else f"{peak:.2f} GB",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -417,10 +418,14 @@ class VideoQA:
         *,
         decoder: Decoder = "cpu",
         progress: bool | None = None,
+        method: AttentionMethod | None = None,
     ) -> EncodedClip:
-        """Read a video and encode its frames; `encode_clip` says what may be raised."""
+        """Read a video and encode its frames; `encode_clip` says what may be raised.
+
+        A method in place of the model's keeps what it would keep of them.
+        """
         read = encode_for_demonstration if self.demonstration else encode_clip
-        encode, vision = self.model.encode_kept, self.shape.vision
+        encode, vision = partial(self.model.encode_kept, method=method), self.shape.vision
         with torch.inference_mode():
             return read(video, sampling, encode, vision=vision, decoder=decoder, progress=progress)
 
