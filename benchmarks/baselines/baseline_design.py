@@ -54,6 +54,11 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType(
         "xattention": Sweep(options=("", "threshold=0.7", "threshold=0.5", "threshold=0.3")),
         "fastv": Sweep(options=("", "ratio=0.25", "ratio=0.1")),
         "visionzip": Sweep(options=("", "ratio=0.25", "ratio=0.35", "ratio=0.5")),
+        "vscan": Sweep(
+            options=("", "ratio=0.35", "ratio=0.5,layer_ratio=0.5", "ratio=0.7,layer_ratio=0.6")
+        ),
+        "evs": Sweep(),
+        "flashvid": Sweep(),
     }
 )
 """By the name of the method; the settings behind the published one change its budget."""
