@@ -1,4 +1,4 @@
-"""The comparison of baselines: `python -m benchmarks.baselines PART --out OUT` (benchmarks/README.md).
+"""The comparison of baselines: `python -m benchmarks.baselines PART --out OUT`.
 
 `ask` asks the models of a study, several processes on each GPU, and reports; `report` puts
 together what is there.
