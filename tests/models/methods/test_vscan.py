@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from allocations import allocations
 from leaving_by_hand import LAYERS, best, by_hand
 from PIL import Image
 from tiny_models import prompt, tiny
@@ -11,6 +12,7 @@ from tiny_models import prompt, tiny
 import videonsa
 from videonsa.errors import UsageError
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.methods import vscan
 from videonsa.models.methods.vscan import VScan, chosen, unrotated_attention
 from videonsa.models.recorder.frames import AttentionRecorder
 from videonsa.models.tower_probe import EncodedFrames
@@ -121,6 +123,14 @@ def test_queries_and_keys_of_the_layers_are_not_rotated():
         order = torch.tensor([3, 0, 5, 1, 4, 2, 6])
         moved = unrotated_attention(layer, hidden[order])
     torch.testing.assert_close(moved, found[order])
+
+
+def test_no_map_of_all_pairs_is_made(monkeypatch):
+    monkeypatch.setattr(vscan, "ROWS_PER_CHUNK", 256)
+    layer, hidden = tiny(**LAYERS).decoder_layers[1], torch.randn(2000, 64)
+    with torch.no_grad(), allocations(torch.Tensor) as counted:
+        unrotated_attention(layer, hidden)
+    assert counted.peak < 3 * hidden.nbytes < 2000 * 2000
 
 
 @pytest.mark.parametrize(
