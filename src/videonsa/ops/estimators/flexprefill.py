@@ -92,8 +92,8 @@ def _block_map(q: Tensor, k: Tensor, options: _Options) -> Tensor:
         return causal.expand(num_heads, -1, -1)
     mask = torch.empty((num_heads, blocks, blocks), dtype=torch.bool, device=q.device)
     kv_heads = torch.arange(num_heads, device=q.device) // (num_heads // k.shape[1])
-    # Three tensors of the probes' scores and a copy of the keys, and the ranking of all blocks.
-    bytes_per_head = 4 * num_tokens * (3 * size + 2 * q.shape[2]) + 32 * blocks**2
+    # Two tensors of the probes' scores and a copy of the keys, and the ranking of all blocks.
+    bytes_per_head = 4 * num_tokens * (2 * size + q.shape[2]) + 24 * blocks**2
     heads_at_once = max(1, CHUNK_BYTES // bytes_per_head)
     for first in range(0, num_heads, heads_at_once):
         heads = slice(first, first + heads_at_once)
@@ -184,9 +184,12 @@ def _query_aware_blocks(mean_q: Tensor, mean_k: Tensor, gamma: float) -> Tensor:
         gamma: share to keep.
     """
     blocks, dim = mean_q.shape[1:]
+    row, column = torch.tril_indices(blocks, blocks, device=mean_q.device)
     future = ~causal_blocks(range(blocks), blocks, device=mean_q.device)
     scores = (mean_q @ mean_k.transpose(1, 2) * dim**-0.5).masked_fill_(future, -torch.inf)
-    mass, order = scores.softmax(-1).flatten(1).sort(dim=-1, descending=True, stable=True)
-    needed = until_reached(mass, share(gamma) * blocks)
-    blocks_needed = torch.zeros_like(needed).scatter_(1, order, needed)
-    return blocks_needed.view(-1, blocks, blocks)
+    mass = scores.softmax(-1)[:, row, column]
+    descending, order = mass.sort(dim=-1, descending=True, stable=True)
+    needed = until_reached(descending, share(gamma) * blocks)
+    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    mask[:, row, column] = torch.zeros_like(needed).scatter_(1, order, needed)
+    return mask

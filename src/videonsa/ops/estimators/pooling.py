@@ -13,11 +13,13 @@ CHUNK_BYTES = 2**30
 
 
 def estimate_bytes(num_tokens: int, num_heads: int, size: int) -> int:
-    """Peak memory of an estimate, from its map of blocks to their lists; about."""
-    blocks = num_heads * num_blocks(num_tokens, size) ** 2
-    # The map, its lower triangle, and first keys of half of the blocks; places in chunks.
-    lists = 4 * blocks + 24 * min(blocks, ENTRIES_PER_CHUNK)
-    return lists + min(CHUNK_BYTES, num_heads * num_tokens * 12 * size)
+    """The most that an estimate holds beside q and k, from scores to the lists of blocks."""
+    of_head = num_blocks(num_tokens, size) ** 2
+    blocks = num_heads * of_head
+    chunk = min(CHUNK_BYTES, 12 * size * num_tokens * num_heads)
+    # The map without what lies above its diagonal, first keys of the rest; places in chunks.
+    lists = 3 * blocks + 24 * min(blocks, max(ENTRIES_PER_CHUNK, of_head))
+    return blocks + max(chunk, lists)
 
 
 def num_blocks(num_tokens: int, size: int) -> int:

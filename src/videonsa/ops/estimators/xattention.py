@@ -6,8 +6,8 @@ lie before or at a query's gives the mass of each; blocks of B x B take the sum 
 row of blocks keeps the fewest blocks that reach a share `threshold` of its mass, the first block
 and its own among them.
 
-Scores of antidiagonals are products of what lies side by side in memory: S keys in order with S
-queries in reverse order, S * D numbers each.
+An antidiagonal is one product of S * D numbers: S queries side by side with S keys side by side,
+one of the two in reverse order (here the keys, which are fewer).
 """
 
 import torch
@@ -43,26 +43,30 @@ def xattention_lists(
         threshold: share of each row's mass to keep, above 0; from 1 on everything is kept.
         block_size: B, tokens of a block: 64 or 128.
     """
+    return from_mask(_block_map(q, k, stride, threshold, block_size), block_size)
+
+
+def _block_map(q: Tensor, k: Tensor, stride: int, threshold: float, block_size: int) -> Tensor:
+    """Bool `[HQ, R, R]`, causal."""
     num_tokens, num_heads, dim = q.shape
     blocks = num_blocks(num_tokens, block_size)
     mask = torch.zeros((num_heads, blocks, blocks), dtype=torch.bool, device=q.device)
     group = num_heads // k.shape[1]
-    # Scores, their softmax and a float32 copy of the queries; the ranking of the blocks.
     tiles = blocks * block_size // stride
+    # Scores, their softmax and a float32 copy of the queries; the ranking of the blocks.
     bytes_per_row = group * (block_size * (8 * tiles // stride + 8 * dim) + 32 * blocks)
     rows_per_chunk = max(1, min(ROWS_PER_CHUNK, CHUNK_BYTES // bytes_per_row))
     for kv_head in range(k.shape[1]):
         heads = slice(kv_head * group, (kv_head + 1) * group)
-        keys = _side_by_side(k[:, kv_head : kv_head + 1], stride, tiles)[0]
+        keys = _side_by_side(k[:, kv_head : kv_head + 1], stride, tiles, reverse=True)[0]
         for first in range(0, blocks, rows_per_chunk):
             rows = range(first, min(first + rows_per_chunk, blocks))
-            seen = keys[: rows.stop * block_size // stride]
             queries = q[rows.start * block_size : rows.stop * block_size, heads]
+            seen = keys[: rows.stop * block_size // stride]
             mass = _block_mass(queries, seen, rows, stride, block_size)
-            mask[heads, rows.start : rows.stop, : rows.stop] = _highest_blocks(
-                mass, rows, threshold
-            )
-    return from_mask(mask, block_size)
+            chosen = _highest_blocks(mass, rows, threshold)
+            mask[heads, rows.start : rows.stop, : rows.stop] = chosen
+    return mask
 
 
 def _block_mass(q: Tensor, keys: Tensor, rows: range, stride: int, block_size: int) -> Tensor:
@@ -70,14 +74,14 @@ def _block_mass(q: Tensor, keys: Tensor, rows: range, stride: int, block_size: i
 
     Args:
         q: `[t, G, D]`, the queries of some rows of blocks.
-        keys: `[n, S * D]`, the tiles of all C blocks that one of these rows sees.
+        keys: `[n, S * D]`, reversed, the tiles of all C blocks that one of these rows sees.
         rows: their numbers.
         stride: S.
         block_size: B.
     """
     per_block = block_size // stride
     num_rows = len(rows) * per_block
-    queries = _side_by_side(q, stride, num_rows, reverse=True)
+    queries = _side_by_side(q, stride, num_rows)
     scale = (stride * keys.shape[1]) ** -0.5  # 1 / (S * sqrt(D))
     scores = _products(queries.flatten(0, 1), keys).mul_(scale).unflatten(0, (-1, num_rows))
     # Of keys, these rows see all tiles before their own. Zeros behind the last token lie in tiles
@@ -95,7 +99,8 @@ def _side_by_side(x: Tensor, stride: int, tiles: int, *, reverse: bool = False) 
 
     The tokens of a row in reverse order where it is asked for.
     """
-    padded = F.pad(x, (0, 0, 0, 0, 0, tiles * stride - len(x)))
+    missing = tiles * stride - len(x)
+    padded = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
     by_tile: Tensor = padded.unflatten(0, (tiles, stride))  # [tiles, S, H, D]
     return (by_tile.flip(1) if reverse else by_tile).permute(2, 0, 1, 3).flatten(2)
 
