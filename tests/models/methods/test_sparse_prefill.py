@@ -21,6 +21,7 @@ from videonsa.models.methods.minference import PUBLISHED_FILE, MInference
 from videonsa.models.methods.tri_shape import TriShape
 from videonsa.models.methods.xattention import XAttention
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.rendered.clips import make_scene, scene_seed, write_video
 
 TRI_SHAPE = TriShape(n_init=4, n_local=20, n_last=6)
 MINFERENCE = MInference(patterns=None, vertical=30, slash=50)
@@ -190,6 +191,20 @@ def test_a_session_reads_all_for_each_question(tiny_folder, clip_path, text):
         assert answer.text == alone.text
         assert answer.usage.cached_tokens == 0
     assert wanted[0].usage.attention == text.partition(":")[0]
+
+
+def test_the_embedded_model_tells_the_share_of_attention_and_answers(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(make_scene(scene_seed("test", 3), duration=24.0, num_objects=3), path)
+    shares, answers = [], set()
+    sparse = "minference:patterns=none,vertical=30,slash=100"
+    for text in ("minference", sparse):
+        answer = videonsa.load("embedded", method=text, device="cpu").ask(path, "What flashed?")
+        shares.append(answer.usage.computed.attention)
+        answers.add(answer.text)
+    assert shares[0] == 1, "its 408 tokens are fewer than the published sizes"
+    assert 0.4 < shares[1] < 0.8
+    assert len(answers) == 1
 
 
 def test_they_are_planned_as_they_are_asked(tiny_folder, clip_path):
