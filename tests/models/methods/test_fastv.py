@@ -130,8 +130,13 @@ def test_what_cannot_be_is_refused(options, message):
         FastV(**options)
 
 
-def test_a_layer_that_the_model_does_not_have_is_refused(tiny_folder):
-    with pytest.raises(UsageError, match="layer=2 on a model of 2 layers: want 1 at most"):
+def test_a_layer_that_the_model_does_not_have_is_refused_before_anything_is_read(
+    tiny_folder, clip_path
+):
+    told = "'fastv' with layer=2 on a model of 2 layers: want 1 at most"
+    with pytest.raises(UsageError, match=told):
         videonsa.load(tiny_folder, method="fastv", device="cpu")
-    with pytest.raises(UsageError, match=r"after layers \[3\]: want layers from 0 to 2"):
+    with pytest.raises(UsageError, match=told):
+        videonsa.plan_video(clip_path, tiny_folder, method="fastv")
+    with pytest.raises(UsageError, match="layer=4 on a model of 4 layers"):
         tiny(**LAYERS)(**prompt(2), method=FastV(layer=4))

@@ -40,14 +40,18 @@ class TokenReduction(AttentionMethod):
                 "that says how they attend"
             )
 
-    def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
-        """See `AttentionMethod`."""
+    def of_depth(self, num_layers: int) -> Self:
+        """See `AttentionMethod`.
+
+        Raises:
+            UsageError: tokens would leave after a layer that is not there, or after the last.
+        """
         if any(layer > num_layers - 2 for layer in self.leaves_after):
             raise UsageError(
                 f"method {self.full_name!r} with layer={self.leaves_after[-1] + 1} on a model of "
                 f"{num_layers} layers: want {num_layers - 1} at most"
             )
-        return super().notes(num_layers, num_heads)
+        return self
 
     @property
     def uses_gates(self) -> bool:  # type: ignore[override]

@@ -55,8 +55,9 @@ class VScan(TokenCompression):
             check_layer("layer", self.layer)
 
     def of_depth(self, num_layers: int) -> Self:
-        """With the layer stated."""
-        return self if self.layer is not None else replace(self, layer=num_layers // 2)
+        """With the layer stated; see `TokenReduction`."""
+        stated = self if self.layer is not None else replace(self, layer=max(1, num_layers // 2))
+        return super(VScan, stated).of_depth(num_layers)
 
     def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
         """Where tokens leave, in a model that is not as deep as its authors'."""
