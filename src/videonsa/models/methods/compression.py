@@ -72,6 +72,11 @@ class TokenCompression(TokenReduction):
         return ((0, self.kept_tokens(call.num_frames, call.tokens_per_frame)),)
 
 
+def rows_of(tokens: Tensor, places: Tensor) -> Tensor:
+    """Some tokens of each frame, `[F, K, width]` of `[F, N, width]` at int64 `[F, K]`."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
 def compress_clip(method: TokenCompression, parts: Iterable[EncodedFrames]) -> Kept:
     """The tokens of one image or video that a method keeps; their places are on the CPU.
 

@@ -108,6 +108,20 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             limits="video frame by frame is our extension; everything is read again for each "
             "question",
         ),
+        "evs": MethodEntry(
+            where="videonsa.models.methods.evs:EVS",
+            what="the first frame stays, and the tokens that changed most since the frame before",
+            paper="EVS, arXiv 2510.14624",
+            code="vllm-project/vllm 094f117, vllm/multimodal/evs.py",
+            limits="frames cannot follow a video; images stay whole",
+        ),
+        "flashvid": MethodEntry(
+            where="videonsa.models.methods.flashvid:FlashVID",
+            what="diverse tokens of each frame stay, others are merged along time and in frames",
+            paper="FlashVID, arXiv 2602.08024",
+            code="Fanziyang-v/FlashVID 3efef7e",
+            limits="everything is read again for each question; published for videos alone",
+        ),
         "visionzip": MethodEntry(
             where="videonsa.models.methods.visionzip:VisionZip",
             what="each frame keeps the tokens it attends to most, and a few that stand for others",

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models.methods.compression import Kept, TokenCompression
+from videonsa.models.methods.compression import Kept, TokenCompression, rows_of
 from videonsa.models.methods.reduction import check_ratio
 from videonsa.models.tower_probe import EncodedFrames, TowerProbe
 from videonsa.ops.last_row import kept_of
@@ -69,8 +68,3 @@ class VisionZip(TokenCompression):
         """Of the tokens of a frame: one at least where any is wanted, beside a dominant one."""
         wanted = max(1, int(kept * self.contextual)) if self.contextual else 0
         return min(wanted, kept - 1)
-
-
-def rows_of(tokens: Tensor, places: Tensor) -> Tensor:
-    """Some tokens of each frame, `[F, K, width]` of `[F, N, width]` at int64 `[F, K]`."""
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
