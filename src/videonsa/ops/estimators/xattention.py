@@ -1,10 +1,10 @@
 """XAttention (arXiv 2503.16428): blocks of keys by sums of antidiagonals of their scores.
 
-The score matrix is cut into tiles of S x S, S being the stride. One antidiagonal of each, summed,
-stands for the tile: it meets every column and every diagonal once. A softmax over the tiles that
-lie before or at a query's gives the mass of each; blocks of B x B take the sum of their tiles. Each
-row of blocks keeps the fewest blocks that reach a share `threshold` of its mass, the first block
-and its own among them.
+The score matrix is cut into tiles of S x S, S being the stride. The sum of a tile's antidiagonal
+stands for the tile: it meets every row, every column and every second diagonal. A softmax over the
+tiles of a row, up to its own, gives the mass of each; a block of B x B has the sum of its tiles.
+Each row of blocks keeps the fewest blocks that reach a share `threshold` of its mass, the first
+block and its own among them.
 
 An antidiagonal is one product of S * D numbers: S queries side by side with S keys side by side,
 one of the two in reverse order (here the keys, which are fewer).
