@@ -5,11 +5,13 @@ import torch
 from tiny_models import VIDEO, left_padded, prompt, tiny
 
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.computed import ComputedPairs
 from videonsa.models.costs import AttentionCall
 from videonsa.models.decoding.steps import StaticSteps
 from videonsa.models.methods import Attended, AttentionMethod, Dense, nsa_method
-from videonsa.models.methods.pairs import causal_pairs
+from videonsa.models.methods.pairs import causal_pairs, nsa_pairs
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.step import StepTokens
 from videonsa.ops.spec import NSASpec
 
 FIXED = NSASpec(block_size=5, num_selected_blocks=2, window_size=7)
@@ -117,6 +119,30 @@ def test_a_batch_counts_all_samples_and_is_not_known_once_they_are_chosen():
     assert cache.computed.total() == 2 * len(cache.layers) * causal_pairs(length)
     cache.batch_select_indices(torch.tensor([1]))
     assert cache.computed is None
+
+
+@pytest.mark.gpu
+def test_counting_never_waits_for_the_gpu():
+    def tokens(device):
+        mask = torch.tensor([[False] * 3 + [True] * 16 + [False] * 2], device=device)
+        return StepTokens(
+            num_tokens=12,
+            has_vision=True,
+            vision_mask=mask,
+            attention_mask=None,
+            position_ids=torch.zeros(3, 1, 12, dtype=torch.int64, device=device),
+            frame_sizes=lambda: [4] * 4,
+        )
+
+    wanted = int(nsa_pairs(tokens("cpu"), FRAME))
+    on_gpu, counted = tokens("cuda"), ComputedPairs()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            counted.add(21, nsa_pairs(on_gpu, FRAME))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert counted.total() == 2 * wanted
 
 
 class Measured(AttentionMethod):

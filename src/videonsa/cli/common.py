@@ -247,7 +247,7 @@ def attention_text(of: "Usage | VideoPlan") -> str:
     if name == "dense":
         return f"{name}: every row attends to all keys before it"
     if budget is None:
-        stated = ", ".join(f"{key} {_plainly(value)}" for key, value in (of.spec or {}).items())
+        stated = ", ".join(f"{key} {_option_text(value)}" for key, value in (of.spec or {}).items())
         return f"{name}: {stated}" if stated else name
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
     mask = (of.spec or {}).get("compressed_mask")
@@ -259,10 +259,12 @@ def attention_text(of: "Usage | VideoPlan") -> str:
     )
 
 
-def _plainly(value: Any) -> str:
-    if isinstance(value, dict):  # a method behind the first
-        return f"{value['name']}"
-    return "/".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+def _option_text(value: Any) -> str:
+    from videonsa.models.methods.options import value_text
+
+    if isinstance(value, dict):  # the method behind the first
+        return str(value["name"])
+    return value_text(value)
 
 
 def parse_tokens(text: str, option: str) -> int:

@@ -1,5 +1,7 @@
 """Methods as text: names, options, what stands behind a +, and what is refused in one line."""
 
+import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -106,6 +108,16 @@ def test_what_cannot_be_is_refused_in_one_line(fewer, text, message):
     with pytest.raises(UsageError, match=message) as caught:
         parse_method(text)
     assert "\n" not in str(caught.value)
+
+
+def test_any_text_is_a_method_or_refused_by_name(fewer):
+    draw = random.Random(0)
+    pieces = [*METHODS, "fewer", *(option.name for option in options_of(NSA)), "patterns", "layer"]
+    pieces += [*":::+++,,,===//.-_", "0", "7", "1e9", "none", "true", "nan", "\0", "\n", "\u0663"]
+    for _ in range(1000):
+        text = "".join(draw.choices(pieces, k=draw.randrange(1, 8)))
+        with suppress(UsageError):
+            assert isinstance(parse_method(text), AttentionMethod), text
 
 
 def test_a_loaded_model_attends_by_its_text_and_its_config_states_the_spec(tiny_folder):
