@@ -33,7 +33,15 @@ class Sweep:
 SWEEPS: Mapping[str, Sweep] = MappingProxyType(
     {
         "dense": Sweep(),
-        "nsa": Sweep(arm="nsa"),
+        "nsa": Sweep(
+            options=(
+                "",
+                "num_selected_blocks=32",
+                "num_selected_blocks=8",
+                "num_selected_blocks=4",
+            ),
+            arm="nsa",
+        ),
         "tri_shape": Sweep(options=("", "n_local=1024", "n_local=512", "n_local=256")),
         "minference": Sweep(
             options=(

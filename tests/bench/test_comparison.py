@@ -43,6 +43,7 @@ def result(qa, clip_path):
         Candidate("nsa", qa.model.method),
         Candidate("half", LastHalf()),
         Candidate("gone", None, "no such thing here"),
+        Candidate("visionzip", parse_method("visionzip:ratio=0.25")),
     ]
     clip = read_video(clip_path, sampling=qa.sampling)
     request = ComparisonRequest(
@@ -57,7 +58,7 @@ def result(qa, clip_path):
 
 
 def test_answers_are_those_of_ask_and_shares_those_of_what_was_computed(result, qa, clip_path):
-    dense, nsa, half, _ = result["methods"]
+    dense, nsa, half, _, _ = result["methods"]
     asked = qa.ask(clip_path, QUESTION, max_new_tokens=3, temperature=0)
     assert nsa["answer"] == asked.text and nsa["options"] == asked.usage.spec
     assert dense["attention"] == 1 and 0 < nsa["attention"] < 1
@@ -68,6 +69,18 @@ def test_answers_are_those_of_ask_and_shares_those_of_what_was_computed(result, 
     assert half["attention"] == pytest.approx((1 + pairs[1] / pairs[0]) / 2)
     for line in (dense, nsa, half):
         assert len(line["times_ms"]) == 2 and line["first_ms"] > 0 and line["peak_gb"] is None
+
+
+def test_tokens_that_a_method_does_not_keep_are_empty_columns_and_rows(result):
+    found = result["methods"][4]
+    assert found["kept_tokens"] == 12 and found["attention"] < 0.3
+    first, end = result["axis"]["vision"]
+    kept = found["pattern"]["kept"]
+    assert sum(kept[first:end]) == 12 and all(sum(kept[i : i + 12]) == 3 for i in (first, end - 12))
+    assert found["pattern"]["shares"][end][first:end] == kept[first:end]
+    assert [found["pattern"]["shares"][first + i][first + i] for i in range(48)] == kept[first:end]
+    assert found["encode_ms"] != result["methods"][0]["encode_ms"]  # the tower ran for it alone
+    assert result["methods"][0]["encode_ms"] == result["methods"][2]["encode_ms"]
 
 
 def test_a_method_that_cannot_run_stands_there_with_its_reason(result):
@@ -91,7 +104,7 @@ def test_a_method_that_refuses_the_model_says_why(qa, clip_path):
 
 def test_patterns_are_of_the_whole_prompt_and_of_the_layer_that_was_asked_for(result):
     size = min(CELLS, result["prompt_tokens"])
-    dense, nsa, half, _ = (line["pattern"] for line in result["methods"])
+    dense, nsa, half, _, _ = (line["pattern"] for line in result["methods"])
     for pattern in (dense, nsa, half):
         assert len(pattern["shares"]) == len(pattern["kept"]) == size
         assert all(

@@ -34,6 +34,8 @@ NUMBERS = (
     *("prefill_ms", "times_ms", "peak_gb", "pattern", "notes"),
 )
 """Of a method; all but the reason are None where it cannot run."""
+MOST_TOLD = 60
+"""Characters of an answer in a line; JSON has all."""
 DIGITS = 4
 """Of the shares of a pattern."""
 HOW = (
@@ -287,4 +289,10 @@ def _without_nan(values: Any) -> Any:
 
 
 def _told(line: dict[str, Any]) -> str:
-    return f"{line['prefill_ms']:.1f} ms, {line['answer']!r}"
+    return f"{line['prefill_ms']:.1f} ms, {shortened(line['answer'])!r}"
+
+
+def shortened(answer: str) -> str:
+    """An answer that fits a line."""
+    answer = " ".join(answer.split())
+    return answer if len(answer) <= MOST_TOLD else f"{answer[: MOST_TOLD - 3]}..."

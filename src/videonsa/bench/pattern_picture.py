@@ -13,10 +13,10 @@ CELL_PIXELS = 288
 """Width of a pattern, about."""
 MOST_COLUMNS = 4
 _MARGIN, _GAP = 24, 26
-_LEFT, _HEAD, _FOOT = 56, 48, 58
+_LEFT, _HEAD, _FOOT = 56, 48, 62
 """Around a pattern: labels of its rows, its name, labels of its columns."""
 _TITLE, _NOTE = 84, 20
-_STRIP = 7
+_STRIP, _STRIP_GAP = 7, 5
 _LEAST_WIDTH = 860
 _INK, _FAINT, _LINE = (28, 30, 36), (92, 96, 106), (168, 172, 180)
 _PAPER, _TEXT, _VIDEO = (255, 255, 255), (214, 116, 24), (58, 116, 180)
@@ -129,8 +129,10 @@ def _draw_panel(image: Image.Image, line: Mapping[str, Any], axis: Axis, box: Bo
     kept = line["pattern"]["kept"]
     if min(kept) < 1:
         strip = _heat([kept]).resize((right - left, _STRIP), Image.Resampling.NEAREST)
-        image.paste(strip, (left, bottom + 2))
-        draw.text((left - 4, bottom + 5), "kept", fill=_FAINT, font=_font(11), anchor="rm")
+        image.paste(strip, (left, bottom + _STRIP_GAP))
+        draw.text(
+            (left - 4, bottom + _STRIP_GAP + 3), "kept", fill=_FAINT, font=_font(11), anchor="rm"
+        )
     _draw_columns(draw, axis, box)
     _draw_rows(draw, axis, box)
 
@@ -174,7 +176,7 @@ def _parts(axis: Axis) -> Iterator[tuple[float, float, tuple[int, int, int]]]:
 def _draw_columns(draw: ImageDraw.ImageDraw, axis: Axis, box: Box) -> None:
     """Below a pattern: which columns are text and frames, and the seconds of these."""
     left, _, right, bottom = box
-    side, top, small = right - left, bottom + _STRIP + 5, _font(12)
+    side, top, small = right - left, bottom + _STRIP + _STRIP_GAP + 3, _font(12)
     for begin, end, colour in _parts(axis):
         x = left + begin * side
         draw.rectangle((x, top, max(left + end * side, x + 2) - 1, top + 3), fill=colour)

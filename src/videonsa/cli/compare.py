@@ -41,8 +41,6 @@ _HEAD = (
     "peak",
     "answer",
 )
-_MOST_ANSWER = 60
-"""Characters of an answer in the table; JSON has all."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -120,7 +118,7 @@ def run(args: Namespace) -> int:
             model, clip, _candidates(args, model), _request(args, model), progress=report
         ):
             if args.out is not None:
-                write_output(args.out, json.dumps(result, indent=1, allow_nan=False).encode())
+                write_output(args.out, (json.dumps(result, allow_nan=False) + "\n").encode())
         if args.picture is not None:
             _draw(args.picture, result)
     of_methods = (note for line in result["methods"] for note in line["notes"] or ())
@@ -224,9 +222,8 @@ def table_text(result: dict[str, Any]) -> str:
 
 
 def _row(line: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
-    answer = " ".join(line["answer"].split())
-    if len(answer) > _MOST_ANSWER:
-        answer = f"{answer[: _MOST_ANSWER - 3]}..."
+    from videonsa.bench.comparison import shortened
+
     share, peak = line["attention"], line["peak_gb"]
     return (
         line["name"],
@@ -236,7 +233,7 @@ def _row(line: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
         f"{line['prefill_ms']:.1f} ms",
         f"{line['first_ms']:.0f} ms",
         "-" if peak is None else f"{peak:.2f} GB",
-        answer,
+        shortened(line["answer"]),
     )
 
 
