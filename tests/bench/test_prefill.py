@@ -68,4 +68,4 @@ def test_a_method_that_fails_has_its_line():
     request = replace(REQUEST, frames=((56, 56),), regimes=("random",), methods=("fastv:layer=9",))
     *_, result = bench_prefill(request, progress=lambda _: None)
     *_, last = result["lengths"][0]["stages"]
-    assert last["name"] == "prefill, fastv:layer=9, random" and "layer" in last["error"]
+    assert last["name"] == "prefill, fastv:layer=9" and "layers: want" in last["error"]

@@ -26,8 +26,9 @@ from videonsa.bench.predicted_memory import prediction
 from videonsa.bench.prefill_calls import CompressedClip, PrefillCalls, prefill_calls
 from videonsa.bench.probes import AttentionTime
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
-from videonsa.bench.stopwatch import timed_stage
+from videonsa.bench.stopwatch import failed_stage, timed_stage
 from videonsa.bench.video_reading import ReadingRequest, encode_video, measure_reading
+from videonsa.errors import UsageError
 from videonsa.machine import measurement_facts
 from videonsa.models.checkpoints.quantised import Weights, quantise
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -208,14 +209,26 @@ def _regime_stages(
         embeds = clip_embeddings(clip, width, "random", like=like)
         yield from _prefill_stages(model, clip, "prefill, dense", Dense(), embeds, request)
     for text in request.methods:
+        yield from _method_stages(model, clip, text, request)
+
+
+def _method_stages(
+    model: VideoNSAForConditionalGeneration, clip: Clip, text: str, request: PrefillRequest
+) -> Iterator[dict[str, Any]]:
+    """Of another method; its line where it refuses the model."""
+    try:
         method = model.config.method_of(text)
-        if isinstance(method, TokenCompression):
-            yield from _compressed_stages(model, clip, text, method, request)
-            continue
-        for regime in request.regimes:
-            embeds = clip_embeddings(clip, width, regime, like=like)
-            name = f"prefill, {text}, {regime}"
-            yield from _prefill_stages(model, clip, name, method, embeds, request, text)
+    except UsageError as error:
+        yield failed_stage(f"prefill, {text}", error)
+        return
+    if isinstance(method, TokenCompression):
+        yield from _compressed_stages(model, clip, text, method, request)
+        return
+    width, like = model.config.text_config.hidden_size, model.lm_head.weight
+    for regime in request.regimes:
+        embeds = clip_embeddings(clip, width, regime, like=like)
+        name = f"prefill, {text}, {regime}"
+        yield from _prefill_stages(model, clip, name, method, embeds, request, text)
 
 
 def _compressed_stages(
