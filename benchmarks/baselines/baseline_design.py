@@ -65,8 +65,8 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType(
         "vscan": Sweep(
             options=("", "ratio=0.35", "ratio=0.5,layer_ratio=0.5", "ratio=0.7,layer_ratio=0.6")
         ),
-        "evs": Sweep(),
-        "flashvid": Sweep(),
+        "evs": Sweep(options=("", "pruning_rate=0.5", "pruning_rate=0.8", "pruning_rate=0.9")),
+        "flashvid": Sweep(options=("", "ratio=0.1", "ratio=0.4", "ratio=0.6")),
     }
 )
 """By the name of the method; the settings behind the published one change its budget."""
