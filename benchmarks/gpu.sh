@@ -11,6 +11,8 @@
 #   benchmarks/gpu.sh peers OUT       prefill_peers.json: the same, transformers, another frame size
 #   benchmarks/gpu.sh reading OUT     prefill_reading.json: a video file, mostly on the CPUs
 #   benchmarks/gpu.sh long OUT        prefill_long.json: 512K and 1M tokens
+#   benchmarks/gpu.sh baselines OUT   block_sparse.json, estimators.json, prefill_baselines.json: every
+#                                     attention method, its kernels and its estimators
 #   benchmarks/gpu.sh train OUT       train.json
 #   benchmarks/gpu.sh shared OUT      128K tokens over all GPUs of the machine: train_1.json, train_2.json,
 #                                     train_2_fsdp.json, ..., prefill_1.json, prefill_2.json, ...
@@ -21,7 +23,7 @@
 #
 # Copy the files of OUT to benchmarks/results/GPU, then `make results`.
 set -uo pipefail
-part=${1:?want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train, shared or whole}
+part=${1:?want tests, forward, backward, prefill, fp8, decode, peers, reading, long, baselines, train, shared or whole}
 out=${2:?want a folder for the results}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -80,6 +82,12 @@ long)
         --regimes random \
         --out "$out/prefill_long.json"
     ;;
+baselines)
+    python3 benchmarks/block_sparse.py --out "$out/block_sparse.json" || failed=1
+    python3 benchmarks/estimators.py --out "$out/estimators.json" || failed=1
+    videonsa bench prefill --model 7B --tokens 128k --video none --regimes coherent --repeats 1 \
+        --method all --out "$out/prefill_baselines.json"
+    ;;
 train)
     export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
     videonsa bench train --model 7B --tokens 16k,36k,128k --out "$out/train.json"
@@ -115,7 +123,7 @@ whole)
         --repeats 2 --out "$out/train_2_whole.json" || failed=1
     ;;
 *)
-    echo "part $part: want tests, forward, backward, prefill, fp8, decode, peers, reading, long, train, shared or whole" >&2
+    echo "part $part: want tests, forward, backward, prefill, fp8, decode, peers, reading, long, baselines, train, shared or whole" >&2
     exit 2
     ;;
 esac

@@ -80,6 +80,12 @@ def extra_gb(result: Result, *, shape: str, regime: str) -> float | None:
     return run["extra_gb"] if run else None
 
 
+def over_share(result: Result, *, name: str) -> float | None:
+    """Time of block lists over what their share of dense attention takes."""
+    factors = [run.get("factor") for run in result["runs"] if run["name"] == name]
+    return factors[0] if factors else None
+
+
 def kernel_seconds(result: Result, *, shape: str, regime: str) -> float | None:
     """All kernels of one call."""
     kernels = result["kernels"].get(shape, {}).get(regime)
@@ -416,9 +422,23 @@ def _decode() -> Iterator[Target]:
     )
 
 
+def _block_sparse() -> Iterator[Target]:
+    cases = [(f"blocks of 128, {density}", 1.5) for density in ("10%", "30%", "60%")]
+    cases.append(("vertical-slash, as published", 2.5))
+    for name, want in cases:
+        yield Target(
+            what=f"128k block-sparse, {name}: over its share of dense",
+            file="block_sparse.json",
+            find=partial(over_share, name=name),
+            want=want,
+            at_least=False,
+        )
+
+
 def rows(folder: Path) -> Iterator[tuple[list[str], bool]]:
     """A row a target, and whether it misses what is wanted."""
-    for target in (*_forward(), *_backward(), *_prefill(), *_decode(), *_training()):
+    parts = (_forward, _backward, _block_sparse, _prefill, _decode, _training)
+    for target in (target for part in parts for target in part()):
         path = folder / target.file
         value = target.find(json.loads(path.read_text())) if path.exists() else None
         sign = ">=" if target.at_least else "<="

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.report.attention_section import FILES, attention_figure, render_attention
+from benchmarks.report.baselines_section import BASELINES, draw_baselines, render_baselines
+from benchmarks.report.baselines_section import FIGURE as BASELINES_FIGURE
 from benchmarks.report.decode_section import DECODE_FILES, render_decode_steps, render_session
 from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
@@ -32,7 +34,8 @@ Made = TypeVar("Made")
 HEADER = """# Results
 
 All numbers of this project, in this order: accuracy of the embedded model on its own clips; of the
-study's models on the suite of long rendered videos; speed of training them; time of a whole model
+study's models on the suite of long rendered videos, and under every other method; speed of training
+them; time of a whole model
 to its first token; time of a decoded token, of what a session does, and its memory; errors of
 quantised weights; time of products in fp8; time to read a video; memory of the reference attention;
 time and memory of attention alone.
@@ -144,6 +147,7 @@ def render_reference_memory(result: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedded": render_embedded,
     STUDY: render_study,
+    BASELINES: render_baselines,
     "study_speed": render_speed,
     **{stem: partial(render_prefill, what=what) for stem, what in PREFILL_FILES.items()},
     **{stem: partial(render_decode_steps, what=what) for stem, what in DECODE_FILES.items()},
@@ -208,13 +212,19 @@ def figures(folder: Path) -> dict[str, str]:
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    """The plot of the study: file name and PNG.
+    """The plots of the study and of the baselines: file name and PNG.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    path = next(iter(sorted(folder.glob(f"*/{STUDY}.json"))), None)
-    return {} if path is None else {STUDY_FIGURE: _made(path, draw_study)}
+    drawn = {}
+    for stem, name, draw in (
+        (STUDY, STUDY_FIGURE, draw_study),
+        (BASELINES, BASELINES_FIGURE, draw_baselines),
+    ):
+        for path in sorted(folder.glob(f"*/{stem}.json"))[:1]:
+            drawn[name] = _made(path, draw)
+    return drawn
 
 
 def _attention_results(folder: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ FILES = {
     "prefill_peers": ", beside transformers",
     "prefill_reading": ", from a video file",
     "prefill_long": ", 512K and 1M tokens",
+    "prefill_baselines": ", every method as published",
 }
 """Names of the files of results, without suffix, and what distinguishes them."""
 _COLUMNS = (
@@ -41,6 +42,7 @@ def render_prefill(result: Mapping[str, Any], *, what: str = "") -> str:
         height, width = length["frame"]
         title = f"### {length['tokens']:,} video tokens, frames of {height}x{width}\n\n"
         parts.append(title + _stages(length["stages"]))
+        parts += _speedups(length["stages"])
     if (video := result["video"]) is not None:
         parts.append(
             f"### A file: {video['source']}, {video['duration']:.0f} s\n\n"
@@ -61,6 +63,35 @@ def _dtype(result: Mapping[str, Any]) -> str:
 
 def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
     return table(_HEAD, [[stage["name"], *_numbers(stage)] for stage in stages])
+
+
+def _speedups(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each prefill over the dense one; nothing where it was not measured what is computed."""
+    found = [stage for stage in stages if stage.get("attention_share") is not None]
+    dense = next((stage for stage in found if stage["name"] == "prefill, dense"), None)
+    if dense is None or len(found) < 2:
+        return []
+    rows = [
+        [
+            stage["name"].removeprefix("prefill, "),
+            f"{100 * stage['attention_share']:.3g}",
+            f"{dense['ms'] / stage['ms']:.2f}",
+            _ratio(dense, stage, "attention_ms"),
+        ]
+        for stage in found
+    ]
+    head = ["prefill", "pairs computed, % of dense", "speed-up", "speed-up of attention"]
+    return [
+        "Speed-up over dense attention in the same run, estimators and the choice of keys "
+        "included; of methods that keep some tokens without the vision tower.\n\n"
+        + table(head, rows)
+    ]
+
+
+def _ratio(dense: Mapping[str, Any], stage: Mapping[str, Any], name: str) -> str:
+    if not dense.get(name) or not stage.get(name):
+        return ""
+    return f"{dense[name] / stage[name]:.2f}"
 
 
 def _numbers(stage: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ question all of its options. The tokens of all of them are read together; a mask
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -81,10 +81,12 @@ def _lay(asked: Sequence[Asked]) -> _Laid:
 
 @dataclass(frozen=True, eq=False)
 class _Apart(AttentionMethod):
-    """Dense attention of text to the cache, and to what `mask` lets it see of itself."""
+    """Dense attention of text to the cache, and to what `seen` lets it see of itself."""
 
-    mask: Tensor
-    """Added to the scores, `[T, S]`."""
+    seen: Tensor
+    """Bool `[T, T]`: what each token sees of all of them."""
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    """By the number of keys, which layers may differ in: what is added to the scores."""
     name = "dense"
 
     def attend(
@@ -100,17 +102,19 @@ class _Apart(AttentionMethod):
         num_kv_heads = k.shape[2]
         lines = q[0].unflatten(1, (num_kv_heads, -1)).permute(2, 1, 0, 3)  # [G, H, T, D]
         keys, values = (x.transpose(1, 2).expand(len(lines), -1, -1, -1) for x in (k, v))
-        mask = self.mask.expand(*lines.shape[:2], -1, -1)
+        num_keys = k.shape[1]
+        if num_keys not in self.masks:
+            self.masks[num_keys] = _mask(self.seen, num_keys=num_keys, dtype=q.dtype)
+        mask = self.masks[num_keys].expand(*lines.shape[:2], -1, -1)
         out = F.scaled_dot_product_attention(lines, keys, values, attn_mask=mask)
         return out.permute(2, 1, 0, 3).flatten(1, 2)[None]
 
 
-def _mask(laid: _Laid, *, num_read: int, dtype: torch.dtype) -> Tensor:
-    """`[T, num_read + T]`: 0 where a token sees a key, else -inf."""
-    num_keys = num_read + len(laid.ids)
+def _mask(seen: Tensor, *, num_keys: int, dtype: torch.dtype) -> Tensor:
+    """`[T, S]`: 0 where a token sees a key, else -inf; the tokens are the last of the S keys."""
     room = -(-num_keys // _ALIGNED) * _ALIGNED
-    mask = torch.zeros(len(laid.ids), room, dtype=dtype, device=laid.ids.device)
-    mask[:, num_read:num_keys].masked_fill_(~laid.own_keys(), float("-inf"))
+    mask = torch.zeros(len(seen), room, dtype=dtype, device=seen.device)
+    mask[:, num_keys - len(seen) : num_keys].masked_fill_(~seen, float("-inf"))
     return mask[:, :num_keys]
 
 
@@ -125,17 +129,48 @@ def score_all(context: Context, asked: Sequence[Asked]) -> list[Scored]:
     Raises:
         ModelError: logits that are not finite.
     """
-    model, cache = context.model, context.cache
-    laid = _Laid(*(x.to(model.device) for x in _lay(asked)))
-    (start,) = cache.next_position
+    laid = _Laid(*(x.to(context.model.device) for x in _lay(asked)))
+    return _scored(laid, _logits(context, laid)[laid.predictors], asked)
+
+
+@torch.inference_mode()
+def score_read(
+    context: Context, logits: Tensor, options: Sequence[Sequence[int]], answer: int
+) -> Scored:
+    """Score the one question that was read last; the context stays as it is.
+
+    Args:
+        context: of a model whose text tokens attend densely once a prompt is read.
+        logits: `[1, V]`, after the last token of the prompt.
+        options: as in `Asked`.
+        answer: likewise.
+
+    Raises:
+        ModelError: logits that are not finite.
+    """
+    asked = [Asked((), options, answer)]
+    laid = _Laid(*(x.to(context.model.device) for x in _lay(asked)))
+    # Its own tokens come behind the prompt's last, which is where -1 points to.
+    rows = torch.cat([logits, _logits(context, laid)])
+    return _scored(laid, rows[laid.predictors + 1], asked)[0]
+
+
+def _logits(context: Context, laid: _Laid) -> Tensor:
+    """`[T, V]`, of tokens that follow what was read; they do not stay."""
+    (start,) = context.cache.next_position
     with context.aside():
-        logits = model(
+        logits: Tensor = context.model(
             input_ids=laid.ids[None],
             position_ids=(start + laid.ages).expand(3, 1, -1),
-            past_key_values=cache,
-            method=_Apart(_mask(laid, num_read=context.num_tokens, dtype=model.dtype)),
-        ).logits[0]
-    rows = logits[laid.predictors].float().log_softmax(-1)
+            past_key_values=context.cache,
+            method=_Apart(laid.own_keys()),
+        ).logits
+    return logits[0]
+
+
+def _scored(laid: _Laid, logits: Tensor, asked: Sequence[Asked]) -> list[Scored]:
+    """Scores from the logits `[P, V]` that predict the tokens of all options."""
+    rows = logits.float().log_softmax(-1)
     of_tokens = rows.gather(1, laid.targets[:, None])[:, 0]
     is_first = rows.argmax(-1) == laid.targets
     counts = [len(one.options) for one in asked]

@@ -120,16 +120,17 @@ class Answerer:
         config = self._model.config.vision_config
         side = script.spec.frame_size // config.patch_size
         grid = (script.spec.num_frames // config.temporal_patch_size, side, side)
-        features = self._model.encode_frames(frames_on(script, self._model.device))
+        kept = self._model.encode_kept(frames_on(script, self._model.device))
         seconds = tuple(map(float, range(grid[0])))  # frames come at 2 a second
-        slots = [VisionSlot("video", len(features))]
+        slots = [VisionSlot("video", len(kept.features))]
         ids = chat_tokens("?", tokenizer=self._tokenizer, vision=slots).ids
         head, _ = split_at_video(ids, self._model.config.vision_end_token_id)
         context = Context(self._model)
         if gates is not None:
             vision = torch.tensor(head) == self._model.config.video_token_id
             gates.rows = vision.nonzero()[:, 0]
-        passage = context.passage(head, [EncodedVision("video", features, grid, seconds)])
+        video = EncodedVision("video", kept.features, grid, seconds, kept.places)
+        passage = context.passage(head, [video])
         context.read(passage, recorder=gates)
         return context
 

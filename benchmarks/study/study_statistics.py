@@ -3,12 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from benchmarks.study.answering import VideoLine
 
 Floats = NDArray[np.float64]
 Style = Literal["free", "likeliest"]
@@ -20,6 +18,42 @@ _ROUNDING = 1e-9
 REPEATS = 2000
 SEEN = 2.8
 """A difference of so many standard errors is found in four of five studies (1.96 + 0.84)."""
+
+
+class Answered(Protocol):
+    """A line of answers about a video: lists have one entry for each question."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the video, at most."""
+
+    @property
+    def sample(self) -> int:
+        """Number of the video among those of its length."""
+
+    @property
+    def only(self) -> str:
+        """The kind of a video of one kind; empty: it has all."""
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of the questions."""
+
+    @property
+    def answers(self) -> list[str]:
+        """The right ones."""
+
+    @property
+    def places(self) -> list[int]:
+        """Of the right answers among the options."""
+
+    @property
+    def free(self) -> list[bool]:
+        """Whether greedy decoding writes the right answer, and nothing more."""
+
+    @property
+    def likeliest(self) -> list[bool]:
+        """Whether the right answer is the likeliest option."""
 
 
 class Interval(NamedTuple):
@@ -48,7 +82,7 @@ class Answers:
 
     @classmethod
     def of(
-        cls, seeds: Sequence[Mapping[str, Sequence[VideoLine]]], length: int, style: Style
+        cls, seeds: Sequence[Mapping[str, Sequence[Answered]]], length: int, style: Style
     ) -> "Answers | None":
         """Those about the videos that every arm of every seed answered; None where none did.
 
@@ -99,7 +133,7 @@ class Answers:
         return self.right.shape[0], self.right.shape[2]
 
 
-def _by_sample(lines: Sequence[VideoLine], length: int) -> dict[int, VideoLine]:
+def _by_sample(lines: Sequence[Answered], length: int) -> dict[int, Answered]:
     """Lines about videos of a length, those of a single kind left out."""
     return {line.sample: line for line in lines if line.length == length and not line.only}
 
@@ -109,7 +143,7 @@ def _per_kind(named: Sequence[str], kinds: Sequence[str]) -> list[int]:
     return [counts[kind] for kind in kinds]
 
 
-def _right(line: VideoLine, kinds: Sequence[str], style: Style) -> list[int]:
+def _right(line: Answered, kinds: Sequence[str], style: Style) -> list[int]:
     verdicts = line.free if style == "free" else line.likeliest
     named = [kind for kind, right in zip(line.kinds, verdicts, strict=True) if right]
     return _per_kind(named, kinds)
@@ -231,7 +265,7 @@ def accuracies(answers: Answers, style: Style) -> list[dict[str, Any]]:
     return found
 
 
-def best_constants(lines: Sequence[VideoLine]) -> dict[str, float]:
+def best_constants(lines: Sequence[Answered]) -> dict[str, float]:
     """Of each kind, the share that one answer, or one place among the options, has right."""
     answers: dict[str, Counter[str]] = {}
     places: dict[str, Counter[int]] = {}

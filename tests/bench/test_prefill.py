@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from videonsa.bench import prefill
@@ -41,3 +42,30 @@ def test_weights_in_fp8_are_measured_and_predicted_as_such():
     assert (full["weights"], fp8["weights"]) == ("full", "fp8")
     assert fp8["weights_gb"] < 0.7 * full["weights_gb"]
     assert [stage["error"] for stage in fp8["lengths"][0]["stages"]] == [None] * 7
+
+
+def test_further_methods_are_measured_with_their_share_of_attention():
+    methods = ("tri_shape:n_init=8,n_local=16", "visionzip:ratio=0.5")
+    request = replace(REQUEST, frames=((112, 112),), regimes=("coherent",), methods=methods)
+    *_, result = bench_prefill(request, progress=lambda _: None)
+    stages = {stage["name"]: stage for stage in result["lengths"][0]["stages"]}
+    assert [stage["error"] for stage in stages.values()] == [None] * len(stages)
+    assert list(stages)[-5:] == [
+        "prefill, tri_shape:n_init=8,n_local=16, coherent",
+        "next token after prefill, tri_shape:n_init=8,n_local=16, coherent",
+        "vision tower, visionzip:ratio=0.5",
+        "prefill, visionzip:ratio=0.5",
+        "next token after prefill, visionzip:ratio=0.5",
+    ]
+    shares = {name: stage.get("attention_share") for name, stage in stages.items()}
+    assert shares["prefill, dense"] == 1 and shares["vision tower"] is None
+    assert shares["next token after prefill, visionzip:ratio=0.5"] is None
+    pairs = [n * (n + 1) / 2 for n in (64 + 64, 32 + 64)]  # video and text; half of the video
+    assert shares["prefill, visionzip:ratio=0.5"] == pytest.approx(pairs[1] / pairs[0])
+
+
+def test_a_method_that_fails_has_its_line():
+    request = replace(REQUEST, frames=((56, 56),), regimes=("random",), methods=("fastv:layer=9",))
+    *_, result = bench_prefill(request, progress=lambda _: None)
+    *_, last = result["lengths"][0]["stages"]
+    assert last["name"] == "prefill, fastv:layer=9" and "layers: want" in last["error"]

@@ -105,7 +105,7 @@ def test_a_budget_of_one_or_more_is_called_dense_equivalent(ask):
 
 
 def test_dense_attention_says_so(ask):
-    _, _, err = ask("--attention", "dense")
+    _, _, err = ask("--method", "dense")
     assert "attention  dense: every row" in err
     assert "note       dense attention was asked for" in err
 
@@ -120,9 +120,9 @@ def test_weights_without_gates_run_dense_unless_fresh_gates_are_wished(
     arguments = ["ask", str(clip_path), "What?", "--model", str(tmp_path), "--max-new-tokens", "1"]
     assert main(arguments) == 0
     assert "note       these weights have no gates: attention is dense" in capsys.readouterr().err
-    assert main([*arguments, "--attention", "nsa"]) == 2
+    assert main([*arguments, "--method", "nsa"]) == 2
     assert "have no gates" in capsys.readouterr().err
-    assert main([*arguments, "--attention", "nsa", "--fresh-gates"]) == 0
+    assert main([*arguments, "--method", "nsa", "--fresh-gates"]) == 0
     assert "fresh" in capsys.readouterr().err
 
 
@@ -131,7 +131,7 @@ def test_libraries_write_nothing_of_their_own(tiny_folder, clip_path):
     options = ["--model", str(tiny_folder), "--device", "cpu", "--max-new-tokens", "2"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     titles = [line.split()[0] for line in done.stderr.splitlines()]
-    assert titles == ["frames", "tokens", "attention", "generation", "time", "note"]
+    assert titles == ["frames", "tokens", "attention", "generation", "time", "computed", "note"]
 
 
 def test_fit_is_told_with_the_notes(ask):

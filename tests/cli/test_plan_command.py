@@ -12,7 +12,7 @@ def test_plan_prints_frames_tokens_memory_and_budget(tiny_folder, clip_path, cap
     out, err = capsys.readouterr()
     assert err == ""
     titles = [line.split()[0] for line in out.splitlines() if line[0] != " "]
-    assert titles == ["video", "frames", "tokens", "attention", "model", "memory"]
+    assert titles == ["video", "frames", "tokens", "attention", "computed", "model", "memory"]
     assert "48 video" in out
     assert "(estimated; the peak is in" in out
 

@@ -39,7 +39,7 @@ def test_every_file_that_the_page_names_exists():
 
 
 def test_dense_attention_passes_no_ops(tiny_folder, clip_path, capsys):
-    lines = run_trace(tiny_folder, clip_path, capsys, "--attention", "dense")
+    lines = run_trace(tiny_folder, clip_path, capsys, "--method", "dense")
     assert lines[6:] == [
         "7 ops/nsa           not passed: attention is dense",
         "8 ops/reference     not passed: attention is dense",

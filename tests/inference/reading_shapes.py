@@ -17,6 +17,7 @@ from videonsa.bench.random_model import TINY, one_layer_model
 from videonsa.inference import warm_up
 from videonsa.inference.warm_up import Prompt
 from videonsa.models.methods import NSA, Dense, ReleasedNSA
+from videonsa.models.methods.fastv import FastV
 
 
 class Driver:
@@ -68,9 +69,11 @@ def main():
     usual = kernels(*warm_up.usual_prompts(2**14))
     other = kernels(Prompt(14, (32, 18, 24), 31)) | kernels(Prompt(15, (20, 20, 36), 17, "image"))
     without = {}
-    for name, method in {"dense": Dense(), "released": ReleasedNSA()}.items():
+    for name, method in {"dense": Dense(), "fastv": FastV(), "released": ReleasedNSA()}.items():
         model.method = method
         without[name] = warm_up._shadow(model) is None
+    model.method = FastV(attention=NSA())
+    behind = warm_up._shadow(model).method.name
     model.method = NSA(backend="reference")
     without["reference"] = warm_up._shadow(model) is None
     model.method = NSA()
@@ -83,6 +86,7 @@ def main():
         "lacking": len(other - usual),
         "of": len(other),
         "without": without,
+        "behind": behind,
         "device": str(shadow.device),
     }
     print(json.dumps(found))

@@ -12,6 +12,7 @@ from videonsa.errors import UsageError, VideoError
 from videonsa.inference import encoded_clip
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import encode_clip
+from videonsa.models.methods.compression import Kept
 from videonsa.models.shape import VisionShape
 from videonsa.video import decode
 from videonsa.video.sampling import SamplingSpec
@@ -41,7 +42,10 @@ def num_workers():
 
 
 def encoded(video, encode, **sampling):
-    return encode_clip(video, SamplingSpec(**sampling), encode, vision=VISION)
+    def kept(parts):
+        return Kept(encode(parts))
+
+    return encode_clip(video, SamplingSpec(**sampling), kept, vision=VISION)
 
 
 def joined(parts):

@@ -331,8 +331,8 @@ class Exhausted:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return call(*args, **kwargs)
 
-    def encode_frames(self, parts):
-        return self._run("tower", self.model.encode_frames, parts)
+    def encode_kept(self, parts, *, method=None):
+        return self._run("tower", self.model.encode_kept, parts, method=method)
 
     def __call__(self, **kwargs):
         self.calls += 1

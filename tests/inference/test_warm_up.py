@@ -209,7 +209,9 @@ def test_usual_prompts_have_nearly_all_kernels_of_others(found):
 
 
 def test_where_no_kernel_depends_on_lengths_there_is_no_such_model(found):
-    assert found["without"] == dict.fromkeys(("dense", "released", "reference", "float32"), True)
+    none = ("dense", "fastv", "released", "reference", "float32")
+    assert found["without"] == dict.fromkeys(none, True)
+    assert found["behind"] == "nsa", "of a method by which tokens leave, it is that which attends"
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ def test_the_method_and_the_recorder_of_the_page_run(clip_path, capsys):
     assert code.count(CLIP) == 2
     space = {}
     exec(code.replace(CLIP, str(clip_path)), space)
-    assert space["model"].model.method.name == "sliding window"
+    assert space["model"].model.method.name == "sliding_window"
     assert capsys.readouterr().out.strip()
     norms = space["recorder"].norms
     assert sorted(norms) == list(range(space["model"].shape.num_layers))

@@ -23,7 +23,7 @@ class LeavingDense(Dense):
 
     leaves_after = (0,)
 
-    def kept_after(self, layer, hidden, step):
+    def kept_after(self, layer, hidden, step, following):
         return every_second(step)
 
 
@@ -31,7 +31,7 @@ class LeavingDense(Dense):
 class LeavingNSA(NSA):
     leaves_after = (0,)
 
-    def kept_after(self, layer, hidden, step):
+    def kept_after(self, layer, hidden, step, following):
         return every_second(step)
 
 
@@ -63,7 +63,7 @@ def test_tokens_that_leave_are_seen_by_no_later_layer():
     class Leaving(Dense):
         leaves_after = (0,)
 
-        def kept_after(self, layer, hidden, step):
+        def kept_after(self, layer, hidden, step, following):
             return kept
 
     with torch.no_grad():
@@ -126,7 +126,7 @@ class LeavingFrames(NSA):
 
     leaves_after = (0,)
 
-    def kept_after(self, layer, hidden, step):
+    def kept_after(self, layer, hidden, step, following):
         vision = step.tokens.vision_mask[0, -step.tokens.num_tokens :]
         frame = (vision.cumsum(0) - 1) // 4
         return (~vision | torch.isin(frame, torch.tensor([0, 2, 3]))).nonzero()[:, 0]
@@ -200,7 +200,7 @@ def test_places_that_cannot_be_are_refused(kept, message):
     class Wrong(Dense):
         leaves_after = (0,)
 
-        def kept_after(self, layer, hidden, step):
+        def kept_after(self, layer, hidden, step, following):
             return kept
 
     with pytest.raises(UsageError, match=message):
@@ -282,7 +282,7 @@ class MostAttended(Dense):
             step.prepared.value = scores.mul(q.shape[-1] ** -0.5).softmax(-1).mean((0, 1))
         return super().attend(layer, hidden, q, k, v, step)
 
-    def kept_after(self, layer, hidden, step):
+    def kept_after(self, layer, hidden, step, following):
         count = step.tokens.num_tokens
         if count == 1:
             return None

@@ -150,8 +150,7 @@ def test_the_memory_of_captured_steps_is_predicted_from_above(max_new_tokens):
     with allocations(torch.Tensor) as counted:
         for layer in range(shape.num_layers):
             cache.update(prefilled, prefilled, layer)
-        num_rows = work.prompt_tokens + rows_needed(0, max_new_tokens)
-        cache.reserve(num_rows, spare=SPARE)
+        cache.reserve(rows_needed(0, max_new_tokens), spare=SPARE)
     terms = stage(work, "next token").terms
     predicted = terms["cache"] + terms.get("growing", 0)
     assert 0 <= predicted - counted.peak <= ROOM * shape.cache_bytes_per_token

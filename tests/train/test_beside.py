@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from awq_checkpoints import write_awq
 from conftest import TOKENIZER, write_clip
 from small_manifest import OPTIONS, SAMPLING, record, write_manifest
 from small_run import make_data, recipe_for
@@ -14,6 +15,7 @@ from videonsa.data.records import VideoRef
 from videonsa.data.scripts import script_text
 from videonsa.errors import UsageError
 from videonsa.inference.engine import load
+from videonsa.models.checkpoints.stored import read_header
 from videonsa.models.shape import load_shape
 from videonsa.planning.defaults import default_sampling
 from videonsa.rendered.clips import Clip
@@ -95,6 +97,17 @@ def test_every_model_that_is_saved_has_the_files_that_stand_beside_the_weights(
             *("tokenizer.json", "tokenizer_config.json"),
         ):
             assert (folder / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_training_starts_from_awq_with_a_line_and_saves_floats(
+    tiny_folder, rendered, tmp_path, capsys
+):
+    base = write_awq(tmp_path / "awq", tiny_folder, group=32)
+    model = one_step(base, rendered, tmp_path / "run")
+    assert "the base holds int4 weights (AWQ): training starts" in capsys.readouterr().err
+    assert "quantization_config" not in (model / "config.json").read_text()
+    names = {tensor.name for tensor in read_header(model / "model.safetensors")}
+    assert not any(name.endswith("qweight") for name in names)
 
 
 def test_a_model_that_saw_videos_of_files_samples_as_they_were_sampled(base, tmp_path, capsys):

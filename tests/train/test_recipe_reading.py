@@ -6,7 +6,7 @@ import yaml
 from videonsa.errors import UsageError
 from videonsa.ops.spec import BRANCHES, NSASpec
 from videonsa.train.reading import read_recipe, recipe_names, recipe_to_yaml
-from videonsa.train.settings import SECTIONS
+from videonsa.train.settings import SECTIONS, AttentionSettings
 
 
 def test_every_recipe_of_the_package_can_be_read():
@@ -187,3 +187,10 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path):
     path.write_text(f"extends: {path}\n")
     with pytest.raises(UsageError, match="extends itself"):
         read_recipe(str(path))
+
+
+def test_methods_that_are_for_answering_are_refused():
+    with pytest.raises(
+        UsageError, match=r"attention\.kind='fastv': recipes train 'nsa' or 'dense'"
+    ):
+        AttentionSettings(kind="fastv")

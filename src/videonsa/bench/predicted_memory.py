@@ -28,7 +28,7 @@ def prediction(
     """The predicted peak of a measured stage in GB, and its ratio to the measured one.
 
     Args:
-        stage: its `name` and `peak_gb`.
+        stage: its `name` and `peak_gb`, and the `method` where it is another than the model's.
         model: what was measured.
         grid: temporal patches, rows and columns of patches of the clip.
         prompt_tokens: video and text.
@@ -37,15 +37,18 @@ def prediction(
         weights: how it is quantised.
 
     Returns:
-        `predicted_gb` and `predicted_ratio`; None for a baseline and without a measurement.
+        `predicted_gb` and `predicted_ratio`; None without a measurement, for a baseline, and for a
+        tower of which a method asks more than features.
     """
     name, peak = stage["name"], stage["peak_gb"]
-    if peak is None or name.startswith("transformers"):
+    if peak is None or name.startswith(("transformers", "vision tower, ")):
         return {"predicted_gb": None, "predicted_ratio": None}
     shape = shape_of_config(model.config.to_dict() | {"dtype": str(model.dtype)})
     shape = replace(shape, weights=weights)
     if Dense.name in name:
         shape = replace(shape, method=Dense())
+    elif "method" in stage:
+        shape = replace(shape, method=model.config.method_of(stage["method"]))
     work = Workload(
         shape=shape,
         grid=grid,

@@ -23,15 +23,17 @@ from videonsa.bench.clip_rows import (
 )
 from videonsa.bench.measure import one_line
 from videonsa.bench.predicted_memory import prediction
+from videonsa.bench.prefill_calls import CompressedClip, PrefillCalls, prefill_calls
 from videonsa.bench.probes import AttentionTime
 from videonsa.bench.random_model import IDS, MODELS, random_model, random_qwen
-from videonsa.bench.stopwatch import timed_stage
+from videonsa.bench.stopwatch import failed_stage, timed_stage
 from videonsa.bench.video_reading import ReadingRequest, encode_video, measure_reading
+from videonsa.errors import UsageError
 from videonsa.machine import measurement_facts
-from videonsa.models.cache import VideoNSACache
 from videonsa.models.checkpoints.quantised import Weights, quantise
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import AttentionMethod, Dense
+from videonsa.models.methods.compression import TokenCompression
 from videonsa.models.recorder.unions import TILE_ROWS, SelectionUnions
 from videonsa.models.shape import VisionShape
 
@@ -45,8 +47,11 @@ METHOD = (
     "beginning of their first projection to the end of their sigmoid; mean_unions is how many "
     "blocks 16 neighbouring rows select, layer by layer, of a run that is not timed; memory is the "
     "peak of PyTorch's allocator, weights included; "
-    "predicted_gb is what videonsa plan says of the stage; one and many workers read in turn, "
-    "after a reading that is not timed, and their frames are compared"
+    "predicted_gb is what videonsa plan says of the stage; attention_share is the share of the "
+    "query-key pairs of dense attention that all layers and heads computed; a method that keeps "
+    "some tokens is shown frames of noise, and its tower stage has what it asks of the tower; one "
+    "and many workers read in turn, after a reading that is not timed, and their frames are "
+    "compared"
 )
 
 
@@ -64,6 +69,8 @@ class PrefillRequest:
     repeats: int = 3
     dense: bool = True
     """Also dense attention, beside NSA."""
+    methods: tuple[str, ...] = ()
+    """Also these, as `parse_method` reads them."""
     baseline: bool = False
     """Also transformers' own model."""
     rows_per_chunk: int | None = None
@@ -201,6 +208,44 @@ def _regime_stages(
     if request.dense:
         embeds = clip_embeddings(clip, width, "random", like=like)
         yield from _prefill_stages(model, clip, "prefill, dense", Dense(), embeds, request)
+    for text in request.methods:
+        yield from _method_stages(model, clip, text, request)
+
+
+def _method_stages(
+    model: VideoNSAForConditionalGeneration, clip: Clip, text: str, request: PrefillRequest
+) -> Iterator[dict[str, Any]]:
+    """Of another method; its line where it refuses the model."""
+    try:
+        method = model.config.method_of(text)
+    except UsageError as error:
+        yield failed_stage(f"prefill, {text}", error)
+        return
+    if isinstance(method, TokenCompression):
+        yield from _compressed_stages(model, clip, text, method, request)
+        return
+    width, like = model.config.text_config.hidden_size, model.lm_head.weight
+    for regime in request.regimes:
+        embeds = clip_embeddings(clip, width, regime, like=like)
+        name = f"prefill, {text}, {regime}"
+        yield from _prefill_stages(model, clip, name, method, embeds, request, text)
+
+
+def _compressed_stages(
+    model: VideoNSAForConditionalGeneration,
+    clip: Clip,
+    text: str,
+    method: TokenCompression,
+    request: PrefillRequest,
+) -> Iterator[dict[str, Any]]:
+    """The vision tower, of which tokens are kept, then prefill of these and next token."""
+    encoded = CompressedClip(model, clip, method)
+    stage = _stage(f"vision tower, {text}", encoded.encode, request)
+    yield stage
+    if stage["error"] is None:
+        inside = AttentionTime(request.device)
+        calls = encoded.calls(inside)
+        yield from _call_stages(f"prefill, {text}", text, method, calls, inside, request)
 
 
 def _prefill_stages(
@@ -210,61 +255,37 @@ def _prefill_stages(
     method: AttentionMethod,
     embeds: Tensor,
     request: PrefillRequest,
+    text: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """Prefill from embeddings, and the token after it."""
+    """Prefill from embeddings, and the token after it; `text` is the method's, with options."""
     inside = AttentionTime(request.device)
     options = {
         "rows_per_chunk": request.rows_per_chunk if method.is_chunked else None,
         "recorder": inside,
     }
-    prefill, step = prefill_calls(model, clip, method, embeds, **options)
-    with dense_backend(method, request.device):
-        stage = _stage(name, prefill, request, before=inside.reset)
-        if stage["error"] is not None:
-            yield stage
-            return
-        stage |= inside.read()
-    if method.branches:
-        stage |= _unions(model, clip, embeds)
-    yield stage
-    yield _stage(f"next token after {name}", step, request)
+    calls = prefill_calls(model, clip, method, embeds, **options)
+    for stage in _call_stages(name, text or method.name, method, calls, inside, request):
+        if method is model.method and "attention_share" in stage:
+            stage |= _unions(model, clip, embeds)
+        yield stage
 
 
-def prefill_calls(
-    model: VideoNSAForConditionalGeneration,
-    clip: Clip,
+def _call_stages(
+    name: str,
+    text: str,
     method: AttentionMethod,
-    embeds: Tensor,
-    **options: Any,
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A prefill that fills a cache, and a step of one token after what it holds.
-
-    Args:
-        model: what is called.
-        clip: the prompt.
-        method: how both attend.
-        embeds: `[1, T, hidden]`, the rows of the prompt.
-        options: more arguments of the prefill.
-    """
-    caches: list[VideoNSACache] = []
-
-    def prefill() -> None:
-        caches[:] = [VideoNSACache()]
-        model(
-            **clip.inputs,
-            inputs_embeds=embeds,
-            past_key_values=caches[0],
-            method=method,
-            logits_to_keep=1,
-            **options,
-        )
-
-    token = torch.full((1, 1), 20, device=model.device)
-
-    def step() -> None:
-        model(input_ids=token, past_key_values=caches[0], method=method)
-
-    return prefill, step
+    calls: PrefillCalls,
+    inside: AttentionTime,
+    request: PrefillRequest,
+) -> Iterator[dict[str, Any]]:
+    """A prefill with the time of its attention and what was computed of it, and the next token."""
+    with dense_backend(method, request.device):
+        stage = _stage(name, calls.prefill, request, before=inside.reset)
+    if stage["error"] is not None:
+        yield stage
+        return
+    yield stage | inside.read() | {"method": text, "attention_share": calls.share()}
+    yield _stage(f"next token after {name}", calls.step, request) | {"method": text}
 
 
 def _unions(model: VideoNSAForConditionalGeneration, clip: Clip, embeds: Tensor) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from videonsa.bench.clip_rows import (
 )
 from videonsa.bench.comparable import check_one
 from videonsa.bench.prefill import FORMAT as FORMAT_OF_ONE
-from videonsa.bench.prefill import PrefillRequest, prefill_calls
+from videonsa.bench.prefill import PrefillRequest
+from videonsa.bench.prefill_calls import prefill_calls
 from videonsa.bench.random_model import MODELS, random_model
 from videonsa.bench.stopwatch import wall_times
 from videonsa.machine import measurement_facts
@@ -153,11 +154,11 @@ def _prefill(
     width = model.config.text_config.hidden_size
     embeds = clip_embeddings(clip, width, regime, like=model.lm_head.weight)
     cp_group = measuring.cp_group
-    prefill, step = prefill_calls(model, clip, method, embeds, cp_group=cp_group)
+    calls = prefill_calls(model, clip, method, embeds, cp_group=cp_group)
     with dense_backend(method, measuring.device):
-        stage = measuring.stage(clip, name, prefill)
+        stage = measuring.stage(clip, name, calls.prefill)
     yield stage
-    yield measuring.stage(clip, f"next token after {name}", step)
+    yield measuring.stage(clip, f"next token after {name}", calls.step)
 
 
 def stage_line(stage: Mapping[str, Any]) -> str:

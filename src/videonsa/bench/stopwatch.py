@@ -70,17 +70,23 @@ def timed_stage(
         repeats: timed runs.
         before: run before each, untimed.
     """
-    stage: dict[str, Any] = {"name": name, "ms": None, "times_ms": [], "peak_gb": None}
     try:
         with torch.inference_mode():
             times, peak = wall_times(call, device=device, repeats=repeats, before=before)
     except Exception as error:  # whatever a stage raises, others follow
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        return stage | {"error": one_line(error)}
-    return stage | {
+        return failed_stage(name, error)
+    return {
+        "name": name,
         "error": None,
         "ms": statistics.median(times),
         "times_ms": times,
         "peak_gb": peak,
     }
+
+
+def failed_stage(name: str, error: Exception) -> dict[str, Any]:
+    """A stage that has the line of an error, and no numbers."""
+    numbers: dict[str, Any] = {"ms": None, "times_ms": [], "peak_gb": None}
+    return {"name": name, **numbers, "error": one_line(error)}

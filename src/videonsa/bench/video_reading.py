@@ -111,7 +111,7 @@ def encode_video(
     return encode_clip(
         request.video,
         request.sampling(vision),
-        model.encode_frames,
+        model.encode_kept,
         vision=vision,
         workers=request.workers,
         progress=False,

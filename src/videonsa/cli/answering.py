@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli.common import (
     LineParser,
+    add_checkpoint_options,
     add_fit_options,
     add_fresh_gates_option,
-    add_model_options,
+    add_method_option,
     add_sampling_options,
     add_weights_option,
     attention_text,
+    kept_text,
     report,
     sampling_options,
 )
@@ -22,11 +24,19 @@ if TYPE_CHECKING:
     from videonsa.inference.usage import Usage
 
 
-def add_answering_options(parser: LineParser) -> None:
-    """The model, how it is loaded, and --system."""
-    add_model_options(parser)
+def add_answering_options(parser: LineParser, *, method: bool = True) -> None:
+    """The model, how it is loaded, and --system.
+
+    Args:
+        parser: of the command.
+        method: --method and --fresh-gates too; else the model attends as it was trained.
+    """
+    add_checkpoint_options(parser)
+    if method:
+        add_method_option(parser)
+        add_fresh_gates_option(parser)
+    parser.set_defaults(method=None, fresh_gates=False)
     add_weights_option(parser)
-    add_fresh_gates_option(parser)
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU)")
     parser.add_argument(
         "--device-map",
@@ -56,7 +66,7 @@ def load_model(args: Namespace) -> "VideoQA":
         args.model,
         base=args.base,
         revision=args.revision,
-        method=args.attention,
+        method=args.method,
         fresh_gates=args.fresh_gates,
         device=args.device,
         device_map=args.device_map,
@@ -90,8 +100,9 @@ def report_usage(usage: "Usage") -> None:
         f"{usage.times[0]:.2f} s to {usage.times[-1]:.2f} s"
     )
     report(
-        f"tokens     {usage.video_tokens} video + {usage.prompt_tokens - usage.video_tokens} text "
-        f"= {usage.prompt_tokens} of {usage.context}"
+        f"tokens     {kept_text(usage.video_tokens, usage.encoded_tokens)} video + "
+        f"{usage.prompt_tokens - usage.video_tokens} text = {usage.prompt_tokens} of "
+        f"{usage.context}"
     )
     report(f"attention  {attention_text(usage)}")
     report(f"generation {generation_text(usage.generation)}")
@@ -99,6 +110,12 @@ def report_usage(usage: "Usage") -> None:
         report(f"note       {note}")
     for warning in usage.warnings:
         report(f"warning    {warning}")
+
+
+def report_computed(answer: "Answer") -> None:
+    """What the layers held of the video, and how much attention was computed."""
+    if (computed := answer.usage.computed) is not None:
+        report(f"computed   {computed.describe()}")
 
 
 def report_end(answer: "Answer") -> None:

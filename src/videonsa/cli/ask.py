@@ -8,6 +8,7 @@ from videonsa.cli.answering import (
     add_reading_options,
     load_model,
     reading_options,
+    report_computed,
     report_end,
     report_usage,
     speed_text,
@@ -92,5 +93,6 @@ def run(args: Namespace) -> int:
             f"time       video read and encoded in {answer.video_seconds:.2f} s, "
             f"{speed_text(answer)}"
         )
+        report_computed(answer)
         report_end(answer)
     return 0

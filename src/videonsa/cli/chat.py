@@ -127,7 +127,7 @@ def _saved(args: Namespace) -> "tuple[Session, VideoQA]":
 
 def _model_options(args: Namespace) -> tuple[str, ...]:
     """The options that another command needs to load the same model, as they are typed."""
-    names = ("model", "base", "revision", "attention", "dtype", "weights")
+    names = ("model", "base", "revision", "method", "dtype", "weights")
     given = [(name, str(getattr(args, name))) for name in names if getattr(args, name) is not None]
     words = [(f"--{name}", value) for name, value in given if value not in _USUAL]
     return (*chain(*words), *(("--fresh-gates",) if args.fresh_gates else ()))

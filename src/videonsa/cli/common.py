@@ -86,7 +86,23 @@ def add_command(
 
 
 def add_model_options(parser: LineParser) -> None:
-    """--model, --base, --revision, --attention and --dtype."""
+    """--model, --base, --revision, --method and --dtype."""
+    add_checkpoint_options(parser)
+    add_method_option(parser)
+
+
+def add_method_option(parser: LineParser) -> None:
+    """--method."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME[:KEY=VALUE,...][+NAME...]",
+        help="how tokens attend, such as dense or nsa:window_size=128; 'videonsa methods' lists "
+        "all (default: as the weights were trained)",
+    )
+
+
+def add_checkpoint_options(parser: LineParser) -> None:
+    """--model, --base, --revision and --dtype."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -100,11 +116,6 @@ def add_model_options(parser: LineParser) -> None:
         help="base model of a LoRA adapter, instead of the one that it names",
     )
     add_revision_option(parser)
-    parser.add_argument(
-        "--attention",
-        choices=("nsa", "dense"),
-        help="how vision tokens attend (default: as the weights were trained)",
-    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -126,7 +137,7 @@ def add_fresh_gates_option(parser: LineParser) -> None:
     parser.add_argument(
         "--fresh-gates",
         action="store_true",
-        help="allow --attention nsa on weights without gates; all gates are 0.5 then, untrained",
+        help="allow --method nsa on weights without gates; all gates are 0.5 then, untrained",
     )
 
 
@@ -225,11 +236,19 @@ def video_argument(args: Namespace) -> "str | FrameList":
     return FrameList(args.video, fps=args.frame_rate)
 
 
+def kept_text(read: int, encoded: int) -> str:
+    """Tokens that are read, and of how many where some are left out."""
+    return str(read) if read == encoded else f"{read} of {encoded}"
+
+
 def attention_text(of: "Usage | VideoPlan") -> str:
     """The attention of the vision rows and its budget in words."""
     name, budget = of.attention, of.budget
-    if budget is None:
+    if name == "dense":
         return f"{name}: every row attends to all keys before it"
+    if budget is None:
+        stated = ", ".join(f"{key} {_option_text(value)}" for key, value in (of.spec or {}).items())
+        return f"{name}: {stated}" if stated else name
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
     mask = (of.spec or {}).get("compressed_mask")
     title = name if mask is None else f"{name}, compressed mask {mask}"
@@ -238,6 +257,14 @@ def attention_text(of: "Usage | VideoPlan") -> str:
         f"window), budget 2K/(L-1) = {budget.gamma:.3g} of what dense attention to the prompt's L "
         f"tokens reads{verdict}"
     )
+
+
+def _option_text(value: Any) -> str:
+    from videonsa.models.methods.options import value_text
+
+    if isinstance(value, dict):  # the method behind the first
+        return str(value["name"])
+    return value_text(value)
 
 
 def parse_tokens(text: str, option: str) -> int:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.cli.answering import report_end, speed_text
-from videonsa.cli.common import emit, emit_json_line, report
+from videonsa.cli.answering import report_computed, report_end, speed_text
+from videonsa.cli.common import emit, emit_json_line, kept_text, report
 from videonsa.cli.compiling import compile_line, told_to_first
 from videonsa.cli.lines import noted_interrupt
 from videonsa.errors import UsageError, VideoNSAError
@@ -121,6 +121,7 @@ class Conversation:
         if self._as_json:
             emit_json_line(told | answer.to_dict())
         report(f"time       {speed_text(answer)}")
+        report_computed(answer)
         report_end(answer)
 
     def _read(self, stream: "AnswerStream") -> tuple[list[str], bool]:
@@ -195,7 +196,8 @@ def session_lines(clips: "Sequence[ClipUsage]", num_tokens: int, context: int) -
 
 def clip_text(clip: "ClipUsage") -> str:
     """What was taken of one video or image."""
-    size, tokens = f"{clip.width}x{clip.height}", f"{clip.video_tokens} tokens"
+    size = f"{clip.width}x{clip.height}"
+    tokens = f"{kept_text(clip.video_tokens, clip.encoded_tokens)} tokens"
     if len(clip.times) == 1:
         return f"image      {size}, {tokens}"
     return (

@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
         examples=(
             "videonsa demo",
             "videonsa demo --seed 7 --out /path/to/folder",
-            "videonsa demo --attention dense --json",
+            "videonsa demo --method dense --json",
         ),
     )
     parser.add_argument(
@@ -75,7 +75,7 @@ def run(args: Namespace) -> int:
             args.model,
             base=args.base,
             revision=args.revision,
-            method=args.attention,
+            method=args.method,
             dtype=args.dtype,
         )
         clip = read_video(clip_path, sampling=model.sampling)

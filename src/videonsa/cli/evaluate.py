@@ -1,6 +1,6 @@
 """`videonsa eval`: its subcommands; `synthetic` is here."""
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ORACLE, CONSTANT = _NO_MODELS = ("oracle", "constant")
 """In place of a model: reads the script; says the first option always."""
 _SMALL_FRAME, _FRAME = 112, 224
-_SPEC_OPTIONS = ("block_size", "num_selected_blocks", "window_size")
 
 
 def add_parser(commands: Commands) -> None:
@@ -51,6 +50,7 @@ def add_parser(commands: Commands) -> None:
             "videonsa eval synthetic --conditions whole,no-selected,none,blind --out results",
             "videonsa eval synthetic --positions 0.1,0.5,0.9 --kinds needle,number --out results",
             "videonsa eval synthetic --suite 2 --lengths 16,1k,4k --out results",
+            "videonsa eval synthetic --method nsa:num_selected_blocks=16 --out results",
             "videonsa eval synthetic --model oracle --out check",
         ),
     )
@@ -130,21 +130,6 @@ def _add_ways_to_ask(parser: LineParser) -> None:
         "2, else choice)",
     )
     parser.add_argument(
-        "--block-size", metavar="N", help="tokens of a block, or frame (default: the model's)"
-    )
-    parser.add_argument(
-        "--num-selected-blocks",
-        type=values.integer,
-        metavar="N",
-        help="blocks that a row selects (default: the model's)",
-    )
-    parser.add_argument(
-        "--window-size",
-        type=values.integer,
-        metavar="N",
-        help="tokens of the window (default: the model's)",
-    )
-    parser.add_argument(
         "--time-scale",
         type=float,
         default=1.0,
@@ -213,11 +198,12 @@ class _Asked(NamedTuple):
 def _request(args: Namespace) -> "SuiteRun":
     """The options as a run; attention, dtype and device are those of no model yet."""
     from videonsa.evals.tasks.suite.suite_run import SuiteRun, check_conditions
-    from videonsa.models.methods import SPARSE, named_method
-    from videonsa.ops.spec import NSASpec
+    from videonsa.models.methods import SPARSE
+    from videonsa.models.methods.registry import attending_class, read_method
     from videonsa.rendered.suite import KINDS
     from videonsa.rendered.suite2 import ANY
 
+    named = read_method(args.method or SPARSE)
     embedded = args.model in (DEFAULT_MODEL, *_NO_MODELS)
     size = _SMALL_FRAME if embedded else _FRAME
     asked = SuiteRun(
@@ -230,14 +216,14 @@ def _request(args: Namespace) -> "SuiteRun":
         positions=() if args.positions == "even" else _positions(args.positions),
         frame_size=size if args.frame_size is None else args.frame_size,
         style=args.style or ("free" if embedded or args.suite == 2 else "choice"),
-        attention=args.attention or SPARSE,
-        nsa=_spec_changes(args),
+        attention="+".join(one.name for one in named),
+        nsa=tuple(named[0].options.items()) if named[0].name == SPARSE else (),
         split=args.split,
         seed=args.seed,
         time_scale=args.time_scale,
         suite=args.suite,
     )
-    check_conditions(asked.conditions, named_method(asked.attention, NSASpec()))
+    check_conditions(asked.conditions, attending_class(named))
     return asked
 
 
@@ -248,20 +234,6 @@ def _positions(text: str) -> tuple[float, ...]:
         raise UsageError(
             f"--positions {text!r}: want numbers from 0 to 1 such as 0.1,0.5,0.9, or even"
         ) from error
-
-
-def _spec_changes(args: Namespace) -> tuple[tuple[str, Any], ...]:
-    """The attention options that were given, by the names of `NSASpec`."""
-    given = {name: getattr(args, name) for name in _SPEC_OPTIONS}
-    size = given["block_size"]
-    if size is not None and size != "frame":
-        try:
-            given["block_size"] = values.integer(size)
-        except ArgumentTypeError as error:
-            raise UsageError(
-                f"--block-size {size[:40]!r}: want a number of tokens, or frame"
-            ) from error
-    return tuple((name, value) for name, value in given.items() if value is not None)
 
 
 def _without_model(request: "SuiteRun") -> _Asked | None:
@@ -288,7 +260,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
         args.model,
         base=args.base,
         revision=args.revision,
-        method=args.attention,
+        method=args.method,
         device=args.device,
         dtype=args.dtype,
     )
@@ -302,7 +274,7 @@ def _with_model(args: Namespace, request: "SuiteRun") -> _Asked:
         )
     request = replace(
         request,
-        attention=qa.model.method.name,
+        attention=qa.model.method.full_name,
         dtype=str(qa.model.dtype).removeprefix("torch."),
         device=qa.model.device.type,
     )

@@ -12,7 +12,19 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import videonsa
-from videonsa.cli import ask, chat, convert, demo, doctor, evaluate, plan, train, watch
+from videonsa.cli import (
+    ask,
+    chat,
+    compare,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    methods,
+    plan,
+    train,
+    watch,
+)
 from videonsa.cli.bench import command as bench
 from videonsa.cli.common import LineParser, OutputError, open_closed_streams, report, silence
 from videonsa.cli.data import command as data
@@ -38,7 +50,8 @@ def build_parser() -> LineParser:
     )
     parser.add_argument("--version", action="version", version=f"videonsa {videonsa.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, ask, chat, watch, plan, convert, data, doctor, bench, evaluate, train):
+    answering = (demo, ask, chat, watch, compare, plan, methods)
+    for command in (*answering, convert, data, doctor, bench, evaluate, train):
         command.add_parser(commands)
     return parser
 

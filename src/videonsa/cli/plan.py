@@ -16,6 +16,7 @@ from videonsa.cli.common import (
     attention_text,
     emit,
     emit_json,
+    kept_text,
     quiet_libraries,
     report,
     sampling_options,
@@ -77,7 +78,7 @@ def run(args: Namespace) -> int:
         from videonsa.planning.plan import plan_video
 
         where = {"base": args.base, "revision": args.revision}
-        choice = {"method": args.attention, "fresh_gates": args.fresh_gates}
+        choice = {"method": args.method, "fresh_gates": args.fresh_gates}
         shape = load_shape(args.model, **where, **choice)
         usual = default_sampling(args.model, shape, **where)
         sampling = change_sampling(usual, **sampling_options(args))
@@ -115,7 +116,8 @@ def run(args: Namespace) -> int:
 
 def _text(plan: "VideoPlan") -> str:
     info, frames = plan.info, plan.sampling
-    text_tokens = plan.prompt_tokens - frames.num_tokens
+    text_tokens = plan.prompt_tokens - plan.video_tokens
+    video_tokens = kept_text(plan.video_tokens, frames.num_tokens)
     fits = "fits" if plan.fits else f"does NOT fit: {_ADVICE}"
     lines = (
         f"video      {info.duration:.2f} s, {info.width}x{info.height}, {info.fps:.3g} fps, "
@@ -123,9 +125,10 @@ def _text(plan: "VideoPlan") -> str:
         *(() if plan.fit is None else (f"fit        {plan.fit}",)),
         f"frames     {frames.num_frames} of {frames.width}x{frames.height}, "
         f"{frames.times[0]:.2f} s to {frames.times[-1]:.2f} s",
-        f"tokens     {frames.num_tokens} video + about {text_tokens} text, "
+        f"tokens     {video_tokens} video + about {text_tokens} text, "
         f"{plan.max_new_tokens} for the answer, of {plan.context}: {fits}",
         f"attention  {attention_text(plan)}",
+        f"computed   {plan.computed.describe()}",
         f"model      {plan.model}, {plan.parameters / 1e6:,.1f} M parameters, "
         f"{plan.dtype if plan.weights == 'full' else f'{plan.weights} and {plan.dtype}'}",
         *_memory_lines(plan),

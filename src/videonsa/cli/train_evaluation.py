@@ -55,7 +55,7 @@ def suite_evaluation(recipe: "Recipe", out: Path) -> "Evaluation | None":
 
         answerer = ModelAnswerer(VideoQA(model, tokenizer), request)
         method, dtype = answerer.method, str(model.dtype).removeprefix("torch.")
-        asked = replace(request, attention=method.name, dtype=dtype, device=model.device.type)
+        asked = replace(request, attention=method.full_name, dtype=dtype, device=model.device.type)
         with tempfile.TemporaryDirectory() as scratch:
             is_first = PartialState().is_main_process
             folder = out / "eval" / f"step-{step}" if is_first else Path(scratch)

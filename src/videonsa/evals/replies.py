@@ -13,7 +13,8 @@ class Cost:
     attended_keys: int | None = None
     """Keys of a vision token in the selected blocks and the window, if these are not ablated."""
     attention_fraction: float | None = None
-    """Share of dense causal attention, 2K / (L - 1), at most 1."""
+    """Share of dense causal attention: 2K / (L - 1), at most 1, and of a method that is neither
+    NSA nor dense the pairs that were computed."""
     encode_seconds: float | None = None
     """Rendering and vision tower; once per video, whatever the condition."""
     prefill_seconds: float | None = None

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from videonsa.errors import UsageError
+from videonsa.inference.context import Context
 from videonsa.inference.generation import TextPieces
+from videonsa.inference.measured import measure_computed
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.usage import Usage
 from videonsa.planning.budget import budget_to_dict
@@ -35,12 +37,17 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON keeps it."""
-        budget = budget_to_dict(self.usage.budget)
-        return asdict(self) | {"usage": asdict(self.usage) | {"budget": budget}}
+        usage = self.usage
+        computed = usage.computed and usage.computed.to_dict()
+        own = {"budget": budget_to_dict(usage.budget), "computed": computed}
+        return asdict(self) | {"usage": asdict(usage) | own}
 
 
 class AnswerStream:
-    """Text pieces as they come; `usage` is known at once, `answer` when the pieces are read."""
+    """Text pieces as they come; `usage` is known at once, `answer` when the pieces are read.
+
+    What was computed stands in the usage then too.
+    """
 
     def __init__(
         self,
@@ -51,12 +58,12 @@ class AnswerStream:
         stop_ids: frozenset[int],
         strings: StopStrings,
         video_seconds: float,
-        decoding: Callable[[], str | None],
+        context: Callable[[], Context],
     ) -> None:
         self.usage = usage
         self._strings = strings
         self._video_seconds = video_seconds
-        self._decoding = decoding
+        self._context = context
         self._answer: Answer | None = None
         self._tokens = tokens
         self._iterator = self._run(tokens, pieces, stop_ids)
@@ -118,13 +125,22 @@ class AnswerStream:
                 "or the conversation changed, before it was read to its end"
             )
         first, later = seconds[0], sum(seconds[1:])
+        context = self._context()
+        usage = self.usage
+        computed = measure_computed(
+            context,
+            prompt_tokens=usage.prompt_tokens,
+            video_tokens=usage.video_tokens,
+            encoded_tokens=usage.encoded_tokens,
+        )
+        self.usage = replace(usage, computed=computed)
         self._answer = Answer(
             text="".join(text),
             usage=self.usage,
             new_tokens=len(seconds),
             finish="stop" if is_stopped else "length",
             stop=strings.found,
-            decoding=self._decoding() or "",
+            decoding=context.decoding or "",
             video_seconds=self._video_seconds,
             first_token_seconds=first,
             tokens_per_second=(len(seconds) - 1) / later if later > 0 else None,
@@ -137,7 +153,7 @@ def answers_beside(
     *,
     decode: Callable[[list[int]], str],
     stop_ids: frozenset[int],
-    decoding: Callable[[], str | None],
+    context: Callable[[], Context],
 ) -> list[Answer]:
     """The answers that are written side by side.
 
@@ -146,7 +162,7 @@ def answers_beside(
         usages: of their questions.
         decode: ids to text.
         stop_ids: that end an answer.
-        decoding: tells how they were decoded.
+        context: gives the one that read what they are about.
     """
     start = time.perf_counter()
     first = next(steps)
@@ -163,7 +179,7 @@ def answers_beside(
             stop_ids=stop_ids,
             strings=StopStrings(usage.generation.stop),
             video_seconds=0.0,
-            decoding=decoding,
+            context=context,
         )
         rate = (len(ids) - 1) / seconds if end and seconds else None
         answer = replace(stream.finish(), first_token_seconds=first_seconds, tokens_per_second=rate)

@@ -15,10 +15,19 @@ from videonsa.inference.weighing import likeliest_each, read_together
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.steps import KeptSteps
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods.compression import check_compressed
+from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.rope import Grid
-from videonsa.models.rows import NewRows, VisionInputs, cut_rows, describe_frames
+from videonsa.models.rows import (
+    NewRows,
+    VisionInputs,
+    WholePrompt,
+    compress_rows,
+    cut_rows,
+    describe_frames,
+    whole_prompt,
+)
 
 
 class EncodedVision(NamedTuple):
@@ -26,11 +35,13 @@ class EncodedVision(NamedTuple):
 
     kind: Literal["image", "video"]
     features: Tensor
-    """`[M, hidden]`, a row for each merged token."""
+    """`[M, hidden]`, a row for each merged token; or `[K, hidden]` of those that are kept."""
     grid: Grid
     """(t, h, w) in patches."""
     seconds: tuple[float, ...] = ()
     """Of a video, of the first frame of each temporal patch, as position ids count them."""
+    kept: Tensor | None = None
+    """int64 `[K]`, ascending: which of the M merged tokens have a feature; None: all have."""
 
 
 class Passage(NamedTuple):
@@ -102,20 +113,24 @@ class Context:
         """Make tokens ready to be read after those read so far.
 
         Args:
-            ids: of the one sample; or int64 `[B, T]`.
+            ids: of the one sample; or int64 `[B, T]`. Of images and videos that are compressed, of
+                the tokens kept; these stand where they would stand among all.
             vision: the images and videos that stand in them, in order, samples concatenated.
             mask: bool `[B, T]`, False where padded.
             start: the position id that the first token of each sample gets, in place of the next.
 
         Raises:
-            UsageError: images or videos that do not match the ids.
+            UsageError: images or videos that do not match the ids, or are not compressed as the
+                method says.
         """
         # Described on the CPU, where the ids come from: nothing waits for the device.
         given = ids.cpu() if isinstance(ids, Tensor) else torch.tensor([list(ids)])
+        check_compressed(self.method, [one.kept for one in vision])
         images = [one for one in vision if one.kind == "image"]
         videos = [one for one in vision if one.kind == "video"]
+        whole = self._whole(given, vision)
         rows = self.model.describe(
-            given,
+            whole.ids,
             VisionInputs(
                 [one.grid for one in images],
                 [one.grid for one in videos],
@@ -125,27 +140,46 @@ class Context:
             start=self.cache.next_position if start is None else start,
             method=self.method,
         )
+        rows = rows if whole.kept is None else compress_rows(rows, whole.kept)
         device = self.model.device
         embeds = self.model.embed_prompt(
             given.to(device), image_features=_features(images), video_features=_features(videos)
         )
         return Passage(given.to(device), embeds, rows.to(device))
 
+    def _whole(self, ids: Tensor, vision: Sequence[EncodedVision]) -> WholePrompt:
+        """The prompt with all tokens of its images and videos."""
+        if all(one.kept is None for one in vision):
+            return WholePrompt(ids, None)
+        config = self.model.config
+        size = config.vision_config.spatial_merge_size
+        counts = [(len(one.features), math.prod(one.grid) // size**2, one.kept) for one in vision]
+        return whole_prompt(ids, counts, pads=(config.image_token_id, config.video_token_id))
+
     @torch.inference_mode()
     def frames(
-        self, features: Tensor, size: tuple[int, int], seconds: Sequence[float], *, start: int
+        self,
+        features: Tensor,
+        size: tuple[int, int],
+        seconds: Sequence[float],
+        *,
+        start: int,
+        kept: Tensor | None = None,
     ) -> Passage:
         """Make more frames of the video that was read last ready to be read, of one sample.
 
         Args:
-            features: `[M, hidden]`, of whole temporal patches.
+            features: `[M, hidden]`, of whole temporal patches; of those kept where some are not.
             size: rows and columns of patches of a frame.
             seconds: of the first frame of each temporal patch, since the first of the video.
             start: position id at which the video begins.
+            kept: int64 `[K]`, ascending: which merged tokens have a feature; None: all have.
 
         Raises:
-            UsageError: a rule of temporal ids for which all frames have to be known.
+            UsageError: a rule of temporal ids for which all frames have to be known, or frames that
+                are not compressed as the method says.
         """
+        check_compressed(self.method, [kept])
         (after,) = self.cache.next_position
         rows = describe_frames(
             seconds,
@@ -155,6 +189,7 @@ class Context:
             rules=self.model.position_rules(self.method),
             device=self.model.device,
         )
+        rows = rows if kept is None else compress_rows(rows, kept.to(self.model.device))
         token = self.model.config.video_token_id
         ids = torch.full((1, len(features)), token, device=self.model.device)
         return Passage(ids, features[None], rows)
@@ -327,12 +362,17 @@ class Context:
         for ids in candidates:
             rows = logits
             if len(ids) > 1:
+                # Where what is read last may change all, an answer is read as it is decoded.
+                at_once = len(ids) if self.method.is_causal else 1
+                shown = torch.tensor([ids[:-1]], device=logits.device).split(at_once, dim=1)
                 with self.aside():
-                    shown = torch.tensor([ids[:-1]], device=logits.device)
-                    more = self.model(
-                        input_ids=shown, past_key_values=self.cache, method=self.method
-                    )
-                rows = torch.cat([logits, more.logits], dim=1)
+                    more = [
+                        self.model(
+                            input_ids=some, past_key_values=self.cache, method=self.method
+                        ).logits
+                        for some in shown
+                    ]
+                rows = torch.cat([logits, *more], dim=1)
             wanted = torch.tensor(ids, device=logits.device)[:, None]
             scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))
         if not all(map(math.isfinite, scores)):

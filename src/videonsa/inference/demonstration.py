@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from videonsa.inference.encoded_clip import EncodedClip, Video, encode_clip
+from videonsa.models.methods.compression import Kept
 from videonsa.models.shape import VisionShape
 from videonsa.rendered.clips.clip_look import ClipLook
 from videonsa.video.sampling import SamplingSpec
@@ -23,7 +24,7 @@ OF_WHAT_COMES = f"{WHAT_IT_KNOWS}: name another model with --model for other vid
 def encode_for_demonstration(
     video: Video,
     sampling: SamplingSpec,
-    encode: Callable[[Iterable[Tensor]], Tensor],
+    encode: Callable[[Iterable[Tensor]], Kept],
     *,
     vision: VisionShape,
     decoder: Decoder = "cpu",

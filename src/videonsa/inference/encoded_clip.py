@@ -11,6 +11,7 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.inference.context import EncodedVision
 from videonsa.models.features import PATCHES_PER_PART
+from videonsa.models.methods.compression import Kept
 from videonsa.models.rope import Grid
 from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, probe, stream_video
@@ -29,7 +30,7 @@ class EncodedClip:
     """The features of a video's frames, and what is known of the frames, which are gone."""
 
     features: Tensor
-    """[M, hidden], a row for each merged token."""
+    """[M, hidden], a row for each merged token; [K, hidden] of those that are kept."""
     times: tuple[float, ...]
     """Seconds of each frame, as in `VideoClip`."""
     position_times: tuple[float, ...]
@@ -42,6 +43,20 @@ class EncodedClip:
     notes: tuple[str, ...]
     seconds: float
     """To read and to encode."""
+    kept: Tensor | None = None
+    """int64 [K], which merged tokens are kept; None: all, or the features are gone too."""
+    frame_tokens: tuple[int, ...] | None = None
+    """How many tokens of each temporal patch are kept; None: all."""
+
+    def without_features(self) -> Self:
+        """What is known of it once it is read."""
+        return replace(self, features=self.features[:0].clone(), kept=None)
+
+    def tokens_of_patches(self, vision: VisionShape) -> tuple[int, ...]:
+        """Tokens of each temporal patch that a model reads."""
+        patches, height, width = self.grid(vision)
+        whole = height * width // vision.merge_size**2
+        return (whole,) * patches if self.frame_tokens is None else self.frame_tokens
 
     def grid(self, vision: VisionShape) -> Grid:
         """(t, h, w) in patches."""
@@ -52,14 +67,15 @@ class EncodedClip:
         """What a model reads of it."""
         seconds = () if self.is_image else self.position_times[:: shape.temporal_patch_size]
         kind: Literal["image", "video"] = "image" if self.is_image else "video"
-        return EncodedVision(kind, self.features, self.grid(shape), tuple(seconds))
+        return EncodedVision(kind, self.features, self.grid(shape), tuple(seconds), self.kept)
 
-    def with_frames(self, times: Sequence[float]) -> Self:
-        """With frames that follow."""
+    def with_frames(self, times: Sequence[float], tokens: Sequence[int] | None = None) -> Self:
+        """With frames that follow, and how many tokens of each temporal patch are kept."""
         return replace(
             self,
             times=(*self.times, *times),
             position_times=(*self.position_times, *times),
+            frame_tokens=None if tokens is None else (*(self.frame_tokens or ()), *tokens),
         )
 
     def without_frames(self, patches: int, vision: VisionShape) -> Self:
@@ -70,18 +86,20 @@ class EncodedClip:
             "context was full"
         )
         notes = tuple(note for note in self.notes if not note.startswith(FORGOTTEN))
+        tokens = self.frame_tokens
         return replace(
             self,
             times=self.times[:first] + self.times[gone:],
             position_times=self.position_times[:first] + self.position_times[gone:],
             notes=(*notes, note),
+            frame_tokens=tokens and tokens[:1] + tokens[patches + 1 :],
         )
 
 
 def encode_clip(
     video: Video,
     sampling: SamplingSpec,
-    encode: Callable[[Iterable[Tensor]], Tensor],
+    encode: Callable[[Iterable[Tensor]], Kept],
     *,
     vision: VisionShape,
     workers: int | None = None,
@@ -97,7 +115,7 @@ def encode_clip(
         video: what to read.
         sampling: which frames.
         encode: parts of frames, uint8 [n, 3, H, W] with whole temporal patches in all but the last,
-            to features.
+            to the features of the tokens that are kept.
         vision: the tower's patch sizes.
         workers: as for `read_video`.
         decoder: as for `read_video`.
@@ -117,7 +135,7 @@ def encode_clip(
             raise UsageError(f"a clip that is read already and decoder={decoder!r}: pass the path")
         check_times(video)
         height, width = video.frames.shape[2:]
-        features = encode(video.frames.split(part_size(height, width, vision)))
+        kept = encode(video.frames.split(part_size(height, width, vision)))
         of, warnings, notes, info = video, video.warnings, video.notes, video.info
     else:
         stream = stream_video(
@@ -126,10 +144,11 @@ def encode_clip(
         height, width, reading = stream.plan.height, stream.plan.width, Reading(stream)
         size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:
-            features = encode(parts)
+            kept = encode(parts)
         of, warnings, notes, info = reading, reading.warnings, reading.notes, stream.info
+    tokens = height * width // (vision.patch_size * vision.merge_size) ** 2
     return EncodedClip(
-        features=features,
+        features=kept.features,
         times=tuple(of.times),
         position_times=tuple(of.position_times),
         height=height,
@@ -138,6 +157,8 @@ def encode_clip(
         warnings=tuple(warnings),
         notes=tuple(notes),
         seconds=time.perf_counter() - begin,
+        kept=kept.places,
+        frame_tokens=kept.of_frames(-(-len(of.times) // vision.temporal_patch_size), tokens),
     )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -30,8 +31,10 @@ from videonsa.models.checkpoints.quantised import Weights
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods.compression import Kept, kept_tokens
+from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.rope import Grid
 from videonsa.models.shape import ModelShape, shape_of_config
 from videonsa.planning.defaults import (
     SETTINGS_FILE,
@@ -78,8 +81,9 @@ def load(
             LoRA adapter in peft's format, which is merged into its base, or a training run, whose
             trained model is taken.
         base: of a LoRA adapter, in place of the one that it states.
-        method: how it attends: "nsa", "dense" or an `AttentionMethod` of your own; None is what
-            the weights were trained with.
+        method: how it attends: "dense", "nsa" or another of `videonsa methods`, with options as in
+            "nsa:window_size=128", or an `AttentionMethod` of your own; None is what the weights
+            were trained with.
         fresh_gates: allow "nsa" on weights without gates: every gate is then 0.5, untrained.
         device: for example "cuda:1"; None is the first GPU, or the CPU where there is none.
         device_map: in place of `device`, for a model larger than a GPU: "auto" shares its layers
@@ -353,13 +357,19 @@ class VideoQA:
         session.check_extends()
         return session
 
-    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Features `[M, hidden]` of frames uint8 `[N, 3, H, W]`, whole temporal patches."""
+    def encode_frames(self, frames: torch.Tensor) -> Kept:
+        """What is read of frames uint8 `[N, 3, H, W]`, whole temporal patches."""
         _, _, height, width = frames.shape
         with torch.inference_mode():
-            return self.model.encode_frames(
-                frames.split(part_size(height, width, self.shape.vision))
-            )
+            return self.model.encode_kept(frames.split(part_size(height, width, self.shape.vision)))
+
+    def tokens_of(self, grid: Grid) -> int:
+        """Tokens of a prompt that an image or a video takes; of some methods, at most.
+
+        Args:
+            grid: (t, h, w) in patches.
+        """
+        return kept_tokens(self.model.method, grid, self.shape.vision.merge_size)
 
     def _open(
         self,
@@ -408,10 +418,14 @@ class VideoQA:
         *,
         decoder: Decoder = "cpu",
         progress: bool | None = None,
+        method: AttentionMethod | None = None,
     ) -> EncodedClip:
-        """Read a video and encode its frames; `encode_clip` says what may be raised."""
+        """Read a video and encode its frames; `encode_clip` says what may be raised.
+
+        A method in place of the model's keeps what it would keep of them.
+        """
         read = encode_for_demonstration if self.demonstration else encode_clip
-        encode, vision = self.model.encode_frames, self.shape.vision
+        encode, vision = partial(self.model.encode_kept, method=method), self.shape.vision
         with torch.inference_mode():
             return read(video, sampling, encode, vision=vision, decoder=decoder, progress=progress)
 

@@ -63,12 +63,13 @@ def foresee(
     if fit and shared:
         raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
     plan, notes = plan_clip(video, wanted), qa.notes
-    slot = VisionSlot("image" if clip_info(video).is_image else "video", plan.num_tokens)
+    read = qa.tokens_of(plan.grid)
+    slot = VisionSlot("image" if clip_info(video).is_image else "video", read)
     ids = chat_tokens(question, tokenizer=qa.tokenizer, vision=[slot], system=system).ids
     asked = Question(
         shape=qa.shape,
         machine=_machine(qa, memory),
-        text_tokens=len(ids) - plan.num_tokens,
+        text_tokens=len(ids) - read,
         max_new_tokens=max_new_tokens,
     )
     if fit:
@@ -76,9 +77,11 @@ def foresee(
             raise UsageError("fit for a clip that is read already: pass the path instead")
         fitted = asked.fit(clip_info(video), wanted)
         wanted, plan = fitted.sampling, fitted.plan
+        read = qa.tokens_of(plan.grid)
         notes = (*notes, f"fit: {fitted.describe()}")
     check_context(
         plan,
+        video_tokens=read,
         text_tokens=asked.text_tokens,
         max_new_tokens=max_new_tokens,
         context=qa.shape.context,
@@ -92,7 +95,7 @@ def foresee(
 
     before = ids.index(getattr(qa.model.config, f"{slot.kind}_token_id"))
     return wanted, Foreseen(
-        tokens=plan.num_tokens + asked.text_tokens,
+        tokens=read + asked.text_tokens,
         prompt=Prompt(before, plan.grid, asked.text_tokens - before, slot.kind),
         notes=notes,
         advice=advice,

@@ -1,6 +1,7 @@
 """`LiveVideo`: the open end of a session's last video, where frames arrive."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,8 @@ from videonsa.errors import UsageError
 from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.transcript import Transcript
+from videonsa.models.methods.compression import Kept, frame_tokens
+from videonsa.models.rope import Grid
 from videonsa.models.shape import VisionShape
 from videonsa.video.framelist import FrameList, HeldPicture
 from videonsa.video.pictures import open_picture, read_rgb
@@ -103,33 +106,31 @@ class LiveVideo:
             pixels=whole_patches(frames.pixels, self.sampling.temporal_patch_size)
         )
 
-    def num_tokens(self, frames: Frames) -> int:
-        """Merged tokens of frames."""
+    def grid(self, frames: Frames) -> Grid:
+        """(t, h, w) of frames in patches, of which they have whole temporal ones."""
+        patch, temporal = self.sampling.patch_size, self.sampling.temporal_patch_size
         count, _, height, width = frames.pixels.shape
-        return (
-            count // self.sampling.temporal_patch_size * height * width // self.sampling.factor**2
-        )
+        return count // temporal, height // patch, width // patch
 
-    def encoded(self, frames: Frames, encode: Callable[[Tensor], Tensor]) -> EncodedVision:
+    def encoded(self, frames: Frames, encode: Callable[[Tensor], Kept]) -> EncodedVision:
         """Frames as a model reads them.
 
         Args:
             frames: whole temporal patches.
-            encode: pixels to features.
+            encode: pixels to the features of the tokens that are kept.
         """
         assert self.first_time is not None, "frames were taken"
-        patch, temporal = self.sampling.patch_size, self.sampling.temporal_patch_size
-        height, width = frames.pixels.shape[2:]
-        seconds = tuple(time - self.first_time for time in frames.times[::temporal])
-        grid = len(seconds), height // patch, width // patch
-        return EncodedVision("video", encode(frames.pixels), grid, seconds)
+        times = frames.times[:: self.sampling.temporal_patch_size]
+        seconds = tuple(time - self.first_time for time in times)
+        kept = encode(frames.pixels)
+        return EncodedVision("video", kept.features, self.grid(frames), seconds, kept.places)
 
     def read(
         self,
         frames: Frames,
         transcript: Transcript,
         clips: tuple[EncodedClip, ...],
-        encode: Callable[[Tensor], Tensor],
+        encode: Callable[[Tensor], Kept],
     ) -> tuple[EncodedClip, ...]:
         """Let a model read frames that follow, or that begin the video; gives the clips then.
 
@@ -137,7 +138,7 @@ class LiveVideo:
             frames: whole temporal patches.
             transcript: that ends in the video, or where it begins.
             clips: what stands in it.
-            encode: pixels to features.
+            encode: pixels to the features of the tokens that are kept.
         """
         more = self.encoded(frames, encode)
         if not self.begun:
@@ -149,9 +150,13 @@ class LiveVideo:
             self.start = transcript.context.start_of_video(tokens)
         if self.begun:
             transcript.read_frames(more, start=self.start)
-        return (*clips[:-1], clips[-1].with_frames(frames.times))
+        patches, height, width = more.grid
+        kept = frame_tokens(more.kept, patches, height * width // self.sampling.merge_size**2)
+        return (*clips[:-1], clips[-1].with_frames(frames.times, kept))
 
     def _tokens_of(self, clip: EncodedClip) -> int:
+        if clip.frame_tokens is not None:
+            return sum(clip.frame_tokens)
         patches = len(clip.times) // self.sampling.temporal_patch_size
         return patches * clip.height * clip.width // self.sampling.factor**2
 
@@ -232,11 +237,17 @@ def forget_oldest(
     Returns:
         The clip without them; None where there are not as many, and nothing is forgotten.
     """
-    patches, height, width = clip.grid(vision)
-    per_patch = height * width // vision.merge_size**2
-    count = max(-(-missing // per_patch), patches // FORGOTTEN_AT_ONCE)
-    if count >= patches - 1:
+    tokens = clip.tokens_of_patches(vision)
+    count = max(_fewest(tokens[1:], missing), len(tokens) // FORGOTTEN_AT_ONCE)
+    if count >= len(tokens) - 1:
         return None
-    end = context.num_tokens - (patches - 1 - count) * per_patch
-    context.forget(end - count * per_patch, end)
+    end = context.num_tokens - sum(tokens[1 + count :])
+    context.forget(end - sum(tokens[1 : 1 + count]), end)
     return clip.without_frames(count, vision)
+
+
+def _fewest(tokens: Sequence[int], wanted: int) -> int:
+    """How many of the first patches have so many tokens; all and one where there are fewer."""
+    return next(
+        (n for n, held in enumerate(accumulate(tokens), 1) if held >= wanted), len(tokens) + 1
+    )

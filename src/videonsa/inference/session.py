@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args, overload
 
@@ -19,6 +18,7 @@ from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, Turn, load_session, save_session
 from videonsa.inference.transcript import Transcript
 from videonsa.inference.usage import Usage, usage_of
+from videonsa.models.methods.compression import why_whole_clips
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.stored_cache.contents import Precision
 from videonsa.models.stored_cache.save import SavedCache
@@ -111,7 +111,7 @@ class Session:
         sampling = self._qa.wanted_sampling(video, None, changes)
         self._stop_running()
         place = self._base if fresh else self._place()
-        self._check_room(plan_clip(video, sampling).num_tokens, place)
+        self._check_room(self._qa.tokens_of(plan_clip(video, sampling).grid), place)
         with self._memory():
             clip = self._qa.encode(video, sampling)
         if fresh:
@@ -131,7 +131,7 @@ class Session:
         self._stop_running()
         self._from(fresh=False)
         self._transcript.add("user", clip.vision(self._qa.shape.vision))
-        self.clips = (*self.clips, replace(clip, features=clip.features[:0].clone()))
+        self.clips = (*self.clips, clip.without_features())
         if not self.turns:
             self._base = self._place()
             if self._live is not None and self._live.last_time is not None:
@@ -160,7 +160,7 @@ class Session:
         try:
             taken = live.take(frames, times)
             if taken is not None:
-                self._make_room(live.num_tokens(taken), ROOM_FOR_ANSWER)
+                self._make_room(self._qa.tokens_of(live.grid(taken)), ROOM_FOR_ANSWER)
                 self._watch(live, taken)
                 self._base, live.begun = self._place(), True
         except BaseException:  # also where it was interrupted
@@ -170,7 +170,7 @@ class Session:
 
     def check_extends(self) -> None:
         """Refuse, where the method has to see a video at once: UsageError."""
-        if (why := self._transcript.why_reread) is not None:
+        if why := self._transcript.why_reread or why_whole_clips(self._qa.model.method):
             raise UsageError(f"frames cannot follow: {why}; open the whole video")
 
     def say(self, role: Role, text: str) -> None:
@@ -308,7 +308,7 @@ class Session:
             stop_ids=self._qa.stop_ids,
             strings=strings,
             video_seconds=sum(clip.seconds for clip in place.clips if not place.turns),
-            decoding=lambda: self._transcript.context.decoding,
+            context=lambda: self._transcript.context,
         )
         return answer if stream else answer.finish()
 
@@ -349,7 +349,7 @@ class Session:
                 usages,
                 decode=self._qa.decode,
                 stop_ids=self._qa.stop_ids,
-                decoding=lambda: self._transcript.context.decoding,
+                context=lambda: self._transcript.context,
             )
 
     def _ask_aside(self, question: str, place: Place, options: AnswerOptions) -> Answer:
@@ -416,7 +416,7 @@ class Session:
         self.forget_conversation()
         if self._when_full == "forget":
             asked = [len(self._base.mark.ids_of(question)) for question in questions]
-            num_new = 0 if waiting is None else live.num_tokens(waiting)
+            num_new = 0 if waiting is None else self._qa.tokens_of(live.grid(waiting))
             self._make_room(num_new, max(asked, default=0) + max_new_tokens)
         if waiting is not None:
             try:

@@ -82,6 +82,7 @@ class _Clip:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
+    frame_tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,16 +269,24 @@ def _stored_part(part: Part) -> _Part:
 
 
 def _features(parts: Sequence[Part]) -> dict[str, Tensor]:
-    return {
-        f"{number}.{place}": one.features
-        for number, part in enumerate(parts)
-        for place, one in enumerate(part.vision)
-    }
+    found = {}
+    for number, part in enumerate(parts):
+        for place, one in enumerate(part.vision):
+            found[f"{number}.{place}"] = one.features
+            if one.kept is not None:
+                found[f"{number}.{place}.kept"] = one.kept
+    return found
 
 
 def _part(stored: _Part, number: int, features: dict[str, Tensor], device: torch.device) -> Part:
     vision = tuple(
-        EncodedVision(one.kind, features[f"{number}.{place}"].to(device), one.grid, one.seconds)
+        EncodedVision(
+            one.kind,
+            features[f"{number}.{place}"].to(device),
+            one.grid,
+            one.seconds,
+            features.get(f"{number}.{place}.kept"),
+        )
         for place, one in enumerate(stored.vision)
     )
     return Part(list(stored.ids), vision)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from videonsa.inference.context import Context, EncodedVision, Passage
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
-from videonsa.models.chunks import why_at_once
+from videonsa.models.chunks import why_reread
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.video.chat import ChatTokenizer, Role, VisionSlot
 from videonsa.video.chat_writer import ChatWriter
@@ -57,10 +57,7 @@ class Transcript:
     @property
     def why_reread(self) -> str | None:
         """Why every answer reads all from the beginning; None where it need not."""
-        method = self.context.method
-        if not method.is_causal:
-            return "what follows a video changes how it attends"
-        return why_at_once(method)
+        return why_reread(self.context.method)
 
     @property
     def num_read(self) -> int:
@@ -119,7 +116,9 @@ class Transcript:
             start: position id at which the video begins.
         """
         self.read()
-        passage = self.context.frames(more.features, more.grid[1:], more.seconds, start=start)
+        passage = self.context.frames(
+            more.features, more.grid[1:], more.seconds, start=start, kept=more.kept
+        )
         self.context.read(passage)
 
     def answer(

@@ -10,6 +10,7 @@ from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.shape import VisionShape
 from videonsa.planning.budget import AttentionBudget, attention_budget
+from videonsa.planning.computed import Computed
 
 if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
@@ -26,18 +27,21 @@ class ClipUsage:
     grid: tuple[int, int, int]
     """Temporal patches, rows and columns of patches."""
     video_tokens: int
+    """That were read."""
+    encoded_tokens: int
+    """That the vision tower gave; a method may keep some of them."""
 
     @classmethod
     def of(cls, clip: EncodedClip, vision: VisionShape) -> Self:
         """Of a clip; its features are not looked at."""
         grid = clip.grid(vision)
-        tokens = math.prod(grid) // vision.merge_size**2
         return cls(
             times=clip.times,
             height=clip.height,
             width=clip.width,
             grid=grid,
-            video_tokens=tokens,
+            video_tokens=sum(clip.tokens_of_patches(vision)),
+            encoded_tokens=math.prod(grid) // vision.merge_size**2,
         )
 
 
@@ -55,7 +59,9 @@ class Usage:
     grid: tuple[int, int, int]
     """Temporal patches, rows and columns of patches."""
     video_tokens: int
-    """Of all videos and images."""
+    """Of all videos and images, that were read."""
+    encoded_tokens: int
+    """That the vision tower gave of them; a method may keep some of these."""
     prompt_tokens: int
     """Video and text, and what was said before."""
     cached_tokens: int
@@ -73,6 +79,8 @@ class Usage:
     """How the weights are run."""
     joined: tuple[ClipUsage, ...] = ()
     """Videos and images after the first."""
+    computed: Computed | None = None
+    """What the layers held and computed of the prompt, measured; None until it is answered."""
 
     @property
     def num_frames(self) -> int:
@@ -106,15 +114,16 @@ def usage_of(
     if not given:
         raise UsageError("a question before any video: open or join one, or extend the session")
     first = given[0]
-    per_frame = first.video_tokens // first.grid[0]
+    per_frame = max(first.video_tokens // first.grid[0], 1)
     return Usage(
         model=qa.name,
-        attention=method.name,
+        attention=method.full_name,
         times=first.times,
         height=first.height,
         width=first.width,
         grid=first.grid,
         video_tokens=sum(clip.video_tokens for clip in given),
+        encoded_tokens=sum(clip.encoded_tokens for clip in given),
         prompt_tokens=num_tokens,
         cached_tokens=num_cached,
         context=qa.shape.context,

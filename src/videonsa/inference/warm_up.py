@@ -228,7 +228,7 @@ def _shadow(model: VideoNSAForConditionalGeneration) -> VideoNSAForConditionalGe
 
     Those of the released preset hardly do, and it looks at the values of its masks.
     """
-    method = model.method
+    method = model.method.behind or model.method  # tokens that leave change lengths alone
     if not isinstance(method, NSA) or isinstance(method, ReleasedNSA):
         return None
     config = copy.deepcopy(model.config)

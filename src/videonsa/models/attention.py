@@ -1,5 +1,6 @@
 """`HybridAttention`: one layer's projections, and attention by the method of the step."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import Cache
+from videonsa.models.cache import VideoNSACache
 from videonsa.models.fused import rotate
 from videonsa.models.gates import branch_gates, init_gates
 from videonsa.models.linears import linear_rows
@@ -26,6 +28,8 @@ class HybridAttention:
     k_proj: nn.Linear
     v_proj: nn.Linear
     o_proj: nn.Linear
+    config: Any
+    """Of the language model."""
     head_dim: int
     num_heads: int
     layer_idx: int
@@ -91,6 +95,8 @@ class HybridAttention:
             k, v = past_key_values.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, H, D]
         attended = self._attend(hidden_states, q, k, v, step)
+        if isinstance(past_key_values, VideoNSACache):
+            past_key_values.count_pairs(partial(_pairs_of_a_head, attended, step))
         if step.recorder is not None:
             step.recorder.record(self.layer_idx, q, k, attended)
         out = attended.output.flatten(-2)
@@ -118,3 +124,10 @@ class HybridAttention:
             outputs.append(self._attend(*inputs, part.step.to(q.device)).output)
             first = rows.stop
         return Attended(torch.cat(outputs, dim=1))
+
+
+def _pairs_of_a_head(attended: Attended, step: AttentionStep) -> float | Tensor:
+    """Query-key pairs of the layer, of one query head on average."""
+    if attended.pairs is None:
+        return step.pairs()
+    return attended.pairs / attended.output.shape[2]

@@ -2,7 +2,7 @@
 
 import copy
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import DynamicCache, DynamicLayer
+from videonsa.models.computed import ComputedPairs
 from videonsa.models.growing import GrowingRows
+from videonsa.models.methods.pairs import causal_pairs
 from videonsa.models.rows import NewRows, frames_begun
 
 
@@ -212,7 +214,7 @@ class CachedTokens:
         """
         count, begun = self.count_below(num_rows), self.frames_among(num_rows)
         self.frame_sizes = [
-            sizes[:here] + [0] * (there - here)
+            sizes[: min(here, there)] + [0] * (there - here)
             for sizes, here, there in zip(self.frame_sizes, begun, num_frames, strict=True)
         ]
         for kept in (self.vision_rows, self.attention_rows, self.position_rows):
@@ -259,6 +261,8 @@ class VideoNSACache(DynamicCache):
 
     records: list[CachedTokens]
     """One, and another for each layer after which tokens left; by their first layers."""
+    computed: ComputedPairs | None
+    """Query-key pairs that filled it; None where they are not known any more."""
     expected: int
     """Tokens that will come in all, as far as known: layers get memory for them at once."""
 
@@ -266,6 +270,7 @@ class VideoNSACache(DynamicCache):
         super().__init__(*args, **kwargs)
         self.layer_class_to_replicate = RowMajorLayer
         self.records = [CachedTokens()]
+        self.computed = ComputedPairs()
         self.expected = 0
 
     def update(
@@ -277,16 +282,35 @@ class VideoNSACache(DynamicCache):
         )
         return found
 
-    def reserve(self, size: int, *, spare: int = 0) -> None:
-        """Have memory for `size` tokens in every layer; see `RowMajorLayer.reserve`."""
+    def reserve(self, num_new: int, *, spare: int = 0) -> None:
+        """Have memory for `num_new` more tokens in every layer; see `RowMajorLayer.reserve`."""
         for layer in self.layers:
-            layer.reserve(size, spare=spare)
+            layer.reserve(layer.get_seq_length() + num_new, spare=spare)
 
     def advance(self, rows: NewRows) -> None:
-        """Take note of tokens whose keys others wrote into the memory of all layers."""
+        """Take note of text whose keys others wrote into the memory of all layers.
+
+        It attended densely there.
+        """
+        num_new, before = rows.vision_mask.shape[1], self.tokens.vision_mask.shape[1]
         for layer in self.layers:
-            layer.advance(rows.vision_mask.shape[1])
-        self.tokens.append(rows)
+            layer.advance(num_new)
+        places = range(before, before + num_new)
+        for record in self.records:
+            record.append(rows, None if record.places is None else places)
+        if self.computed is not None:
+            lengths = (layer.get_seq_length() for layer in self.layers)
+            pairs = sum(causal_pairs(num_new, length) for length in lengths)
+            self.computed.add(before + num_new, pairs)
+
+    def count_pairs(self, pairs: Callable[[], float | Tensor]) -> None:
+        """Count the query-key pairs of one layer, of the tokens that came last.
+
+        Args:
+            pairs: gives them, of one query head on average; asked where they are counted.
+        """
+        if self.computed is not None:
+            self.computed.add(self.tokens.vision_mask.shape[1], pairs())
 
     @property
     def tokens(self) -> CachedTokens:
@@ -336,6 +360,8 @@ class VideoNSACache(DynamicCache):
         num_frames = self.tokens.frames_among(num_rows)
         for record in self.records:
             record.keep(num_rows, num_frames)
+        if self.computed is not None:
+            self.computed.keep(num_rows)
 
     def forget(self, start: int, stop: int) -> None:
         """Forget the tokens [start, stop), whole frames; later ones keep what they are.
@@ -351,6 +377,7 @@ class VideoNSACache(DynamicCache):
         for layer in self.layers:
             layer.remove(start, stop)
         self.tokens.remove(start, stop)
+        self.computed = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the samples `beam_idx`, in that order."""
@@ -374,9 +401,11 @@ class VideoNSACache(DynamicCache):
         # Rows that were given are never written again, so sharing them is safe.
         twin.layers = [layer.fork() for layer in self.layers]
         twin.records = [record.fork() for record in self.records]
+        twin.computed = self.computed and self.computed.fork()
         return twin
 
     def _select(self, samples: Tensor) -> None:
+        self.computed = None
         for record in self.records:
             record.select(samples)
 

@@ -53,3 +53,10 @@ def why_at_once(method: AttentionMethod, *, output_hidden_states: bool | None = 
     if method.leaves_after:
         return "tokens leave inside the layers"
     return method.why_at_once()
+
+
+def why_reread(method: AttentionMethod) -> str | None:
+    """Why every question reads its video again, at once with it; None where it need not."""
+    if not method.is_causal:
+        return "what follows a video changes how it attends"
+    return why_at_once(method)

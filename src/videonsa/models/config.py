@@ -8,7 +8,8 @@ from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Qwen2_5_VLConfig, snapshot_download
 from videonsa.models.checkpoints.auto_map import AUTO_MAP, write_module
 from videonsa.models.checkpoints.stored import INDEX, SINGLE, has_gates, stored_names
-from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method
+from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method, parse_method
+from videonsa.models.methods.registry import attending_class, read_method
 from videonsa.ops.padded import NUM_KV_HEADS, NUM_QUERY_HEADS
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
@@ -44,12 +45,13 @@ def stated_by(method: AttentionMethod | str | None) -> tuple[str | None, NSASpec
     """The fields `attention` and `nsa` that a method asks for; None leaves one as it is.
 
     Raises:
-        UsageError: a name of none.
+        UsageError: a text of none.
     """
     if method is None:
         return None, None
     if not isinstance(method, AttentionMethod):
-        return named_method(method, NSASpec()).name, None  # the spec is the config's
+        gated = attending_class(read_method(method)).uses_gates
+        return SPARSE if gated else DENSE, None  # the spec is the config's, changed by `attend_by`
     if not isinstance(getattr(method, "name", None), str):
         raise UsageError(f"a method of class {type(method).__name__} has no name: give it one")
     fields = method.config_fields()
@@ -68,7 +70,7 @@ def check_heads(config: "VideoNSAConfig", where: str) -> None:
     if padded and heads != wanted:
         raise ModelError(
             f"{where}: the released preset exists for {wanted[0]} query and {wanted[1]} KV heads, "
-            f"and this model has {heads[0]} and {heads[1]}: use --attention dense, or state how "
+            f"and this model has {heads[0]} and {heads[1]}: use --method dense, or state how "
             "it was trained in config.json (model_type 'videonsa' and its nsa; in Python nsa_spec=)"
         )
 
@@ -120,14 +122,27 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
         return named_method(self.attention, self.nsa_spec)
 
     def method_of(self, asked: AttentionMethod | str) -> AttentionMethod:
-        """A method as it is, or by its name, with this config's spec.
+        """A method as it is, or by its text, "nsa" with this config's spec.
 
         Raises:
             UsageError: what is neither.
         """
-        if isinstance(asked, AttentionMethod):
-            return asked
-        return named_method(asked, self.nsa_spec)
+        if not isinstance(asked, AttentionMethod):
+            asked = parse_method(asked, spec=self.nsa_spec)
+        return asked.of_depth(self.text_config.num_hidden_layers)
+
+    def attend_by(self, asked: AttentionMethod | str | None) -> AttentionMethod:
+        """The method asked for, its NSA stated here from now on; None is the config's own.
+
+        Raises:
+            UsageError: as `method_of`.
+        """
+        if asked is None:
+            return self.method
+        method = self.method_of(asked)
+        if (spec := method.config_fields().get("nsa")) is not None:
+            self.nsa = spec_to_dict(spec)
+        return method
 
     @classmethod
     def get_config_dict(

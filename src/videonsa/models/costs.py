@@ -1,6 +1,7 @@
 """What NSA's attention costs in memory and operations, from shapes alone; nothing is allocated."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from videonsa.ops.reference import SCORES_PER_CHUNK
 from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
@@ -32,8 +33,8 @@ class AttentionCall:
 
     @property
     def tokens_per_frame(self) -> int:
-        """Merged tokens of a temporal patch."""
-        return self.video_tokens // self.num_frames
+        """Merged tokens of a temporal patch, on average where some have left."""
+        return max(self.video_tokens // self.num_frames, 1)
 
     @property
     def width(self) -> int:
@@ -44,6 +45,27 @@ class AttentionCall:
     def query_bytes(self) -> int:
         """A tensor like q."""
         return self.chunk_tokens * self.width * self.value_bytes
+
+
+def calls_left(
+    call: AttentionCall, vision_tokens: Sequence[tuple[int, int]]
+) -> Iterator[AttentionCall]:
+    """The call where tokens leave: one for each run of layers that hold the same tokens.
+
+    Args:
+        call: of the whole prompt in all layers.
+        vision_tokens: first layer and vision tokens of each run, the layers ascending from 0.
+    """
+    ends = [first for first, _ in vision_tokens[1:]] + [call.num_layers]
+    for (first, count), end in zip(vision_tokens, ends, strict=True):
+        gone = call.video_tokens - count
+        yield replace(
+            call,
+            num_layers=end - first,
+            video_tokens=count,
+            prompt_tokens=call.prompt_tokens - gone,
+            chunk_tokens=min(call.chunk_tokens, call.prompt_tokens - gone),
+        )
 
 
 def attention_shape(call: AttentionCall, spec: NSASpec) -> AttentionShape:

@@ -1,6 +1,6 @@
 """Patches or frames through the vision tower, part by part, and their features into a prompt."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models.rope import Grid, TokenType
-from videonsa.models.vision import frame_chunks, plan_vision
+from videonsa.models.tower_probe import EncodedFrames, ProbedBlocks, TowerProbe
+from videonsa.models.vision import VisionPlan, frame_chunks, plan_vision
 from videonsa.video.processing import patchify
 
 PATCHES_PER_CHUNK = 2**16
@@ -43,19 +44,22 @@ def encode_patches(tower: Any, config: Any, pixels: Tensor, grids: Sequence[Grid
     return torch.cat([_encode_chunk(tower, config, part, chunk) for part, chunk in pairs])
 
 
-def encode_frames(tower: Any, config: Any, parts: Iterable[Tensor]) -> Tensor:
-    """Features of the merged tokens of one video, `[M, hidden]`, while its frames come.
+def encode_frames(
+    tower: Any, config: Any, parts: Iterable[Tensor], *, probe: TowerProbe | None = None
+) -> Iterator[EncodedFrames]:
+    """Encode the frames of one video while they come; what each part gave follows at once.
 
     Args:
         tower: the vision tower.
         config: its vision config.
         parts: uint8 `[n, 3, H, W]`, in order and of one size; all but the last hold whole temporal
             patches.
+        probe: what is asked of the tower beside features.
 
     Raises:
         UsageError: no frames, frames of another type or size, or a temporal patch cut in two.
+        ModelError: a tower without the blocks that are asked.
     """
-    features: list[Tensor] = []
     size: torch.Size | None = None
     last = 0
     for part in parts:
@@ -69,37 +73,61 @@ def encode_frames(tower: Any, config: Any, parts: Iterable[Tensor]) -> Tensor:
                 f"frames of {list(part.shape[1:])} after {list(size)}: want one size in a video"
             )
         last, size = len(part), part.shape[1:]
-        features += _part_features(tower, config, part)
-    if not features:
+        yield from _encode_part(tower, config, part, probe)
+    if size is None:
         raise UsageError("no frames came to be encoded: want at least one")
-    return torch.cat(features)
 
 
-def _part_features(tower: Any, config: Any, frames: Tensor) -> list[Tensor]:
-    area, temporal = frames.shape[-2:].numel() // config.patch_size**2, config.temporal_patch_size
-    features = []
-    for some in frames.split(max(1, PATCHES_PER_CHUNK // max(area, 1)) * temporal):
-        # Cut on the tower's device: bytes travel there, not floats.
-        patches = patchify(
-            some.to(tower.device),
-            patch_size=config.patch_size,
-            merge_size=config.spatial_merge_size,
-            temporal_patch_size=temporal,
-        )
-        features.append(_encode_chunk(tower, config, patches.pixels, [patches.grid]))
-    return features
+def _encode_part(
+    tower: Any, config: Any, frames: Tensor, probe: TowerProbe | None
+) -> Iterator[EncodedFrames]:
+    area = frames.shape[-2:].numel() // config.patch_size**2
+    at_once = max(1, PATCHES_PER_CHUNK // max(area, 1)) * config.temporal_patch_size
+    for some in frames.split(at_once):
+        yield _encode_some(tower, config, some, probe)
+
+
+def _encode_some(
+    tower: Any, config: Any, frames: Tensor, probe: TowerProbe | None
+) -> EncodedFrames:
+    merge = config.spatial_merge_size
+    # Cut on the tower's device: bytes travel there, not floats.
+    patches = patchify(
+        frames.to(tower.device),
+        patch_size=config.patch_size,
+        merge_size=merge,
+        temporal_patch_size=config.temporal_patch_size,
+    )
+    pixels, grid = patches.pixels, patches.grid
+    merged = grid[0], grid[1] // merge, grid[2] // merge
+    if probe is None:
+        return EncodedFrames(_encode_chunk(tower, config, pixels, [grid]), merged)
+    plan = _plan(config, [grid])
+    probed = ProbedBlocks(probe, config.fullatt_block_indexes)
+    features = _run_tower(tower, pixels, [grid], plan, probed=probed)
+    return probed.frames(features, merged, plan.window_index)
 
 
 def _encode_chunk(tower: Any, config: Any, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
-    plan = plan_vision(
+    return _run_tower(tower, pixels, grids, _plan(config, grids))
+
+
+def _plan(config: Any, grids: Sequence[Grid]) -> VisionPlan:
+    return plan_vision(
         grids,
         merge_size=config.spatial_merge_size,
         window_tokens=config.window_size // config.spatial_merge_size // config.patch_size,
     )
+
+
+def _run_tower(
+    tower: Any, pixels: Tensor, grids: Sequence[Grid], plan: VisionPlan, **more: Any
+) -> Tensor:
     features: Tensor = tower(
         pixels.to(tower.device, tower.dtype),
         grid_thw=torch.tensor(grids, device=tower.device),
         **plan.tower_inputs(tower.device),
+        **more,
     ).pooler_output
     return features
 

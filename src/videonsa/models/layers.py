@@ -175,7 +175,8 @@ def run_layers(
         kept = None
         if index in step.method.leaves_after:
             own = step.to(hidden.device)  # as the layer had it
-            kept = _checked(step.method.kept_after(index, hidden, own), hidden)
+            following = language_model.layers[index + 1]
+            kept = _checked(step.method.kept_after(index, hidden, own, following), hidden)
         if kept is not None:
             hidden, rows = hidden[:, kept], select_rows(rows, kept)
             angles = tuple(x[:, kept.to(x.device)] for x in angles)

@@ -1,6 +1,6 @@
 """`SparseVideoModel`: the forward pass of a video-language model, whatever its family."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from videonsa.errors import UsageError
 from videonsa.models._hf import Cache, CausalLMOutputWithPast
 from videonsa.models.cache import VideoNSACache, as_before_if_it_fails
 from videonsa.models.chunks import chunk_of_rows, even_chunk
-from videonsa.models.config import VideoNSAConfig
 from videonsa.models.distributed.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.distributed.prefill import check_prefill, rows_of_a_chunk, share_chunk
 from videonsa.models.distributed.sharded import (
@@ -20,7 +19,8 @@ from videonsa.models.distributed.sharded import (
     sharded_loss,
     share_encoding,
 )
-from videonsa.models.features import encode_frames, encode_patches, place_features
+from videonsa.models.encoder import VideoEncoder
+from videonsa.models.features import place_features
 from videonsa.models.layers import (
     LayerFeatures,
     LayersOutput,
@@ -30,7 +30,8 @@ from videonsa.models.layers import (
 )
 from videonsa.models.linears import linear_rows
 from videonsa.models.loss import loss_of_labels
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods.compression import check_reads_kept
+from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.rope import Grid, TokenType
 from videonsa.models.rows import (
@@ -71,7 +72,7 @@ class _Call(NamedTuple):
     """Give the hidden states of all layers."""
 
 
-class SparseVideoModel:
+class SparseVideoModel(VideoEncoder):
     """A video-language model whose tokens attend by an `AttentionMethod`.
 
     A family (`models.families`) brings the modules. Nothing is kept on them between calls: what a
@@ -114,16 +115,12 @@ class SparseVideoModel:
     * `mm_token_type_ids`: ignored. Arguments that do not fit together raise a `UsageError`.
     """
 
-    config: VideoNSAConfig
-    method: AttentionMethod
-    """How calls attend that say nothing else."""
     training: bool
     device: torch.device
     dtype: torch.dtype
     state_dict: Callable[[], dict[str, Any]]
     lm_head: nn.Linear
     loss_function: Callable[..., Tensor]
-    get_input_embeddings: Callable[[], nn.Module]
 
     @property
     def _language_model(self) -> Any:
@@ -134,11 +131,6 @@ class SparseVideoModel:
     def decoder_layers(self) -> Sequence[nn.Module]:
         """The decoder layers, in order."""
         return self._language_model.layers  # type: ignore[no-any-return]
-
-    @property
-    def _tower(self) -> Any:
-        """The vision tower."""
-        raise NotImplementedError
 
     def forward(
         self,
@@ -173,6 +165,8 @@ class SparseVideoModel:
         input_ids = needed(input_ids)
         method, num_layers = self._method(method), self.config.text_config.num_hidden_layers
         check_leaving(method, num_layers=num_layers, labels=labels, kept=logits_to_keep)
+        pixels = (pixel_values, pixel_values_videos)
+        check_reads_kept(method, with_pixels=any(x is not None for x in pixels), labels=labels)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
         prefills = cp_group is not None and (past_key_values is not None or bool(use_cache))
         if lengths is not None or (cp_group is not None and not prefills):
@@ -212,7 +206,6 @@ class SparseVideoModel:
         else:
             chunk = chunk_of_rows(rows_per_chunk, method, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
-            pixels = (pixel_values, pixel_values_videos)
             inputs_embeds = self._embed(input_ids, mask, *pixels, vision, cp_group)
         call = _Call(
             method=method,
@@ -244,7 +237,7 @@ class SparseVideoModel:
         Raises:
             UsageError: a name of none, or a method whose gates the model lacks.
         """
-        method = self.method if given is None else self.config.method_of(given)
+        method = self.config.method_of(self.method if given is None else given)
         if method.uses_gates and not self.config.gates:
             raise UsageError(
                 f"method={method.name!r} on a model without gates: load it with "
@@ -319,34 +312,6 @@ class SparseVideoModel:
             parts.append(last if whole else last[:, call.kept].clone())
         return torch.cat(parts, dim=1)[:, call.kept]
 
-    def encode_vision(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """Features of the merged tokens of images or videos, `[M, hidden]`.
-
-        Args:
-            pixels: `[P, channels * temporal * patch * patch]` patches, those of a merged token
-                together, images and videos one after the other; on the tower's device or the CPU.
-            grids: (t, h, w) of each, in patches.
-
-        Raises:
-            UsageError: patches and grids that do not match.
-        """
-        return encode_patches(self._tower, self.config.vision_config, pixels, grids)
-
-    def encode_frames(self, parts: Iterable[Tensor]) -> Tensor:
-        """Features of the merged tokens of one video, `[M, hidden]`, while its frames come.
-
-        Each part is cut into patches and encoded before the next is asked for: pixels never pile
-        up. The features are `encode_vision`'s; where the parts end changes no more than rounding.
-
-        Args:
-            parts: uint8 `[n, 3, H, W]`, RGB, in order and of one size, multiples of
-                patch_size * merge_size; all but the last hold whole temporal patches.
-
-        Raises:
-            UsageError: no frames, frames of another type or size, or a temporal patch cut in two.
-        """
-        return encode_frames(self._tower, self.config.vision_config, parts)
-
     def describe(
         self,
         input_ids: Tensor,
@@ -398,34 +363,6 @@ class SparseVideoModel:
             temporal_ids=own or self.config.nsa_spec.temporal_ids,
         )
 
-    def embed_prompt(
-        self,
-        input_ids: Tensor,
-        *,
-        image_features: Tensor | None = None,
-        video_features: Tensor | None = None,
-    ) -> Tensor:
-        """Embedded ids with features at the image and video tokens: `inputs_embeds` of `forward`.
-
-        Args:
-            input_ids: int64 `[B, T]`.
-            image_features: `[M, hidden]`, a row for each image token of the batch, in order.
-            video_features: the same for its video tokens.
-
-        Raises:
-            UsageError: not as many features as tokens.
-        """
-        types = self._token_types(input_ids)
-        embeds: Tensor = self.get_input_embeddings()(input_ids)
-        none = embeds.new_empty(0, embeds.shape[-1])
-        for kind, features in (
-            (TokenType.IMAGE, image_features),
-            (TokenType.VIDEO, video_features),
-        ):
-            given = none if features is None else features
-            embeds = place_features(given, embeds, types, kind)
-        return embeds
-
     def _cache(self, given: Cache | None, use_cache: bool | None) -> VideoNSACache | None:
         if given is None:
             wanted = self.config.text_config.use_cache and not self.training
@@ -436,10 +373,6 @@ class SparseVideoModel:
                 "the vision rows (videonsa.models.cache)"
             )
         return given
-
-    def _token_types(self, input_ids: Tensor) -> Tensor:
-        types = torch.where(input_ids == self.config.video_token_id, TokenType.VIDEO, 0)
-        return types + torch.where(input_ids == self.config.image_token_id, TokenType.IMAGE, 0)
 
     def _embed(
         self,

@@ -144,10 +144,78 @@ def select_rows(rows: NewRows, kept: Tensor) -> NewRows:
     )
 
 
+class WholePrompt(NamedTuple):
+    """A prompt with all tokens of its images and videos, of which some are read."""
+
+    ids: Tensor
+    """int64 `[B, T]`."""
+    kept: Tensor | None
+    """int64 `[K]`, ascending: those that are read; None: all."""
+
+
+def whole_prompt(
+    ids: Tensor, vision: Sequence[tuple[int, int, Tensor | None]], *, pads: Sequence[int]
+) -> WholePrompt:
+    """Put back the tokens of images and videos that were left out.
+
+    Args:
+        ids: int64 `[1, T]` of what is read, on the CPU.
+        vision: of each image and video, how many of its tokens are read, how many it has, and which
+            are read (int64, ascending; None: all).
+        pads: the ids of image and video tokens.
+
+    Raises:
+        UsageError: a batch, or not as many tokens as are read of the images and videos.
+    """
+    if len(ids) != 1:
+        raise UsageError(
+            f"tokens of images or videos left out in a batch of {len(ids)}: want one sample"
+        )
+    (given,) = ids
+    places = torch.isin(given, torch.tensor(list(pads))).nonzero()[:, 0]
+    counts = [count for count, _, _ in vision]
+    runs = places.split(counts) if sum(counts) == len(places) else ()
+    if not runs or any(len(run) < 1 or run[-1] - run[0] != len(run) - 1 for run in runs):
+        raise UsageError(
+            f"{counts} tokens are kept of the images and videos, but the prompt has "
+            f"{len(places)} in other runs: want a run of as many for each"
+        )
+    whole, kept = [], []
+    read = length = 0
+    for run, (count, total, own) in zip(runs, vision, strict=True):
+        begin = int(run[0])
+        before = given[read:begin]
+        whole += [before, given[begin : begin + 1].expand(total)]
+        first = length + len(before)
+        kept.append(torch.arange(length, first))
+        kept.append(first + (torch.arange(total) if own is None else own.cpu()))
+        read, length = begin + count, first + total
+    after = given[read:]
+    kept.append(torch.arange(length, length + len(after)))
+    return WholePrompt(torch.cat([*whole, after])[None], torch.cat(kept))
+
+
+def compress_rows(rows: NewRows, kept: Tensor) -> NewRows:
+    """The rows of one sample that the language model reads; they stand where they stood.
+
+    As `select_rows`, but what follows the last of them stands behind all.
+
+    Args:
+        rows: of the whole prompt, B = 1.
+        kept: int64 `[K]`, ascending.
+    """
+    last_before_next = torch.cat([kept[1:], kept.new_tensor([rows.next_positions.shape[1]])]) - 1
+    after = rows.next_positions[:, last_before_next.to(rows.next_positions.device)]
+    return select_rows(rows, kept)._replace(next_positions=after)
+
+
 def frames_begun(sizes: Sequence[int], tokens: int) -> int:
-    """How many frames have their first token among the first `tokens`."""
+    """How many frames have their first token among the first `tokens`.
+
+    A frame whose tokens have all left goes with the token before it.
+    """
     begun = 0
-    while tokens > 0:
+    while tokens > 0 or (begun and begun < len(sizes) and not sizes[begun]):
         tokens -= sizes[begun]
         begun += 1
     return begun

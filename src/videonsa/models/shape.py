@@ -11,14 +11,27 @@ from types import MappingProxyType
 from typing import Any
 
 from videonsa.models.checkpoints.adapters import Adapter, is_adapter, read_adapter
-from videonsa.models.checkpoints.checkpoint import choose_config, read_checkpoint, without_gates
+from videonsa.models.checkpoints.checkpoint import (
+    choose_config,
+    read_checkpoint,
+    read_fields,
+    without_gates,
+)
 from videonsa.models.checkpoints.hub import FILES, WEIGHTS, is_cached, model_folder
 from videonsa.models.checkpoints.quantised import INT4_COLUMNS, INT4_GROUP, INT4_ROWS, Weights
+from videonsa.models.checkpoints.quantization_config import stated_awq
 from videonsa.models.checkpoints.stored import is_whole, stored_names
 from videonsa.models.checkpoints.validation import checked_fields
 from videonsa.models.config import stated_by
 from videonsa.models.locate import locate_model
-from videonsa.models.methods import DENSE, AttentionMethod, Dense, named_method, nsa_method
+from videonsa.models.methods import (
+    DENSE,
+    AttentionMethod,
+    Dense,
+    named_method,
+    nsa_method,
+    parse_method,
+)
 from videonsa.models.vision import ALIGNED
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.stated_spec import spec_from_dict, spec_to_dict
@@ -116,6 +129,8 @@ class ModelShape:
     context: int = 128_000
     dtype: str = "bfloat16"
     weights: Weights = "full"
+    is_awq: bool = False
+    """Stored as int4, and dequantised when it is loaded."""
     gates: bool = False
     method: AttentionMethod = field(default_factory=Dense)
 
@@ -219,6 +234,9 @@ def published_shape(model: str) -> ModelShape | None:
     """The shape of a published model by its Hugging Face id, from its config; None if unknown."""
     seven = _qwen(3584, 18944, 28, 28, 4)
     match model:
+        case "Qwen/Qwen2.5-VL-3B-Instruct-AWQ" | "Qwen/Qwen2.5-VL-7B-Instruct-AWQ":
+            floats = published_shape(model.removesuffix("-AWQ"))
+            return None if floats is None else replace(floats, is_awq=True)
         case "Qwen/Qwen2.5-VL-3B-Instruct":
             small = {"vocab_size": 151_936, "tied_embeddings": True}
             return ModelShape(**(_qwen(2048, 11008, 36, 16, 2) | small))
@@ -270,7 +288,9 @@ def load_shape(
         where, asked = adapter.base, adapter.asked_of_base(**asked)
         folder = planned_folder(where)
     shape = _shape_of(where, folder, **asked)
-    return replace(shape, method=method) if isinstance(method, AttentionMethod) else shape
+    if isinstance(method, str):
+        method = parse_method(method, spec=shape.method.config_fields().get("nsa"))
+    return shape if method is None else replace(shape, method=method.of_depth(shape.num_layers))
 
 
 def _shape_of(
@@ -301,7 +321,8 @@ def _shape_of(
         nsa = None if nsa_spec is None else spec_to_dict(nsa_spec)
         given = {"attention": attention, "nsa": nsa}
         config, _ = choose_config(folder, names, fresh_gates=fresh_gates, given=given)
-    return shape_of_config(config.to_dict())
+    awq = stated_awq(read_fields(folder)[0])
+    return replace(shape_of_config(config.to_dict()), is_awq=awq is not None)
 
 
 def planned_folder(where: str, *, revision: str | None = None) -> Path | None:
@@ -360,6 +381,7 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
         tied_embeddings=fields["tie_word_embeddings"],
         vision=VisionShape(**{name: vision[key] for key, name in _VISION_KEYS.items()}),
         dtype=fields.get("dtype", "float32"),
+        is_awq=stated_awq(config) is not None,
         gates=method.uses_gates if gates is None else gates,
         method=method,
     )

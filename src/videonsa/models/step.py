@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
@@ -72,6 +73,10 @@ class AttentionStep:
     parts: "Sequence[StepPart] | None"
     """Of the tokens, where each part sees the keys up to its own last token only."""
     recorder: Recorder | None
+    pairs: Callable[[], int | Tensor]
+    """Query-key pairs of one query head in a layer, as the method counts them; once for all."""
+    found: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    """By layer, what `attend` found out about the new tokens, for `kept_after`."""
     copies: dict[torch.device, Self] = field(default_factory=dict, repr=False)
     """Of this step on other devices, made once for all their layers."""
 
@@ -131,4 +136,5 @@ def build_step(
         gather_keys=gather_keys,
         parts=parts,
         recorder=recorder,
+        pairs=cache(lambda: method.step_pairs(tokens)),
     )

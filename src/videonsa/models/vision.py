@@ -20,6 +20,7 @@ from videonsa.models._hf import (
 )
 from videonsa.models.fused import FusedRMSNorm, gated_mlp, rotate_vision, silu_mul
 from videonsa.models.rope import Grid
+from videonsa.models.tower_probe import ProbedBlocks
 
 ALIGNED = 64
 """Values: 128 bytes in bfloat16."""
@@ -143,8 +144,9 @@ def equal_segments(lengths: Tensor, *, device: torch.device) -> Segments:
 class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
     """Attention within windows, or within frames, of the rows of many images and videos."""
 
-    def __init__(self, config: Any, *, windowed: bool) -> None:
+    def __init__(self, config: Any, *, block: int, windowed: bool) -> None:
         super().__init__(config)
+        self.block = block
         self.windowed = windowed
 
     def forward(
@@ -154,9 +156,10 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         frame_segments: Segments | None = None,
         window_segments: Segments | None = None,
+        probed: ProbedBlocks | None = None,
         **_: Any,
     ) -> Tensor:
-        """Attend, rows `[P, hidden]` in and out.
+        """Attend, rows `[P, hidden]` in and out; `probed` sees queries and keys of whole frames.
 
         `cu_seqlens` (int32 `[N + 1]`, the borders of the segments) is read only where the segments
         are not given, which costs a device synchronisation.
@@ -168,6 +171,8 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         q, k, v = qkv.unbind(1)
         if position_embeddings is not None:
             q, k = rotate_vision(q, k, *position_embeddings)
+        if probed is not None and not self.windowed:
+            probed.see(self.block, q, k, segments)
         if len(segments) == 1:  # rows are in order already
             out = _attend(*(x.unflatten(0, segments[0].shape) for x in (q, k, v))).flatten(0, 1)
         else:
@@ -246,5 +251,5 @@ def replace_slow_parts(tower: nn.Module, config: Any) -> None:
         windowed = index not in config.fullatt_block_indexes
         block.norm1 = FusedRMSNorm(config.hidden_size, eps=block.norm1.variance_epsilon)
         block.norm2 = FusedRMSNorm(config.hidden_size, eps=block.norm2.variance_epsilon)
-        block.attn = BatchedVisionAttention(config, windowed=windowed)
+        block.attn = BatchedVisionAttention(config, block=index, windowed=windowed)
         block.mlp = AlignedMLP(config, bias=True)

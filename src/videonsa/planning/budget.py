@@ -48,21 +48,31 @@ def check_new_tokens(max_new_tokens: int) -> None:
 
 
 def check_context(
-    frames: SamplingPlan, *, text_tokens: int, max_new_tokens: int, context: int
+    frames: SamplingPlan,
+    *,
+    text_tokens: int,
+    max_new_tokens: int,
+    context: int,
+    video_tokens: int | None = None,
 ) -> None:
     """Refuse a prompt that leaves no room for the answer.
+
+    Args:
+        frames: of the video.
+        text_tokens: around it.
+        max_new_tokens: longest answer.
+        context: of the model.
+        video_tokens: that are read of it; None: all.
 
     Raises:
         BudgetError: says what would fit.
 
     """
-    prompt = frames.num_tokens + text_tokens
-    if prompt + max_new_tokens <= context:
+    video_tokens = frames.num_tokens if video_tokens is None else video_tokens
+    if video_tokens + text_tokens + max_new_tokens <= context:
         return
-    came = (
-        f"{frames.num_tokens} video + {text_tokens} text tokens and an answer of {max_new_tokens}"
-    )
-    room = context - text_tokens - max_new_tokens
+    came = f"{video_tokens} video + {text_tokens} text tokens and an answer of {max_new_tokens}"
+    room = (context - text_tokens - max_new_tokens) * frames.num_tokens // video_tokens
     patches = room // frames.tokens_per_frame
     if room < 1:
         advice = "shorten the question or lower --max-new-tokens"

@@ -14,7 +14,8 @@ from videonsa.models.decoding.steps import SPARE
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.growing import ROOM
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods.compression import kept_tokens
+from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.shape import ModelShape, up_to
 from videonsa.models.vision import ALIGNED
 
@@ -34,6 +35,7 @@ class Workload:
     grid: tuple[int, int, int]
     """Temporal patches, rows and columns of patches."""
     prompt_tokens: int
+    """Of the whole prompt; `read_tokens` are those that a method keeps of it."""
     max_new_tokens: int
     kernels: bool
     """Vision rows attend by the GPU's kernels; else by the reference."""
@@ -51,6 +53,16 @@ class Workload:
         return self.num_patches // self.shape.vision.merge_size**2
 
     @property
+    def kept_tokens(self) -> int:
+        """Of these, those that the layers read; of some methods, at most."""
+        return kept_tokens(self.method, self.grid, self.shape.vision.merge_size)
+
+    @property
+    def read_tokens(self) -> int:
+        """T: tokens of the prompt that the first layer reads."""
+        return self.prompt_tokens - self.video_tokens + self.kept_tokens
+
+    @property
     def num_patches(self) -> int:
         """Patches of the video."""
         frames, rows, columns = self.grid
@@ -60,7 +72,7 @@ class Workload:
     def chunk_rows(self) -> int:
         """R: rows that go through the layers at a time; the rule of `models.chunks`."""
         whole = not self.method.is_chunked or why_at_once(self.method) is not None
-        return self.prompt_tokens if whole else even_chunk(self.prompt_tokens, self.rows_per_chunk)
+        return self.read_tokens if whole else even_chunk(self.read_tokens, self.rows_per_chunk)
 
     @property
     def chunk_patches(self) -> int:
@@ -170,19 +182,19 @@ def joining_terms(work: Workload) -> dict[str, int]:
     return {
         "weights": work.shape.weight_bytes,
         "embeddings": 2 * _embeddings(work),
-        "features": _features(work, work.num_patches),
+        "features": _features(work, work.kept_tokens * work.shape.vision.merge_size**2),
     }
 
 
 def prefill_terms(work: Workload) -> dict[str, int]:
     """The last layer on the last chunk of rows: all of the cache is there."""
-    chunked = work.chunk_rows < work.prompt_tokens
+    chunked = work.chunk_rows < work.read_tokens
     previous = 1 if chunked else 0  # the last hidden states of the chunk before
     mlp, attention = _mlp(work), work.method.workspace_bytes(work.attention)
     return {
         "weights": work.shape.weight_bytes,
         "embeddings": _embeddings(work),
-        "cache": (work.prompt_tokens + ROOM) * work.shape.cache_bytes_per_token,
+        "cache": (work.read_tokens + ROOM) * work.shape.cache_bytes_per_token,
         "rows": (2 + previous) * _hidden(work) + 2 * work.chunk_rows * _head(work),
         "MLP" if mlp >= attention else "attention": max(mlp, attention),
     }
@@ -193,7 +205,7 @@ def decoding_terms(work: Workload) -> dict[str, int]:
 
     Captured steps take memory for the whole answer at once, and `SPARE` behind it.
     """
-    shape, tokens = work.shape, work.prompt_tokens + work.max_new_tokens
+    shape, tokens = work.shape, work.read_tokens + work.max_new_tokens
     outgrown = work.max_new_tokens >= ROOM
     spare = SPARE + 1 if outgrown and work.kernels else ROOM
     terms = {
@@ -208,7 +220,7 @@ def decoding_terms(work: Workload) -> dict[str, int]:
 
 def _embeddings(work: Workload) -> int:
     """T rows of the hidden size."""
-    return work.prompt_tokens * work.shape.hidden_size * work.shape.value_bytes
+    return work.read_tokens * work.shape.hidden_size * work.shape.value_bytes
 
 
 def _features(work: Workload, patches: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from videonsa.errors import BudgetError, UsageError
+from videonsa.models.checkpoints.awq import describe_awq
 from videonsa.models.checkpoints.quantised import WEIGHTS, Weights, check_multiplies
 from videonsa.models.locate import EMBEDDED, locate_model, notes_on_place
 from videonsa.models.methods import AttentionMethod
@@ -23,6 +24,7 @@ from videonsa.planning.budget import (
     budget_to_dict,
     check_new_tokens,
 )
+from videonsa.planning.computed import Computed, estimate_computed
 from videonsa.planning.defaults import default_sampling
 from videonsa.planning.devices import (
     Machine,
@@ -67,8 +69,10 @@ class VideoPlan:
     weights: Weights
     info: VideoInfo
     sampling: SamplingPlan
+    video_tokens: int
+    """That are read; of some methods, at most. `sampling` knows how many are encoded."""
     prompt_tokens: int
-    """Video and text."""
+    """Video and text, that are read."""
     max_new_tokens: int
     context: int
     """Tokens the model takes, prompt and answer together."""
@@ -81,6 +85,9 @@ class VideoPlan:
     """Parameters of the method; None where it has none."""
     budget: AttentionBudget | None
     """None where a token attends to all before it."""
+    computed: Computed
+    """Vision tokens left, and the share of dense attention, as far as the content does not decide.
+    """
     fit: str | None = None
     """What was chosen to fit, in words; None where that was not asked for."""
     notes: tuple[str, ...] = ()
@@ -113,7 +120,8 @@ class VideoPlan:
             },
             "grid": list(self.sampling.grid),
             "tokens": {
-                "video": self.sampling.num_tokens,
+                "encoded": self.sampling.num_tokens,
+                "video": self.video_tokens,
                 "prompt": self.prompt_tokens,
                 "max_new": self.max_new_tokens,
                 "context": self.context,
@@ -127,6 +135,7 @@ class VideoPlan:
             "notes": list(self.notes),
             "spec": self.spec,
             "budget": budget_to_dict(self.budget),
+            "computed": self.computed.to_dict(),
         }
 
 
@@ -205,6 +214,7 @@ def plan_video(
         place, planned_folder(place, revision=revision), base=base, revision=revision
     )
     notes = (*notes_on_place(model, place), *(() if adapter is None else (adapter.describe(),)))
+    notes += (describe_awq(shape.dtype, weights),) if shape.is_awq else ()
     return replace(plan, notes=(*notes, *info.notes, *sampling_notes(info, wished)))
 
 
@@ -238,7 +248,7 @@ class Question:
 
     def fits(self, frames: SamplingPlan) -> bool:
         """Whether these frames fit the context and the memory."""
-        tokens = frames.num_tokens + self.text_tokens + self.max_new_tokens
+        tokens = self.workload(frames).read_tokens + self.max_new_tokens
         if tokens > self.shape.context:
             return False
         return estimate_memory(self.workload(frames)).fits(self.machine.memory)
@@ -292,17 +302,19 @@ class Question:
         work, shape = self.workload(frames), self.shape
         gpu, sheet = self.machine.name, self.machine.gpu
         timed = self.machine.kind == "cuda" and (sheet is None or is_measured(gpu))
+        per_frame = max(work.kept_tokens // frames.grid[0], 1)
         budget = attention_budget(
-            shape.method, prompt_tokens=work.prompt_tokens, tokens_per_frame=frames.tokens_per_frame
+            shape.method, prompt_tokens=work.read_tokens, tokens_per_frame=per_frame
         )
         return VideoPlan(
             model=model,
-            attention=shape.method.name,
+            attention=shape.method.full_name,
             dtype=shape.dtype,
             weights=shape.weights,
             info=info,
             sampling=frames,
-            prompt_tokens=work.prompt_tokens,
+            video_tokens=work.kept_tokens,
+            prompt_tokens=work.read_tokens,
             max_new_tokens=self.max_new_tokens,
             context=shape.context,
             parameters=shape.num_parameters,
@@ -311,5 +323,6 @@ class Question:
             time=estimate_time(work, rates_for(gpu)) if timed else None,
             spec=shape.method.parameters(),
             budget=budget,
+            computed=estimate_computed(shape.method, work.attention),
             fit=fit,
         )

@@ -126,7 +126,7 @@ def tower_operations(work: Workload) -> float:
 
 def linear_operations(work: Workload) -> float:
     """Projections, gates and MLP of all layers for all tokens of the prompt."""
-    return 2.0 * work.prompt_tokens * work.shape.num_layers * work.shape.layer_weights
+    return 2.0 * work.read_tokens * work.shape.num_layers * work.shape.layer_weights
 
 
 def attention_seconds(work: Workload, rates: Rates) -> float:
@@ -139,5 +139,5 @@ def _token_seconds(work: Workload, rates: Rates) -> float:
     """Weights of the layers and the cache are read; launches take their time."""
     shape = work.shape
     read = shape.num_layers * shape.layer_bytes
-    read += work.prompt_tokens * shape.cache_bytes_per_token
+    read += work.read_tokens * shape.cache_bytes_per_token
     return max(read / rates.bytes, shape.num_layers * rates.layer_seconds)

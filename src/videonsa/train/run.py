@@ -147,6 +147,8 @@ def _checked_start(recipe: Recipe, out: Path) -> _Start:
     check_shared_memory(recipe, manifest, runs=processes_here())
     shape = _shape(recipe.model)
     recipe, lines = _with_fsdp(recipe, shape, processes)
+    if shape.is_awq and not recipe.model.fresh:
+        lines.append("the base holds int4 weights (AWQ): training starts from them, dequantised")
     tokenizer = load_tokenizer(locate_model(recipe.model.base))
     tokenizer_hash = hash_of_tokenizer(tokenizer)
     check_data(recipe, manifest, shape, tokenizer_hash=tokenizer_hash)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from videonsa.errors import UsageError
-from videonsa.models.methods import AttentionMethod, named_method
+from videonsa.models.methods import DENSE, SPARSE, AttentionMethod, named_method
 from videonsa.ops.spec import BRANCHES
 from videonsa.ops.stated_spec import spec_from_dict
 
@@ -117,6 +117,11 @@ class AttentionSettings:
 
     def __post_init__(self) -> None:
         """Refuse what no attention can use: UsageError."""
+        if self.kind not in (SPARSE, DENSE):
+            raise UsageError(
+                f"attention.kind={self.kind!r}: recipes train {SPARSE!r} or {DENSE!r}; other "
+                "methods are for answering, with --method"
+            )
         _among("attention.branches", self.branches, BRANCHES)
         if len(set(self.branches)) < len(self.branches):
             raise UsageError(f"attention.branches={list(self.branches)}: want each once")

@@ -35,6 +35,17 @@ def test_a_stage_has_its_time_range_shares_of_its_parts_and_memory():
     assert f"| prefill, nsa {row}" in text
 
 
+def test_prefills_are_compared_with_the_dense_one_of_the_same_run():
+    whole = [
+        stage("prefill, dense", [8000.0], attention_share=1.0, attention_ms=6000.0, gates_ms=0.0),
+        stage("prefill, nsa", [4000.0], attention_share=0.08, attention_ms=1000.0, gates_ms=0.0),
+        stage("prefill, visionzip", [500.0], attention_share=0.012),
+    ]
+    text = render_prefill(result(whole))
+    assert "| nsa | 8 | 2.00 | 6.00 |" in text and "| visionzip | 1.2 | 16.00 |" in text
+    assert "Speed-up" not in render_prefill(result(whole[1:]))
+
+
 def test_a_remark_on_the_machine_stands_before_its_numbers():
     text = render_prefill(result([stage("tower", [1.0])]) | {"remark": "Others ran beside it."})
     assert text.index("Others ran beside it.") < text.index("| tower |")

@@ -26,10 +26,10 @@ def test_the_committed_plots_are_what_the_committed_json_gives() -> None:
     assert committed == drawn
 
 
-def test_the_committed_plot_of_the_study_is_there_where_its_results_are() -> None:
+def test_the_committed_plots_of_accuracy_are_there_where_their_results_are() -> None:
     page = (ROOT / "docs/results.md").read_text()
     drawn = pictures(RESULTS)
-    assert set(drawn) == {path.name for path in (ROOT / "docs").glob("study*.png")}
+    assert set(drawn) == {path.name for path in (ROOT / "docs").glob("*_accuracy.png")}
     for name, picture in drawn.items():
         assert picture[:8] == (ROOT / "docs" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"({name})" in page

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from benchmarks.study.all_questions import Asked, score_all
+from benchmarks.study.all_questions import Asked, score_all, score_read
 from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.checkpoints.loading import load_model
@@ -62,3 +62,17 @@ def test_a_right_answer_that_does_not_end_there_is_not_free(model):
     written = greedy(context, [30, 31], 4)
     (found,) = score_all(context, [Asked([30, 31], [[*written[:2], END], written], 0)])
     assert not found.free and written[2] != END
+
+
+def test_a_question_that_was_read_with_the_prompt_is_scored_as_if_asked_after_it(model):
+    context, rng = read_video(model), random.Random(1)
+    question = rng.choices(range(20, 500), k=5)
+    options = [[*rng.choices(range(20, 500), k=n), END] for n in (1, 3, 2)]
+    options[1] = greedy(context, question, 3)
+    (expected,) = score_all(context, [Asked(question, options, 1)])
+    logits = context.read(context.passage(question))
+    before = context.num_tokens
+    assert score_read(context, logits, options, 1) == expected and expected.free
+    assert context.num_tokens == before
+    turned = score_read(context, logits, options[::-1], 0)
+    assert turned == (False, 2 - expected.likeliest)

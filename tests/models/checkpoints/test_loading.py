@@ -241,7 +241,7 @@ def test_gates_under_a_qwen_config_of_other_heads_are_none_that_can_run(tmp_path
 
 
 def test_nsa_on_weights_without_gates_needs_fresh_gates(plain):
-    with pytest.raises(ModelError, match=r"have no gates .*--attention dense.*--fresh-gates"):
+    with pytest.raises(ModelError, match=r"have no gates .*--method dense.*--fresh-gates"):
         load_model(plain, method="nsa")
     loaded = load_model(plain, method="nsa", fresh_gates=True)
     assert "untrained" in loaded.notes[0]

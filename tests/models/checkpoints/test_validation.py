@@ -106,6 +106,29 @@ def test_every_field_with_every_nonsense_is_refused_in_one_line_or_harmless(nest
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MOST_BYTES
 
 
+def quantised(method, **fields):
+    return {"quantization_config": {"quant_method": method, **fields}}
+
+
+AWQ = quantised("awq", bits=4, group_size=128, version="gemm", zero_point=True)
+OF_QUANTISATION = (
+    *("quant_method", "bits", "w_bit", "group_size", "q_group_size", "version", "format"),
+    *("zero_point", "backend", "modules_to_not_convert", "load_in_4bit"),
+)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_no_nonsense_in_a_quantization_config_is_more_than_a_line(nested, method):
+    taken = {
+        name
+        for name in OF_QUANTISATION
+        for value in (*VALUES, "two\nlines", "x" * 1000)
+        if is_taken(nested | {"quantization_config": {"quant_method": method, name: value}})
+    }
+    # What says how AWQ weights are stored may be null; what is not read may be anything.
+    assert taken == (set(OF_QUANTISATION) - {"quant_method"} if method == "awq" else set())
+
+
 REFUSED = [
     ({"vision_config": {"depth": 10**9}}, "vision_config.depth is 1000000000, want a whole number"),
     ({"vision_config": {"depth": 1000}}, "depth is 1000, but the weights have 1 of these layers"),
@@ -132,11 +155,20 @@ REFUSED = [
     ({"nsa": {"num_selected_blocks": 10**9}}, "nsa.num_selected_blocks=1000000000: want"),
     ({"nsa": []}, r"nsa is \[\]"),
     ({"model_type": "qwen3_vl"}, "model_type='qwen3_vl'.* other families are not read"),
-    ({"quantization_config": {"quant_method": "awq", "bits": 4}}, r"quantised \(awq, 4 bits\)"),
-    ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, r"quantised \(gptq, 8 bits\)"),
-    ({"quantization_config": {"quant_method": "fp8"}}, r"quantised \(fp8\).*float weights"),
-    ({"quantization_config": {"quant_method": "bitsandbytes"}}, r"quantised \(bitsandbytes\)"),
-    ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, r"quantised \(awq\)"),
+    (AWQ, "states AWQ weights, but none of the tensors is a qweight: remove"),
+    ({"text_config": AWQ}, "states AWQ weights, but none of the tensors is a qweight"),
+    (quantised("awq", w_bit=3), "bits of AWQ weights is 3, want 4: take a checkpoint of int4 in"),
+    (quantised("awq", version="GEMV"), "version of AWQ weights is 'GEMV', want 'gemm'"),
+    (quantised("awq", format="marlin"), "version of AWQ weights is 'marlin', want 'gemm'"),
+    (quantised("awq", zero_point=False), "zero_point of AWQ weights is False, want true"),
+    (quantised("awq", group_size=0), "group_size of AWQ weights is 0, want a whole number"),
+    (quantised("awq", backend="llm-awq"), "backend of AWQ weights is 'llm-awq', want another"),
+    (quantised("gptq", bits=8), r"quantised \(gptq, 8 bits\).*--weights int8 or int4"),
+    (quantised("fp8"), r"quantised \(fp8\).*float weights, which --weights fp8 quantises"),
+    (quantised("bitsandbytes", load_in_4bit=True), r"\(bitsandbytes, 4 bits\).*no further package"),
+    (quantised("compressed-tensors", format="float-quantized"), r"tensors, float-quantized\)"),
+    (quantised(None), r"quantised \(a method it does not name\)"),
+    ({"text_config": quantised("gptq")}, r"quantised \(gptq\)"),
     ({"quantization_config": [4]}, r"quantization_config is \[4\]"),
 ]
 

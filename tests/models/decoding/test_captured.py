@@ -9,8 +9,10 @@ from videonsa.inference import decoding
 from videonsa.inference.decoding import decode, decode_each
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
+from videonsa.models.decoding.reasons import why_not_captured
 from videonsa.models.decoding.steps import KeptSteps, StaticSteps, rows_needed
 from videonsa.models.growing import ROOM
+from videonsa.models.methods.fastv import FastV
 
 pytestmark = pytest.mark.gpu
 
@@ -25,11 +27,11 @@ def model_in(dtype):
 
 
 @torch.inference_mode()
-def watched(model, num_patches=4):
+def watched(model, num_patches=4, method=None):
     cache, inputs = VideoNSACache(), prompt(num_patches)
     for name in ("input_ids", "pixel_values_videos"):
         inputs[name] = inputs[name].to(DEVICE)
-    model(**inputs, past_key_values=cache)
+    model(**inputs, past_key_values=cache, method=method)
     return cache
 
 
@@ -76,6 +78,20 @@ def test_a_captured_step_gives_the_same_bits_as_one_that_is_not():
     assert captured.graphs.why_not is None
     assert captured.graphs.has(1)
     assert captured.graphs.has(32)
+
+
+def test_steps_behind_layers_of_different_lengths_are_captured():
+    model, method = model_in(torch.float32), FastV(layer=1, ratio=0.3)
+    cache, tokens = watched(model, 8, method), [20 + i for i in range(12)]
+    assert len({layer.get_seq_length() for layer in cache.layers}) == 2
+    assert why_not_captured(model, cache, method) is None
+    captured = StaticSteps(model, cache, batch=1, captures=True)
+    wanted = along(StaticSteps(model, cache, batch=1, captures=False), tokens)
+    for _ in range(TURNS):
+        assert torch.equal(along(captured, tokens), wanted)
+    assert captured.graphs.has(1)
+    plain = plainly_along(model, tokens, cache=cache.fork())
+    torch.testing.assert_close(wanted, plain, atol=1e-4, rtol=1e-3)
 
 
 def test_256_greedy_tokens_are_those_of_the_plain_path_where_rounding_leaves_a_choice():

@@ -6,6 +6,7 @@ from tiny_models import prompt, tiny
 
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding import steps as steps_module
+from videonsa.models.decoding.reasons import why_not_static
 from videonsa.models.decoding.steps import SIZES, KeptSteps, StaticSteps, rows_needed
 from videonsa.models.methods import Dense
 
@@ -168,6 +169,44 @@ def test_what_is_no_token_fails_nowhere(model):
     steps.begin(rows_needed(1, 1))
     steps.read([[40]])
     assert steps.step(torch.tensor([-1])).isfinite().all()
+
+
+class Leaving(Dense):
+    """Every second vision token leaves after the first layer."""
+
+    leaves_after = (0,)
+    text_is_dense = True
+
+    def kept_after(self, layer, hidden, step, following):
+        if not step.tokens.has_vision:
+            return None
+        vision = step.tokens.vision_mask[0, -step.tokens.num_tokens :]
+        return ((vision.cumsum(0) % 2 == 1) | ~vision).nonzero()[:, 0]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_after_tokens_left_each_layer_goes_on_from_its_own_length(model, batch):
+    method, cache = Leaving(), VideoNSACache()
+    with torch.inference_mode():
+        model(**prompt(4), past_key_values=cache, method=method)
+    lengths = [layer.get_seq_length() for layer in cache.layers]
+    assert lengths[0] == lengths[1] + 8
+    assert why_not_static(model, cache, method) is None
+    steps, questions = steps_after(model, cache, batch), [ids(20 - i, i) for i in range(batch)]
+    steps.begin(rows_needed(20, 2))
+    logits = steps.read(questions).clone()
+    for _ in range(2):
+        alone = [plain(model, cache, question) for question in questions]
+        torch.testing.assert_close(logits, torch.cat(alone), **TOLERANCE)
+        tokens = likeliest(logits)
+        for question, token in zip(questions, tokens.tolist(), strict=True):
+            question.append(token)
+        logits = steps.step(tokens).clone()
+    if batch == 1:
+        steps.keep(21)
+        assert [layer.get_seq_length() for layer in cache.layers] == [n + 21 for n in lengths]
+        assert cache.records[1].places[-21:] == list(range(lengths[0], lengths[0] + 21))
+        torch.testing.assert_close(plain(model, cache, questions[0][-1:]), logits, **TOLERANCE)
 
 
 def test_a_model_of_dense_weights_has_them_too():

@@ -16,7 +16,7 @@ class Leaving(NSA):
 
     leaves_after = (0,)
 
-    def kept_after(self, layer, hidden, step):
+    def kept_after(self, layer, hidden, step, following):
         vision = step.tokens.vision_mask[0, -step.tokens.num_tokens :]
         return ((vision.cumsum(0) % 2 == 1) | ~vision).nonzero()[:, 0]
 

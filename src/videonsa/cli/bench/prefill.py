@@ -1,6 +1,7 @@
 """`videonsa bench prefill`: time to the first token of a whole model, stage by stage."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from videonsa.bench.video_reading import ReadingRequest
 
 NAME = "prefill"
+ALL, DENSE, NSA = "all", "dense", "nsa"
 
 
 def add_parser(what: Commands) -> None:
@@ -48,6 +50,7 @@ def add_parser(what: Commands) -> None:
             "videonsa bench prefill --model 7B --tokens 32k,128k",
             "videonsa bench prefill --model 7B --tokens 32k --video talk.mp4 --fps 2 --workers 8",
             "videonsa bench prefill --model 7B --tokens 128k --frame 224x224,168x280 --peers",
+            "videonsa bench prefill --model 7B --tokens 128k --video none --method all",
             "videonsa bench prefill --model 7B --tokens 512k,1m --video none --no-dense",
             "torchrun --nproc-per-node 2 -m videonsa bench prefill --tokens 128k "
             "--one prefill.json",
@@ -89,6 +92,14 @@ def add_parser(what: Commands) -> None:
         default="full",
         help="fp8: decoder layers and vision tower quantised, on an RTX 40, an H100 or newer; one "
         "process (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME[:KEY=VALUE,...]",
+        help="also measure this method, beside NSA and dense attention; may be given several "
+        "times; 'all' is every method that 'videonsa methods' lists, as it is published",
     )
     parser.add_argument("--peers", action="store_true", help="also measure transformers' own model")
     add_model_options(parser, NAME)
@@ -157,11 +168,26 @@ def _request(args: Namespace) -> "PrefillRequest":
         regimes=pick(args.regimes.split(","), {name: name for name in REGIMES}, "regimes"),
         repeats=args.repeats,
         dense=not args.no_dense,
+        methods=_methods(args.method),
         baseline=args.peers,
         rows_per_chunk=args.rows_per_chunk,
         reading=_reading(args),
         device=device,
     )
+
+
+def _methods(given: Sequence[str]) -> tuple[str, ...]:
+    """Those of --method; NSA and dense attention are measured anyway.
+
+    Raises:
+        UsageError: one that there is not.
+    """
+    from videonsa.models.methods.registry import METHODS, read_method
+
+    texts = [one for text in given for one in (METHODS if text == ALL else (text,))]
+    for text in texts:
+        read_method(text)
+    return tuple(dict.fromkeys(text for text in texts if text not in (DENSE, NSA)))
 
 
 def _frames(args: Namespace) -> tuple[tuple[int, int], ...]:
@@ -196,6 +222,7 @@ def _text(result: dict[str, Any]) -> str:
             f"{result['model']}, {length['tokens']:,} video tokens, frames of {height}x{width}\n"
         )
         lines += [f"  {stage['name']:<44} {_numbers(stage)}\n" for stage in length["stages"]]
+        lines += _speedups(length["stages"])
     if (video := result["video"]) is not None:
         lines.append(
             f"{result['model']}, {video['file']}: {video['frames']} frames of "
@@ -215,3 +242,16 @@ def _numbers(stage: dict[str, Any]) -> str:
     if stage["peak_gb"] is not None:
         parts.append(f"peak {stage['peak_gb']:.1f} GB")
     return "   ".join(parts)
+
+
+def _speedups(stages: Sequence[dict[str, Any]]) -> list[str]:
+    """Of each prefill over the dense one, with the share of attention that it computed."""
+    found = {stage["name"]: stage for stage in stages if stage.get("attention_share") is not None}
+    dense = found.get("prefill, dense")
+    if dense is None or len(found) < 2:
+        return []
+    lines = ["\n  speed-up over dense attention, and query-key pairs computed of its\n"]
+    for name, stage in found.items():
+        speedup, share = dense["ms"] / stage["ms"], 100 * stage["attention_share"]
+        lines.append(f"  {name:<44} {speedup:10.2f}x   {share:.3g} %\n")
+    return lines

@@ -22,6 +22,7 @@ def check_options(args: Namespace) -> None:
     given = {
         f"--video {args.video}": args.video not in (None, "none"),
         "--peers": args.peers,
+        "--method": bool(args.method),
         f"--weights {args.weights}": args.weights != "full",
         f"--rows-per-chunk {args.rows_per_chunk}": args.rows_per_chunk is not None,
         f"--frame {args.frame}": "," in args.frame,

@@ -13,8 +13,10 @@ from videonsa.errors import ModelError
 from videonsa.models._hf import StrictDataclassError
 from videonsa.models.checkpoints.adapters import is_adapter
 from videonsa.models.checkpoints.auto_map import AUTO_MAP
+from videonsa.models.checkpoints.awq import with_weights
 from videonsa.models.checkpoints.generation_config import read_generation
 from videonsa.models.checkpoints.hub import FILES, WEIGHTS, model_folder
+from videonsa.models.checkpoints.quantization_config import stated_awq
 from videonsa.models.checkpoints.stored import (
     FLOATS,
     StoredTensor,
@@ -70,6 +72,11 @@ class Checkpoint(NamedTuple):
     """By the names of the model's parameters, in the order of their files."""
     notes: tuple[str, ...]
 
+    @property
+    def is_awq(self) -> bool:
+        """Whether weights are stored as int4, to be dequantised."""
+        return any(tensor.parts for tensor in self.tensors.values())
+
 
 def read_checkpoint(
     model: str | Path,
@@ -103,9 +110,11 @@ def read_checkpoint(
             f"{folder} holds a LoRA adapter and no weights: want a whole checkpoint here; 'ask' "
             "and 'eval' take adapters"
         )
-    read_fields(folder)
+    awq = stated_awq(read_fields(folder)[0])
     folder = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
     tensors = read_stored(folder)
+    if awq is not None:
+        tensors = with_weights(tensors, awq, str(folder))
     given = {
         "attention": attention,
         "gate_init": gate_init,
@@ -113,6 +122,7 @@ def read_checkpoint(
     }
     dtypes = (tensor.dtype for tensor in tensors.values() if tensor.dtype in FLOATS)
     dtype = next((str(FLOATS[name]).removeprefix("torch.") for name in dtypes), None)
+    dtype = "bfloat16" if awq is not None else dtype
     config, notes = choose_config(
         folder,
         tensors,
@@ -157,10 +167,12 @@ def choose_config(
         without_gates_by: as in `read_checkpoint`.
 
     Raises:
-        ModelError: a config that cannot be used, quantised weights, or gates that are missing.
+        ModelError: a config that cannot be used, quantised weights that it does not state, or gates
+            that are missing.
     """
     stated, fields = read_fields(folder)
-    _check_not_quantised(folder, names)
+    if stated_awq(stated) is None:
+        _check_not_quantised(folder, names)
     released = fields.pop("model_type") == QWEN
     if released:
         fields |= fields_for_weights(stated, names)
@@ -196,7 +208,7 @@ def without_gates(where: str) -> ModelError:
     """What to raise where NSA is wanted of weights without gates."""
     return ModelError(
         f"the weights in {where} have no gates (self_attn.g_proj_1, g_proj_2): use "
-        "attention='dense' (--attention dense), or fresh_gates=True (--fresh-gates) for "
+        "method='dense' (--method dense), or fresh_gates=True (--fresh-gates) for "
         "untrained ones"
     )
 
@@ -205,8 +217,9 @@ def _check_not_quantised(folder: Path, names: Collection[str]) -> None:
     found = sorted(filter(_OF_QUANTISED.search, names))
     if found:
         raise ModelError(
-            f"the weights in {folder} are quantised ({listed(found, 2)}), and such are not read: "
-            "take the model's float weights, which --weights int8 or int4 quantises while loading"
+            f"the weights in {folder} are quantised ({listed(found, 2)}), and config.json has no "
+            "quantization_config that says how: download both again, from one place, or take the "
+            "model's float weights"
         )
 
 
@@ -296,16 +309,20 @@ def is_ignored(name: str) -> bool:
 
 def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor) -> None:
     """Refuse a head that is stored though it is tied, unless it equals the embedding."""
+    if head.parts or embedding.parts or not _equal(head, embedding):
+        raise ModelError(
+            f"{folder}: config.json ties {head.name} to {embedding.name}, but they are stored with "
+            "different values: set tie_word_embeddings to false if the head has weights of its "
+            "own, or download both again"
+        )
+
+
+def _equal(head: StoredTensor, embedding: StoredTensor) -> bool:
     with safe_open(head.file, "pt") as first, safe_open(embedding.file, "pt") as second:
         ours, theirs = first.get_slice(head.name), second.get_slice(embedding.name)
-        for start in range(0, head.shape[0], _ROWS_COMPARED):
-            rows = slice(start, start + _ROWS_COMPARED)
-            if not torch.equal(ours[rows].float(), theirs[rows].float()):
-                raise ModelError(
-                    f"{folder}: config.json ties {head.name} to {embedding.name}, but they are "
-                    "stored with different values: set tie_word_embeddings to false if the head "
-                    "has weights of its own, or download both again"
-                )
+        starts = range(0, head.shape[0], _ROWS_COMPARED)
+        rows = [slice(start, start + _ROWS_COMPARED) for start in starts]
+        return all(torch.equal(ours[part].float(), theirs[part].float()) for part in rows)
 
 
 def _parameter_shapes(folder: Path, config: VideoNSAConfig) -> dict[str, tuple[int, ...]]:

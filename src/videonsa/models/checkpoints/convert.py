@@ -11,19 +11,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videonsa.disk import check_room, place_folder
 from videonsa.errors import ModelError, UsageError
 from videonsa.models._hf import Qwen2_5_VLConfig
+from videonsa.models.checkpoints.awq import read_tensor
 from videonsa.models.checkpoints.checkpoint import HEAD, Checkpoint, is_ignored, read_checkpoint
 from videonsa.models.checkpoints.hub import FILES
 from videonsa.models.checkpoints.stock import check_gates, complete_stock, stock_config
@@ -49,6 +48,8 @@ MAX_SHARD_BYTES = 5_000_000_000
 Kind = Literal["videonsa", "qwen2_5_vl"]
 """Model types that are written."""
 FreshGates = Literal["half", "released"]
+_OF_THE_WEIGHTS = ("config.json", "quant_config.json", "quantize_config.json")
+"""JSON files that say how the source's weights are stored; the latter two are quantisers'."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,7 @@ def convert(
     """Write a checkpoint: config, safetensors, tokenizer files.
 
     The target appears whole, by a renaming at the end, or not at all. Values are kept bit by bit
-    unless `dtype` changes them.
+    unless `dtype` changes them. AWQ weights of int4 are written dequantised.
 
     Args:
         source: a folder, or an id of the Hugging Face hub: whatever `load_model` takes.
@@ -109,7 +110,7 @@ def convert(
         revision: branch, tag or commit of a hub id.
         layout: names on disk, "hub" (`model.layers.*`, `visual.*`, as published) or
             "transformers" (`model.language_model.*`, `model.visual.*`).
-        dtype: of the weights; None keeps that of each.
+        dtype: of the weights; None keeps that of each, and is the config's for AWQ.
         max_shard_bytes: a file holds at most so many bytes of tensors, but at least one tensor.
         fresh_gates: give weights without gates untrained ones, which start as `gate_init` says.
         seed: of the fresh gates.
@@ -141,10 +142,17 @@ def convert(
     num_dropped = check_gates(checkpoint, drop=drop_gates) if to == QWEN else 0
     if checkpoint.folder.resolve().is_relative_to(place):
         raise UsageError(f"target {place} is or holds the source: name another folder")
+    if checkpoint.is_awq:
+        dtype = dtype or checkpoint.config.dtype
     plan = _plan(checkpoint, dtype, with_gates=to != QWEN)
     shards = _cut(plan, max_shard_bytes)
     config = stock_config(checkpoint.config) if to == QWEN else checkpoint.config
     notes = () if num_dropped else checkpoint.notes
+    notes += (
+        (f"int4 weights (AWQ) are written dequantised, in {str(dtype).removeprefix('torch.')}",)
+        if checkpoint.is_awq
+        else ()
+    )
     with _whole_folder(place, _size(plan)) as folder:
         _write_shards(folder, shards, _values(checkpoint, plan, seed), layout, progress)
         _write_config(folder, config, dtype)
@@ -248,13 +256,11 @@ def _size(plan: list[_Planned]) -> int:
 
 
 def _values(checkpoint: Checkpoint, plan: list[_Planned], seed: int) -> Iterator[Tensor]:
-    """The tensors of the plan, one after the other, each file opened once."""
-    stored = [tensor.source for tensor in plan if tensor.source is not None]
-    for path, tensors in groupby(stored, attrgetter("file")):
-        with safe_open(path, framework="pt") as file:
-            for tensor in tensors:
-                yield file.get_tensor(tensor.name)
-    if len(stored) < len(plan):
+    """The tensors of the plan, one after the other."""
+    for tensor in plan:
+        if tensor.source is not None:
+            yield read_tensor(tensor.source, tensor.dtype)
+    if any(tensor.source is None for tensor in plan):
         for layer in range(checkpoint.config.text_config.num_hidden_layers):
             first, second = (x.to_empty(device="cpu") for x in _gate_modules(checkpoint.config))
             with torch.random.fork_rng(devices=[]):
@@ -313,7 +319,8 @@ def _copy_files(source: Path, folder: Path) -> None:
     """Tokenizer, chat template, processor: what stands beside config and weights."""
     for pattern in FILES:
         for path in source.glob(pattern):
-            if path.is_file() and path.name != "config.json" and not path.match("*.index.json"):
+            other = path.name in _OF_THE_WEIGHTS or path.match("*.index.json")
+            if path.is_file() and not other:
                 shutil.copyfile(path, folder / path.name)
 
 

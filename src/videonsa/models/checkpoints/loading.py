@@ -11,15 +11,18 @@ import torch
 from safetensors import SafetensorError
 
 from videonsa.errors import BudgetError, ModelError, UsageError
+from videonsa.machine import ran_out_of_memory
 from videonsa.models._hf import quiet_loading
 from videonsa.models.checkpoints.adapters import is_adapter, merge_adapter, read_adapter
-from videonsa.models.checkpoints.checkpoint import CONFIG_ERRORS, read_checkpoint
+from videonsa.models.checkpoints.awq import ValuesOnDisk, describe_awq
+from videonsa.models.checkpoints.checkpoint import CONFIG_ERRORS, Checkpoint, read_checkpoint
 from videonsa.models.checkpoints.generation_config import read_generation
 from videonsa.models.checkpoints.hub import FILES, WEIGHTS, model_folder
 from videonsa.models.checkpoints.quantised import NOTES, Weights, check_weights, quantise
 from videonsa.models.config import stated_by
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import DENSE, AttentionMethod
+from videonsa.models.methods.registry import name_of
 from videonsa.parsing import one_line
 
 DeviceMap = Literal["auto"] | dict[str, int | str]
@@ -65,17 +68,19 @@ def load_model(
     Weights with gates under Qwen2.5-VL's config are the released VideoNSA's: they run with its
     preset, and `notes` says so.
 
-    A LoRA adapter is merged into its base, and `notes` says so.
+    A LoRA adapter is merged into its base, and `notes` says so. AWQ weights of int4 are
+    dequantised, one after the other, and `notes` says so.
 
     Args:
         model: a folder, or an id of the Hugging Face hub; of a checkpoint, or of a LoRA adapter in
             peft's format.
         base: of an adapter, in place of the one that it states.
-        method: how the model attends: "nsa", "dense" or an `AttentionMethod`; None is what the
-            weights were trained with. Gates are loaded where it uses them.
+        method: how the model attends: a text such as "nsa:window_size=128" (`parse_method`) or an
+            `AttentionMethod`; None is what the weights were trained with. Gates are loaded where it
+            uses them.
         fresh_gates: allow a method that uses gates on weights without; they then start as
             `gate_init` says.
-        dtype: None is the one of the config, or of the weights.
+        dtype: None is the one of the config, or of the weights; bfloat16 for AWQ in float16.
         device: None is the CPU.
         device_map: in place of `device`: "auto" shares the layers out among the GPUs, a mapping
             says where each part goes (by accelerate; hidden states and masks follow the layers).
@@ -112,62 +117,90 @@ def load_model(
         if device_map is not None:
             raise UsageError("device_map with a LoRA adapter: load it on one device")
         model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
-    name = method.name if isinstance(method, AttentionMethod) else DENSE
-    folder, config, tensors, notes = read_checkpoint(
-        model, revision=revision, without_gates_by=name, **asked
-    )
-    fresh_gates = asked["fresh_gates"]
-    generation, not_applied = read_generation(folder)
+    name = DENSE if method is None else name_of(method)
+    checkpoint = read_checkpoint(model, revision=revision, without_gates_by=name, **asked)
+    config, notes = checkpoint.config, checkpoint.notes
+    attends = config.attend_by(method)
+    text = config.text_config
+    of_method = attends.notes(text.num_hidden_layers, text.num_attention_heads)
+    generation, not_applied = read_generation(checkpoint.folder)
     placing["generation_config"] = generation
-    size = sum(path.stat().st_size for path in {tensor.file for tensor in tensors.values()})
-    with _out_of_memory(size, place):
+    size = sum(path.stat().st_size for path in {one.file for one in checkpoint.tensors.values()})
+    with _out_of_memory(checkpoint, size, place):
         with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
             loaded = _read_weights(
-                folder, config=config, dtype=dtype or "auto", fresh_gates=fresh_gates, **placing
+                checkpoint, dtype=dtype, fresh_gates=asked["fresh_gates"], **placing
             )
             if adapter is not None:
                 spec = config.nsa_spec if config.gates else None
                 merge_adapter(loaded, adapter, dense=spec is None)
-                notes = adapter.notes(notes, spec=spec, base=tensors, without_gates_by=name)
+                notes = adapter.notes(
+                    notes, spec=spec, base=checkpoint.tensors, without_gates_by=name
+                )
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
-    if isinstance(method, AttentionMethod):
-        placed.method = method
-    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied)
+    placed.method = attends
+    if checkpoint.is_awq:
+        notes = (*notes, describe_awq(placed.dtype, weights))
+    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied, *of_method)
     return LoadedModel(
         model=placed.eval(),
-        folder=folder,
+        folder=checkpoint.folder,
         adapter=None if adapter is None else adapter.folder,
         notes=notes,
     )
 
 
-def _read_weights(folder: Path, **options: Any) -> VideoNSAForConditionalGeneration:
+def _read_weights(
+    checkpoint: Checkpoint, *, dtype: torch.dtype | None, **options: Any
+) -> VideoNSAForConditionalGeneration:
+    """The model in host memory, or where a device map says.
+
+    Args:
+        checkpoint: where it is, and what it holds.
+        dtype: None is the config's.
+        **options: of `from_pretrained`.
+    """
+    source: Path | None = checkpoint.folder
+    if checkpoint.is_awq:
+        source, dtype = None, dtype or checkpoint.config.dtype
+        options["state_dict"] = {
+            name: ValuesOnDisk(tensor, dtype) for name, tensor in checkpoint.tensors.items()
+        }
     try:
         model: VideoNSAForConditionalGeneration = VideoNSAForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, **options
+            source,
+            config=checkpoint.config,
+            dtype=dtype or "auto",
+            local_files_only=True,
+            **options,
         )
-    except torch.OutOfMemoryError:  # a RuntimeError too
-        raise
     except (OSError, SafetensorError, *CONFIG_ERRORS) as error:
+        if ran_out_of_memory(error):  # a RuntimeError too
+            raise
         raise ModelError(
-            f"the weights in {folder} cannot be loaded ({one_line(error)}): download them again"
+            f"the weights in {checkpoint.folder} cannot be loaded ({one_line(error)}): download "
+            "them again"
         ) from error
+    model.name_or_path = model.config.name_or_path = str(checkpoint.folder)
     return model
 
 
 @contextmanager
-def _out_of_memory(size: int, place: torch.device) -> Iterator[None]:
+def _out_of_memory(checkpoint: Checkpoint, size: int, place: torch.device) -> Iterator[None]:
     """Turn running out of memory, with files of so many bytes, into advice."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
         room = ""
         if place.type == "cuda":
             free, total = torch.cuda.mem_get_info(place)
             room = f", which has {total / 1e9:.1f} GB, {free / 1e9:.1f} GB of it free,"
+        more = ", more when dequantised," if checkpoint.is_awq else ""
         raise BudgetError(
-            f"the weights are {size / 1e9:.1f} GB on disk and do not fit {place}{room}: take "
+            f"the weights are {size / 1e9:.1f} GB on disk{more} and do not fit {place}{room}: take "
             "--weights int8 or int4, --device-map auto over several GPUs, or a smaller model"
         ) from error
 

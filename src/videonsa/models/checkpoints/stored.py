@@ -48,6 +48,8 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     """As safetensors writes it: "BF16", "F32", ..."""
+    parts: "tuple[StoredTensor, ...]" = ()
+    """Of a weight of AWQ, the tensors that it is made from; `dtype` is that of its scales."""
 
 
 def parameter_name(name: str) -> str:

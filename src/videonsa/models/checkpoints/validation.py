@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from videonsa.errors import ModelError
+from videonsa.models.checkpoints.quantization_config import refusal, stated_awq
 from videonsa.models.methods import DENSE, SPARSE
 from videonsa.ops.stated_spec import spec_from_dict
 
@@ -139,15 +140,17 @@ def checked_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     The flat layout of the published configs becomes the nested one, `torch_dtype` becomes `dtype`
     (absent where it is "auto"), ties that only `text_config` states hold for the model. Fields that
-    nothing of the model reads are left out.
+    nothing of the model reads are left out. AWQ weights are stated in float16 for the sake of their
+    kernels: here they become bfloat16.
 
     Args:
         config: what config.json holds.
         where: that file, for the message.
 
     Raises:
-        ModelError: another family, quantised weights, a field outside its domain, or fields that
-            do not fit each other; names the field, what it is and what was wanted.
+        ModelError: another family, quantised weights other than AWQ's int4, a field outside its
+            domain, or fields that do not fit each other; names the field, what it is and what was
+            wanted.
     """
     try:
         return _checked(config)
@@ -175,8 +178,10 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     nested = config.get("text_config") is not None
     text_given = _object(config, "text_config") if nested else config
     for part in (config, text_given):
-        _check_not_quantised(part)
+        _check_quantisation(part)
     dtype = _dtype(config)
+    if dtype == "float16" and stated_awq(config):
+        dtype = "bfloat16"  # float16 is what AWQ's kernels want; Qwen2.5-VL overflows in it
     text = _part(text_given, _TEXT, "text_config." if nested else "")
     vision_given = _object(config, "vision_config")
     vision = _part(_renamed(vision_given), _VISION, "vision_config.")
@@ -381,17 +386,12 @@ def _check_nsa(options: Mapping[str, Any]) -> None:
         raise _FieldError(str(error)) from error
 
 
-def _check_not_quantised(part: Mapping[str, Any]) -> None:
+def _check_quantisation(part: Mapping[str, Any]) -> None:
     value = part.get("quantization_config")
     if value is None:
         return
     if not isinstance(value, dict):
-        raise _refuse("quantization_config", value, "none: weights in a float dtype")
-    method = value.get("quant_method")
-    bits = value.get("bits", value.get("w_bit"))
-    kind = method if isinstance(method, str) and method else "a method it does not name"
-    kind = kind[:40] + (f", {bits} bits" if type(bits) is int and bits < 64 else "")
-    raise _FieldError(
-        f"quantization_config says that the weights are quantised ({kind}), and such are not read",
-        "take the model's float weights, which --weights int8 or int4 quantises while loading",
-    )
+        raise _refuse("quantization_config", value, "an object of fields, or none")
+    refused = refusal(value)
+    if refused is not None:
+        raise _FieldError(refused.problem, refused.remedy)

@@ -1,6 +1,6 @@
 """How the tokens of a static step attend, and where their keys go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -23,7 +23,7 @@ class CachedAttention(AttentionMethod):
         """Of one step.
 
         Args:
-            starts: int32 `[N]`, rows of each sample's memory before the new ones.
+            starts: int32 `[L, N]`, rows of each layer's memory of each sample before the new ones.
             shared: of each layer, the keys that all samples see; None: there are none.
         """
         self._starts = starts
@@ -40,7 +40,7 @@ class CachedAttention(AttentionMethod):
     ) -> Tensor:
         """See `AttentionMethod`; k and v are the whole memory, `[N, M, H, D]`."""
         shared = None if self._shared is None else self._shared[layer.layer_idx]
-        return cached_attention(q, k, v, self._starts, shared=shared)
+        return cached_attention(q, k, v, self._starts[layer.layer_idx], shared=shared)
 
 
 class WritesInPlace(VideoNSACache):
@@ -51,7 +51,7 @@ class WritesInPlace(VideoNSACache):
 
         Args:
             memory: keys and values of each layer, `[N, M, H, D]`.
-            places: int64 `[N * T]`, where the new rows go among all N * M.
+            places: int64 `[L, N * T]`, where the new rows go among all N * M of each layer.
         """
         super().__init__()
         self._memory = memory
@@ -64,5 +64,8 @@ class WritesInPlace(VideoNSACache):
         keys, values = self._memory[layer_idx]
         for memory, new in ((keys, key_states), (values, value_states)):
             rows = memory.view(-1, *memory.shape[2:])
-            rows.index_copy_(0, self._places, new.transpose(1, 2).flatten(0, 1))
+            rows.index_copy_(0, self._places[layer_idx], new.transpose(1, 2).flatten(0, 1))
         return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def count_pairs(self, pairs: Callable[[], float | Tensor]) -> None:
+        """Nothing: the cache counts the rows that were read once it is told of them."""

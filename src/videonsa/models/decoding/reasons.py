@@ -26,10 +26,10 @@ def why_not_static(
     if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         return "autocast is on"
     method = model.method if method is None else method
+    if method.leaves_after and not method.text_is_dense:
+        return "tokens leave inside its layers"
     if not method.text_is_dense:
         return f"method {method.name!r} need not be dense attention after the video"
-    if method.leaves_after or len(cache.records) > 1:
-        return "tokens leave inside its layers"
     if len(cache.tokens.frame_sizes) > 1:
         return f"a batch of {len(cache.tokens.frame_sizes)} prompts, each with keys of its own"
     if cache.tokens.is_padded:

@@ -87,11 +87,14 @@ class StaticSteps:
         self.graphs = Graphs(device, captures=captures)
         self._samples = torch.arange(batch, device=device)
         self._positions = torch.zeros_like(self._samples)  # the next of each sample
-        self._starts = torch.zeros(batch, dtype=torch.int32, device=device)  # rows it has
-        self._prefix = torch.zeros_like(self._starts[:1])  # rows of the cache
+        num_layers = model.config.text_config.num_hidden_layers
+        self._starts = _counts(num_layers, batch, device)  # rows it has, by layer
+        self._prefix = _counts(num_layers, 1, device)  # rows of the cache
         self._first = torch.zeros_like(self._samples[:1])  # position after the cache
         self._ids = {size: self._samples.new_zeros(batch, size) for size in SIZES}
-        self._counts = {size: torch.zeros_like(self._starts) for size in SIZES}
+        self._counts = {
+            size: torch.zeros(batch, dtype=torch.int32, device=device) for size in SIZES
+        }
         self._counts[1].fill_(1)
         vocab_size = model.config.text_config.vocab_size
         self._logits = torch.zeros(batch, vocab_size, device=device)
@@ -108,9 +111,8 @@ class StaticSteps:
             num_rows: that each sample will take, see `rows_needed`.
             first: int64 `[1]`, the position id of the first token; None: the next one.
         """
-        length = self._cache.get_seq_length()
         if self._batch == 1:
-            self._cache.reserve(length + num_rows, spare=SPARE)
+            self._cache.reserve(num_rows, spare=SPARE)
         elif not self._own or self._own[0][0].shape[1] < num_rows:
             size = ROOM * ceil(num_rows / ROOM)  # not to be moved by a question a little longer
             self._own = []  # freed first
@@ -126,8 +128,12 @@ class StaticSteps:
             first = self._cache.tokens.next_positions[0, -1:]
         self._first.copy_(first)
         self._positions.copy_(self._first.expand(self._batch))
-        self._prefix.fill_(length)
-        self._starts.fill_(length if self._batch == 1 else 0)
+        before = -1
+        for index, layer in enumerate(self._cache.layers):
+            if (length := layer.get_seq_length()) != before:  # tokens left before this layer
+                before = length
+                self._prefix[index:].fill_(length)
+        self._starts.copy_(self._prefix if self._batch == 1 else torch.zeros_like(self._starts))
 
     @torch.inference_mode()
     def read(self, questions: Sequence[Sequence[int]]) -> Tensor:
@@ -214,8 +220,8 @@ class StaticSteps:
         num_tokens = ids.shape[1]
         rows = text_rows(self._positions, num_tokens)
         memory = self._own or self._shown()
-        firsts = self._samples * memory[0][0].shape[1] + self._starts
-        places = firsts[:, None] + torch.arange(num_tokens, device=ids.device)
+        firsts = self._samples * memory[0][0].shape[1] + self._starts  # [L, N]
+        places = firsts[..., None] + torch.arange(num_tokens, device=ids.device)
         tokens = StepTokens(
             num_tokens=num_tokens,
             has_vision=False,
@@ -229,7 +235,7 @@ class StaticSteps:
             self._model.get_input_embeddings()(ids),
             rows,
             build_step(CachedAttention(self._starts, self._shared()), tokens),
-            WritesInPlace(memory, places.flatten()),
+            WritesInPlace(memory, places.flatten(1)),
         )
         last = found.last[self._samples, (counts - 1).clamp(min=0)]
         self._logits.copy_(linear_rows(last, [self._model.lm_head])[0])
@@ -240,7 +246,10 @@ class StaticSteps:
         """What several samples see of the cache, by layer."""
         if not self._own:
             return None
-        return [SharedKeys(keys, values, self._prefix) for keys, values in self._shown()]
+        return [
+            SharedKeys(keys, values, length)
+            for (keys, values), length in zip(self._shown(), self._prefix, strict=True)
+        ]
 
     def _shown(self) -> list[tuple[Tensor, Tensor]]:
         """The memory of the cache, by layer."""
@@ -248,6 +257,12 @@ class StaticSteps:
 
     def _like(self, memory: Tensor, num_rows: int) -> Tensor:
         return memory.new_empty(self._batch, num_rows, *memory.shape[2:])
+
+
+def _counts(num_layers: int, batch: int, device: torch.device) -> Tensor:
+    """Zeros, int32 `[L, N]`; each layer's begin at 16 bytes, for which kernels are compiled."""
+    padded = torch.zeros(num_layers, -(-batch // 4) * 4, dtype=torch.int32, device=device)
+    return padded[:, :batch]
 
 
 class KeptSteps:

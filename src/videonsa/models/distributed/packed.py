@@ -70,7 +70,7 @@ def check_goes_whole(
         "a recorder": recorder is not None and not recorder.takes_packed,
         "logits_to_keep": what == "cp_group"
         and (isinstance(logits_to_keep, Tensor) or logits_to_keep > 0),
-        "the released preset": not method.is_causal,
+        "the released preset": method.takes_packed and not method.is_causal,
         f"method {method.name!r}, which takes no packed samples": not method.takes_packed,
         "tokens that leave": bool(method.leaves_after),
     }

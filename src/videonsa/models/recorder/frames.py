@@ -8,6 +8,7 @@ from torch import Tensor
 from videonsa.models.methods import Attended
 from videonsa.models.recorder.protocol import Recorder, Recorders, check_one_sample
 from videonsa.models.step import StepTokens
+from videonsa.ops.last_row import last_row_attention
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.varlen import block_borders
 
@@ -69,12 +70,9 @@ class TextMass(FrameRecorder):
         """Add the attention of the last token of a call, unless it is a vision token."""
         if not self._is_last or self._key_frame[-1] >= 0:
             return
-        keys = k[0].detach().float()
-        groups = q[0, -1].detach().float().unflatten(0, (keys.shape[1], -1))  # [H, G, D]
-        scores = torch.einsum("hgd,shd->hgs", groups, keys) * q.shape[-1] ** -0.5
-        if self._attention_mask is not None:
-            scores = scores.masked_fill(~self._attention_mask[0].to(k.device), float("-inf"))
-        mass = scores.softmax(-1).flatten(0, 1).mean(0).to(self._key_frame.device)  # [S]
+        mask = None if self._attention_mask is None else self._attention_mask[0].to(k.device)
+        mass = last_row_attention(q[0, -1].detach(), k[0].detach(), key_mask=mask)  # [S]
+        mass = mass.to(self._key_frame.device)
         seen = self._key_frame >= 0
         frames = torch.zeros(self._num_frames, device=mass.device)
         frames.index_add_(0, self._key_frame[seen], mass[seen])

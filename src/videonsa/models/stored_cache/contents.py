@@ -84,6 +84,8 @@ class Contents:
     fingerprint: dict[str, Any]
     versions: dict[str, Any]
     state: dict[str, Any]
+    computed: tuple[tuple[int, float], ...] | None = None
+    """Of each run of rows, its end and the query-key pairs that filled the cache; None: unknown."""
 
     @property
     def num_bytes(self) -> int:
@@ -233,6 +235,9 @@ def _check_consistent(contents: Contents) -> None:
         if record.has_places or name != PLACES
     }:
         raise ValueError("it lists other tensors of tokens")
+    ends = [end for end, _ in contents.computed or ()]
+    if ends != sorted(set(ends)) or min(ends, default=1) < 1:
+        raise ValueError(f"it counts pairs of rows up to {str(ends)[:40]}")
 
 
 def check_files(folder: Path, contents: Contents) -> None:

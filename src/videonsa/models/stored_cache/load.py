@@ -15,6 +15,7 @@ from videonsa.errors import BudgetError
 from videonsa.machine import ran_out_of_memory
 from videonsa.models.attention import HybridAttention
 from videonsa.models.cache import RowMajorLayer, VideoNSACache
+from videonsa.models.computed import ComputedPairs
 from videonsa.models.growing import ROOM
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.modeling import SparseVideoModel
@@ -124,6 +125,8 @@ def load_cache(
             cache.layers.append(RowMajorLayer.holding(keys, values, num_rows=shape[1]))
         place = next(iter(devices)) if model.device.type == "meta" else model.device
         cache.records = records_of(contents.records, plain[0], place)
+        stated = contents.computed
+        cache.computed = None if stated is None else ComputedPairs.of(stated)
     return LoadedCache(
         cache=cache,
         state=contents.state,

@@ -114,6 +114,7 @@ def save_cache(
         fingerprint=fingerprint(model, method=method) | as_json(also or {}),
         versions=versions(),
         state=as_json(state or {}),
+        computed=None if cache.computed is None else cache.computed.stated(),
     )
     outputs = {
         **{layer_file(i): _layer_output(one, contents) for i, one in enumerate(cache.layers)},

@@ -9,7 +9,7 @@ from videonsa.ops.spec import MAX_BLOCK_SIZE, NSASpec
 MAX_GROUP = 16
 MAX_HEAD_DIM = 128
 MAX_SELECTED = 64
-MAX_CACHED_DIM = 256
+MAX_WIDE_DIM = 256
 LEAST_CAPABILITY = (8, 0)
 LEAST_SHARED = 98_308
 """Bytes of shared memory that the forward pass takes at most with the portable settings."""
@@ -44,10 +44,19 @@ def why_not_cached(q: torch.Tensor) -> str | None:
         return f"the tensors are on {q.device.type}, the kernels need a GPU"
     if q.dtype not in (*DTYPES, torch.float32):
         return f"the dtype is {q.dtype}, the kernels take bfloat16, float16 and float32"
-    if q.shape[-1] % 16 or q.shape[-1] > MAX_CACHED_DIM:
-        wanted = f"multiples of 16 up to {MAX_CACHED_DIM}"
-        return f"the head dim is {q.shape[-1]}, the kernels take {wanted}"
-    return _why_not_gpu(q.device)
+    return _why_not_wide(q) or _why_not_gpu(q.device)
+
+
+def why_not_block_sparse(q: torch.Tensor) -> str | None:
+    """As `why_not` for attention over block lists, q `[T, HQ, D]`."""
+    if not INSTALLED:
+        return "Triton is not installed (pip install triton)"
+    return _why_not_here(q) or _why_not_wide(q)
+
+
+def why_not_block_sparse_inputs(q: torch.Tensor) -> str | None:
+    """As `why_not_block_sparse`, on a GPU elsewhere that has the kernels; q may hold no values."""
+    return _why_not_dtype(q) or _why_not_wide(q)
 
 
 def why_not_few_rows(x: torch.Tensor) -> str | None:
@@ -123,6 +132,13 @@ def _why_not_gpu(device: torch.device) -> str | None:
     if torch.version.hip is not None:
         return "the GPU is not from NVIDIA"
     return _why_not_capability(torch.cuda.get_device_capability(device))
+
+
+def _why_not_wide(q: torch.Tensor) -> str | None:
+    dim = q.shape[-1]
+    if dim % 16 or dim > MAX_WIDE_DIM:
+        return f"the head dim is {dim}, the kernels take multiples of 16 up to {MAX_WIDE_DIM}"
+    return None
 
 
 def _why_not_shape(q: torch.Tensor, k: torch.Tensor) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from suite_runs import FEW, ask, small_run
 
 from videonsa.errors import BudgetError, ModelError, UsageError
-from videonsa.evals.journal import SAMPLES
+from videonsa.evals.journal import RUN, SAMPLES
 from videonsa.evals.tasks.suite import video_answerer
 from videonsa.evals.tasks.suite.video_answerer import ModelAnswerer
 from videonsa.inference.context import Context, EncodedVision
@@ -249,3 +249,28 @@ def test_questions_and_answers_attend_by_the_method_of_the_run(qa, style, monkey
     answerer.method = Dense()
     for condition in ("whole", "blind"):
         assert texts(answerer.answers(script, questions_of(script), condition))
+
+
+def test_of_another_method_the_pairs_are_counted_and_the_run_states_its_options(
+    tiny_folder, tmp_path
+) -> None:
+    qa = load(tiny_folder, method="fastv:layer=1,ratio=0.25", device="cpu")
+    run = small_run(model="tiny", samples=1, conditions=("whole",), attention="fastv")
+    lines = ask(run, tmp_path, ModelAnswerer(qa, run))
+    assert all(0.5 < line.attention_fraction < 0.6 for line in lines)
+    stated = {"layer": 1, "ratio": 0.25}
+    assert all(line.spec == stated for line in lines)
+    assert json.loads((tmp_path / RUN).read_text())["config"]["parameters"] == stated
+    other = load(tiny_folder, method="fastv:layer=1,ratio=0.5", device="cpu")
+    with pytest.raises(UsageError, match="holds a run with parameters="):
+        ask(run, tmp_path, ModelAnswerer(other, run))
+
+
+def test_a_run_of_nsa_states_all_parameters_and_resumes_one_that_did_not(qa, tmp_path) -> None:
+    run = small_run(model="tiny", samples=1, conditions=("whole",), kinds=("needle",))
+    ask(run, tmp_path, ModelAnswerer(qa, run))
+    path = tmp_path / RUN
+    facts = json.loads(path.read_text())
+    assert facts["config"].pop("parameters")["gate_temperature"] == 0.3
+    path.write_text(json.dumps(facts))
+    ask(replace(run, samples=2), tmp_path, ModelAnswerer(qa, run))

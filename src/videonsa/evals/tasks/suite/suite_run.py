@@ -30,7 +30,7 @@ _MOST_SCALE = 1000
 _SELECTION = ("lengths", "samples", "conditions")
 
 
-def check_conditions(names: Sequence[str], method: AttentionMethod) -> None:
+def check_conditions(names: Sequence[str], method: AttentionMethod | type[AttentionMethod]) -> None:
     """Refuse conditions that ablate what a method does not have.
 
     Raises:
@@ -77,7 +77,7 @@ class SuiteRun:
     attention: str = SPARSE
     """Name of the method."""
     nsa: tuple[tuple[str, Any], ...] = ()
-    """Changes to the method's parameters, as pairs of name and value."""
+    """Changes to the model's NSA, as pairs of name and value."""
     dtype: str = "float32"
     device: str = "cpu"
     split: Literal["train", "test"] = "test"

@@ -1,5 +1,6 @@
 """The suite as a task: which questions are asked of an answerer, and the line of each."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from videonsa.evals.tasks.suite.answer_styles import judge
 from videonsa.evals.tasks.suite.answerers import Answerer
 from videonsa.evals.tasks.suite.suite_line import NSA_PARAMETERS, SuiteKey, SuiteLine, parse_line
 from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, SuiteVideo
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods import DENSE, SPARSE, AttentionMethod
 from videonsa.rendered.suite import Script, SuiteQuestion, questions_of
 from videonsa.rendered.suites import read_answer, script_from
 
@@ -55,12 +56,21 @@ class SuiteTask:
         return "token"
 
     def config(self) -> dict[str, Any]:
-        """All options of the run."""
-        return self.run.to_dict()
+        """All options of the run, and all parameters of the method."""
+        return self.run.to_dict() | {"parameters": self._parameters()}
 
     def identity(self) -> dict[str, Any]:
         """Those that every line of a folder shares."""
-        return self.run.identity()
+        stated = self.run.identity()
+        if self.run.attention in (DENSE, SPARSE):  # the model and its changes say them
+            return stated
+        return stated | {"parameters": self._parameters()}
+
+    def _parameters(self) -> dict[str, Any] | None:
+        """Of the method as JSON keeps them; None where it has none, or nothing attends."""
+        method = self.answerer.method
+        stated: dict[str, Any] | None = json.loads(json.dumps(method and method.parameters()))
+        return stated
 
     def parse_line(self, content: Any) -> SuiteLine:
         """See `suite_line.parse_line`."""

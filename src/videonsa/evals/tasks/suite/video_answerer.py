@@ -19,8 +19,9 @@ from videonsa.evals.tasks.suite.suite_run import CONDITIONS, SuiteRun, check_con
 from videonsa.inference.context import Context, EncodedVision, split_at_video, until_stop
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.generation import out_of_memory
+from videonsa.inference.measured import measure_computed
 from videonsa.inference.sampling import GenerationSettings
-from videonsa.models.methods import AttentionMethod
+from videonsa.models.methods import DENSE, SPARSE, AttentionMethod
 from videonsa.planning.budget import attention_budget
 from videonsa.rendered.suite import Script, SuiteQuestion, iter_frames
 from videonsa.video.chat import VisionSlot, chat_tokens
@@ -40,7 +41,7 @@ class _Video(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Merged tokens."""
+        """Merged tokens that are read."""
         return len(self.encoded.features)
 
 
@@ -92,7 +93,7 @@ class ModelAnswerer:
 
     def _answer_blind(self, questions: Sequence[SuiteQuestion]) -> Iterator[Reply]:
         context = Context(self._model, method=self.method)
-        if self._run.scores_both:
+        if self._run.scores_both and self.method.is_causal:
             chats = [self._chat(question, video_tokens=None) for question in questions]
             shared = _num_shared(chats)
             context.read(context.passage(chats[0][:shared]))
@@ -103,10 +104,15 @@ class ModelAnswerer:
         for question in questions:
             ids = self._chat(question, video_tokens=None)
             start = time.perf_counter()
+            likeliest = None
+            if self._run.scores_both:
+                with context.aside():
+                    likeliest = self._likeliest(context, question, ids, ())
             with context.aside():
                 text = self._reply(context, question, ids)
             seconds = time.perf_counter() - start
-            yield Reply(text=text, cost=Cost(prompt_tokens=len(ids), answer_seconds=seconds))
+            cost = Cost(prompt_tokens=len(ids), answer_seconds=seconds)
+            yield Reply(text=text, likeliest=likeliest, cost=cost)
 
     def _answer_at_once(
         self, video: _Video, question: SuiteQuestion, method: AttentionMethod
@@ -120,7 +126,7 @@ class ModelAnswerer:
                 likeliest = self._likeliest(context, question, ids, [video.encoded])
         text = self._reply(context, question, ids, [video.encoded])
         seconds = time.perf_counter() - start
-        cost = self._cost(video, method, prompt_tokens=len(ids))
+        cost = self._cost(video, context, prompt_tokens=len(ids))
         return Reply(text=text, likeliest=likeliest, cost=replace(cost, prefill_seconds=seconds))
 
     def _answer_after_prefill(
@@ -138,7 +144,7 @@ class ModelAnswerer:
         tails = [split_at_video(ids, end)[1] for ids in chats]
         each = self._answer_each if self._run.scores_both else self._answer_in_turn
         for answer in each(context, questions, tails):
-            cost = self._cost(video, method, prompt_tokens=len(head) + answer.length)
+            cost = self._cost(video, context, prompt_tokens=len(head) + answer.length)
             cost = replace(cost, prefill_seconds=prefill, answer_seconds=answer.seconds)
             yield Reply(text=answer.text, likeliest=answer.likeliest, cost=cost)
 
@@ -175,12 +181,12 @@ class ModelAnswerer:
         self._last = None
         start = time.perf_counter()
         with torch.inference_mode():
-            features = self._model.encode_frames(self._frames(script, condition))
+            kept = self._model.encode_kept(self._frames(script, condition), method=self.method)
         self._wait()
         grid = self._grid(script)
         # Frames come at 2 fps: a second each temporal patch.
         seconds = tuple(index * self._run.time_scale for index in range(grid[0]))
-        encoded = EncodedVision("video", features, grid, seconds)
+        encoded = EncodedVision("video", kept.features, grid, seconds, kept.places)
         video = _Video(encoded, time.perf_counter() - start)
         self._last = (script, grey, video)
         return video
@@ -238,14 +244,22 @@ class ModelAnswerer:
         text = prompt_text(question, self._run.style)
         return chat_tokens(text, tokenizer=self._qa.tokenizer, vision=slots).ids
 
-    def _cost(self, video: _Video, method: AttentionMethod, *, prompt_tokens: int) -> Cost:
-        frame_tokens = video.num_tokens // video.encoded.grid[0]
+    def _cost(self, video: _Video, context: Context, *, prompt_tokens: int) -> Cost:
+        method, grid = context.method, video.encoded.grid
+        frame_tokens = max(video.num_tokens // grid[0], 1)
         whole = attention_budget(
             self.method, prompt_tokens=prompt_tokens, tokens_per_frame=frame_tokens
         )
         keys = method.attended_keys(frame_tokens)
-        fraction = 1.0
-        if whole is not None and keys is not None:
+        fraction: float | None = 1.0
+        if method.full_name not in (DENSE, SPARSE):
+            fraction = measure_computed(
+                context,
+                prompt_tokens=prompt_tokens,
+                video_tokens=video.num_tokens,
+                encoded_tokens=math.prod(grid) // self._qa.shape.vision.merge_size**2,
+            ).attention
+        elif whole is not None and keys is not None:
             fraction = min(1.0, whole.gamma * keys / max(whole.keys, 1))
         return Cost(
             video_tokens=video.num_tokens,

@@ -1,0 +1,1 @@
+"""Every attention method on the second suite, at equal attention computed."""

@@ -1,0 +1,1 @@
+"""Estimators: from the queries and keys of a prompt, which keys its rows attend to."""
