@@ -1,7 +1,9 @@
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from small_run import make_data
 
@@ -9,7 +11,12 @@ from videonsa.data.manifest import read_manifest
 from videonsa.errors import UsageError
 from videonsa.models.shape import published_shape
 from videonsa.train import checks
-from videonsa.train.checks import check_data, check_processes, choose_fsdp
+from videonsa.train.checks import (
+    check_captured_samples,
+    check_data,
+    check_processes,
+    choose_fsdp,
+)
 from videonsa.train.reading import read_recipe
 
 SHAPE = published_shape("Qwen/Qwen2.5-VL-7B-Instruct")
@@ -62,7 +69,6 @@ def test_what_cannot_be_shared_names_the_nearest_that_can(world_size, settings, 
     ("settings", "message"),
     [
         (["data.context=20"], "the longest sample .* has 44 tokens; want at least 44"),
-        (["data.context=200000"], "want at most 128000"),
         (
             ["data.fps=4"],
             "built with fps=2.0, the recipe wants 4: build it so, or --set data.fps=2",
@@ -82,8 +88,25 @@ def test_data_that_cannot_be_used_says_what_can(manifest, settings, message):
         check(manifest, *settings)
 
 
-def test_data_that_fit_are_taken(manifest):
+def test_data_that_fit_are_taken_in_sequences_longer_than_the_model_has_positions(manifest):
     check(manifest, "data.context=44")
+    check(manifest, "data.context=200000")
+
+
+def test_samples_longer_than_the_model_has_positions_are_refused(manifest):
+    short = replace(SHAPE, context=40)
+    own = manifest.facts.tokenizer_hash
+    with pytest.raises(UsageError, match="44 tokens: .* has 40 positions"):
+        check_data(seven("data.context=44"), manifest, short, tokenizer_hash=own)
+
+
+def test_more_shapes_of_packs_than_can_be_captured_are_refused():
+    few, many = (SimpleNamespace(of_rows=np.arange(n), shapes=range(n)) for n in (32, 33))
+    captured = read_recipe("tiny", settings=("run.capture=true", "data.shapes=equal"))
+    check_captured_samples(captured, few)
+    check_captured_samples(read_recipe("tiny"), many)
+    with pytest.raises(UsageError, match="packs of 33 shapes.* want at most 32"):
+        check_captured_samples(captured, many)
 
 
 def test_data_counted_with_another_tokenizer_are_refused(manifest):

@@ -22,6 +22,8 @@ _SHARE_FOR_STATE = 0.8
 """Of a GPU's memory; the rest is for activations."""
 _SAMPLED = ("fps", "min_frames", "max_frames", "max_pixels")
 """Settings that the options of a build have to equal."""
+MOST_CAPTURED = 32
+"""Shapes of packs: each takes seconds to capture, and memory beside the pool that all share."""
 _BYTES_A_TOKEN = 2 * 3 * 28 * 28
 """Two frames of 28 x 28 pixels in RGB, a byte each."""
 
@@ -136,6 +138,12 @@ def check_captured_samples(recipe: Recipe, shapes: Shapes | None) -> None:
             f"run.capture=true and {unshaped} samples that are not one video and text: build "
             "data.manifest without them, or --set run.capture=false"
         )
+    if recipe.run.capture and shapes is not None and len(shapes.shapes) > MOST_CAPTURED:
+        raise UsageError(
+            f"run.capture=true and packs of {len(shapes.shapes)} shapes, each captured on its own: "
+            f"want at most {MOST_CAPTURED}; build data.manifest with fewer numbers of frames, or "
+            "--set run.capture=false"
+        )
 
 
 def choose_fsdp(
@@ -229,10 +237,10 @@ def _check_lengths(recipe: Recipe, manifest: Manifest, shape: ModelShape) -> Non
     context, sequence = recipe.data.context, recipe.parallel.sequence
     lengths = manifest.column("tokens")
     longest, shortest = int(lengths.max()), int(lengths.min())
-    if context > shape.context:
+    if longest > shape.context:  # positions start anew in each sample of a sequence
         raise UsageError(
-            f"data.context={context}: {recipe.model.base} has {shape.context} positions; want at "
-            f"most {shape.context}"
+            f"the longest sample of {manifest.path} has {longest} tokens: {recipe.model.base} has "
+            f"{shape.context} positions; want a manifest built with at most that many tokens"
         )
     if context < longest:
         raise UsageError(
