@@ -25,7 +25,8 @@ HOW = (
     "every question stands in a prompt of its own, which the method reads in one go; free: greedy "
     "decoding writes the right answer and ends; accuracy is the mean over kinds of questions; "
     "attention is the share of the query-key pairs of dense attention to the whole prompt that all "
-    "layers and heads computed, of NSA its compressed keys included; kept is the mean over layers "
+    "layers and heads computed, of NSA its compressed keys included; what a method computes to "
+    "choose keys or tokens is not in it; kept is the mean over layers "
     f"of the vision tokens left; intervals are 95 % of {REPEATS} draws of videos with replacement, "
     "the same for all methods, so that differences from dense attention are paired"
 )

@@ -18,6 +18,7 @@ from benchmarks.report.decode_section import DECODE_FILES, render_decode_steps, 
 from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
 from benchmarks.report.session_section import render_session_memory
+from benchmarks.report.sparse_prefill_section import render_block_sparse, render_estimators
 from benchmarks.report.speed_section import render_speed
 from benchmarks.report.study_section import FIGURE as STUDY_FIGURE
 from benchmarks.report.study_section import STUDY, draw_study, render_study
@@ -38,7 +39,7 @@ study's models on the suite of long rendered videos, and under every other metho
 them; time of a whole model
 to its first token; time of a decoded token, of what a session does, and its memory; errors of
 quantised weights; time of products in fp8; time to read a video; memory of the reference attention;
-time and memory of attention alone.
+time of block-sparse attention and its estimators; time and memory of attention alone.
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
 section ends with the machine and versions that it holds for.
@@ -157,6 +158,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "fp8_products": render_products,
     "decode": render_decode,
     "reference_memory": render_reference_memory,
+    "block_sparse": render_block_sparse,
+    "estimators": render_estimators,
 }
 
 

@@ -15,6 +15,8 @@ from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.growing import ROOM
 from videonsa.models.methods import NSA, Dense
+from videonsa.models.methods.evs import EVS
+from videonsa.models.methods.visionzip import VisionZip
 from videonsa.ops.spec import NSASpec
 from videonsa.planning.memory import Workload, estimate_memory, tower_terms
 
@@ -174,6 +176,26 @@ def test_the_tower_is_predicted_within_3_percent(fake, dtype, name, grid):
     with allocations() as counted:
         model.encode_frames(parts())
     terms = tower_terms(workload(shape, grid))
+    assert sum(terms.values()) - terms["weights"] == pytest.approx(counted.peak, rel=0.03)
+
+
+@pytest.mark.parametrize("method", [VisionZip(), EVS()], ids=lambda one: one.name)
+@pytest.mark.parametrize("grid", [(260, 18, 22), (9, 74, 130)])
+def test_the_tower_and_what_a_method_asks_of_it_are_predicted(fake, method, grid):
+    shape = small("7B")
+    model = model_of(shape, {}, fake)
+    size = 2 * max(1, PATCHES_PER_PART // (grid[1] * grid[2]))
+
+    def parts():
+        for first in range(0, 2 * grid[0], size):
+            with fake:
+                count = min(size, 2 * grid[0] - first)
+                part = torch.empty(count, 3, 14 * grid[1], 14 * grid[2], dtype=torch.uint8)
+            yield part
+
+    with allocations() as counted:
+        model.encode_kept(parts(), method=method)
+    terms = tower_terms(workload(shape, grid, method))
     assert sum(terms.values()) - terms["weights"] == pytest.approx(counted.peak, rel=0.03)
 
 

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from videonsa.bench.attention_inputs import Regime
 from videonsa.bench.random_model import IDS
 from videonsa.models.methods import AttentionMethod, Dense
+from videonsa.models.methods.protocol import BEHIND
 
 TEXT_ROWS = (14, 50)
 """Before the video and behind it: the chat format, a question."""
@@ -98,10 +99,12 @@ def clip_pixels(clip: Clip, device: torch.device) -> Tensor:
 def dense_backend(method: AttentionMethod, device: torch.device) -> Iterator[None]:
     """Dense attention is compared with at its best: cuDNN on a GPU.
 
+    That of a method by which tokens leave, and what is left attends densely, too.
     Rows that are the last of more keys go to FlashAttention: without a mask cuDNN has no such rows.
     """
     with ExitStack() as stack:
-        if isinstance(method, Dense) and device.type == "cuda":
+        attends = getattr(method, BEHIND, method)
+        if isinstance(attends, Dense) and device.type == "cuda":
             stack.enter_context(
                 sdpa_kernel(
                     [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],

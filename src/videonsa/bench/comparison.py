@@ -44,7 +44,8 @@ HOW = (
     "first; first_ms is the first run of a method, from the embedded prompt to the logits of the "
     "first token, with what is compiled for it; prefill_ms is the median of later runs of the "
     "same, after one that is not timed; attention is the share of the query-key pairs of dense "
-    "attention to the whole prompt that all layers and heads computed; memory is the peak of "
+    "attention to the whole prompt that all layers and heads computed, without what a method "
+    "computes to choose keys or tokens; memory is the peak of "
     "PyTorch's allocator in these runs, weights included; a pattern is recorded in a run of its own"
 )
 

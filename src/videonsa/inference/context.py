@@ -128,7 +128,7 @@ class Context:
         check_compressed(self.method, [one.kept for one in vision])
         images = [one for one in vision if one.kind == "image"]
         videos = [one for one in vision if one.kind == "video"]
-        whole = self._whole(given, vision)
+        whole = self._whole(given, vision, mask)
         rows = self.model.describe(
             whole.ids,
             VisionInputs(
@@ -147,14 +147,17 @@ class Context:
         )
         return Passage(given.to(device), embeds, rows.to(device))
 
-    def _whole(self, ids: Tensor, vision: Sequence[EncodedVision]) -> WholePrompt:
+    def _whole(
+        self, ids: Tensor, vision: Sequence[EncodedVision], mask: Tensor | None
+    ) -> WholePrompt:
         """The prompt with all tokens of its images and videos."""
         if all(one.kept is None for one in vision):
             return WholePrompt(ids, None)
         config = self.model.config
         size = config.vision_config.spatial_merge_size
         counts = [(len(one.features), math.prod(one.grid) // size**2, one.kept) for one in vision]
-        return whole_prompt(ids, counts, pads=(config.image_token_id, config.video_token_id))
+        pads = config.image_token_id, config.video_token_id
+        return whole_prompt(ids, counts, pads=pads, mask=mask)
 
     @torch.inference_mode()
     def frames(

@@ -165,8 +165,7 @@ class SparseVideoModel(VideoEncoder):
         input_ids = needed(input_ids)
         method, num_layers = self._method(method), self.config.text_config.num_hidden_layers
         check_leaving(method, num_layers=num_layers, labels=labels, kept=logits_to_keep)
-        pixels = (pixel_values, pixel_values_videos)
-        check_reads_kept(method, with_pixels=any(x is not None for x in pixels), labels=labels)
+        check_reads_kept(method, grids=(image_grid_thw, video_grid_thw), labels=labels)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
         prefills = cp_group is not None and (past_key_values is not None or bool(use_cache))
         if lengths is not None or (cp_group is not None and not prefills):
@@ -206,6 +205,7 @@ class SparseVideoModel(VideoEncoder):
         else:
             chunk = chunk_of_rows(rows_per_chunk, method, output_hidden_states=output_hidden_states)
         if inputs_embeds is None:
+            pixels = (pixel_values, pixel_values_videos)
             inputs_embeds = self._embed(input_ids, mask, *pixels, vision, cp_group)
         call = _Call(
             method=method,

@@ -154,7 +154,11 @@ class WholePrompt(NamedTuple):
 
 
 def whole_prompt(
-    ids: Tensor, vision: Sequence[tuple[int, int, Tensor | None]], *, pads: Sequence[int]
+    ids: Tensor,
+    vision: Sequence[tuple[int, int, Tensor | None]],
+    *,
+    pads: Sequence[int],
+    mask: Tensor | None = None,
 ) -> WholePrompt:
     """Put back the tokens of images and videos that were left out.
 
@@ -163,13 +167,15 @@ def whole_prompt(
         vision: of each image and video, how many of its tokens are read, how many it has, and which
             are read (int64, ascending; None: all).
         pads: the ids of image and video tokens.
+        mask: of padding, as it was given.
 
     Raises:
-        UsageError: a batch, or not as many tokens as are read of the images and videos.
+        UsageError: a batch, padding, or not as many tokens as are read of the images and videos.
     """
-    if len(ids) != 1:
+    if len(ids) != 1 or mask is not None:
         raise UsageError(
-            f"tokens of images or videos left out in a batch of {len(ids)}: want one sample"
+            f"tokens of images or videos left out in a batch of {len(ids)}, or with a mask: want "
+            "one sample that is not padded"
         )
     (given,) = ids
     places = torch.isin(given, torch.tensor(list(pads))).nonzero()[:, 0]

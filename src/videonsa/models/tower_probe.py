@@ -125,6 +125,12 @@ class ProbedBlocks:
         return EncodedFrames(features, grid, received, keys)
 
 
+def probe_bytes(num_frames: int, num_patches: int, *, heads: int, value_bytes: int) -> int:
+    """Peak bytes of `received_attention` of frames of so many patches."""
+    scores = heads * num_patches * max(1, SCORES_AT_ONCE // (heads * num_patches))
+    return min(num_frames * heads * num_patches**2, scores) * (value_bytes + 4)
+
+
 def received_attention(q: Tensor, k: Tensor) -> Tensor:
     """Attention that each patch receives from those of its frame, float32 `[F, n]`.
 

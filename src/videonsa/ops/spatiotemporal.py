@@ -13,6 +13,8 @@ from torch import Tensor
 
 PAIRS_AT_ONCE = 2**26
 """Of tokens, whose distances are there together; 256 MB in float32."""
+VALUES_AT_ONCE = 2**26
+"""Of features that are compared together."""
 NEIGHBOURS = 7
 """Tokens by which density is told, the token itself among them."""
 
@@ -24,6 +26,11 @@ class Trees(NamedTuple):
     """Float32 `[F, N, hidden]`: at a root, the mean of its tree."""
     is_root: Tensor
     """bool `[F, N]`."""
+
+
+def frames_at_once(num_tokens: int, width: int) -> int:
+    """Of so many tokens, of so many values each, that are compared together."""
+    return max(1, min(PAIRS_AT_ONCE // num_tokens**2, VALUES_AT_ONCE // (num_tokens * width)))
 
 
 def segment_starts(means: Tensor, *, threshold: float, min_segments: int) -> list[int]:
@@ -56,8 +63,8 @@ def diverse_tokens(features: Tensor, weights: Tensor, count: int) -> Tensor:
     Returns:
         int64 `[F, count]`, ascending.
     """
-    frames = max(1, PAIRS_AT_ONCE // features.shape[1] ** 2)
-    pairs = zip(features.split(frames), weights.split(frames), strict=True)
+    at_once = frames_at_once(*features.shape[1:])
+    pairs = zip(features.split(at_once), weights.split(at_once), strict=True)
     return torch.cat([_diverse(*pair, count) for pair in pairs])
 
 
@@ -80,6 +87,17 @@ def _diverse(features: Tensor, weights: Tensor, count: int) -> Tensor:
     return torch.stack(taken, dim=1).sort(dim=1).values
 
 
+def relevance(features: Tensor) -> Tensor:
+    """How much tokens fit what their frames show: products with the mean of all, float32 `[F, N]`.
+
+    Args:
+        features: `[F, N, hidden]`.
+    """
+    mean = features.mean((0, 1), dtype=torch.float32)
+    parts = features.split(frames_at_once(*features.shape[1:]))
+    return torch.cat([part.float() @ mean for part in parts])
+
+
 def merge_trees(features: Tensor, free: Tensor, *, threshold: float, most: int) -> Trees:
     """Merge free tokens into the most similar free token of the frame before.
 
@@ -96,7 +114,7 @@ def merge_trees(features: Tensor, free: Tensor, *, threshold: float, most: int) 
         merges = torch.zeros_like(merges.flatten())
         merges[ranked.argsort(descending=True, stable=True)[:most]] = True
         merges = merges.view_as(free)
-    sums = features.float().clone()
+    sums = features.to(torch.float32, copy=True)
     counts = torch.ones_like(alike)
     numbers = torch.arange(features.shape[1], device=features.device)
     for frame in range(len(features) - 1, 0, -1):
@@ -104,14 +122,14 @@ def merge_trees(features: Tensor, free: Tensor, *, threshold: float, most: int) 
         moved = ((parents[frame] == numbers[:, None]) & merges[frame]).float()
         sums[frame - 1] += moved @ sums[frame]
         counts[frame - 1] += moved @ counts[frame]
-    return Trees(sums / counts[..., None], ~merges)
+    return Trees(sums.div_(counts[..., None]), ~merges)
 
 
 def _most_similar(features: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine to the most similar free token of the frame before, -1 without one; its place."""
     alike = torch.full(free.shape, -1.0, device=features.device)
     parents = torch.zeros(free.shape, dtype=torch.int64, device=features.device)
-    at_once = max(1, PAIRS_AT_ONCE // features.shape[1] ** 2)
+    at_once = frames_at_once(*features.shape[1:])
     for first in range(1, len(features), at_once):
         now = slice(first, first + at_once)
         before = slice(first - 1, min(first + at_once, len(features)) - 1)

@@ -14,9 +14,10 @@ from videonsa.models.decoding.steps import SPARE
 from videonsa.models.features import PATCHES_PER_PART
 from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.growing import ROOM
-from videonsa.models.methods.compression import kept_tokens
+from videonsa.models.methods.compression import TokenCompression, kept_tokens
 from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.shape import ModelShape, up_to
+from videonsa.models.tower_probe import probe_bytes
 from videonsa.models.vision import ALIGNED
 
 _FLOAT32 = 4
@@ -153,28 +154,65 @@ def estimate_memory(work: Workload) -> MemoryEstimate:
 def tower_terms(work: Workload) -> dict[str, int]:
     """The vision tower at its last whole chunk, at a rest behind it, or where features are joined.
 
-    Features of the chunks before are kept; at the end all are put together, in a copy.
+    Features of the chunks before are kept, or those of the tokens that a method chooses by each
+    frame alone; at the end all are put together, in a copy, where a method may compare them.
     """
     whole, rest = divmod(work.num_patches, work.chunk_patches)
     moments = [((whole - 1) * work.chunk_patches, work.chunk_patches)]
     moments += [(whole * work.chunk_patches, rest)] if rest else []
     candidates = [
         {
-            "features": _features(work, before),
+            "features": _held_features(work, before),
             "pixels": _pixels(work, patches),
-            "activations": _tower_activations(work, patches),
+            "activations": max(_tower_activations(work, patches), _probing(work, patches)),
         }
         for before, patches in moments
     ]
     if len(moments) + whole > 2:
-        candidates.append({"features": 2 * _features(work, work.num_patches)})
+        candidates.append({"features": 2 * _held_features(work, work.num_patches)})
+    if isinstance(work.method, TokenCompression) and work.method.compares_frames:
+        candidates.append(_comparing(work, work.method))
     largest = max(candidates, key=lambda terms: sum(terms.values()))
-    return {
-        "weights": work.shape.weight_bytes,
-        "features": largest["features"],
-        "pixels": largest.get("pixels", 0),
-        "activations": largest.get("activations", 0),
-    }
+    terms = ("features", "pixels", "activations", "compression")
+    found = {name: largest.get(name, 0) for name in terms}
+    if not found["compression"]:
+        del found["compression"]
+    return {"weights": work.shape.weight_bytes} | found
+
+
+def _held_features(work: Workload, patches: int) -> int:
+    """Features of the patches that were encoded, as far as they are held."""
+    method, (_, rows, columns) = work.method, work.grid
+    if not isinstance(method, TokenCompression) or method.compares_frames:
+        return _features(work, patches)
+    size = work.shape.vision.merge_size
+    kept = kept_tokens(method, (patches // (rows * columns), rows, columns), size)
+    return _features(work, kept * size**2)
+
+
+def _probing(work: Workload, patches: int) -> int:
+    """A block on P patches where a method asks for the attention they receive.
+
+    Beside scores: residual, normed rows, angles, q, k and v, q and k turned, and in another order.
+    """
+    method, (_, rows, columns) = work.method, work.grid
+    if not isinstance(method, TokenCompression):
+        return 0
+    if method.tower_probe is None or not method.tower_probe.received:
+        return 0
+    vision, value, frame = work.shape.vision, work.shape.value_bytes, rows * columns
+    held = patches * (9 * vision.hidden_size * value + 2 * vision.head_dim * _FLOAT32)
+    return held + probe_bytes(patches // frame, frame, heads=vision.num_heads, value_bytes=value)
+
+
+def _comparing(work: Workload, method: TokenCompression) -> dict[str, int]:
+    """All features, those that are kept of them, and what it takes to compare them."""
+    frames, vision = work.grid[0], work.shape.vision
+    kept = _features(work, work.kept_tokens * vision.merge_size**2)
+    comparing = method.compression_bytes(
+        frames, work.video_tokens // frames, vision.out_hidden_size
+    )
+    return {"features": _features(work, work.num_patches) + kept, "compression": comparing}
 
 
 def joining_terms(work: Workload) -> dict[str, int]:

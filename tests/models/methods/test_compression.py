@@ -147,8 +147,11 @@ def test_parts_are_compressed_as_they_come_and_all_at_once_where_frames_are_comp
 
 def test_what_a_call_cannot_have_is_refused(model):
     method, sample = EverySecond(), prompt(2)
-    with pytest.raises(UsageError, match=r"^pixels with method 'every second', which keeps some"):
+    with pytest.raises(UsageError, match=r"^whole images or videos with method 'every second'"):
         model(**sample, method=method)
+    embedded_whole = {name: sample[name] for name in ("input_ids", "video_grid_thw", "video_times")}
+    with pytest.raises(UsageError, match=r"^whole images or videos with method 'every second'"):
+        model(**embedded_whole, inputs_embeds=torch.zeros(1, 14, 64), method=method)
     with pytest.raises(UsageError, match=r"^labels with method 'every second'"):
         model(torch.tensor([[20, 21]]), labels=torch.tensor([[20, 21]]), method=method)
     with pytest.raises(UsageError, match="which takes no packed samples"):
@@ -181,7 +184,7 @@ def test_a_prompt_with_other_runs_of_tokens_than_are_kept_is_refused():
     for wrong in ([20, VIDEO, 13, VIDEO, VIDEO, VIDEO], [20, VIDEO, VIDEO], [VIDEO] * 5):
         with pytest.raises(UsageError, match=r"^\[2, 2\] tokens are kept of the images and videos"):
             whole_prompt(torch.tensor([wrong]), vision, pads=pads)
-    with pytest.raises(UsageError, match="in a batch of 2: want one sample"):
+    with pytest.raises(UsageError, match="in a batch of 2, or with a mask: want one sample"):
         whole_prompt(ids.expand(2, -1), vision, pads=pads)
 
 

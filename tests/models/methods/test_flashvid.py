@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from allocations import allocations
 from leaving_by_hand import LAYERS
 from tiny_models import VIDEO, tiny
 
@@ -166,6 +167,17 @@ def test_tokens_are_chosen_once_also_where_their_weight_is_negative():
     assert found.tolist() == [[*range(6)]] * 2
     alone = spatiotemporal.diverse_tokens(features[:, :1], weights[:, :1] * 0, 1)
     assert alone.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("pairs", [2**26, 2**12], ids=["all frames", "a frame at once"])
+def test_its_memory_is_bounded_as_predicted(monkeypatch, pairs):
+    monkeypatch.setattr(spatiotemporal, "PAIRS_AT_ONCE", pairs)
+    features = 1 + 0.2 * torch.randn(40 * 64, 256, generator=torch.manual_seed(0))
+    method, received = FlashVID(min_segments=1), (torch.rand(40 * 64),)
+    with torch.no_grad(), allocations(torch.Tensor) as counted:
+        kept = method.compress(EncodedFrames(features, (40, 8, 8), received))
+    predicted = method.compression_bytes(40, 64, 256) + kept.features.nbytes
+    assert 0.4 * predicted < counted.peak <= predicted
 
 
 def test_at_ratio_1_all_tokens_stay_as_they_are():

@@ -15,6 +15,7 @@ from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import vscan
 from videonsa.models.methods.vscan import VScan, chosen, unrotated_attention
 from videonsa.models.recorder.frames import AttentionRecorder
+from videonsa.models.rows import vision_inputs
 from videonsa.models.tower_probe import EncodedFrames
 
 
@@ -103,8 +104,10 @@ def test_the_layers_behind_hold_what_the_last_token_looks_for_without_positions(
         inputs["input_ids"],
         video_features=model.encode_vision(inputs["pixel_values_videos"], [(6, 4, 4)]),
     )
-    given = {name: inputs[name] for name in ("input_ids", "video_grid_thw", "video_times")}
-    given["inputs_embeds"] = embeds
+    times = inputs["video_times"]
+    vision = vision_inputs(None, inputs["video_grid_thw"], times, None, temporal_ids="exact")
+    rows = model.describe(inputs["input_ids"], vision)
+    given = {"input_ids": inputs["input_ids"], "rows": rows, "inputs_embeds": embeds}
     method = VScan(ratio=1.0, layer=layer, layer_ratio=ratio)
     with torch.no_grad():
         found = model(**given, past_key_values=cache, method=method).logits

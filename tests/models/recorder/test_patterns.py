@@ -51,7 +51,8 @@ def test_cells_of_one_token_are_the_pairs_of_selected_blocks_and_window():
 
 @pytest.mark.parametrize("chunk", [0, 7])
 def test_chunks_add_up_and_branches_that_are_off_attend_to_nothing(chunk):
-    pattern = AttentionPattern(0, num_tokens=LENGTH, cells=LENGTH)
+    every = torch.arange(LENGTH)
+    pattern = AttentionPattern(0, num_tokens=LENGTH, cells=LENGTH, places=lambda: every)
     spec = SPEC.with_options(branches=("window",), window_size=1)
     tiny(spec=spec)(**prompt(5), recorder=pattern, rows_per_chunk=chunk)
     vision = pattern.shares()[2:22].nan_to_num(0)

@@ -67,6 +67,16 @@ class TokenCompression(TokenReduction):
     def kept_tokens(self, num_frames: int, tokens_per_frame: int) -> int:
         """How many tokens of a clip are kept; at most, where its content decides."""
 
+    def compression_bytes(self, num_frames: int, tokens_per_frame: int, width: int) -> int:
+        """Peak bytes of `compress` beside the features of a clip, where it compares frames.
+
+        Args:
+            num_frames: of the clip.
+            tokens_per_frame: of the clip.
+            width: values of a token's features.
+        """
+        return 0
+
     def vision_tokens(self, call: AttentionCall) -> tuple[tuple[int, int], ...]:
         """See `AttentionMethod`: `kept_tokens` from the first layer on."""
         return ((0, self.kept_tokens(call.num_frames, call.tokens_per_frame)),)
@@ -139,20 +149,23 @@ def check_compressed(method: AttentionMethod, places: Sequence[Tensor | None]) -
         )
 
 
-def check_reads_kept(method: AttentionMethod, *, with_pixels: bool, labels: Tensor | None) -> None:
+def check_reads_kept(
+    method: AttentionMethod, *, grids: Sequence[Tensor | None], labels: Tensor | None
+) -> None:
     """Refuse what a call of the model cannot have of a method that compresses tokens.
 
     Args:
         method: how the call attends.
-        with_pixels: pixels were given, whose tokens are all in the ids.
+        grids: of images and videos, as they were given: all of their tokens are in the ids.
         labels: as they were given.
 
     Raises:
-        UsageError: pixels, or labels, which are of the whole prompt.
+        UsageError: images or videos, or labels, which are of the whole prompt.
     """
-    if not isinstance(method, TokenCompression) or not (with_pixels or labels is not None):
+    with_vision = any(grid is not None for grid in grids)
+    if not isinstance(method, TokenCompression) or not (with_vision or labels is not None):
         return
-    what = "pixels" if with_pixels else "labels"
+    what = "whole images or videos" if with_vision else "labels"
     raise UsageError(
         f"{what} with method {method.name!r}, which keeps some tokens of images and videos: ask "
         "through load or Context, or pass another method"

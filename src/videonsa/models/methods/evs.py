@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models.methods.compression import Kept, TokenCompression
 from videonsa.models.tower_probe import EncodedFrames
 
-VALUES_AT_ONCE = 2**26
-"""Of features compared together; 256 MB in float32."""
+VALUES_AT_ONCE = 2**24
+"""Of features compared together; 64 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,11 @@ class EVS(TokenCompression):
         kept = int(num_frames * tokens_per_frame * (1 - self.pruning_rate))
         return max(tokens_per_frame, kept)
 
+    def compression_bytes(self, num_frames: int, tokens_per_frame: int, width: int) -> int:
+        """See `TokenCompression`: some frames, those before and their products, in float32."""
+        values = tokens_per_frame * width
+        return 3 * 4 * values * min(num_frames - 1, max(1, VALUES_AT_ONCE // values))
+
     def compress(self, frames: EncodedFrames) -> Kept:
         """See `TokenCompression`."""
         num_frames, num_tokens = frames.grid[0], frames.tokens_per_frame
@@ -60,5 +64,6 @@ def changes_of(features: Tensor) -> Tensor:
     for first in range(1, len(features), at_once):
         now = features[first : first + at_once].float()
         before = features[first - 1 : first + len(now) - 1].float()
-        changes.append(1 - F.cosine_similarity(now, before, dim=-1))
+        lengths = now.norm(dim=-1) * before.norm(dim=-1)
+        changes.append(1 - (now * before).sum(-1) / lengths.clamp(min=1e-12))
     return torch.cat(changes)

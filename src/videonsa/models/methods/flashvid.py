@@ -20,7 +20,9 @@ from videonsa.ops.last_row import kept_of
 from videonsa.ops.spatiotemporal import (
     density_clusters,
     diverse_tokens,
+    frames_at_once,
     merge_trees,
+    relevance,
     segment_starts,
 )
 
@@ -88,6 +90,12 @@ class FlashVID(TokenCompression):
         budget, chosen = self._budget(tokens_per_frame)
         return num_frames * min(tokens_per_frame, budget + (budget > chosen))
 
+    def compression_bytes(self, num_frames: int, tokens_per_frame: int, width: int) -> int:
+        """See `TokenCompression`: all features in float32, and what is compared at once."""
+        at_once = min(num_frames, frames_at_once(tokens_per_frame, width))
+        compared = at_once * tokens_per_frame * (width + tokens_per_frame)
+        return 4 * (num_frames * tokens_per_frame * width + 3 * compared)
+
     def compress(self, frames: EncodedFrames) -> Kept:
         """See `TokenCompression`."""
         num_frames, num_tokens = frames.grid[0], frames.tokens_per_frame
@@ -112,8 +120,7 @@ class FlashVID(TokenCompression):
         budget, num_chosen = self._budget(num_tokens)
         free = torch.ones_like(received, dtype=torch.bool)
         if num_chosen:
-            relevance = features.float() @ features.mean((0, 1), dtype=torch.float32)
-            chosen = diverse_tokens(features, received * relevance, num_chosen)
+            chosen = diverse_tokens(features, received * relevance(features), num_chosen)
             free.scatter_(1, chosen, False)
             first = num_tokens * torch.arange(num_frames, device=chosen.device)[:, None]
             yield Kept(rows_of(features, chosen).flatten(0, 1), (first + chosen).flatten())

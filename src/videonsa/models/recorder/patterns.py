@@ -49,8 +49,8 @@ class AttentionPattern(Recorder):
             layer: its number; others cost nothing here.
             num_tokens: N, of the prompt before any token left it.
             cells: C of each axis, at most N.
-            places: gives, while the layer is recorded, the places of its S keys among the N tokens,
-                int64 `[S]`; None: S are the first of them.
+            places: gives, while the layer is recorded, the places of its keys among the N tokens,
+                int64, those to come too where a prompt goes in chunks; None: they are the first.
         """
         self._layer, self._places = layer, places
         self.borders = torch.linspace(0, num_tokens, min(cells, num_tokens) + 1).round().long()
@@ -76,7 +76,7 @@ class AttentionPattern(Recorder):
             return
         num_rows, num_keys, device = q.shape[1], k.shape[1], q.device
         found = self._places()
-        places = torch.arange(num_keys) if found is None else found.cpu()
+        places = torch.arange(num_keys) if found is None else found[:num_keys].cpu()
         chosen = torch.isin(places[num_keys - num_rows :], self._rows)
         rows = chosen.nonzero()[:, 0]
         cells = self._cell_of(places)
