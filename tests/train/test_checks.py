@@ -96,7 +96,7 @@ def test_data_that_fit_are_taken_in_sequences_longer_than_the_model_has_position
 def test_samples_longer_than_the_model_has_positions_are_refused(manifest):
     short = replace(SHAPE, context=40)
     own = manifest.facts.tokenizer_hash
-    with pytest.raises(UsageError, match="44 tokens: .* has 40 positions"):
+    with pytest.raises(UsageError, match=r"44 tokens: .* has 40 positions"):
         check_data(seven("data.context=44"), manifest, short, tokenizer_hash=own)
 
 
@@ -105,7 +105,7 @@ def test_more_shapes_of_packs_than_can_be_captured_are_refused():
     captured = read_recipe("tiny", settings=("run.capture=true", "data.shapes=equal"))
     check_captured_samples(captured, few)
     check_captured_samples(read_recipe("tiny"), many)
-    with pytest.raises(UsageError, match="packs of 33 shapes.* want at most 32"):
+    with pytest.raises(UsageError, match=r"packs of 33 shapes.* want at most 32"):
         check_captured_samples(captured, many)
 
 
