@@ -1,9 +1,9 @@
 """Asks a model about held-out videos, method by method: `python -m benchmarks.baselines.asking`.
 
-Each video is drawn once, and encoded once for all methods that look at nothing else in the vision
-tower. A question is asked in a prompt of its own, read in one go, since most methods look at the
-last tokens or read all again for each question; dense attention and NSA, for which it makes no
-difference, read the video once. Resumable: a line is a video and a setting.
+Each video is drawn and encoded once for all settings that ask the same of the vision tower. A
+question is asked in a prompt of its own, read in one go, since most methods look at the last tokens
+or read all again for each question; dense attention and NSA, for which it makes no difference, read
+the video once. Resumable: a line is a video and a setting.
 """
 
 import argparse
@@ -32,8 +32,9 @@ from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
 from videonsa.models.chunks import why_at_once
 from videonsa.models.methods import AttentionMethod
-from videonsa.models.methods.compression import TokenCompression
+from videonsa.models.methods.compression import Kept, TokenCompression, compress_clip
 from videonsa.models.methods.pairs import causal_pairs
+from videonsa.models.tower_probe import EncodedFrames, TowerProbe
 from videonsa.parsing import one_line, typed
 from videonsa.rendered.suite.suite_questions import SuiteQuestion
 from videonsa.rendered.suite2 import Script2
@@ -62,7 +63,7 @@ class SettingLine:
     seconds: float
     """Of reading and scoring; those of drawing and encoding are in `encode_seconds`."""
     encode_seconds: float
-    """0 where another setting had the video encoded already."""
+    """Little where another setting asked for the same of the tower before."""
     reason: str = ""
     """Why the method did not run; the lists are empty then."""
     note: str = ""
@@ -139,11 +140,7 @@ class Asker:
         asked: Sequence[SuiteQuestion],
         methods: Mapping[str, AttentionMethod],
     ) -> Iterator[SettingLine]:
-        """One line for each method, by the names of their settings.
-
-        Raises:
-            ModelError: logits that are not finite.
-        """
+        """One line for each method, by the names of their settings; a refusal has its reason."""
         video = _Video(self._model, script)
         for name, method in methods.items():
             entry: dict[str, Any] = {"setting": name, "length": length, "sample": sample}
@@ -154,7 +151,7 @@ class Asker:
                 notes = method.notes(text.num_hidden_layers, text.num_attention_heads)
                 vision = video.encoded(method, seconds)
                 scored, computed = self._scored(video, vision, method, asked)
-            except UsageError as error:
+            except VideoNSAError as error:
                 yield SettingLine(**entry, **_without(begun), reason=str(error))
                 continue
             except torch.OutOfMemoryError as error:
@@ -237,29 +234,31 @@ class Asker:
 
 
 class _Video:
-    """A video, which is encoded when it is asked for: once for all methods that keep all of it."""
+    """A video, encoded when it is asked for, and again only if more is asked of the tower."""
 
     def __init__(self, model: Any, script: Script2) -> None:
         config = model.config.vision_config
         side = script.spec.frame_size // config.patch_size
         self._model, self._script = model, script
         self._grid = (script.spec.num_frames // config.temporal_patch_size, side, side)
-        self._whole: EncodedVision | None = None
+        self._encoded: dict[TowerProbe | None, list[EncodedFrames]] = {}
         self.num_tokens = self._grid[0] * side**2 // config.spatial_merge_size**2
 
     @torch.inference_mode()
     def encoded(self, method: AttentionMethod, seconds: list[float]) -> EncodedVision:
         """What a method reads of it; the seconds that this took are added to the one entry."""
-        compresses = isinstance(method, TokenCompression)
-        if self._whole is not None and not compresses:
-            return self._whole
         begun = time.monotonic()
-        frames = frames_on(self._script, self._model.device)
-        kept = self._model.encode_kept(frames, method=method)
+        compresses = isinstance(method, TokenCompression)
+        probe = method.tower_probe if compresses else None
+        if probe not in self._encoded:
+            frames = frames_on(self._script, self._model.device)
+            self._encoded[probe] = list(self._model.probe_frames(frames, probe))
+        parts = self._encoded[probe]
+        kept = Kept(torch.cat([part.features for part in parts]))
+        if compresses:
+            kept = compress_clip(method, parts)
         times = tuple(map(float, range(self._grid[0])))  # frames come at 2 a second
         vision = EncodedVision("video", kept.features, self._grid, times, kept.places)
-        if not compresses:
-            self._whole = vision
         wait_for(self._model.device)
         seconds[0] += time.monotonic() - begun
         return vision

@@ -44,6 +44,7 @@ def result(qa, clip_path):
         Candidate("half", LastHalf()),
         Candidate("gone", None, "no such thing here"),
         Candidate("visionzip", parse_method("visionzip:ratio=0.25")),
+        Candidate("evs", parse_method("evs:pruning_rate=0.5")),
     ]
     clip = read_video(clip_path, sampling=qa.sampling)
     request = ComparisonRequest(
@@ -58,7 +59,7 @@ def result(qa, clip_path):
 
 
 def test_answers_are_those_of_ask_and_shares_those_of_what_was_computed(result, qa, clip_path):
-    dense, nsa, half, _, _ = result["methods"]
+    dense, nsa, half, *_ = result["methods"]
     asked = qa.ask(clip_path, QUESTION, max_new_tokens=3, temperature=0)
     assert nsa["answer"] == asked.text and nsa["options"] == asked.usage.spec
     assert dense["attention"] == 1 and 0 < nsa["attention"] < 1
@@ -104,7 +105,7 @@ def test_a_method_that_refuses_the_model_says_why(qa, clip_path):
 
 def test_patterns_are_of_the_whole_prompt_and_of_the_layer_that_was_asked_for(result):
     size = min(CELLS, result["prompt_tokens"])
-    dense, nsa, half, _, _ = (line["pattern"] for line in result["methods"])
+    dense, nsa, half, *_ = (line["pattern"] for line in result["methods"])
     for pattern in (dense, nsa, half):
         assert len(pattern["shares"]) == len(pattern["kept"]) == size
         assert all(
@@ -118,6 +119,20 @@ def test_patterns_are_of_the_whole_prompt_and_of_the_layer_that_was_asked_for(re
     assert end - first == 48 and len(result["axis"]["seconds"]) == 4
     gone = half["shares"][end][first : first + 24]
     assert gone == [0.0] * 24 and half["shares"][end][first + 24 : end] == [1.0] * 24
+
+
+def test_a_method_that_needs_features_alone_is_given_those_there_are(result, qa, clip_path):
+    evs = result["methods"][5]
+    assert evs["kept_tokens"] == 24 and evs["pattern"]["kept"].count(0.0) == 24
+    first, end = result["axis"]["vision"]
+    assert evs["pattern"]["kept"][first : first + 12] == [1.0] * 12  # the first frame
+    kept = qa.model.encode_kept(
+        read_video(clip_path, sampling=qa.sampling).frames.split(2),
+        method=parse_method("evs:pruning_rate=0.5"),
+    )
+    places = [i for i, one in enumerate(evs["pattern"]["kept"][first:end]) if one]
+    assert places == kept.places.tolist()
+    assert evs["encode_ms"] > result["methods"][0]["encode_ms"]
 
 
 def test_a_prompt_that_exceeds_the_context_is_refused(qa, clip_path):

@@ -19,9 +19,10 @@ from videonsa.inference.engine import VideoQA
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.machine import measurement_facts
 from videonsa.models.methods import AttentionMethod, Dense
-from videonsa.models.methods.compression import TokenCompression
+from videonsa.models.methods.compression import TokenCompression, compress_clip
 from videonsa.models.methods.pairs import causal_pairs
 from videonsa.models.recorder.patterns import AttentionPattern
+from videonsa.models.tower_probe import EncodedFrames
 from videonsa.planning.budget import check_context
 from videonsa.video.chat import DEFAULT_SYSTEM, VisionSlot, chat_tokens
 from videonsa.video.decode import VideoClip
@@ -39,7 +40,8 @@ MOST_TOLD = 60
 DIGITS = 4
 """Of the shares of a pattern."""
 HOW = (
-    "frames are read once, and encoded again only for a method that keeps some of their tokens; "
+    "frames are read once, and encoded again only for a method that asks the vision tower for "
+    "more than features; "
     "encode_ms is the time of that, a single run, with what is compiled for it where it is the "
     "first; first_ms is the first run of a method, from the embedded prompt to the logits of the "
     "first token, with what is compiled for it; prefill_ms is the median of later runs of the "
@@ -145,6 +147,24 @@ class _Runs:
         wait_for(self._qa.model.device)
         return encoded, 1e3 * (time.perf_counter() - begin)
 
+    def _vision(self, method: AttentionMethod) -> tuple[EncodedVision, float]:
+        """What a method reads, encoded again only if it asks more of the tower than features."""
+        shape = self._qa.shape.vision
+        whole = self._encoded.vision(shape)
+        if not isinstance(method, TokenCompression):
+            return whole, self._encode_ms
+        if method.tower_probe is not None:
+            encoded, took = self._encode(method)
+            return encoded.vision(shape), took
+        begin = time.perf_counter()
+        frames, rows, columns = whole.grid
+        grid = (frames, rows // shape.merge_size, columns // shape.merge_size)
+        with torch.inference_mode():
+            kept = compress_clip(method, [EncodedFrames(whole.features, grid)])
+        wait_for(self._qa.model.device)
+        took = self._encode_ms + 1e3 * (time.perf_counter() - begin)
+        return whole._replace(features=kept.features, kept=kept.places), took
+
     def _prompt(self, vision: EncodedVision) -> list[int]:
         ids: list[int] = chat_tokens(
             self._request.question,
@@ -183,10 +203,7 @@ class _Runs:
     def _measured(self, method: AttentionMethod) -> dict[str, Any]:
         device, text = self._qa.model.device, self._qa.model.config.text_config
         notes = method.notes(text.num_hidden_layers, text.num_attention_heads)
-        encoded, encode_ms = self._encoded, self._encode_ms
-        if isinstance(method, TokenCompression):
-            encoded, encode_ms = self._encode(method)
-        vision = encoded.vision(self._qa.shape.vision)
+        vision, encode_ms = self._vision(method)
         passage = self._passage(method, vision)
         begin = time.perf_counter()
         context = self._read(method, passage)

@@ -1,6 +1,6 @@
 """`VideoEncoder`: what a video-language model makes of pixels and ids before its layers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from videonsa.models.features import encode_frames, encode_patches, place_featur
 from videonsa.models.methods.compression import Kept, TokenCompression, compress_clip
 from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.models.rope import Grid, TokenType
+from videonsa.models.tower_probe import EncodedFrames, TowerProbe
 
 
 class VideoEncoder:
@@ -71,8 +72,22 @@ class VideoEncoder:
         method = method or self.method
         if not isinstance(method, TokenCompression):
             return Kept(self.encode_frames(parts))
-        config, probe = self.config.vision_config, method.tower_probe
-        return compress_clip(method, encode_frames(self._tower, config, parts, probe=probe))
+        return compress_clip(method, self.probe_frames(parts, method.tower_probe))
+
+    def probe_frames(
+        self, parts: Iterable[Tensor], probe: TowerProbe | None
+    ) -> Iterator[EncodedFrames]:
+        """Whole frames of one image or video, with what a method asks of the vision tower.
+
+        Args:
+            parts: as for `encode_frames`.
+            probe: what is asked; None: features alone.
+
+        Raises:
+            UsageError: as `encode_frames`.
+            ModelError: a vision tower that cannot tell it.
+        """
+        return encode_frames(self._tower, self.config.vision_config, parts, probe=probe)
 
     def embed_prompt(
         self,
