@@ -9,7 +9,7 @@ the video once. Resumable: a line is a video and a setting.
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.baselines.baseline_design import (
     Comparison,
-    Setting,
     add_comparison_options,
     read_comparison,
 )
@@ -127,53 +126,64 @@ class Asker:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model, self._tokenizer = model, tokenizer
 
-    def method(self, setting: Setting) -> AttentionMethod:
-        """The method of a setting, with the model's own NSA."""
-        method: AttentionMethod = self._model.config.method_of(setting.name)
-        return method
-
     def lines(
         self,
         length: int,
         sample: int,
         script: Script2,
         asked: Sequence[SuiteQuestion],
-        methods: Mapping[str, AttentionMethod],
+        settings: Sequence[str],
     ) -> Iterator[SettingLine]:
-        """One line for each method, by the names of their settings; a refusal has its reason."""
+        """One line for each setting; a method that refuses the model or the video has its reason.
+
+        Args:
+            length: of the video, in tokens.
+            sample: its number.
+            script: what it shows.
+            asked: questions about it.
+            settings: methods as text.
+        """
         video = _Video(self._model, script)
-        for name, method in methods.items():
-            entry: dict[str, Any] = {"setting": name, "length": length, "sample": sample}
+        for setting in settings:
             begun = time.monotonic()
-            seconds = [0.0]
-            text = self._model.config.text_config
+            entry: dict[str, Any] = {"setting": setting, "length": length, "sample": sample}
             try:
-                notes = method.notes(text.num_hidden_layers, text.num_attention_heads)
-                vision = video.encoded(method, seconds)
-                scored, computed = self._scored(video, vision, method, asked)
+                found = self._answers(video, setting, asked)
             except VideoNSAError as error:
-                yield SettingLine(**entry, **_without(begun), reason=str(error))
-                continue
+                found = _refused(str(error))
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
-                yield SettingLine(**entry, **_without(begun), reason=one_line(error))
-                continue
-            places = [one.options.index(one.answer) for one in asked]
-            yield SettingLine(
-                **entry,
-                kinds=[one.kind for one in asked],
-                answers=[one.answer for one in asked],
-                places=places,
-                free=[one.free for one in scored],
-                likeliest=[
-                    one.likeliest == place for one, place in zip(scored, places, strict=True)
-                ],
-                attention=round(sum(x.pairs for x in computed) / sum(x.dense for x in computed), 6),
-                kept=round(sum(x.kept for x in computed) / len(computed) / video.num_tokens, 6),
-                seconds=round(time.monotonic() - begun - seconds[0], 4),
-                encode_seconds=round(seconds[0], 4),
-                note="; ".join(notes),
-            )
+                found = _refused(one_line(error))
+            seconds = time.monotonic() - begun - found["encode_seconds"]
+            yield SettingLine(**entry, **found, seconds=round(seconds, 4))
+
+    def _answers(
+        self, video: "_Video", setting: str, asked: Sequence[SuiteQuestion]
+    ) -> dict[str, Any]:
+        """The fields of a line, without its key and its seconds."""
+        text = self._model.config.text_config
+        method = self._model.config.method_of(setting)
+        notes = method.notes(text.num_hidden_layers, text.num_attention_heads)
+        begun = time.monotonic()
+        vision = video.encoded(method)
+        encode_seconds = round(time.monotonic() - begun, 4)
+        scored, computed = self._scored(video, vision, method, asked)
+        places = [one.options.index(one.answer) for one in asked]
+        return {
+            "kinds": [one.kind for one in asked],
+            "answers": [one.answer for one in asked],
+            "places": places,
+            "free": [one.free for one in scored],
+            "likeliest": [
+                one.likeliest == place for one, place in zip(scored, places, strict=True)
+            ],
+            "attention": round(
+                sum(one.pairs for one in computed) / sum(one.dense for one in computed), 6
+            ),
+            "kept": round(sum(one.kept for one in computed) / len(computed) / video.num_tokens, 6),
+            "encode_seconds": encode_seconds,
+            "note": "; ".join(notes),
+        }
 
     @torch.inference_mode()
     def _scored(
@@ -245,9 +255,8 @@ class _Video:
         self.num_tokens = self._grid[0] * side**2 // config.spatial_merge_size**2
 
     @torch.inference_mode()
-    def encoded(self, method: AttentionMethod, seconds: list[float]) -> EncodedVision:
-        """What a method reads of it; the seconds that this took are added to the one entry."""
-        begun = time.monotonic()
+    def encoded(self, method: AttentionMethod) -> EncodedVision:
+        """What a method reads of it."""
         compresses = isinstance(method, TokenCompression)
         probe = method.tower_probe if compresses else None
         if probe not in self._encoded:
@@ -260,17 +269,15 @@ class _Video:
         times = tuple(map(float, range(self._grid[0])))  # frames come at 2 a second
         vision = EncodedVision("video", kept.features, self._grid, times, kept.places)
         wait_for(self._model.device)
-        seconds[0] += time.monotonic() - begun
         return vision
 
 
-def _without(begun: float) -> dict[str, Any]:
-    """The fields of a line of a method that did not run."""
+def _refused(reason: str) -> dict[str, Any]:
+    """The fields of a line of a method that did not run, without its key and its seconds."""
     lists: dict[str, Any] = {
         name: [] for name in ("kinds", "answers", "places", "free", "likeliest")
     }
-    seconds = round(time.monotonic() - begun, 4)
-    return lists | {"attention": 0.0, "kept": 0.0, "seconds": seconds, "encode_seconds": 0.0}
+    return lists | {"attention": 0.0, "kept": 0.0, "encode_seconds": 0.0, "reason": reason}
 
 
 def videos_of(comparison: Comparison, part: str) -> list[tuple[int, int]]:
@@ -301,15 +308,11 @@ def ask_all(
 ) -> bool:
     """Ask what `folder` has no line of; False where time ran out."""
     folder.mkdir(parents=True, exist_ok=True)
-    methods = {one.name: asker.method(one) for one in comparison.arms()[arm]}
+    settings = [one.name for one in comparison.arms()[arm]]
     longest: dict[tuple[str, int], float] = {}
     with appending(folder, parse_line) as journal:
         for length, sample in videos_of(comparison, part):
-            left = {
-                name: one
-                for name, one in methods.items()
-                if (name, length, sample) not in journal.lines
-            }
+            left = [name for name in settings if (name, length, sample) not in journal.lines]
             if not left:
                 continue
             script = asked_video(length, sample)

@@ -82,10 +82,8 @@ def _of_length(
     likeliest = Answers.of([ran], length, "likeliest") if ran else None
     if answers is None or likeliest is None:
         return None
-    free, other = (
-        {(one["arm"], one["kind"]): one for one in accuracies(found, found_style)}
-        for found, found_style in ((answers, "free"), (likeliest, "likeliest"))
-    )
+    free = {(one["arm"], one["kind"]): one for one in accuracies(answers, "free")}
+    other = {(one["arm"], one["kind"]): one for one in accuracies(likeliest, "likeliest")}
     differences = compare(answers)["differences"]
     some = ran[answers.arms[0]]
     cells = [
@@ -164,9 +162,8 @@ def sentence_of(method: str, lengths: Sequence[Mapping[str, Any]]) -> str:
 
 def _chosen(one: Mapping[str, Any], method: str) -> Mapping[str, Any] | None:
     own = {cell["setting"]: cell for cell in one["cells"] if cell["method"] == method}
-    if not own:
-        return None
-    return own.get(one["equal"].get(method, {}).get("setting", method)) or next(iter(own.values()))
+    chosen: str = one["equal"].get(method, {}).get("setting", method)
+    return own.get(chosen, next(iter(own.values()), None))
 
 
 def _loss(one: Mapping[str, Any], cell: Mapping[str, Any]) -> str:

@@ -145,8 +145,10 @@ def test_one_question_is_scored_alike_whether_the_video_was_read_before_it_or_wi
     asker = Asker(loaded.model, load_tokenizer(loaded.folder))
     script = asked_video(256, 1)
     asked = chosen_questions(script, 1, count=3, kinds=Comparison().kinds)
-    methods = {text: loaded.model.config.method_of(text) for text in ("dense", "tri_shape")}
-    before, at_once = asker.lines(256, 1, script, asked, methods)
+    before, at_once, refused = asker.lines(
+        256, 1, script, asked, ["dense", "tri_shape", "fastv:layer=9"]
+    )
+    assert "layers: want" in refused.reason and refused.free == []
     same = {"setting": "", "seconds": 0.0, "encode_seconds": 0.0}
     assert replace(before, **same) == replace(at_once, **same)  # short prompts: both are dense
 
