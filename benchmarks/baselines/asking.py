@@ -257,19 +257,20 @@ class _Video:
     @torch.inference_mode()
     def encoded(self, method: AttentionMethod) -> EncodedVision:
         """What a method reads of it."""
-        compresses = isinstance(method, TokenCompression)
-        probe = method.tower_probe if compresses else None
-        if probe not in self._encoded:
-            frames = frames_on(self._script, self._model.device)
-            self._encoded[probe] = list(self._model.probe_frames(frames, probe))
-        parts = self._encoded[probe]
-        kept = Kept(torch.cat([part.features for part in parts]))
-        if compresses:
-            kept = compress_clip(method, parts)
+        if isinstance(method, TokenCompression):
+            kept = compress_clip(method, self._probed(method.tower_probe))
+        else:
+            kept = Kept(torch.cat([part.features for part in self._probed(None)]))
         times = tuple(map(float, range(self._grid[0])))  # frames come at 2 a second
         vision = EncodedVision("video", kept.features, self._grid, times, kept.places)
         wait_for(self._model.device)
         return vision
+
+    def _probed(self, probe: TowerProbe | None) -> list[EncodedFrames]:
+        if probe not in self._encoded:
+            frames = frames_on(self._script, self._model.device)
+            self._encoded[probe] = list(self._model.probe_frames(frames, probe))
+        return self._encoded[probe]
 
 
 def _refused(reason: str) -> dict[str, Any]:
