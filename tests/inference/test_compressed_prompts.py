@@ -59,7 +59,7 @@ def prompt_of(config, method, clips):
     return [*ids, 392], vision
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     data=st.data(),
     clips=st.lists(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import videonsa
+from videonsa.cli.common import attention_text
 from videonsa.errors import UsageError
 from videonsa.inference.session import Session
 from videonsa.models.methods.registry import parse_method
@@ -40,6 +41,8 @@ def test_a_conversation_about_a_video_and_an_image_with_nsa_behind(qa, clip_path
     assert first.video_tokens == of_clip <= plan.video_tokens
     assert first.encoded_tokens == 48
     assert first.cached_tokens > 0
+    options = METHODS[first.attention.partition("+")[0]][0].partition(":")[2].split(",")
+    assert all(option.replace("=", " ") in attention_text(first) for option in options)
     session.join(PICTURE, fresh=True)
     both = session.ask("What?", **DRAWN)
     assert both.usage.video_tokens == of_clip + of_picture

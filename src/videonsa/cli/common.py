@@ -243,15 +243,19 @@ def kept_text(read: int, encoded: int) -> str:
 
 def attention_text(of: "Usage | VideoPlan") -> str:
     """The attention of the vision rows and its budget in words."""
-    name, budget = of.attention, of.budget
+    name, budget, spec = of.attention, of.budget, of.spec or {}
     if name == "dense":
         return f"{name}: every row attends to all keys before it"
+    behind = next((value for value in spec.values() if isinstance(value, dict)), None)
+    told = [f"{key} {_option_text(value)}" for key, value in spec.items()]
+    stated = ", ".join(told)
     if budget is None:
-        stated = ", ".join(f"{key} {_option_text(value)}" for key, value in (of.spec or {}).items())
         return f"{name}: {stated}" if stated else name
     verdict = " (>= 1: dense-equivalent)" if budget.dense_equivalent else ""
-    mask = (of.spec or {}).get("compressed_mask")
+    mask = (behind or spec).get("compressed_mask")
     title = name if mask is None else f"{name}, compressed mask {mask}"
+    if behind is not None:  # it is the last of what is told
+        title = f"{title} ({', '.join(told[:-1])})"
     return (
         f"{title}: K = {budget.keys} keys a row (of each video token, in its selected blocks and "
         f"window), budget 2K/(L-1) = {budget.gamma:.3g} of what dense attention to the prompt's L "

@@ -112,6 +112,17 @@ def test_it_compresses_what_the_merger_gave_by_the_last_block_alone():
     assert VisionZip.tower_probe.keys == -1
 
 
+@pytest.mark.parametrize("sizes", [[2, 6], [4, 2, 2]])
+def test_where_parts_of_a_video_end_changes_nothing(sizes):
+    model = tiny()
+    frames = torch.randint(256, (8, 3, 84, 140), dtype=torch.uint8)
+    with torch.no_grad():
+        whole = model.encode_kept([frames], method=VisionZip(ratio=0.4))
+        parts = model.encode_kept(frames.split(sizes), method=VisionZip(ratio=0.4))
+    assert torch.equal(parts.places, whole.places)
+    torch.testing.assert_close(parts.features, whole.features, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [{"ratio": 0.0}, {"ratio": 1.5}, {"contextual": 1.0}])
 def test_shares_outside_their_domain_are_refused(wrong):
     ((name, value),) = wrong.items()
