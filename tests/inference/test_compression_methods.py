@@ -90,3 +90,23 @@ def test_frames_follow_only_where_each_is_chosen_alone(tiny_folder):
     for name in ("evs", "flashvid:layer_ratio=1"):
         with pytest.raises(UsageError, match="compares all frames of a video"):
             videonsa.load(tiny_folder, method=name, device="cpu").open_live()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_keeps_the_same_tokens(tiny_folder, clip_path, name):
+    """In float32; in bfloat16 as many, and the answer is written by captured steps."""
+    text, of_clip, _ = METHODS[name]
+    frames = videonsa.read_video(clip_path).frames
+    on_cpu, on_gpu = (
+        videonsa.load(tiny_folder, method=text, device=device, dtype="float32")
+        for device in ("cpu", "cuda")
+    )
+    with torch.inference_mode():
+        wanted, found = (qa.model.encode_kept([frames]) for qa in (on_cpu, on_gpu))
+    assert torch.equal(found.places, wanted.places)
+    torch.testing.assert_close(found.features.cpu(), wanted.features, atol=1e-4, rtol=1e-3)
+    qa = videonsa.load(tiny_folder, method=text, device="cuda", dtype="bfloat16")
+    answer = qa.ask(clip_path, "What?", **DRAWN)
+    assert answer.usage.video_tokens == of_clip
+    assert "captured" in answer.decoding
