@@ -11,6 +11,7 @@ from videonsa.inference.decoding import LONGEST_QUESTION, decode, decode_each
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.capture import Graphs
+from videonsa.models.decoding.reasons import why_not_static
 from videonsa.models.decoding.steps import KeptSteps
 from videonsa.models.methods import Dense
 
@@ -28,7 +29,7 @@ def static(monkeypatch):
 
     def as_on_a_gpu(*, ahead):
         monkeypatch.setattr(
-            decoding, "why_not_captured", lambda *given: decoding.why_not_static(*given[:3])
+            decoding, "why_not_captured", lambda *given: why_not_static(*given[:3])
         )
         monkeypatch.setattr(Graphs, "has", lambda *_: ahead)
 

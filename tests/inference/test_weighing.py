@@ -45,7 +45,7 @@ def test_many_questions_are_weighed_as_each_alone(context, monkeypatch, most):
 
 def test_where_texts_cannot_be_read_together_they_are_read_in_turn(context, monkeypatch):
     together = context.likeliest_each(QUESTIONS, ANSWERS)
-    monkeypatch.setattr(weighing, "why_not_static", lambda *_: "as a test wants it")
+    monkeypatch.setattr(weighing, "why_not_static_text", lambda *_: "as a test wants it")
     assert context.likeliest_each(QUESTIONS, ANSWERS) == together
 
 

@@ -11,7 +11,7 @@ from videonsa.errors import UsageError
 from videonsa.inference.generation import not_finite
 from videonsa.inference.sampling import NOT_FINITE, GenerationSettings, Sampler
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.decoding.reasons import why_not_captured, why_not_static
+from videonsa.models.decoding.reasons import why_not_captured, why_not_static_text
 from videonsa.models.decoding.steps import KeptSteps, StaticSteps, rows_needed
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.recorder.protocol import Recorder
@@ -113,9 +113,7 @@ def decode_each(
     if not questions or not all(map(len, questions)):
         raise UsageError("a question without tokens: want one token at least in each")
     kept = KeptSteps(model, cache) if kept is None else kept
-    reason = why_not_static(model, cache, method)
-    if reason is None and not cache.get_seq_length():
-        reason = "nothing was read before"
+    reason = why_not_static_text(model, cache, method)
     if reason is not None:
         kept.decoding = f"plain steps, one question after another: {reason}"
         plain = _Plain(model, cache, method, None)
@@ -233,7 +231,9 @@ def _text(plain: _Plain, inputs: dict[str, Any]) -> list[int] | None:
     given = {name: value for name, value in inputs.items() if value is not None}
     ids, mask = given.pop("input_ids"), given.pop("attention_mask", None)
     short = len(ids) == 1 and ids.shape[1] <= LONGEST_QUESTION
-    if not short or not plain.cache.get_seq_length() or (mask is not None and not mask.all()):
+    if not short or why_not_static_text(plain.model, plain.cache, plain.method) is not None:
+        return None
+    if mask is not None and not mask.all():
         return None
     if set(given) == {"inputs_embeds", "rows"}:
         is_text = not (given["rows"].has_vision or given["rows"].is_padded)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videonsa.inference.generation import not_finite
 from videonsa.models.cache import VideoNSACache
-from videonsa.models.decoding.reasons import why_not_static
+from videonsa.models.decoding.reasons import why_not_static_text
 from videonsa.models.decoding.steps import KeptSteps, rows_needed
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import AttentionMethod
@@ -106,7 +106,7 @@ def read_together(
     Returns:
         None where they cannot be read together.
     """
-    if why_not_static(model, cache, method) is not None or not cache.get_seq_length():
+    if why_not_static_text(model, cache, method) is not None:
         return None
     return _read_static(texts, kept)
 

@@ -11,9 +11,12 @@ from tiny_models import END, IMAGE, START, left_padded, prompt, tiny, video
 
 import videonsa
 from videonsa.errors import UsageError
+from videonsa.inference import decoding
 from videonsa.inference.context import Context
+from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.costs import AttentionCall
+from videonsa.models.decoding.reasons import why_not_static
 from videonsa.models.methods import AttentionMethod, Dense, parse_method
 from videonsa.models.methods.flexprefill import FlexPrefill
 from videonsa.models.methods.head_patterns import HeadPatterns
@@ -157,6 +160,20 @@ def test_answers_are_weighed_as_they_would_be_decoded(model, method):
             logits = one.read(one.passage([token]))
         scores.append(total)
     assert found == scores.index(max(scores))
+
+
+def test_a_question_after_a_prompt_is_refused_by_static_steps_too(model, monkeypatch):
+    monkeypatch.setattr(decoding, "why_not_captured", lambda *given: why_not_static(*given[:3]))
+    context = Context(model, method=XATTENTION)
+    context.read(context.passage(list(range(40, 90))))
+    settings, question = GenerationSettings(max_new_tokens=2), [20, 21, 22]
+    for asked in (
+        lambda: context.answer(context.passage(question), settings=settings, stop_ids=set()),
+        lambda: context.answer_each([question], settings=settings, stop_ids=set()),
+        lambda: context.likeliest_each([question], [[[23], [24]]]),
+    ):
+        with pytest.raises(UsageError, match="3 tokens with 50 tokens read before"):
+            list(asked())
 
 
 class Pairs(Recorder):

@@ -37,6 +37,17 @@ def why_not_static(
     return None
 
 
+def why_not_static_text(
+    model: SteppedModel, cache: VideoNSACache, method: AttentionMethod | None
+) -> str | None:
+    """As `why_not_static` for texts of several tokens, which are read at once."""
+    if (reason := why_not_static(model, cache, method)) is not None:
+        return reason
+    if not cache.get_seq_length():
+        return "nothing was read before"
+    return (model.method if method is None else method).why_at_once()
+
+
 def why_not_captured(
     model: SteppedModel,
     cache: VideoNSACache,

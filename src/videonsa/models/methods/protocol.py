@@ -67,8 +67,9 @@ class AttentionMethod(ABC):
     process's share of a sequence; else both are refused."""
     text_is_dense: ClassVar[bool] = False
     """Whether a step of text tokens alone is dense attention to all keys before them, and nothing
-    else: then tokens are decoded by static steps (`models.decoding`), which call neither `attend`
-    nor `kept_after`. A class with one of its own says so anew."""
+    else (with `why_at_once`: a step of one token): then tokens are decoded by static steps
+    (`models.decoding`), which call neither `attend` nor `kept_after`. A class with one of its own
+    says so anew."""
     branches: ClassVar[tuple[str, ...]] = ()
     """What can be ablated."""
     temporal_ids: TemporalIds | None = None
