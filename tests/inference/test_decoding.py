@@ -28,9 +28,7 @@ def static(monkeypatch):
     """Makes decoding as on a GPU from then on: by static steps, which run ahead where captured."""
 
     def as_on_a_gpu(*, ahead):
-        monkeypatch.setattr(
-            decoding, "why_not_captured", lambda *given: why_not_static(*given[:3])
-        )
+        monkeypatch.setattr(decoding, "why_not_captured", lambda *given: why_not_static(*given[:3]))
         monkeypatch.setattr(Graphs, "has", lambda *_: ahead)
 
     return as_on_a_gpu

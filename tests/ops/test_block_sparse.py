@@ -3,7 +3,9 @@
 import pytest
 import torch
 from block_list_cases import pairs_of, random_lists, written_out
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from videonsa.errors import UsageError
 from videonsa.ops import block_sparse_reference
 from videonsa.ops.block_sparse import (
     BlockLists,
@@ -136,6 +138,11 @@ def test_a_mask_is_the_blocks_up_to_the_diagonal(num_blocks, per_chunk, monkeypa
     blocks = torch.arange(num_tokens) // 64
     wanted = mask[:, blocks][:, :, blocks].tril()
     assert torch.equal(pairs_of(lists, num_tokens), wanted)
+
+
+def test_more_blocks_than_lists_can_count_are_refused():
+    with FakeTensorMode(), pytest.raises(UsageError, match=r"^3758325760 key tiles .* 2147483647"):
+        from_mask(torch.empty(28, 2**14, 2**14, dtype=torch.bool), 64)
 
 
 def test_a_full_mask_is_dense_attention():

@@ -10,6 +10,8 @@ from torch import Tensor
 from videonsa.errors import UsageError
 
 TILE_SIZES = (64, 128)
+MOST_TILES = 2**31 - 1
+"""Of all heads: what the starts of rows can count."""
 ENTRIES_PER_CHUNK = 2**23
 """Of a mask, or tiles, that are worked on at a time: 64 MiB for each of some buffers."""
 
@@ -104,6 +106,9 @@ def from_mask(mask: Tensor, tile: int) -> BlockLists:
     Args:
         mask: bool `[HQ, R, R]`: whether query tile r attends to key tile c.
         tile: rows and keys of a block, 64 or 128.
+
+    Raises:
+        UsageError: another mask, or of more blocks than lists can count.
     """
     square = mask.dim() == 3 and mask.shape[1] == mask.shape[2] and mask.shape[1] > 0
     if mask.dtype != torch.bool or not square:
@@ -112,10 +117,11 @@ def from_mask(mask: Tensor, tile: int) -> BlockLists:
             "query head, query tile and key tile"
         )
     num_heads, num_blocks, _ = mask.shape
+    room = num_heads * (num_blocks * (num_blocks + 1) // 2)
+    check_num_tiles(room)
     mask = mask.tril()
     ends = mask.sum(-1).flatten().cumsum(0).int()
     row_starts = F.pad(ends, (1, 0)).unfold(0, num_blocks + 1, num_blocks)  # [HQ, R + 1]
-    room = num_heads * (num_blocks * (num_blocks + 1) // 2)
     tiles = torch.empty(room + 1, dtype=torch.int32, device=mask.device)  # the last for what is off
     first_keys = torch.arange(num_blocks, dtype=torch.int32, device=mask.device) * tile
     heads_of_chunk = max(1, ENTRIES_PER_CHUNK // max(1, num_blocks**2))
@@ -126,6 +132,15 @@ def from_mask(mask: Tensor, tile: int) -> BlockLists:
     return BlockLists(
         query_tile=tile, key_tile=tile, row_starts=row_starts.contiguous(), tiles=tiles[:room]
     )
+
+
+def check_num_tiles(num_tiles: int) -> None:
+    """Refuse more key tiles than lists can count: UsageError."""
+    if num_tiles > MOST_TILES:
+        raise UsageError(
+            f"{num_tiles} key tiles in all query heads: want {MOST_TILES} at most; take a shorter "
+            "prompt, or larger blocks"
+        )
 
 
 def computed_pairs(lists: BlockLists, num_tokens: int) -> Tensor:

@@ -304,6 +304,7 @@ def test_a_file_without_patterns_is_refused(tmp_path, change):
         "flexprefill:tau=-0.1",
         "flexprefill:min_budget=0",
         "flexprefill:max_budget=0",
+        "flexprefill:max_budget=512",
         "flexprefill:block_size=32",
         "xattention:threshold=0",
         "xattention:stride=24",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from videonsa.ops.estimators.flexprefill import flexprefill_lists
+from videonsa.ops.estimators.tri_shape import tri_shape_lists
 from videonsa.ops.estimators.xattention import xattention_lists
 
 pytestmark = pytest.mark.gpu
@@ -44,7 +45,12 @@ def test_blocks_are_those_of_the_cpu(estimator, num_tokens):
     assert (found != wanted).sum() <= 0.005 * wanted.sum()
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+def tri_shape(q, k):
+    numbers = {"num_init": 128, "window": 900, "num_last": 100}
+    return tri_shape_lists(len(q), q.shape[1], **numbers, device=q.device)
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, tri_shape])
 def test_the_host_never_waits_for_the_device(estimator):
     q, k = inputs(5000)
     estimator(q, k)

@@ -13,15 +13,18 @@ class BlockPrefill(SparsePrefill):
     block_size: int
     """Of queries and of keys."""
 
+    @property
+    def tile(self) -> int:
+        """See `SparsePrefill`."""
+        return self.block_size
+
     def prompt_pairs(self, call: AttentionCall) -> float | None:
         """None: how many blocks are chosen hangs on the content of a prompt."""
         return None
 
-    def workspace_bytes(self, call: AttentionCall) -> int:
-        """Queries, output, and what the estimate takes, the lists of blocks included."""
-        return 2 * call.query_bytes + estimate_bytes(
-            call.chunk_tokens, call.num_heads, self.block_size
-        )
+    def choosing_bytes(self, call: AttentionCall) -> int:
+        """What the estimate takes, and its lists."""
+        return estimate_bytes(call.prompt_tokens, call.num_heads, self.block_size)
 
     def _check_share(self, name: str, share: float) -> None:
         if not 0 < share <= 1:

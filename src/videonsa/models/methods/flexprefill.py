@@ -33,7 +33,8 @@ class FlexPrefill(BlockPrefill):
     min_budget: int = 1024
     """Keys in columns, and keys in diagonals, that a head has at least."""
     max_budget: int | None = None
-    """Keys in columns, and keys in diagonals, that a head has at most; None: no limit."""
+    """Keys in columns, and keys in diagonals, that a head has at most; None: no limit. Blocks of
+    query-aware heads are not limited."""
     block_size: int = 128
     """Tokens of a block of queries, and of a block of keys."""
 
@@ -43,9 +44,11 @@ class FlexPrefill(BlockPrefill):
         self._check_block_size()
         if not self.tau >= 0:
             raise UsageError(f"tau={self.tau}: want 0 or more")
-        if self.min_budget < 1 or (self.max_budget is not None and self.max_budget < 1):
+        most = self.min_budget if self.max_budget is None else self.max_budget
+        if not 1 <= self.min_budget <= most:
             raise UsageError(
-                f"min_budget={self.min_budget}, max_budget={self.max_budget}: want 1 or more keys"
+                f"min_budget={self.min_budget}, max_budget={self.max_budget}: want 1 or more keys, "
+                "and no fewer at most than at least"
             )
 
     def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists:

@@ -13,6 +13,7 @@ from videonsa.models.methods.head_patterns import HeadPatterns, Sizes
 from videonsa.models.methods.sparse_prefill import SparsePrefill
 from videonsa.ops.block_sparse import BlockLists
 from videonsa.ops.estimators.vertical_slash import (
+    BYTES_PER_WALK,
     NUM_PROBES,
     TILE,
     heads_at_once,
@@ -37,7 +38,6 @@ class MInference(SparsePrefill):
     """
 
     name = "minference"
-    tile = TILE
 
     patterns: str | None = PUBLISHED
     """`published`; a file of `videonsa methods search minference`; or None: every head alike."""
@@ -54,6 +54,11 @@ class MInference(SparsePrefill):
             )
         if self.patterns is not None:
             assert self._stated is not None, "it was read"
+
+    @property
+    def tile(self) -> int:
+        """See `SparsePrefill`."""
+        return TILE
 
     @cached_property
     def _stated(self) -> HeadPatterns | None:
@@ -96,13 +101,13 @@ class MInference(SparsePrefill):
         return None
 
     def choosing_bytes(self, call: AttentionCall) -> int:
-        """Of some heads: scores in three copies, keys in float32, and walks over all tiles."""
-        num_tokens = call.prompt_tokens
+        """Lists, and of some heads scores in three copies with keys in float32, or walks."""
+        num_tokens, lists = call.prompt_tokens, self.list_bytes(call)
         heads = min(heads_at_once(num_tokens), call.num_heads)
+        scores = 3 * 4 * NUM_PROBES * num_tokens
         keys = (4 + call.value_bytes) * num_tokens * call.head_dim
-        query_tiles = -(-num_tokens // TILE)
-        walks = 4 * 8 * query_tiles * (query_tiles + 1) // 2
-        return heads * (3 * 4 * NUM_PROBES * num_tokens + keys + walks)
+        walks = BYTES_PER_WALK * lists // (4 * call.num_heads)
+        return lists + max(heads * max(scores + keys, walks), lists)
 
     def _of_model(self, num_layers: int, num_heads: int) -> tuple[tuple[Sizes, ...], ...] | None:
         """Sizes by layer and head; None: every head is alike."""

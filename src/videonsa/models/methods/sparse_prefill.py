@@ -1,7 +1,7 @@
 """`SparsePrefill`: the rows of a whole prompt attend to keys that are chosen from their q and k."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -32,8 +32,11 @@ class SparsePrefill(AttentionMethod):
 
     is_causal = False
     text_is_dense = True
-    tile: ClassVar[int] = 128
-    """Rows and keys of a tile."""
+
+    @property
+    def tile(self) -> int:
+        """Rows and keys of a tile."""
+        return 128
 
     @abstractmethod
     def choose(self, layer: "HybridAttention", q: Tensor, k: Tensor) -> BlockLists | None:
@@ -91,15 +94,19 @@ class SparsePrefill(AttentionMethod):
         return f"{self.name} chooses keys by the last rows of the whole prompt"
 
     def workspace_bytes(self, call: AttentionCall) -> int:
-        """Queries, output, lists of every tile, and what it takes to choose and to attend."""
-        query_tiles = -(-call.prompt_tokens // self.tile)
-        lists = 4 * call.num_heads * query_tiles * (query_tiles + 1) // 2
+        """Queries, output, lists of every tile, and what it takes to choose or to attend."""
         pairs = min(SCORES_PER_CHUNK, call.chunk_tokens * call.prompt_tokens)
         reference = 0 if call.kernels else _COPIES_PER_CHUNK * 4 * pairs
-        return 2 * call.query_bytes + lists + reference + self.choosing_bytes(call)
+        attending = self.list_bytes(call) + reference
+        return 2 * call.query_bytes + max(attending, self.choosing_bytes(call))
+
+    def list_bytes(self, call: AttentionCall) -> int:
+        """Of lists that hold every tile."""
+        query_tiles = -(-call.prompt_tokens // self.tile)
+        return 4 * call.num_heads * query_tiles * (query_tiles + 1) // 2
 
     def choosing_bytes(self, call: AttentionCall) -> int:
-        """Peak bytes beside the lists while keys are chosen."""
+        """Peak bytes while keys are chosen, their lists included."""
         return 0
 
     def runs_by_kernels(self, q: Tensor, k: Tensor) -> bool:

@@ -48,7 +48,7 @@ def flexprefill_lists(
         tau: distance below which a head is query-aware; with 0 none is.
         min_budget: keys that a head has at least in its columns, and in its diagonals. Up to that
             many tokens, and up to two blocks, attention is dense.
-        max_budget: keys that it has at most in each; None: no limit.
+        max_budget: keys that it has at most in each, no fewer than min_budget; None: no limit.
         block_size: B, tokens of a block: 64 or 128.
     """
     options = _Options(gamma, tau, min_budget, max_budget, block_size)
@@ -158,7 +158,7 @@ def _highest_blocks(mass: Tensor, aware: Tensor, options: _Options, *, always: i
     blocks = of_block.shape[-1]
     descending = mass.sort(-1, descending=True).values
     num_keys = until_reached(descending, share(options.gamma)).sum(-1, keepdim=True)
-    count = (num_keys // size + 1).clamp(min=options.fewest).clamp(max=options.most(blocks))
+    count = (num_keys // size + 1).clamp(options.fewest, options.most(blocks))
     count = count.masked_fill(aware[:, None], options.fewest)
     of_block[:, always] = torch.inf
     order = of_block.sort(dim=-1, descending=True, stable=True).indices

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videonsa.ops.block_lists import BlockLists
+from videonsa.ops.block_lists import BlockLists, check_num_tiles
 
 TILE = 64
 """Rows of a query tile, and keys of a key tile."""
@@ -30,6 +30,8 @@ LEAST_OFFSETS = 50
 """Of a head."""
 SCORES_PER_CHUNK = 2**25
 """Scores held at a time: 128 MiB in float32."""
+BYTES_PER_WALK = 6 * 8
+"""Held for each tile of these heads while the walks to all of them are made."""
 
 
 def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]]) -> BlockLists:
@@ -53,7 +55,8 @@ def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]])
         vertical, slash = line_scores(q[-NUM_PROBES:, heads], k[:, kv_heads[heads]])
         columns = kept_columns(vertical, [columns for columns, _ in sizes[heads]])
         offsets = kept_offsets(slash, [offsets for _, offsets in sizes[heads]])
-        parts.append(_Part(*_tiles(offsets), columns))
+        tiles, row_starts = _tiles(offsets)
+        parts.append(_Part(tiles.int(), row_starts, columns))
     return _joined(parts)
 
 
@@ -113,7 +116,7 @@ def _largest(scores: Tensor, sizes: Sequence[int], *, num_first: int) -> Tensor:
 class _Part(NamedTuple):
     """Of some heads."""
 
-    tiles: Tensor  # [N] int64
+    tiles: Tensor  # [N] int32
     row_starts: Tensor  # [n, R + 1] int64, into these tiles
     columns: Tensor  # [n, T] bool
 
@@ -123,13 +126,14 @@ def _joined(parts: Sequence[_Part]) -> BlockLists:
     for part in parts:
         row_starts.append(part.row_starts + before)
         before += len(part.tiles)
+        check_num_tiles(before)
     columns = [part.columns.nonzero()[:, 1] for part in parts]
     counts = torch.cat([part.columns.sum(1) for part in parts])
     return BlockLists(
         query_tile=TILE,
         key_tile=TILE,
         row_starts=torch.cat(row_starts).int(),
-        tiles=torch.cat([part.tiles for part in parts]).int(),
+        tiles=torch.cat([part.tiles for part in parts]),
         columns=torch.cat(columns).int(),
         column_starts=F.pad(counts.cumsum(0), (1, 0)).int(),
     )
