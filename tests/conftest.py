@@ -3,7 +3,10 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +22,8 @@ KERNEL_TESTS = Path(__file__).parent / "ops/triton"
 OF_THE_INTERPRETER = (
     "ignore:Conversion of an array with ndim > 0 to a scalar is deprecated:DeprecationWarning"
 )
-collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["ops/triton/test_*.py"]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+collect_ignore_glob = [] if HAS_TRITON else ["ops/triton/test_*.py"]
 
 TOKENIZER = Path(__file__).parents[1] / "src/videonsa/assets/embedded"
 
@@ -123,6 +127,33 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     """What PyTorch keeps goes back: `videonsa bench attention` runs tests side by side."""
     if item.get_closest_marker("gpu"):
         torch.cuda.empty_cache()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lean_interpreter() -> Iterator[None]:
+    """Triton's interpreter without work that has no effect: it takes two thirds of the time.
+
+    Overflow of integers is computed but looked at only in debug mode, which is off. And the
+    language is patched again at every call of a device function, though the launch has done so.
+    """
+    if torch.cuda.is_available() or not HAS_TRITON:
+        yield
+        return
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder, patch_lang = interpreter.interpreter_builder, interpreter._patch_lang
+
+    def patch_lang_once(kernel: Callable[..., Any]) -> Any:
+        if any(tl.core.is_builtin(language.load) for language in (tl, tl.core)):
+            return patch_lang(kernel)
+        return interpreter._LangPatchScope()
+
+    assert not builder.options.debug
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "options", replace(builder.options, sanitize_overflow=False))
+        patch.setattr(interpreter, "_patch_lang", patch_lang_once)
+        yield
 
 
 @pytest.fixture(scope="session")
