@@ -13,7 +13,7 @@ that the lists hold: 1 where a pair costs what it costs in dense attention.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,25 +202,15 @@ def attend(
     return block_sparse_triton(q, k, v, lists, trim=None, scale=scale, config=config)
 
 
-def task_of(call: Callable[[], tuple[Tensor, ...]]) -> Task:
-    """Runs once untimed before it is timed, as the other benchmarks do."""
-
-    def start() -> Callable[[], tuple[Tensor, ...]]:
-        call()
-        return call
-
-    return Task(call, start)
-
-
 def measure(device: torch.device, *, tried: bool) -> list[dict[str, Any]]:
     """All in one run, in turn: dense attention, NSA, and every case with one or more settings."""
     inputs = make_inputs(SHAPE, ["random"], device=device)["random"]
     q, k, v = (x[0] for x in inputs[:3])
     dense = prepare_dense(inputs, SHAPE, backend="cudnn").forward
     nsa = prepare_videonsa(inputs, SHAPE, scope="token").forward
-    tasks = {"dense, cuDNN": task_of(lambda: (dense(),))}
+    tasks = {"dense, cuDNN": Task.of(lambda: (dense(),))}
     if not tried:
-        tasks["NSA, random"] = task_of(lambda: (nsa(),))
+        tasks["NSA, random"] = Task.of(lambda: (nsa(),))
     of_task: dict[str, tuple[Case, float]] = {}
     for case in cases(device):
         if tried and case.name not in TRIED:
@@ -238,7 +228,7 @@ def measure(device: torch.device, *, tried: bool) -> list[dict[str, Any]]:
                 continue
             if not error < MOST_ERROR:
                 raise SystemExit(f"{name}: an error of {error:.1e}, at most {MOST_ERROR} wanted")
-            tasks[name], of_task[name] = task_of(call), (case, error)
+            tasks[name], of_task[name] = Task.of(call), (case, error)
     repeats = 3 if tried else REPEATS
     found = measure_in_turn(tasks, watch=watch_of(device), repeats=repeats, progress=print)
     dense_ms = found["dense, cuDNN"].to_dict()["ms"]

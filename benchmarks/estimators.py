@@ -61,16 +61,6 @@ def estimates(q: Tensor, k: Tensor) -> dict[str, Estimate]:
     }
 
 
-def task_of(call: Callable[[], tuple[Tensor, ...]]) -> Task:
-    """Runs once untimed before it is timed."""
-
-    def start() -> Callable[[], tuple[Tensor, ...]]:
-        call()
-        return call
-
-    return Task(call, start)
-
-
 def tensors_of(estimate: Estimate) -> tuple[Tensor, ...]:
     """Of the lists that an estimate gives."""
     lists = estimate()
@@ -89,10 +79,10 @@ def measure(shape: Shape, inputs: Inputs, device: torch.device) -> list[dict[str
     q, k, _ = (x[0] for x in inputs[:3])
     named = estimates(q, k)
     densities = {name: density(estimate(), shape.tokens) for name, estimate in named.items()}
-    tasks = {name: task_of(partial(tensors_of, estimate)) for name, estimate in named.items()}
+    tasks = {name: Task.of(partial(tensors_of, estimate)) for name, estimate in named.items()}
     if device.type == "cuda":
         dense = prepare_dense(inputs, shape, backend="cudnn").forward
-        tasks[DENSE] = task_of(lambda: (dense(),))
+        tasks[DENSE] = Task.of(lambda: (dense(),))
     found = measure_in_turn(tasks, watch=watch_of(device), repeats=REPEATS, progress=print)
     runs = [{"name": name, **measured.to_dict()} for name, measured in found.items()]
     return [run | {"density": densities.get(run["name"])} for run in runs]

@@ -58,7 +58,7 @@ def test_nsa_computes_less_and_a_plan_leaves_open_what_the_content_decides(tiny_
     assert 0.1 < usage.computed.attention < 0.9
     assert plan.computed.attention < 1
     assert plan.attention == usage.attention == "nsa"
-    unknown = videonsa.plan_video(clip_path, tiny_folder, method="minference").computed
+    unknown = videonsa.plan_video(clip_path, tiny_folder, method="xattention").computed
     assert unknown.attention is None
     assert unknown.describe().endswith("share of dense attention not known")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,6 +43,16 @@ class Task(NamedTuple):
     """All that its memory is measured of."""
     start: Callable[[], Callable[[], Outcome]]
     """Runs what is not timed, and gives what is."""
+
+    @classmethod
+    def of(cls, call: Callable[[], Outcome]) -> Self:
+        """A call that runs once untimed before it is timed."""
+
+        def start() -> Callable[[], Outcome]:
+            call()
+            return call
+
+        return cls(call, start)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -192,8 +192,9 @@ def _time_lines(plan: "VideoPlan") -> Iterator[str]:
         if plan.machine.gpu is not None:
             yield f"time       not estimated: rates were measured on {', '.join(MEASURED)} only"
         return
+    as_dense = " (were its attention dense)" if plan.computed.attention is None else ""
     yield (
         f"time       about {time.total:.1f} s (estimated with rates measured on {time.rates_of}): "
-        f"vision tower {time.vision_tower:.2f} s, prefill {time.prefill:.2f} s, then "
+        f"vision tower {time.vision_tower:.2f} s, prefill {time.prefill:.2f} s{as_dense}, then "
         f"{1e3 * time.next_token:.0f} ms a token; reading the video is not in it"
     )

@@ -79,8 +79,22 @@ def test_layers_that_are_all_dense_are_told():
     assert note == "xattention: dense_layers=28 are all 28 layers, so attention is dense"
 
 
-@pytest.mark.parametrize(("num_tokens", "is_known"), [(1024, True), (1025, False)])
-def test_pairs_are_foreseen_where_a_prompt_is_too_short_to_leave_any_out(num_tokens, is_known):
+@pytest.mark.parametrize(
+    ("text", "num_tokens", "is_known"),
+    [
+        ("flexprefill", 1024, True),
+        ("flexprefill", 1025, False),
+        ("flexprefill:gamma=1", 9000, True),
+        ("flexprefill:gamma=1,max_budget=2048", 9000, False),
+        ("xattention", 1024, False),
+        ("xattention:threshold=1", 9000, True),
+        ("minference", 701, False),
+        ("minference", 700, True),
+        ("minference:patterns=none", 6096, True),
+        ("minference:patterns=none", 6097, False),
+    ],
+)
+def test_pairs_are_foreseen_where_a_prompt_is_sure_to_be_dense(text, num_tokens, is_known):
     call = AttentionCall(
         prompt_tokens=num_tokens,
         chunk_tokens=num_tokens,
@@ -92,5 +106,5 @@ def test_pairs_are_foreseen_where_a_prompt_is_too_short_to_leave_any_out(num_tok
         head_dim=128,
         value_bytes=2,
     )
-    assert FlexPrefill().prompt_pairs(call) == (Dense().prompt_pairs(call) if is_known else None)
-    assert XAttention().prompt_pairs(call) is None
+    wanted = Dense().prompt_pairs(call) if is_known else None
+    assert parse_method(text).prompt_pairs(call) == wanted

@@ -18,10 +18,6 @@ class BlockPrefill(SparsePrefill):
         """See `SparsePrefill`."""
         return self.block_size
 
-    def prompt_pairs(self, call: AttentionCall) -> float | None:
-        """None: how many blocks are chosen hangs on the content of a prompt."""
-        return None
-
     def choosing_bytes(self, call: AttentionCall) -> int:
         """What the estimate takes, and its lists."""
         return estimate_bytes(call.prompt_tokens, call.num_heads, self.block_size)

@@ -8,7 +8,6 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.models.costs import AttentionCall
 from videonsa.models.methods.block_prefill import BlockPrefill
-from videonsa.models.methods.protocol import AttentionMethod
 from videonsa.ops.block_lists import BlockLists
 from videonsa.ops.estimators.flexprefill import flexprefill_lists, is_dense
 
@@ -63,7 +62,7 @@ class FlexPrefill(BlockPrefill):
             block_size=self.block_size,
         )
 
-    def prompt_pairs(self, call: AttentionCall) -> float | None:
-        """Those of a prompt that is dense; else None, as its content decides."""
-        dense = is_dense(call.prompt_tokens, self.min_budget, self.block_size)
-        return AttentionMethod.prompt_pairs(self, call) if dense else None
+    def is_dense(self, call: AttentionCall) -> bool:
+        """See `SparsePrefill`."""
+        whole = self.gamma == 1 and self.max_budget is None
+        return whole or is_dense(call.prompt_tokens, self.min_budget, self.block_size)

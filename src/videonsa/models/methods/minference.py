@@ -1,5 +1,6 @@
 """MInference: each head attends to columns and diagonals, as many of each as its pattern says."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,9 +73,15 @@ class MInference(SparsePrefill):
         num_layers, num_heads = layer.config.num_hidden_layers, q.shape[1]
         found = self._of_model(num_layers, num_heads)
         sizes = found[layer.layer_idx] if found else ((self.vertical, self.slash),) * num_heads
-        if min(map(max, sizes)) >= len(q):
-            return None
-        return vertical_slash_lists(q, k, sizes)
+        return None if _keep_all(sizes, len(q)) else vertical_slash_lists(q, k, sizes)
+
+    def is_dense(self, call: AttentionCall) -> bool:
+        """See `SparsePrefill`; the layers of a call may be some of the model's."""
+        stated = self._stated
+        sizes = [(self.vertical, self.slash)]
+        if stated is not None and stated.shape[1] == call.num_heads:
+            sizes += [size for of_layer in stated.sizes for size in of_layer]
+        return _keep_all(sizes, call.prompt_tokens)
 
     def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
         """Which patterns a model of that shape has; see `AttentionMethod`.
@@ -96,10 +103,6 @@ class MInference(SparsePrefill):
         advice = f"; {SEARCH}" if self.patterns == PUBLISHED else ""
         return (f"minference: {told}{advice}",)
 
-    def prompt_pairs(self, call: AttentionCall) -> float | None:
-        """None: what heads keep may cover anything up to all pairs; see `AttentionMethod`."""
-        return None
-
     def choosing_bytes(self, call: AttentionCall) -> int:
         """Lists, and of some heads scores in three copies with keys in float32, or walks."""
         num_tokens, lists = call.prompt_tokens, self.list_bytes(call)
@@ -120,3 +123,8 @@ class MInference(SparsePrefill):
             f"{self.patterns} has head patterns of {stated.shape[0]} layers of {stated.shape[1]} "
             f"heads, the model has {num_layers} of {num_heads}: want those of this model; {SEARCH}"
         )
+
+
+def _keep_all(sizes: Sequence[Sizes], num_tokens: int) -> bool:
+    """Whether every head keeps all columns, or all offsets."""
+    return min(map(max, sizes)) >= num_tokens

@@ -93,6 +93,14 @@ class SparsePrefill(AttentionMethod):
         """See `AttentionMethod`."""
         return f"{self.name} chooses keys by the last rows of the whole prompt"
 
+    def is_dense(self, call: AttentionCall) -> bool:
+        """Whether a prompt of that shape attends to all keys in all layers, whatever it holds."""
+        return False
+
+    def prompt_pairs(self, call: AttentionCall) -> float | None:
+        """Those of a prompt that is dense; else None, as its content decides."""
+        return super().prompt_pairs(call) if self.is_dense(call) else None
+
     def workspace_bytes(self, call: AttentionCall) -> int:
         """Queries, output, lists of every tile, and what it takes to choose or to attend."""
         pairs = min(SCORES_PER_CHUNK, call.chunk_tokens * call.prompt_tokens)

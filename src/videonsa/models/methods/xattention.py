@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from videonsa.errors import UsageError
+from videonsa.models.costs import AttentionCall
 from videonsa.models.methods.block_prefill import BlockPrefill
 from videonsa.ops.block_lists import BlockLists
 from videonsa.ops.estimators.xattention import xattention_lists
@@ -49,6 +50,10 @@ class XAttention(BlockPrefill):
         return xattention_lists(
             q, k, stride=self.stride, threshold=self.threshold, block_size=self.block_size
         )
+
+    def is_dense(self, call: AttentionCall) -> bool:
+        """See `SparsePrefill`."""
+        return self.threshold == 1
 
     def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
         """See `AttentionMethod`."""
