@@ -204,14 +204,16 @@ def whole_prompt(
 def compress_rows(rows: NewRows, kept: Tensor) -> NewRows:
     """The rows of one sample that the language model reads; they stand where they stood.
 
-    As `select_rows`, but what follows the last of them stands behind all.
+    As `select_rows`, but what follows a vision token stands behind those that left after it.
 
     Args:
         rows: of the whole prompt, B = 1.
         kept: int64 `[K]`, ascending.
     """
-    last_before_next = torch.cat([kept[1:], kept.new_tensor([rows.next_positions.shape[1]])]) - 1
-    after = rows.next_positions[:, last_before_next.to(rows.next_positions.device)]
+    kept = kept.to(rows.vision_mask.device)
+    end = kept.new_tensor([rows.next_positions.shape[1]])
+    is_vision = rows.vision_mask[0, kept]
+    after = rows.next_positions[:, torch.where(is_vision, torch.cat([kept[1:], end]) - 1, kept)]
     return select_rows(rows, kept)._replace(next_positions=after)
 
 

@@ -120,6 +120,16 @@ def test_what_follows_the_last_kept_token_stands_behind_all_of_them(model):
     assert left.position_ids[1].tolist() == [[0, 1, 3, 5]]
 
 
+def test_a_video_begins_where_it_does_also_where_its_first_tokens_left(model):
+    """Frames that follow are placed from there on."""
+    kept = torch.tensor([5])
+    encoded = EncodedVision("video", torch.zeros(1, 64), (1, 6, 4), (0.0,), kept)
+    context = Context(model, method=EverySecond())
+    context.read(context.passage([20, 12, VIDEO], [encoded]))
+    assert context.start_of_video(1) == 2
+    assert context.cache.next_position == [2 + 3]
+
+
 def test_parts_are_compressed_as_they_come_and_all_at_once_where_frames_are_compared():
     order, parts = [], [clip(2, 2, 2), clip(1, 2, 2, seed=1)]
 

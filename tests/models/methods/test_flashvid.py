@@ -211,6 +211,8 @@ def test_a_model_of_another_depth_is_told_and_values_outside_their_domain_are_re
     assert FlashVID().of_depth(28).notes(28, 28) == ()
     (note,) = FlashVID().of_depth(4).notes(4, 4)
     assert note == "flashvid: tokens leave again after layer 2 of 4; published is 20 of 28"
+    with pytest.raises(UsageError, match="layer=99 on a model of 4 layers: want 3 at most"):
+        FlashVID(layer=99).of_depth(4)
     for wrong in ({"ratio": 0.0}, {"expansion": 0.5}, {"alpha": 1.2}, {"min_segments": 0}):
         ((name, value),) = wrong.items()
         with pytest.raises(UsageError, match=f"^{name}={value}: want "):

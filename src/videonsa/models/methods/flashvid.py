@@ -143,10 +143,11 @@ class FlashVID(TokenCompression):
     # Inside the layers, FastV's rule.
 
     def of_depth(self, num_layers: int) -> Self:
-        """With the layer stated."""
-        if self.layer is not None:
-            return self
-        return replace(self, layer=max(1, num_layers * LAYER // DEPTH))
+        """With the layer stated; see `TokenReduction`."""
+        stated = self
+        if self.layer is None:
+            stated = replace(self, layer=max(1, num_layers * LAYER // DEPTH))
+        return super(FlashVID, stated).of_depth(num_layers)
 
     def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
         """Where tokens leave, in a model that is not as deep as its authors'."""
