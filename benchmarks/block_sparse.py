@@ -30,6 +30,7 @@ from videonsa.disk import write_atomic
 from videonsa.machine import measurement_facts
 from videonsa.ops.block_sparse import BlockLists, check_lists, computed_pairs, from_mask
 from videonsa.ops.block_sparse_reference import attended
+from videonsa.ops.estimators.vertical_slash import NUM_INIT, NUM_LOCAL, lists_of_lines
 from videonsa.ops.triton.block_sparse import block_sparse_triton
 from videonsa.ops.triton.sparse_tuning import SparseConfig
 
@@ -44,8 +45,6 @@ VERTICAL_SLASH = {
 """Columns and slashes of each query head. The last is the mix of all published heads."""
 RUN = 8
 """Slashes beside one another: a video's slashes gather around multiples of a frame."""
-NUM_INIT, NUM_LOCAL = 30, 100
-"""First columns and last slashes that MInference always takes."""
 CHECKED = 8
 """Query tiles of a result that are checked."""
 MOST_ERROR = 5e-3
@@ -129,54 +128,25 @@ def vertical_slash_lists(
 
     Args:
         heads: columns and slashes of each.
-        num_tokens: T, a multiple of 64.
+        num_tokens: T, at least 100.
         device: of the lists.
     """
     generator = torch.Generator().manual_seed(0)
-    first_rows = torch.arange(0, num_tokens, 64)
-    starts, tiles, columns, column_starts = [torch.zeros(1, dtype=torch.long)], [], [], [0]
-    for num_columns, num_slashes in heads:
-        before = torch.tensor(_merged(_offsets(num_slashes, num_tokens, generator)))
-        first_keys = first_rows[:, None] - before  # [R, tiles], ascending
-        exists = first_keys >= 0
-        starts.append(exists.sum(1))
-        tiles.append(first_keys[exists])
+    columns, offsets = torch.zeros(2, len(heads), num_tokens, dtype=torch.bool)
+    for head, (num_columns, num_slashes) in enumerate(heads):
+        offsets[head, _offsets(num_slashes, num_tokens, generator)] = True
         chosen = torch.randperm(num_tokens, generator=generator)[: num_columns - NUM_INIT]
-        chosen = torch.cat([torch.arange(NUM_INIT), chosen]).unique()
-        columns.append(chosen)
-        column_starts.append(column_starts[-1] + len(chosen))
-    ends = torch.cat(starts).cumsum(0).int()
-    lists = BlockLists(
-        query_tile=64,
-        key_tile=64,
-        row_starts=ends.unfold(0, len(first_rows) + 1, len(first_rows))
-        .int()
-        .contiguous()
-        .to(device),
-        tiles=torch.cat(tiles).int().to(device),
-        columns=torch.cat(columns).int().to(device),
-        column_starts=torch.tensor(column_starts, dtype=torch.int32, device=device),
-    )
+        columns[head, :NUM_INIT] = columns[head, chosen] = True
+    lists = lists_of_lines(columns.to(device), offsets.to(device))
     check_lists(lists, num_tokens)
     return lists
 
 
-def _offsets(num_slashes: int, num_tokens: int, generator: torch.Generator) -> list[int]:
-    """The local ones and random runs, descending."""
+def _offsets(num_slashes: int, num_tokens: int, generator: torch.Generator) -> Tensor:
+    """The local ones and random runs, ascending."""
     runs = torch.randint(num_tokens, ((num_slashes - NUM_LOCAL) // RUN, 1), generator=generator)
-    scattered = (runs + torch.arange(RUN)).clamp(max=num_tokens - 1).flatten().tolist()
-    return sorted({*range(NUM_LOCAL), *scattered}, reverse=True)
-
-
-def _merged(offsets: list[int]) -> list[int]:
-    """How far before the first row the tiles begin that cover all offsets, without overlapping."""
-    before = [offsets[0]]
-    for offset in offsets[1:]:
-        if offset <= before[-1] - 64:
-            before.append(offset)
-        elif offset < before[-1]:
-            before.append(before[-1] - 64)
-    return [x for x in before if x > -64]
+    scattered = (runs + torch.arange(RUN)).clamp(max=num_tokens - 1).flatten()
+    return torch.cat([torch.arange(NUM_LOCAL), scattered]).unique()
 
 
 def wrong(case: Case, out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> float:

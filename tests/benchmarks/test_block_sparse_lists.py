@@ -14,7 +14,7 @@ def test_slashes_are_whole_tiles_and_columns_are_single():
     mask = attended(lists, 0, 0, 10, num_tokens=num_tokens)
     assert mask[:, :NUM_INIT].tril().sum() == mask[:, :NUM_INIT].sum() > 0
     rows = torch.arange(num_tokens)
-    for offset in offsets:
+    for offset in offsets.tolist():
         assert all(mask[i, i - offset] for i in rows[offset + 64 :])
     columns = lists.columns.long()
     assert len(columns) <= 40 and mask[-1, columns].all()

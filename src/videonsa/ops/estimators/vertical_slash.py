@@ -10,7 +10,7 @@ query tiles are made together, by doubling steps.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ BYTES_PER_WALK = 6 * 8
 def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]]) -> BlockLists:
     """The keys of each query tile, by the attention of the last rows.
 
-    Heads go in chunks, so that memory grows with the tokens; for each the host waits for the
-    device, which counts the tiles.
+    Heads go in chunks: beside the lists, which may hold every tile, memory is that of the scores
+    and tiles of a chunk. For each chunk the host waits for the device, which counts the tiles.
 
     Args:
         q: `[T, HQ, D]`.
@@ -55,9 +55,18 @@ def vertical_slash_lists(q: Tensor, k: Tensor, sizes: Sequence[tuple[int, int]])
         vertical, slash = line_scores(q[-NUM_PROBES:, heads], k[:, kv_heads[heads]])
         columns = kept_columns(vertical, [columns for columns, _ in sizes[heads]])
         offsets = kept_offsets(slash, [offsets for _, offsets in sizes[heads]])
-        tiles, row_starts = _tiles(offsets)
-        parts.append(_Part(tiles.int(), row_starts, columns))
+        parts.append(_Part.of(columns, offsets))
     return _joined(parts)
+
+
+def lists_of_lines(columns: Tensor, offsets: Tensor) -> BlockLists:
+    """The keys of each query tile, by the columns and offsets that each head keeps.
+
+    Args:
+        columns: bool `[HQ, T]`.
+        offsets: bool `[HQ, T]`.
+    """
+    return _joined([_Part.of(columns, offsets)])
 
 
 def heads_at_once(num_tokens: int) -> int:
@@ -119,6 +128,12 @@ class _Part(NamedTuple):
     tiles: Tensor  # [N] int32
     row_starts: Tensor  # [n, R + 1] int64, into these tiles
     columns: Tensor  # [n, T] bool
+
+    @classmethod
+    def of(cls, columns: Tensor, offsets: Tensor) -> Self:
+        """From the lines kept, bool `[n, T]` each."""
+        tiles, row_starts = _tiles(offsets)
+        return cls(tiles.int(), row_starts, columns)
 
 
 def _joined(parts: Sequence[_Part]) -> BlockLists:
