@@ -91,6 +91,11 @@ def test_a_method_that_cannot_run_stands_there_with_its_reason(result):
     assert result["told"][3] == "gone: no such thing here"
 
 
+def test_methods_that_leave_gates_out_are_named(result):
+    told = "the gates of these weights are left out by dense, half, visionzip, evs"
+    assert told in result["notes"]
+
+
 def test_a_method_that_refuses_the_model_says_why(qa, clip_path):
     stock = parse_method("nsa")
     qa.model.config.gates, before = False, qa.model.config.gates

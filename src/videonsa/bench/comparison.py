@@ -95,7 +95,7 @@ def compare_methods(
     Raises:
         BudgetError: a prompt that does not fit the context.
     """
-    runs = _Runs(qa, clip, request)
+    runs = _Runs(qa, clip, candidates, request)
     result: dict[str, Any] = {
         "format": FORMAT,
         "model": qa.name,
@@ -126,11 +126,17 @@ def compare_methods(
 class _Runs:
     """One clip and question, and what was encoded of it, for all methods."""
 
-    def __init__(self, qa: VideoQA, clip: VideoClip, request: ComparisonRequest) -> None:
+    def __init__(
+        self,
+        qa: VideoQA,
+        clip: VideoClip,
+        candidates: Sequence[Candidate],
+        request: ComparisonRequest,
+    ) -> None:
         self._qa, self._clip, self._request = qa, clip, request
         self._encoded, self._encode_ms = self._encode(Dense())
         vision = self._encoded.vision(qa.shape.vision)
-        self.notes = (*qa.notes, *self._encoded.notes)
+        self.notes = (*qa.notes, *self._encoded.notes, *_on_gates(qa, candidates))
         self.num_vision = len(vision.features)
         self.ids = self._prompt(vision)
         check_context(
@@ -285,6 +291,14 @@ class _Runs:
         )
         context.read(passage, recorder=pattern)
         return {"shares": _rounded(pattern.shares()), "kept": _rounded(pattern.kept())}
+
+
+def _on_gates(qa: VideoQA, candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Which methods do with less than the weights were trained with, if any."""
+    known = [(one.name, one.method) for one in candidates if one.method is not None]
+    names = [name for name, method in known if not method.uses_gates]
+    if qa.model.config.gates and names:
+        yield f"the gates of these weights are left out by {', '.join(names)}"
 
 
 def places_in_layer(context: Context, layer: int) -> Tensor | None:
