@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from allocations import allocations
 from block_list_cases import pairs_of
 from tiny_models import END, IMAGE, START, left_padded, prompt, tiny, video
 
@@ -24,6 +25,7 @@ from videonsa.models.methods.minference import PUBLISHED_FILE, MInference
 from videonsa.models.methods.tri_shape import TriShape
 from videonsa.models.methods.xattention import XAttention
 from videonsa.models.recorder.protocol import Recorder
+from videonsa.ops.estimators.vertical_slash import vertical_slash_lists
 from videonsa.rendered.clips import make_scene, scene_seed, write_video
 
 TRI_SHAPE = TriShape(n_init=4, n_local=20, n_last=6)
@@ -230,9 +232,20 @@ def test_they_are_planned_as_they_are_asked(tiny_folder, clip_path):
         dense = videonsa.plan_video(clip_path, tiny_folder, method="dense")
         assert plan.memory.total >= dense.memory.total
         assert plan.spec == parse_method(text).parameters()
+    assert TriShape().list_bytes(CALL) < MINFERENCE.list_bytes(CALL) / 4
     assert TriShape().prompt_pairs(CALL) < CALL.num_layers * 8192 * 8193 // 2
     assert TriShape().operations(CALL) < Dense().operations(CALL)
     assert MINFERENCE.prompt_pairs(CALL) is None
+
+
+def test_choosing_columns_and_offsets_holds_no_more_than_plans_count():
+    q, k = (torch.randn(8192, heads, 16).bfloat16() for heads in (4, 2))
+    for slash in (100, 6096):  # few tiles, and all
+        with allocations(torch.Tensor) as counted:
+            lists = vertical_slash_lists(q, k, [(1000, slash)] * 4)
+        planned = MInference(patterns=None).choosing_bytes(CALL)
+        assert planned / 4 < counted.peak <= planned
+        assert lists.tiles.nbytes <= MINFERENCE.list_bytes(CALL)
 
 
 def test_published_patterns_are_those_of_the_text_model():

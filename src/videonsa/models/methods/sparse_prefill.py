@@ -109,7 +109,7 @@ class SparsePrefill(AttentionMethod):
         return 2 * call.query_bytes + max(attending, self.choosing_bytes(call))
 
     def list_bytes(self, call: AttentionCall) -> int:
-        """Of lists that hold every tile."""
+        """The most that lists of a layer take: here, with every tile."""
         query_tiles = -(-call.prompt_tokens // self.tile)
         return 4 * call.num_heads * query_tiles * (query_tiles + 1) // 2
 

@@ -57,6 +57,11 @@ class TriShape(SparsePrefill):
         lists = self._lists(call.prompt_tokens, 1, torch.device("cpu"))
         return float(call.num_layers * computed_pairs(lists, call.prompt_tokens).sum())
 
+    def list_bytes(self, call: AttentionCall) -> int:
+        """See `SparsePrefill`; which tiles are listed hangs on the shape alone."""
+        lists = self._lists(call.prompt_tokens, 1, torch.device("cpu"))
+        return call.num_heads * lists.tiles.nbytes
+
     def operations(self, call: AttentionCall) -> float:
         """Two products for each pair that is computed."""
         return 4.0 * self.prompt_pairs(call) * call.width
