@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from videonsa.models.methods import Attended
+from videonsa.models.recorder.chance import rows_by_block, uniform_picks
 from videonsa.models.recorder.protocol import Recorder, Recorders, check_one_sample
 from videonsa.models.step import StepTokens
 from videonsa.ops.last_row import last_row_attention
@@ -19,6 +20,7 @@ class FrameRecorder(Recorder):
     def __init__(self) -> None:
         self._key_frame = torch.empty(0, dtype=torch.int64)
         self._num_frames = 0
+        self._frame_sizes: list[int] = []
 
     def begin_step(self, tokens: StepTokens) -> None:
         """Take note of the keys of a step.
@@ -28,7 +30,8 @@ class FrameRecorder(Recorder):
         """
         check_one_sample(tokens)
         vision_mask = tokens.vision_mask
-        device, sizes = vision_mask.device, torch.tensor(tokens.frame_sizes(), dtype=torch.int64)
+        self._frame_sizes = list(tokens.frame_sizes())
+        device, sizes = vision_mask.device, torch.tensor(self._frame_sizes, dtype=torch.int64)
         frames = torch.arange(len(sizes)).repeat_interleave(sizes).to(device)
         self._key_frame = torch.full(vision_mask.shape[1:], -1, device=device)
         self._key_frame[vision_mask[0]] = frames[: int(vision_mask.sum())]
@@ -45,6 +48,7 @@ class TextMass(FrameRecorder):
     def __init__(self) -> None:
         super().__init__()
         self._mass: dict[int, list[Tensor]] = {}
+        self._even: dict[int, list[Tensor]] = {}
         self._attention_mask: Tensor | None = None
         self._is_last = True
 
@@ -54,12 +58,23 @@ class TextMass(FrameRecorder):
         A row is the last text token of a call: the one that gives the answer's first token, then
         each token fed back. A mean over the query heads; what a row lacks to 1 went to text.
         """
-        num_rows = len(self._mass.get(0, []))
-        if not num_rows:
-            return torch.zeros(len(self._mass), 0, self._num_frames)
-        layers = sorted(self._mass.items())
-        mass = [[_widen(row, self._num_frames) for row in rows] for _, rows in layers]
-        return torch.stack([torch.stack(rows) for rows in mass])
+        return self._stacked(self._mass)
+
+    def even_mass(self) -> Tensor:
+        """What attention spread evenly over all keys would give, float32 `[layers, rows, F]`.
+
+        That is each frame's share of the keys that the row sees, text and itself among them.
+        """
+        return self._stacked(self._even)
+
+    def _stacked(self, of_layers: dict[int, list[Tensor]]) -> Tensor:
+        if not of_layers.get(0):
+            return torch.zeros(len(of_layers), 0, self._num_frames)
+        layers = [
+            [_widen(row, self._num_frames) for row in rows]
+            for _, rows in sorted(of_layers.items())
+        ]
+        return torch.stack([torch.stack(rows) for rows in layers])
 
     def begin_step(self, tokens: StepTokens) -> None:
         """See `FrameRecorder`."""
@@ -72,11 +87,16 @@ class TextMass(FrameRecorder):
             return
         mask = None if self._attention_mask is None else self._attention_mask[0].to(k.device)
         mass = last_row_attention(q[0, -1].detach(), k[0].detach(), key_mask=mask)  # [S]
-        mass = mass.to(self._key_frame.device)
+        even = torch.ones_like(mass) if mask is None else mask.to(mass.dtype)
+        self._mass.setdefault(layer, []).append(self._of_frames(mass))
+        self._even.setdefault(layer, []).append(self._of_frames(even / even.sum()))
+
+    def _of_frames(self, of_keys: Tensor) -> Tensor:
+        """Sums over the keys of each frame: `[S]` -> `[F]`."""
+        of_keys = of_keys.to(self._key_frame.device)
         seen = self._key_frame >= 0
-        frames = torch.zeros(self._num_frames, device=mass.device)
-        frames.index_add_(0, self._key_frame[seen], mass[seen])
-        self._mass.setdefault(layer, []).append(frames.cpu())
+        frames = torch.zeros(self._num_frames, device=of_keys.device)
+        return frames.index_add_(0, self._key_frame[seen], of_keys[seen]).cpu()
 
 
 class FrameSelection(FrameRecorder):
@@ -87,6 +107,7 @@ class FrameSelection(FrameRecorder):
     def __init__(self) -> None:
         super().__init__()
         self._chosen: dict[int, Tensor] = {}
+        self._expected: dict[int, Tensor] = {}
         self._chances: dict[int, Tensor] = {}
 
     def begin_step(self, tokens: StepTokens) -> None:
@@ -102,10 +123,19 @@ class FrameSelection(FrameRecorder):
         The share of (token, KV head) pairs, 0 to 1; a frame of several blocks counts by the tokens
         selected. 0 where there is no later frame; `[0, F]` where no step ran NSA.
         """
-        layers = [
-            self._chosen[layer] / self._chances[layer].clamp(min=1)
-            for layer in sorted(self._chosen)
-        ]
+        return self._frequency(self._chosen)
+
+    def uniform_frequency(self) -> Tensor:
+        """What a selection at random would give, float32 `[layers, F]`; see `uniform_picks`."""
+        return self._frequency(self._expected)
+
+    def chances(self) -> Tensor:
+        """How many (token, KV head) pairs of later frames there are, float32 `[layers, F]`."""
+        layers = [self._chances[layer] for layer in sorted(self._chances)]
+        return torch.stack(layers) if layers else torch.zeros(0, self._num_frames)
+
+    def _frequency(self, sums: dict[int, Tensor]) -> Tensor:
+        layers = [sums[layer] / self._chances[layer].clamp(min=1) for layer in sorted(sums)]
         return torch.stack(layers) if layers else torch.zeros(0, self._num_frames)
 
     def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
@@ -113,38 +143,56 @@ class FrameSelection(FrameRecorder):
         if attended.result is None or attended.spec is None:
             return
         selected, spec = attended.result.selected_blocks, attended.spec  # int32 [1, T, H, n]
-        num_rows, num_heads = selected.shape[1:3]
         stream = self._key_frame
-        selected = selected.to(stream.device)  # layers may be on several
-        row_frames = stream[len(stream) - num_rows :]
+        selected = selected[0].to(stream.device)  # layers may be on several
+        row_frames = stream[len(stream) - len(selected) :]
         if spec.stream == "vision":
-            stream = stream[stream >= 0]
-        coverage = self._coverage(stream, spec)  # [C, F]
-        rows = row_frames >= 0
-        blocks = selected[0, rows].flatten(1).long()  # [R, H * n]
-        pairs = (row_frames[rows][:, None] * len(coverage) + blocks)[blocks >= 0]
-        counts = torch.bincount(pairs, minlength=self._num_frames * len(coverage))
-        chosen = counts.view(self._num_frames, -1).float() @ coverage  # [frame of row, frame]
-        later = torch.ones_like(chosen).tril(-1)
-        row_counts = row_frames[rows].bincount(minlength=self._num_frames).float()
-        self._add(self._chosen, layer, (chosen * later).sum(0))
-        self._add(self._chances, layer, num_heads * (row_counts[:, None] * later).sum(0))
+            stream, selected = stream[stream >= 0], selected[row_frames >= 0]
+            row_frames = row_frames[row_frames >= 0]
+        block = self._blocks(stream, spec)
+        num_blocks = int(block[-1]) + 1 if len(block) else 0
+        coverage = self._coverage(stream, block, num_blocks)  # [C, F]
+        own = block[len(block) - len(row_frames) :]
+        seen = row_frames >= 0
+        rows = rows_by_block(
+            row_frames[seen],
+            own[seen],
+            selected[seen],
+            num_frames=self._num_frames,
+            num_blocks=num_blocks,
+        )
+        self._add(self._chosen, layer, _of_later(rows.picks, coverage))
+        uniform = uniform_picks(rows, spec, num_heads=selected.shape[1])
+        self._add(self._expected, layer, _of_later(uniform, coverage))
+        counts = row_frames[seen].bincount(minlength=self._num_frames).float()
+        later = counts.sum() - counts.cumsum(0)
+        self._add(self._chances, layer, selected.shape[1] * later)
 
-    def _coverage(self, stream: Tensor, spec: NSASpec) -> Tensor:
-        """Share of each frame's tokens that each block covers, `[C, F]`."""
-        sizes = stream[stream >= 0].bincount(minlength=self._num_frames)
+    def _blocks(self, stream: Tensor, spec: NSASpec) -> Tensor:
+        """The block of each token of the stream, int64."""
         # A frame whose tokens have all left has no block.
-        frame_sizes = sizes[sizes > 0] if spec.block_size == "frame" else None
+        sizes = torch.tensor([size for size in self._frame_sizes if size])
+        frame_sizes = sizes if spec.block_size == "frame" else None
         borders = block_borders(spec.block_size, frame_sizes, [len(stream)])[0]
         block = torch.arange(len(borders) - 1).repeat_interleave(
             torch.tensor([stop - start for start, stop in pairwise(borders)])
         )
-        block = block[: len(stream)].to(stream.device)
-        coverage = torch.zeros(len(borders) - 1, self._num_frames, device=stream.device)
+        return block[: len(stream)].to(stream.device)
+
+    def _coverage(self, stream: Tensor, block: Tensor, num_blocks: int) -> Tensor:
+        """Share of each frame's tokens that each block covers, `[C, F]`."""
         seen = stream >= 0
+        sizes = stream[seen].bincount(minlength=self._num_frames)
+        coverage = torch.zeros(num_blocks, self._num_frames, device=stream.device)
         ones = torch.ones((), device=stream.device)
         coverage.index_put_((block[seen], stream[seen]), ones, accumulate=True)
         return coverage / sizes.clamp(min=1)
+
+
+def _of_later(picks: Tensor, coverage: Tensor) -> Tensor:
+    """What the tokens of later frames picked of each frame: `[F, C]`, `[C, F]` -> `[F]`."""
+    later = picks.flip(0).cumsum(0).flip(0) - picks
+    return (later * coverage.T).sum(1)
 
 
 class AttentionRecorder(Recorders):
@@ -154,16 +202,16 @@ class AttentionRecorder(Recorders):
     """
 
     def __init__(self) -> None:
-        self._text, self._selection = TextMass(), FrameSelection()
-        super().__init__(self._text, self._selection)
+        self.text, self.selection = TextMass(), FrameSelection()
+        super().__init__(self.text, self.selection)
 
     def text_mass(self) -> Tensor:
         """See `TextMass.text_mass`."""
-        return self._text.text_mass()
+        return self.text.text_mass()
 
     def selection_frequency(self) -> Tensor:
         """See `FrameSelection.selection_frequency`."""
-        return self._selection.selection_frequency()
+        return self.selection.selection_frequency()
 
 
 def _widen(per_frame: Tensor, num_frames: int) -> Tensor:
