@@ -20,6 +20,7 @@ from videonsa.cli import (
     demo,
     doctor,
     evaluate,
+    inspect,
     methods,
     plan,
     train,
@@ -50,7 +51,7 @@ def build_parser() -> LineParser:
     )
     parser.add_argument("--version", action="version", version=f"videonsa {videonsa.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    answering = (demo, ask, chat, watch, compare, plan, methods)
+    answering = (demo, ask, inspect, chat, watch, compare, plan, methods)
     for command in (*answering, convert, data, doctor, bench, evaluate, train):
         command.add_parser(commands)
     return parser

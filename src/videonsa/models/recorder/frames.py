@@ -71,8 +71,7 @@ class TextMass(FrameRecorder):
         if not of_layers.get(0):
             return torch.zeros(len(of_layers), 0, self._num_frames)
         layers = [
-            [_widen(row, self._num_frames) for row in rows]
-            for _, rows in sorted(of_layers.items())
+            [_widen(row, self._num_frames) for row in rows] for _, rows in sorted(of_layers.items())
         ]
         return torch.stack([torch.stack(rows) for rows in layers])
 

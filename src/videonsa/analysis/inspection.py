@@ -1,0 +1,291 @@
+"""`inspect_answer`: where a model looked for one answer, beside what no preference would give."""
+
+import json
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from videonsa.disk import write_atomic
+from videonsa.errors import UsageError
+from videonsa.machine import evaluation_facts
+from videonsa.models.methods import Attended
+from videonsa.models.recorder.frames import FrameSelection, TextMass
+from videonsa.models.recorder.gates import FrameGates
+from videonsa.models.recorder.protocol import Recorder, Recorders
+from videonsa.models.step import StepTokens
+from videonsa.parsing import one_line, read_json_object, typed
+
+if TYPE_CHECKING:
+    from videonsa.inference.engine import VideoQA
+    from videonsa.video.decode import VideoClip
+
+FORMAT, VERSION = "videonsa.inspection", 1
+MOST_BARS = 96
+"""Of a page; a longer video has several frames a bar."""
+THUMBNAIL = 128
+"""Pixels of the longer side."""
+DIGITS = 5
+"""That are kept of a number."""
+DENSE_ROW = (
+    "the method read the prompt sparsely: for the answer's first token, what is shown is where it "
+    "would attend to by dense attention"
+)
+
+Rows = tuple[tuple[float, ...], ...]
+"""`[layers, F]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownFrame:
+    """A temporal patch, or an image: what the model reads as one frame."""
+
+    start: float
+    """Seconds of its first sampled frame."""
+    end: float
+    """Seconds of its last."""
+    tokens: int
+    """That the first layer has of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """How often the vision tokens of later frames selected each frame."""
+
+    frequency: Rows
+    """Share of (token, KV head) pairs."""
+    uniform: Rows
+    """What a selection at random of as many blocks gives, forced blocks included."""
+    later_tokens: tuple[int, ...]
+    """Vision tokens of later frames: who could have selected it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """Where a model looked for one answer, layer by layer and frame by frame."""
+
+    video: str
+    question: str
+    answer: str
+    model: str
+    method: str
+    parameters: dict[str, Any] | None
+    """Of the method."""
+    size: tuple[int, int]
+    """Width and height of the frames as they were read."""
+    num_sampled: int
+    """Frames that were sampled; a temporal patch has several."""
+    prompt_tokens: int
+    answer_tokens: int
+    """Rows whose attention is counted: the one that gives the first token, and each fed back."""
+    frames: tuple[ShownFrame, ...]
+    attention: Rows
+    """Of the answer's tokens to each frame: a mean over them and the query heads."""
+    even: Rows
+    """What attention spread evenly over all tokens that they see gives."""
+    selection: Selection | None
+    """None where nothing was selected."""
+    gates: tuple[tuple[tuple[float, ...], ...], ...] | None
+    """`[layers, F, 3]`, means over the vision tokens; None without gates."""
+    thumbnails: tuple[str, ...]
+    """JPEG in base64, one for each of the `groups` of at most MOST_BARS."""
+    evidence: tuple[tuple[float, float], ...]
+    """Seconds [start, end) in which the answer is known to be seen; empty where it is not."""
+    notes: tuple[str, ...]
+    machine: dict[str, Any]
+    seconds: float
+    """That reading, answering and recording took."""
+
+    @property
+    def num_layers(self) -> int:
+        """Of the decoder."""
+        return len(self.attention)
+
+    @property
+    def evidence_frames(self) -> tuple[int, ...]:
+        """Frames that show some of the evidence."""
+        return tuple(
+            place
+            for place, one in enumerate(self.frames)
+            if any(one.start < end and one.end >= start for start, end in self.evidence)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return {"format": FORMAT, "version": VERSION, **content}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """From what `to_json` gave.
+
+        Raises:
+            UsageError: another format or version, or damaged.
+        """
+        fields = dict(content)
+        found = fields.pop("format", None), fields.pop("version", None)
+        if found != (FORMAT, VERSION):
+            raise UsageError(
+                f"format {found[0]!r}, version {found[1]!r}: want {FORMAT!r}, version {VERSION}; "
+                "inspect the video again"
+            )
+        try:
+            read: Self = typed(cls, fields)
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"the inspection cannot be read ({one_line(error)}): inspect the video again"
+            ) from error
+        return read
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_atomic(path, json.dumps(self.to_json(), allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a file that `write` wrote.
+
+        Raises:
+            UsageError: not there, or no such file.
+        """
+        return cls.from_json(read_json_object(path))
+
+
+def groups(num_frames: int, most: int = MOST_BARS) -> list[range]:
+    """Consecutive frames in at most so many groups, whose sizes differ by at most one."""
+    count = min(num_frames, most)
+    borders = [num_frames * place // count for place in range(count + 1)] if count else [0]
+    return [range(first, last) for first, last in zip(borders, borders[1:], strict=False)]
+
+
+class _ReadSparsely(Recorder):
+    """Whether a prompt was read by lists of blocks."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
+        """See `Recorder`."""
+        self.seen |= attended.lists is not None
+
+
+class _FirstFrames(Recorder):
+    """Vision tokens of each frame, as the first layer has them."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def begin_step(self, tokens: StepTokens) -> None:
+        """See `Recorder`; steps behind layers after which tokens left have fewer."""
+        sizes = tokens.frame_sizes()
+        if sum(sizes) > sum(self.sizes):
+            self.sizes = list(sizes)
+
+
+def inspect_answer(
+    qa: "VideoQA",
+    clip: "VideoClip",
+    question: str,
+    *,
+    video: str,
+    evidence: Sequence[tuple[float, float]] = (),
+    **options: Any,
+) -> Inspection:
+    """Ask a question about a clip, and record where the model looked.
+
+    Args:
+        qa: the model.
+        clip: the sampled frames.
+        question: what to ask.
+        video: its name, for the reader.
+        evidence: seconds [start, end) in which the answer is seen, where that is known.
+        options: of `VideoQA.ask`: how it answers, never what it reads.
+    """
+    begin = time.perf_counter()
+    text, selection, gates = TextMass(), FrameSelection(), FrameGates()
+    sizes, sparse = _FirstFrames(), _ReadSparsely()
+    recorder = Recorders(text, selection, gates, sizes, sparse)
+    answer = qa.ask(clip, question, recorder=recorder, **options)
+    usage, mass, means = answer.usage, text.text_mass(), gates.means()
+    if not mass.shape[1]:
+        raise UsageError("the answer has no token: nothing can be told of where it looked")
+    frames = _frames(usage.times, sizes.sizes)
+    return Inspection(
+        video=video,
+        question=question,
+        answer=answer.text,
+        model=usage.model,
+        method=usage.attention,
+        parameters=json.loads(json.dumps(usage.spec)),
+        size=(usage.width, usage.height),
+        num_sampled=usage.num_frames,
+        prompt_tokens=usage.prompt_tokens,
+        answer_tokens=mass.shape[1],
+        frames=frames,
+        attention=rows_of(mass.mean(1)),
+        even=rows_of(text.even_mass().mean(1)),
+        selection=_selection(selection, sizes.sizes),
+        gates=tuple(map(rows_of, means)) if len(means) else None,
+        thumbnails=tuple(thumbnails(clip.frames, len(frames))),
+        evidence=tuple((float(start), float(end)) for start, end in evidence),
+        notes=(*usage.notes, *usage.warnings, *((DENSE_ROW,) if sparse.seen else ())),
+        machine=evaluation_facts(qa.model.device),
+        seconds=round(time.perf_counter() - begin, 2),
+    )
+
+
+def rows_of(values: Tensor) -> Rows:
+    """`[layers, F]` as JSON keeps it."""
+    return tuple(tuple(float(f"{one:.{DIGITS}g}") for one in row) for row in values.tolist())
+
+
+def _frames(times: Sequence[float], sizes: Sequence[int]) -> tuple[ShownFrame, ...]:
+    """The temporal patches of sampled frames; the last may lack a frame."""
+    step = -(-len(times) // len(sizes))
+    parts = [times[first : first + step] for first in range(0, len(times), step)]
+    return tuple(
+        ShownFrame(start=part[0], end=part[-1], tokens=size)
+        for part, size in zip(parts, sizes, strict=True)
+    )
+
+
+def _selection(recorder: FrameSelection, sizes: Sequence[int]) -> Selection | None:
+    frequency = recorder.selection_frequency()
+    if not len(frequency):
+        return None
+    later = sum(sizes) - torch.tensor(sizes).cumsum(0)
+    return Selection(
+        frequency=rows_of(frequency),
+        uniform=rows_of(recorder.uniform_frequency()),
+        later_tokens=tuple(later.tolist()),
+    )
+
+
+def thumbnails(frames: Tensor, num_frames: int) -> Iterator[str]:
+    """A small picture of each group: of its sampled frames the one least like the whole clip.
+
+    Args:
+        frames: uint8 `[N, 3, H, W]`.
+        num_frames: F, temporal patches or images.
+    """
+    step = -(-len(frames) // num_frames)
+    mean = torch.stack([frame.float() for frame in frames[:: -(-len(frames) // 64)]]).mean(0)
+    for group in groups(num_frames):
+        part = frames[step * group.start : step * group.stop]
+        unlike = torch.stack([(frame - mean).abs().mean() for frame in part])
+        yield _jpeg(part[int(unlike.argmax())])
+
+
+def _jpeg(frame: Tensor) -> str:
+    picture = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = BytesIO()
+    picture.save(content, format="JPEG", quality=70)
+    return b64encode(content.getvalue()).decode()
