@@ -111,4 +111,5 @@ def _divided(above: Floats, below: Floats) -> Floats:
     """NaN where there is nothing below."""
     whole = np.broadcast_to(below, np.broadcast_shapes(above.shape, below.shape))
     out = np.full(whole.shape, np.nan)
-    return np.divide(above, whole, out=out, where=whole > 0)
+    np.divide(above, whole, out=out, where=whole > 0)
+    return out

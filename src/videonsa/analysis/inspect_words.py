@@ -47,8 +47,8 @@ def _share(inspection: Inspection) -> str:
         float(np.array(rows).sum(1).mean()) for rows in (inspection.attention, inspection.even)
     )
     return (
-        f"{to_video:.0%} of their attention went to the video; spread evenly over all tokens it "
-        f"would be {even:.0%}."
+        f"{to_video:.0%} of that attention went to the video; spread evenly over all tokens, "
+        f"{even:.0%} would."
     )
 
 
@@ -91,7 +91,8 @@ def _evidence(inspection: Inspection, series: Series) -> str:
         rank = 1 + int((series.mean > series.mean[frames[0]]).sum())
         told += f": rank {rank} of {len(inspection.frames)} frames"
     if whole.selection is not None and not np.isnan(whole.selection.mean[0]):
-        told += f"; it was selected {_times(whole.selection.mean[0])} as often as at random"
+        told += f"; later vision tokens selected it {_times(whole.selection.mean[0])} as often as "
+        told += "at random"
     return f"{told}."
 
 

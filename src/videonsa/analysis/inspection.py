@@ -1,4 +1,4 @@
-"""`inspect_answer`: where a model looked for one answer, beside what no preference would give."""
+"""`ask_and_inspect`: where a model looked for one answer, beside what no preference would give."""
 
 import json
 import time
@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,7 @@ from videonsa.models.step import StepTokens
 from videonsa.parsing import one_line, read_json_object, typed
 
 if TYPE_CHECKING:
+    from videonsa.inference.answer import Answer
     from videonsa.inference.engine import VideoQA
     from videonsa.video.decode import VideoClip
 
@@ -162,7 +164,7 @@ def groups(num_frames: int, most: int = MOST_BARS) -> list[range]:
     """Consecutive frames in at most so many groups, whose sizes differ by at most one."""
     count = min(num_frames, most)
     borders = [num_frames * place // count for place in range(count + 1)] if count else [0]
-    return [range(first, last) for first, last in zip(borders, borders[1:], strict=False)]
+    return [range(first, last) for first, last in pairwise(borders)]
 
 
 class _ReadSparsely(Recorder):
@@ -189,7 +191,7 @@ class _FirstFrames(Recorder):
             self.sizes = list(sizes)
 
 
-def inspect_answer(
+def ask_and_inspect(
     qa: "VideoQA",
     clip: "VideoClip",
     question: str,
@@ -197,7 +199,7 @@ def inspect_answer(
     video: str,
     evidence: Sequence[tuple[float, float]] = (),
     **options: Any,
-) -> Inspection:
+) -> "tuple[Answer, Inspection]":
     """Ask a question about a clip, and record where the model looked.
 
     Args:
@@ -217,7 +219,7 @@ def inspect_answer(
     if not mass.shape[1]:
         raise UsageError("the answer has no token: nothing can be told of where it looked")
     frames = _frames(usage.times, sizes.sizes)
-    return Inspection(
+    look = Inspection(
         video=video,
         question=question,
         answer=answer.text,
@@ -239,6 +241,7 @@ def inspect_answer(
         machine=evaluation_facts(qa.model.device),
         seconds=round(time.perf_counter() - begin, 2),
     )
+    return answer, look
 
 
 def rows_of(values: Tensor) -> Rows:

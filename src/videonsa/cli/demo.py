@@ -21,9 +21,8 @@ from videonsa.cli.common import (
 from videonsa.cli.compiling import compile_line
 
 if TYPE_CHECKING:
-    from videonsa.inference.answer import Answer
-    from videonsa.inference.engine import VideoQA
-    from videonsa.inference.timeline import TimelineRow
+    from videonsa.analysis.inspection import Inspection
+    from videonsa.inference.usage import Usage
     from videonsa.rendered.clips import ClipQuestion
 
 CLIP_SECONDS = 24.0
@@ -64,6 +63,8 @@ def run(args: Namespace) -> int:
     """Run the command."""
     prepare_folder(args.out)
     with quiet_libraries(debug=args.debug):
+        from videonsa.analysis.inspect_picture import draw_timeline
+        from videonsa.analysis.inspection import ask_and_inspect
         from videonsa.inference.engine import load
         from videonsa.rendered.clips import KINDS, ask_about, make_scene, scene_seed, write_video
         from videonsa.video.decode import read_video
@@ -81,16 +82,21 @@ def run(args: Namespace) -> int:
         clip = read_video(clip_path, sampling=model.sampling)
         asked = [question for kind in KINDS if (question := ask_about(scene, kind))]
         results: list[dict[str, Any]] = []
-        rows: list[TimelineRow] = []
+        looks: list[Inspection] = []
         for question in asked:
             with compile_line():
-                answer = _ask(model, clip, question, rows)
-            results.append(_result(question, answer))
+                answer, look = ask_and_inspect(
+                    model, clip, question.text, video=clip_path.name, evidence=question.evidence
+                )
+            looks.append(look)
+            results.append(_result(question, look))
             if not args.json:
                 emit(_line(results[-1]) + "\n")
-        _report_usage(answer)
-        picture = args.out / "demo.png"
-        write_output(picture, _picture(clip.frames, clip.times, rows, answer))
+        _report_usage(answer.usage)
+        picture, content = args.out / "demo.png", io.BytesIO()
+        truths = [f"{one['answer']} (truth: {one['truth']})" for one in results]
+        draw_timeline(looks, truths).save(content, format="PNG")
+        write_output(picture, content.getvalue())
     right = sum(result["right"] for result in results)
     if args.json:
         files = {"clip": str(clip_path), "picture": str(picture)}
@@ -99,30 +105,11 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _ask(
-    model: "VideoQA", clip: Any, question: "ClipQuestion", rows: list["TimelineRow"]
-) -> "Answer":
-    """Ask, and add what was looked at to the rows of the picture."""
-    from videonsa.inference.timeline import TimelineRow
-    from videonsa.models.recorder.frames import AttentionRecorder
-
-    recorder = AttentionRecorder()
-    answer = model.ask(clip, question.text, recorder=recorder)
-    selection = recorder.selection_frequency()
-    if not rows and len(selection):
-        subtitle = "frames it chose for later video tokens"
-        rows.append(TimelineRow("Selected branch", subtitle, selection.mean(0), "selected"))
-    looked = recorder.text_mass().mean((0, 1))
-    subtitle = f"answer: {answer.text}   (truth: {question.answer})"
-    rows.append(TimelineRow(question.text, subtitle, looked))
-    return answer
-
-
-def _result(question: "ClipQuestion", answer: "Answer") -> dict[str, Any]:
+def _result(question: "ClipQuestion", answer: "Inspection") -> dict[str, Any]:
     from videonsa.evals.scoring import exact_match
 
-    words = {"kind": question.kind, "question": question.text, "answer": answer.text}
-    return words | {"truth": question.answer, "right": exact_match(answer.text, question.answer)}
+    words = {"kind": question.kind, "question": question.text, "answer": answer.answer}
+    return words | {"truth": question.answer, "right": exact_match(answer.answer, question.answer)}
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -131,21 +118,8 @@ def _line(result: dict[str, Any]) -> str:
     return f"{mark}  {result['question']:<58} {said}"
 
 
-def _report_usage(answer: "Answer") -> None:
-    usage = answer.usage
+def _report_usage(usage: "Usage") -> None:
     report(
         f"{usage.num_frames} frames of {usage.width}x{usage.height}, {usage.video_tokens} video "
         f"tokens; {attention_text(usage)}"
     )
-
-
-def _picture(frames: Any, times: Any, rows: list["TimelineRow"], answer: "Answer") -> bytes:
-    from videonsa.inference.timeline import draw_timeline
-
-    title = (
-        f"A rendered clip: {answer.usage.num_frames} frames, {answer.usage.video_tokens} video "
-        "tokens. Bars: where the selected branch (blue) and each answer's tokens (orange) looked"
-    )
-    content = io.BytesIO()
-    draw_timeline(frames, times, rows, title=title).save(content, format="PNG")
-    return content.getvalue()

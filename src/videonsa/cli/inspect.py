@@ -89,7 +89,7 @@ def run(args: Namespace) -> int:
 
         from videonsa.analysis.inspect_page import page
         from videonsa.analysis.inspect_words import sentences
-        from videonsa.analysis.inspection import inspect_answer
+        from videonsa.analysis.inspection import ask_and_inspect
         from videonsa.planning.defaults import change_sampling
         from videonsa.video.decode import read_video
 
@@ -98,7 +98,7 @@ def run(args: Namespace) -> int:
             clip = read_video(
                 video, sampling=change_sampling(model.sampling, **sampling_options(args))
             )
-            inspection = inspect_answer(
+            _, inspection = ask_and_inspect(
                 model,
                 clip,
                 args.question,

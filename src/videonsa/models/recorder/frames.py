@@ -215,4 +215,4 @@ class AttentionRecorder(Recorders):
 
 def _widen(per_frame: Tensor, num_frames: int) -> Tensor:
     """Zeros for the frames that came after."""
-    return torch.nn.functional.pad(per_frame, (0, num_frames - len(per_frame)))
+    return torch.nn.functional.pad(per_frame, (0, num_frames - per_frame.shape[-1]))

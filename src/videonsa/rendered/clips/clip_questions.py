@@ -8,6 +8,7 @@ from videonsa.rendered.clips.scene import (
     COLOURS,
     DIRECTIONS,
     MAX_OBJECTS,
+    SAMPLE_PERIOD,
     SHAPES,
     SIZE,
     Scene,
@@ -29,29 +30,38 @@ class ClipQuestion:
     answer: str
     options: tuple[str, ...]
     """In a fixed order; for `order`, the two objects as the question names them."""
+    evidence: tuple[tuple[float, float], ...] = ()
+    """Seconds [start, end) in which the answer is seen; of `order`, up to the second object's
+    appearance."""
+
+
+def _seen(*sprites: Sprite) -> tuple[tuple[float, float], ...]:
+    return tuple((sprite.start, sprite.end) for sprite in sprites)
 
 
 def _colour(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = rng.choice(("What colour is the {}?", "Which colour does the {} have?"))
-    return ClipQuestion("colour", text.format(sprite.shape), sprite.colour, tuple(COLOURS))
+    text = text.format(sprite.shape)
+    return ClipQuestion("colour", text, sprite.colour, tuple(COLOURS), _seen(sprite))
 
 
 def _shape(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = rng.choice(("What shape is the {} object?", "Which shape does the {} object have?"))
-    return ClipQuestion("shape", text.format(sprite.colour), sprite.shape, SHAPES)
+    return ClipQuestion("shape", text.format(sprite.colour), sprite.shape, SHAPES, _seen(sprite))
 
 
 def _count(scene: Scene, rng: random.Random) -> ClipQuestion:
     text = rng.choice(("How many objects move?", "How many moving objects are there?"))
-    return ClipQuestion("count", text, str(len(scene.objects)), COUNTS)
+    return ClipQuestion("count", text, str(len(scene.objects)), COUNTS, _seen(*scene.objects))
 
 
 def _direction(scene: Scene, rng: random.Random) -> ClipQuestion:
     sprite = rng.choice(scene.objects)
     text = rng.choice(("Which way does the {} move?", "In which direction does the {} move?"))
-    return ClipQuestion("direction", text.format(sprite.name), sprite.direction, tuple(DIRECTIONS))
+    text = text.format(sprite.name)
+    return ClipQuestion("direction", text, sprite.direction, tuple(DIRECTIONS), _seen(sprite))
 
 
 def _order(scene: Scene, rng: random.Random) -> ClipQuestion | None:
@@ -63,18 +73,19 @@ def _order(scene: Scene, rng: random.Random) -> ClipQuestion | None:
         ("Which came first, the {} or the {}?", "Which appeared first, the {} or {}?")
     )
     names = tuple(sprite.name for sprite in pair)
-    return ClipQuestion("order", text.format(*names), first.name, names)
+    shown = ((first.start, max(sprite.start for sprite in pair) + SAMPLE_PERIOD),)
+    return ClipQuestion("order", text.format(*names), first.name, names, shown)
 
 
 def _flash(scene: Scene, rng: random.Random) -> ClipQuestion:
     text = rng.choice(("What flashed?", "Which object flashed?"))
-    return ClipQuestion("flash", text, scene.flash.name, NAMES)
+    return ClipQuestion("flash", text, scene.flash.name, NAMES, _seen(scene.flash))
 
 
 def _when(scene: Scene, rng: random.Random) -> ClipQuestion:
     text = rng.choice(("When did something flash?", "In which quarter was the flash?"))
     quarter = QUARTERS[int(4 * scene.flash.start / scene.duration)]
-    return ClipQuestion("when", text, quarter, QUARTERS)
+    return ClipQuestion("when", text, quarter, QUARTERS, _seen(scene.flash))
 
 
 def _corner(sprite: Sprite, time: float) -> str:
