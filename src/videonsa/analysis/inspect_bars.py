@@ -81,11 +81,13 @@ def mean_of(rows: Floats) -> Floats:
 
 
 def _attention(inspection: Inspection, parts: Sequence[Sequence[int]]) -> Series:
+    """Shares of the attention that goes to the video."""
     seen, even = (_sums(np.array(x), parts) for x in (inspection.attention, inspection.even))
     to_video, even_video = (
         np.array(x).sum(1, keepdims=True) for x in (inspection.attention, inspection.even)
     )
-    times = _divided(_divided(seen, to_video), _divided(even, even_video))
+    seen, even = _divided(seen, to_video), _divided(even, even_video)
+    times = _divided(seen, even)
     return Series(seen=seen, uniform=even, times=times, telling=len(seen))
 
 

@@ -91,8 +91,9 @@ def _evidence(inspection: Inspection, series: Series) -> str:
         rank = 1 + int((series.mean > series.mean[frames[0]]).sum())
         told += f": rank {rank} of {len(inspection.frames)} frames"
     if whole.selection is not None and not np.isnan(whole.selection.mean[0]):
-        told += f"; later vision tokens selected it {_times(whole.selection.mean[0])} as often as "
-        told += "at random"
+        selected = whole.selection.mean[0]
+        often = f"{_times(selected)} as often as at random" if selected else "never"
+        told += f"; later vision tokens selected it {often}"
     return f"{told}."
 
 
