@@ -96,7 +96,7 @@ def test_sentences_name_what_stands_out_and_where_the_evidence_is():
     assert "more than even in 2 of 2 layers: rank 1 of 4 frames" in evidence
     assert "what stands out in where the answer's tokens looked: 2.0 s (2.5 times)." in attention
     assert "3.0 times, in layer 1 at 2.0 s" in attention
-    assert share.startswith("60% of that attention") and "80% would" in share
+    assert share.startswith("60% of the attention") and "80% would" in share
     assert "nothing stands out in what later vision tokens selected" in selection
     assert gates.startswith("Mean gates: compressed 0.50, selected 0.25, window 1.00")
 

@@ -47,7 +47,7 @@ def _share(inspection: Inspection) -> str:
         float(np.array(rows).sum(1).mean()) for rows in (inspection.attention, inspection.even)
     )
     return (
-        f"{to_video:.0%} of that attention went to the video; spread evenly over all tokens, "
+        f"{to_video:.0%} of the attention of the answer's tokens went to the video; spread evenly over all tokens, "
         f"{even:.0%} would."
     )
 

@@ -22,6 +22,7 @@ from videonsa.models.recorder.frames import FrameSelection, TextMass
 from videonsa.models.recorder.gates import FrameGates
 from videonsa.models.recorder.protocol import Recorder, Recorders
 from videonsa.models.step import StepTokens
+from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line, read_json_object, typed
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ DENSE_ROW = (
     "the method read the prompt sparsely: for the answer's first token, what is shown is where it "
     "would attend to by dense attention"
 )
+
+ABLATED = "the {} branch is ablated: what is shown of it is read by nothing"
 
 Rows = tuple[tuple[float, ...], ...]
 """`[layers, F]`."""
@@ -167,15 +170,24 @@ def groups(num_frames: int, most: int = MOST_BARS) -> list[range]:
     return [range(first, last) for first, last in pairwise(borders)]
 
 
-class _ReadSparsely(Recorder):
-    """Whether a prompt was read by lists of blocks."""
+class _Remarks(Recorder):
+    """What has to be said of how the method attended."""
 
     def __init__(self) -> None:
-        self.seen = False
+        self._found: set[str] = set()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line each."""
+        return tuple(sorted(self._found))
 
     def record(self, layer: int, q: Tensor, k: Tensor, attended: Attended) -> None:
         """See `Recorder`."""
-        self.seen |= attended.lists is not None
+        if attended.lists is not None:
+            self._found.add(DENSE_ROW)
+        if attended.spec is not None:
+            off = [name for name in BRANCHES if name not in attended.spec.branches]
+            self._found |= {ABLATED.format(name) for name in off}
 
 
 class _FirstFrames(Recorder):
@@ -212,8 +224,8 @@ def ask_and_inspect(
     """
     begin = time.perf_counter()
     text, selection, gates = TextMass(), FrameSelection(), FrameGates()
-    sizes, sparse = _FirstFrames(), _ReadSparsely()
-    recorder = Recorders(text, selection, gates, sizes, sparse)
+    sizes, remarks = _FirstFrames(), _Remarks()
+    recorder = Recorders(text, selection, gates, sizes, remarks)
     answer = qa.ask(clip, question, recorder=recorder, **options)
     usage, mass, means = answer.usage, text.text_mass(), gates.means()
     if not mass.shape[1]:
@@ -237,7 +249,7 @@ def ask_and_inspect(
         gates=tuple(map(rows_of, means)) if len(means) else None,
         thumbnails=tuple(thumbnails(clip.frames, len(frames))),
         evidence=tuple((float(start), float(end)) for start, end in evidence),
-        notes=(*usage.notes, *usage.warnings, *((DENSE_ROW,) if sparse.seen else ())),
+        notes=(*usage.notes, *usage.warnings, *remarks.notes),
         machine=evaluation_facts(qa.model.device),
         seconds=round(time.perf_counter() - begin, 2),
     )

@@ -70,7 +70,7 @@ def test_gates_of_frames_are_the_means_of_their_tokens_in_chunks_too():
 
     with torch.no_grad():
         plain = model(**prompt(3)).logits
-        seen = model(**prompt(3), recorder=Recorders(whole, Keep())).logits
+        seen = model(**prompt(3), recorder=Recorders(whole, Keep(), AttentionRecorder())).logits
         model(**prompt(3), recorder=parts, rows_per_chunk=5)
     assert torch.equal(plain, seen)
     expected = torch.stack([gates[0, 2:14].unflatten(0, (3, 4)).mean((1, 2)) for gates in given])
