@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
-from videonsa.models.costs import AttentionCall
-from videonsa.models.methods.compression import Kept, TokenCompression, rows_of
+from videonsa.models.methods.compression import Kept, rows_of
 from videonsa.models.methods.fastv import FastV
 from videonsa.models.methods.protocol import Attended
-from videonsa.models.methods.reduction import TokenReduction, check_layer, check_ratio
+from videonsa.models.methods.reduction import TokenReduction, check_ratio
+from videonsa.models.methods.two_stages import TwoStageCompression
 from videonsa.models.tower_probe import EncodedFrames, TowerProbe
-from videonsa.ops.last_row import kept_of
 from videonsa.ops.spatiotemporal import (
     density_clusters,
     diverse_tokens,
@@ -30,12 +29,9 @@ if TYPE_CHECKING:
     from videonsa.models.attention import HybridAttention
     from videonsa.models.step import AttentionStep
 
-LAYER, DEPTH = 20, 28
-"""Of the published setting: tokens leave again behind 20 of 28 layers."""
-
 
 @dataclass(frozen=True)
-class FlashVID(TokenCompression):
+class FlashVID(TwoStageCompression):
     """A video keeps diverse tokens of each frame, and means of those that are alike.
 
     It is cut into segments of similar frames. In a segment each frame keeps tokens that receive
@@ -47,6 +43,7 @@ class FlashVID(TokenCompression):
     name = "flashvid"
     tower_probe: ClassVar[TowerProbe] = TowerProbe(received=(-1,))
     compares_frames = True
+    published = (20, 28)
 
     ratio: float = 0.25
     """Share of the tokens that the layers hold, on average."""
@@ -68,16 +65,13 @@ class FlashVID(TokenCompression):
     def __post_init__(self) -> None:
         """Refuse values outside their domain: UsageError."""
         super().__post_init__()
-        for name in ("ratio", "layer_ratio"):
-            check_ratio(name, getattr(self, name))
+        check_ratio("ratio", self.ratio)
         for name, least in (("expansion", 1.0), ("min_segments", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name}={getattr(self, name)}: want {least:g} at least")
         for name in ("alpha", "merge_threshold", "segment_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name}={getattr(self, name)}: want a number from 0 to 1")
-        if self.layer is not None:
-            check_layer("layer", self.layer)
 
     def _budget(self, tokens_per_frame: int) -> tuple[int, int]:
         """Tokens of a frame that are read, on average; how many of them are chosen."""
@@ -142,31 +136,6 @@ class FlashVID(TokenCompression):
 
     # Inside the layers, FastV's rule.
 
-    def of_depth(self, num_layers: int) -> Self:
-        """With the layer stated; see `TokenReduction`."""
-        stated = self
-        if self.layer is None:
-            stated = replace(self, layer=max(1, num_layers * LAYER // DEPTH))
-        return super(FlashVID, stated).of_depth(num_layers)
-
-    def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
-        """Where tokens leave, in a model that is not as deep as its authors'."""
-        behind = super().notes(num_layers, num_heads)
-        if num_layers == DEPTH or not self.leaves_after:
-            return behind
-        told = f"flashvid: tokens leave again after layer {self.layer} of {num_layers}"
-        return (f"{told}; published is {LAYER} of {DEPTH}", *behind)
-
-    @property
-    def is_causal(self) -> bool:  # type: ignore[override]
-        """See `AttentionMethod`: not where the last token decides."""
-        return self.layer_ratio == 1 and super().is_causal
-
-    @property
-    def leaves_after(self) -> tuple[int, ...]:  # type: ignore[override]
-        """See `AttentionMethod`; known once the number of layers is."""
-        return () if self.layer is None or self.layer_ratio == 1 else (self.layer - 1,)
-
     text_is_dense = TokenReduction.text_is_dense  # text tokens stay
 
     @property
@@ -193,14 +162,6 @@ class FlashVID(TokenCompression):
     ) -> Tensor | None:
         """See `AttentionMethod`."""
         return self._inside.kept_after(layer, hidden, step, following)
-
-    def vision_tokens(self, call: AttentionCall) -> tuple[tuple[int, int], ...]:
-        """See `AttentionMethod`."""
-        ((first, count),) = super().vision_tokens(call)
-        layer = self.of_depth(call.num_layers).layer
-        if self.layer_ratio == 1 or layer is None:
-            return ((first, count),)
-        return (first, count), (layer, kept_of(count, self.layer_ratio))
 
 
 def clustered(tokens: Tensor, places: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,16 @@
 """VScan: tokens leave twice, in the tower by what it attends to, then inside the layers."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from videonsa.models.costs import AttentionCall
 from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.linears import linear_rows
-from videonsa.models.methods.compression import Kept, TokenCompression
-from videonsa.models.methods.reduction import TokenReduction, check_layer, check_ratio
+from videonsa.models.methods.compression import Kept
+from videonsa.models.methods.reduction import TokenReduction, check_ratio
+from videonsa.models.methods.two_stages import TwoStageCompression
 from videonsa.models.tower_probe import EncodedFrames, TowerProbe
 from videonsa.ops.last_row import kept_of, last_row_attention, most_attended
 from videonsa.ops.token_merging import merge_into_nearest
@@ -18,14 +18,12 @@ from videonsa.ops.token_merging import merge_into_nearest
 if TYPE_CHECKING:
     from videonsa.models.step import AttentionStep
 
-DEPTH = 28
-"""Layers of the model that its settings were published for."""
 WINDOW = 4
 """Merged tokens along a side of the tower's windows: 112 pixels."""
 
 
 @dataclass(frozen=True)
-class VScan(TokenCompression):
+class VScan(TwoStageCompression):
     """Some tokens of each frame are read, and from the middle layer on some of these are held.
 
     A frame keeps the tokens that receive most attention in the tower: half of them in its first
@@ -38,6 +36,7 @@ class VScan(TokenCompression):
 
     name = "vscan"
     tower_probe: ClassVar[TowerProbe] = TowerProbe(received=(0, -1))
+    published = (14, 28)
 
     ratio: float = 0.167
     """Share of a frame's tokens that is read."""
@@ -50,22 +49,6 @@ class VScan(TokenCompression):
         """Refuse values outside their domain: UsageError."""
         super().__post_init__()
         check_ratio("ratio", self.ratio)
-        check_ratio("layer_ratio", self.layer_ratio)
-        if self.layer is not None:
-            check_layer("layer", self.layer)
-
-    def of_depth(self, num_layers: int) -> Self:
-        """With the layer stated; see `TokenReduction`."""
-        stated = self if self.layer is not None else replace(self, layer=max(1, num_layers // 2))
-        return super(VScan, stated).of_depth(num_layers)
-
-    def notes(self, num_layers: int, num_heads: int) -> tuple[str, ...]:
-        """Where tokens leave, in a model that is not as deep as its authors'."""
-        behind = super().notes(num_layers, num_heads)
-        if num_layers == DEPTH or not self.leaves_after:
-            return behind
-        told = f"vscan: tokens leave again after layer {self.layer} of {num_layers}"
-        return (f"{told}; published is 14 of {DEPTH}", *behind)
 
     def compress(self, frames: EncodedFrames) -> Kept:
         """See `TokenCompression`."""
@@ -81,16 +64,6 @@ class VScan(TokenCompression):
         """See `TokenCompression`."""
         return num_frames * kept_of(tokens_per_frame, self.ratio)
 
-    @property
-    def is_causal(self) -> bool:  # type: ignore[override]
-        """See `AttentionMethod`: not where the last token decides."""
-        return self.layer_ratio == 1 and super().is_causal
-
-    @property
-    def leaves_after(self) -> tuple[int, ...]:  # type: ignore[override]
-        """See `AttentionMethod`; known once the number of layers is."""
-        return () if self.layer is None or self.layer_ratio == 1 else (self.layer - 1,)
-
     text_is_dense = TokenReduction.text_is_dense  # text tokens stay
 
     def kept_after(
@@ -102,14 +75,6 @@ class VScan(TokenCompression):
         scores = unrotated_attention(following, hidden[0]).to(hidden.device)
         vision = step.tokens.vision_mask[0, -hidden.shape[1] :]
         return most_attended(scores, vision, ratio=self.layer_ratio)
-
-    def vision_tokens(self, call: AttentionCall) -> tuple[tuple[int, int], ...]:
-        """See `AttentionMethod`."""
-        ((first, count),) = super().vision_tokens(call)
-        layer = self.of_depth(call.num_layers).layer
-        if self.layer_ratio == 1 or layer is None:
-            return ((first, count),)
-        return (first, count), (layer, kept_of(count, self.layer_ratio))
 
 
 def chosen(early: Tensor, late: Tensor, size: tuple[int, int], *, ratio: float) -> Tensor:
