@@ -47,8 +47,8 @@ def _share(inspection: Inspection) -> str:
         float(np.array(rows).sum(1).mean()) for rows in (inspection.attention, inspection.even)
     )
     return (
-        f"{to_video:.0%} of the attention of the answer's tokens went to the video; spread evenly over all tokens, "
-        f"{even:.0%} would."
+        f"{to_video:.0%} of the attention of the answer's tokens went to the video; spread evenly "
+        f"over all tokens, {even:.0%} would."
     )
 
 
@@ -92,8 +92,12 @@ def _evidence(inspection: Inspection, series: Series) -> str:
         told += f": rank {rank} of {len(inspection.frames)} frames"
     if whole.selection is not None and not np.isnan(whole.selection.mean[0]):
         selected = whole.selection.mean[0]
-        often = f"{_times(selected)} as often as at random" if selected else "never"
-        told += f"; later vision tokens selected it {often}"
+        told += "; later vision tokens "
+        told += (
+            f"selected it {_times(selected)} as often as at random"
+            if selected
+            else "never selected it"
+        )
     return f"{told}."
 
 
