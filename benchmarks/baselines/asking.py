@@ -29,7 +29,7 @@ from videonsa.evals.journal import SAMPLES, appending, read_lines
 from videonsa.inference.context import Context, EncodedVision, split_at_video
 from videonsa.models.checkpoints.loading import load_model
 from videonsa.models.checkpoints.tokenizer import load_tokenizer
-from videonsa.models.chunks import why_at_once
+from videonsa.models.chunks import why_reread
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.methods.compression import Kept, TokenCompression, compress_clip
 from videonsa.models.methods.pairs import causal_pairs
@@ -194,7 +194,7 @@ class Asker:
         asked: Sequence[SuiteQuestion],
     ) -> tuple[list[Scored], list[_Computed]]:
         """Each question, and what was computed for it; once where the video is read once."""
-        if not method.is_causal or why_at_once(method) is not None or method.leaves_after:
+        if why_reread(method) is not None:
             found = [self._read_whole(video, vision, method, one) for one in asked]
             return [one for one, _ in found], [one for _, one in found]
         prompts = [self._prompt(vision, one.text) for one in asked]

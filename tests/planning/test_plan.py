@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import videonsa
 from videonsa.errors import BudgetError, ModelError, UsageError
+from videonsa.models.methods.head_patterns import HeadPatterns
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -38,6 +39,18 @@ def test_attention_and_dtype_can_be_chosen(clip_path, tiny_folder):
     assert plan.memory.peak.terms["weights"] == 2 * plan.parameters
     with pytest.raises(UsageError, match="dtype='int3'"):
         videonsa.plan_video(clip_path, tiny_folder, dtype="int3")
+
+
+def test_what_a_method_says_of_a_model_is_in_its_plan(clip_path, tiny_folder, tmp_path):
+    plan = videonsa.plan_video(clip_path, tiny_folder, method="vscan")
+    told = "vscan: tokens leave again after layer 1 of 2; published is 14 of 28"
+    assert told in plan.notes
+    patterns = HeadPatterns(model="x", searched_on="y", source="z", sizes=(((30, 50),) * 3,))
+    (tmp_path / "own.json").write_text(patterns.to_json())
+    with pytest.raises(UsageError, match="1 layers of 3 heads, the model has 2 of 4"):
+        videonsa.plan_video(
+            clip_path, tiny_folder, method=f"minference:patterns={tmp_path / 'own.json'}"
+        )
 
 
 def test_a_plan_may_not_fit(clip_path, tiny_folder):

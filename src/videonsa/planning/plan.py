@@ -188,6 +188,7 @@ def plan_video(
     """
     check_new_tokens(max_new_tokens)
     shape = load_shape(model, base=base, revision=revision, method=method, fresh_gates=fresh_gates)
+    of_method = shape.method.notes(shape.num_layers, shape.num_heads)
     if dtype is not None:
         if dtype not in BYTES_PER_VALUE:
             raise UsageError(f"dtype={dtype!r}: want one of {', '.join(BYTES_PER_VALUE)}")
@@ -215,7 +216,7 @@ def plan_video(
     )
     notes = (*notes_on_place(model, place), *(() if adapter is None else (adapter.describe(),)))
     notes += (describe_awq(shape.dtype, weights),) if shape.is_awq else ()
-    return replace(plan, notes=(*notes, *info.notes, *sampling_notes(info, wished)))
+    return replace(plan, notes=(*notes, *of_method, *info.notes, *sampling_notes(info, wished)))
 
 
 def _machine(device: str | torch.device | None, memory: int | None, gpu: str | None) -> Machine:
