@@ -98,7 +98,7 @@ class HybridAttention:
         if isinstance(past_key_values, VideoNSACache):
             past_key_values.count_pairs(partial(_pairs_of_a_head, attended, step))
         if step.recorder is not None:
-            step.recorder.record(self.layer_idx, q, k, attended)
+            step.recorder.record(self.layer_idx, q, k, attended._replace(values=v))
         out = attended.output.flatten(-2)
         del attended
         step.mark(self.layer_idx, "attention ends")

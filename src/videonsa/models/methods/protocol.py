@@ -44,6 +44,8 @@ class Attended(NamedTuple):
     """Which keys were chosen, where a prompt was read sparsely."""
     trim: Trim | None = None
     """Which pairs of the lists count."""
+    values: Tensor | None = None
+    """`[B, S, H, D]`, a view: what was summed up. Given to recorders alone."""
 
 
 class AttentionMethod(ABC):
