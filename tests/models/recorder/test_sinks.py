@@ -31,7 +31,9 @@ class Kept(Recorder):
 
 def read(model, inputs, *recorders, **options):
     with torch.no_grad():
-        return model(**inputs, past_key_values=VideoNSACache(), recorder=Recorders(*recorders), **options)
+        return model(
+            **inputs, past_key_values=VideoNSACache(), recorder=Recorders(*recorders), **options
+        )
 
 
 def softmax_over(scores):
@@ -51,13 +53,14 @@ def by_loops(layer, vision, spec, head, frame):
         selected = attended.result.selected_blocks[0, place, head].tolist()
         for g in range(group):
             query = q[place, head * group + g] * q.shape[-1] ** -0.5
-            key = lambda j: k[stream[j], head]
-            complete = [c for c in range((row + 1) // size)]
-            mean = lambda c: torch.stack([key(j) for j in range(c * size, (c + 1) * size)]).mean(0)
-            cmp = softmax_over({c: query @ mean(c) for c in complete})
-            slc = softmax_over({j: query @ key(j) for j in range(row + 1) if j // size in selected})
+            keys = k[stream, head]
+            complete = range((row + 1) // size)
+            cmp = softmax_over({c: query @ keys[c * size :][:size].mean(0) for c in complete})
+            slc = softmax_over(
+                {j: query @ keys[j] for j in range(row + 1) if j // size in selected}
+            )
             near = range(max(0, row + 1 - spec.window_size), row + 1)
-            win = softmax_over({j: query @ key(j) for j in near})
+            win = softmax_over({j: query @ keys[j] for j in near})
             gates = attended.gates[0, place, head * group + g]
             both = {
                 j: gates[0] * cmp.get(j // size, 0) / size

@@ -7,7 +7,8 @@ from tiny_models import prompt, tiny
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.methods import NSA
 from videonsa.models.recorder import unions as unions_module
-from videonsa.models.recorder.unions import SelectionUnions, mean_union
+from videonsa.models.recorder.protocol import Recorder, Recorders
+from videonsa.models.recorder.unions import SelectionUnions, mean_union, union_bounds
 from videonsa.ops.spec import NSASpec
 
 
@@ -66,3 +67,44 @@ def test_vision_tokens_alone_are_counted():
     dense = SelectionUnions()
     model(**inputs, recorder=dense, method="dense")
     assert dense.unions == []
+
+
+def test_sizes_overlaps_and_bounds_are_what_sets_count():
+    spec = NSASpec(block_size=4, num_selected_blocks=3, window_size=6)
+    recorder, kept = SelectionUnions(), []
+
+    class Keeps(Recorder):
+        wants_branches = True
+
+        def record(self, layer, q, k, attended):
+            kept.append(attended.result.selected_blocks[0, 2:66].tolist())
+
+    with torch.no_grad():
+        tiny(spec=spec)(**prompt(16), recorder=Recorders(recorder, Keeps()))
+    rows = [[{x for x in head if x >= 0} for head in row] for row in kept[0]]
+    sizes = [
+        len(set().union(*(rows[t + i][h] for i in range(16))))
+        for t in (0, 16, 32, 48)
+        for h in (0, 1)
+    ]
+    assert recorder.sizes[0].tolist() == [sizes.count(u) for u in range(49)]
+    assert recorder.unions[0] == pytest.approx(sum(sizes) / 8)
+    pairs = [(rows[t][h], rows[t - 1][h]) for t in range(1, 64) for h in (0, 1)]
+    shared = sum(len(a & b) for a, b in pairs) / sum(len(a) for a, _ in pairs)
+    assert recorder.overlaps[0] == pytest.approx(shared)
+    bounds = recorder.bounds
+    assert bounds.least <= recorder.unions[0] <= bounds.chance + 1
+    assert bounds.union(bounds.disorder(5.0)) == pytest.approx(5.0)
+
+
+def test_bounds_are_those_of_rows_that_agree_and_of_rows_that_draw():
+    current = torch.arange(320) // 10
+    alike = torch.stack([torch.zeros(320), torch.ones(320), current], 1).int()
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        torch.stack([*(torch.randperm(int(c), generator=generator)[:2]), c]) for c in current[160:]
+    ]
+    bounds = union_bounds(current[160:], num_selected=3)
+    assert mean_union(alike[None, 160:, None]) == bounds.least
+    drawn = torch.stack(drawn)[None, :, None]
+    assert mean_union(drawn) == pytest.approx(bounds.chance, rel=0.05)

@@ -62,12 +62,14 @@ class Received:
                 6.9 for dense attention with G = 7, which only "largest" allows.
         """
         alpha = self.largest if reading == "largest" else self.total.float() / self.queries
-        return alpha.where(self.queries >= FEWEST_QUERIES, torch.nan)
+        seen: Tensor = alpha.where(self.queries >= FEWEST_QUERIES, torch.nan)
+        return seen
 
     def norm_limit(self) -> Tensor:
         """`[H, 1]`: the norm below which a key may be a sink. Where it is 0 or less, none can."""
         low, middle, high = self.norms.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
-        return (middle - IQRS * (high - low))[:, None]
+        limit: Tensor = middle - IQRS * (high - low)
+        return limit[:, None]
 
     def sinks(self, reading: Reading) -> Tensor:
         """Which keys are sinks, bool `[H, S]`."""
@@ -132,7 +134,9 @@ class SinkRecorder(Recorder):
         if self._tokens is None or attended.values is None:
             return
         if attended.lists is not None or (attended.spec and attended.spec.stream != "vision"):
-            raise UsageError("sinks are counted for dense attention and paper NSA: name one of them")
+            raise UsageError(
+                "sinks are counted for dense attention and paper NSA: name one of them"
+            )
         q, k, v = q[0], k[0], attended.values[0]
         is_vision = self._tokens.vision_mask[0].to(q.device)
         number = is_vision.cumsum(0) - 1
@@ -275,9 +279,7 @@ def _sums(weights: Tensor, seen: Tensor, own: Tensor | None) -> Sums:
 
 def _blocks(spec: NSASpec, frames: list[int], num_keys: int, device: torch.device) -> BlockTable:
     sizes = frames if spec.block_size == "frame" else None
-    return block_table(
-        block_borders(spec.block_size, sizes, [num_keys]), num_keys, device=device
-    )
+    return block_table(block_borders(spec.block_size, sizes, [num_keys]), num_keys, device=device)
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -292,7 +294,8 @@ def _queries(q: Tensor, num_heads: int) -> Tensor:
 
 def _grouped(x: Tensor, num_heads: int) -> Tensor:
     """`[R, HQ, ...]` -> `[H, G, R, ...]`."""
-    return x.unflatten(1, (num_heads, -1)).movedim(0, 2)
+    grouped: Tensor = x.unflatten(1, (num_heads, -1))
+    return grouped.movedim(0, 2)
 
 
 def _widened(x: Tensor, size: torch.Size) -> Tensor:
