@@ -229,7 +229,7 @@ class EvidenceRecall(StreamRecorder):
         selected: Tensor | None,
         weights: Tensor,
     ) -> Tensor:
-        """The share that each ranking holds of each set: `[rankings, R, sets]`, means over heads."""
+        """What each ranking holds of each set: `[rankings, R, sets]`, means over heads."""
         num_heads, picks = k.shape[1], self._spec.num_selected_blocks - 1
         own = q[chunk.rows]
         grouped = own.to(compute_dtype(own)).unflatten(1, (num_heads, -1)).movedim(0, 2)
