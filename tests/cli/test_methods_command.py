@@ -31,6 +31,7 @@ def test_as_json_options_have_defaults_that_the_method_has(capsys):
         stated = json.loads(json.dumps(parse_method(name).parameters() or {}))
         assert stated.items() <= defaults.items()
     assert found["nsa"]["gates"]
+    assert [name for name, facts in found.items() if facts["live"]] == ["dense", "nsa", "visionzip"]
     assert found["fastv"]["method_behind"]
     assert found["fastv"]["session"].startswith("read again for each question: ")
 

@@ -46,6 +46,7 @@ def run(args: Namespace) -> int:
 def _facts(name: str, entry: "MethodEntry") -> dict[str, Any]:
     from videonsa.models.chunks import why_reread
     from videonsa.models.methods import parse_method
+    from videonsa.models.methods.compression import why_whole_clips
     from videonsa.models.methods.options import describe_kind, options_of
     from videonsa.models.methods.registry import has_behind
 
@@ -61,6 +62,7 @@ def _facts(name: str, entry: "MethodEntry") -> dict[str, Any]:
         "code": entry.code or None,
         "images": entry.images,
         "videos": entry.videos,
+        "live": reread is None and why_whole_clips(method) is None,
         "session": "read once" if reread is None else f"read again for each question: {reread}",
         "method_behind": has_behind(entry.load()),
         "gates": method.uses_gates,
@@ -78,6 +80,7 @@ def _text(name: str, facts: dict[str, Any]) -> str:
     can = {
         "images": facts["images"],
         "videos": facts["videos"],
+        "live video": facts["live"],
         "training": facts["trains"],
         "+nsa behind it": facts["method_behind"],
     }

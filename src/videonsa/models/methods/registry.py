@@ -98,29 +98,7 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             what="vision tokens leave after the first layers, by the last token's attention",
             paper="FastV, arXiv 2403.06764",
             code="pkunlp-icler/FastV d165972",
-            limits="everything is read again for each question; one sample at a time",
-        ),
-        "vscan": MethodEntry(
-            where="videonsa.models.methods.vscan:VScan",
-            what="a frame's tokens are chosen in the tower, and again inside the layers",
-            paper="VScan, arXiv 2505.22654",
-            code="Tencent/SelfEvolvingAgent a82450e",
-            limits="video frame by frame is our extension; everything is read again for each "
-            "question",
-        ),
-        "evs": MethodEntry(
-            where="videonsa.models.methods.evs:EVS",
-            what="the first frame stays, and the tokens that changed most since the frame before",
-            paper="EVS, arXiv 2510.14624",
-            code="vllm-project/vllm 094f117, vllm/multimodal/evs.py",
-            limits="frames cannot follow a video; images stay whole",
-        ),
-        "flashvid": MethodEntry(
-            where="videonsa.models.methods.flashvid:FlashVID",
-            what="diverse tokens of each frame stay, others are merged along time and in frames",
-            paper="FlashVID, arXiv 2602.08024",
-            code="Fanziyang-v/FlashVID 3efef7e",
-            limits="everything is read again for each question; published for videos alone",
+            limits="one sample at a time",
         ),
         "visionzip": MethodEntry(
             where="videonsa.models.methods.visionzip:VisionZip",
@@ -128,6 +106,27 @@ METHODS: Mapping[str, MethodEntry] = MappingProxyType(
             paper="VisionZip, arXiv 2412.04467",
             code="dvlab-research/VisionZip 3151f6d",
             limits="published for images: here frame by frame, from the tower's last block",
+        ),
+        "vscan": MethodEntry(
+            where="videonsa.models.methods.vscan:VScan",
+            what="a frame's tokens are chosen in the tower, and again inside the layers",
+            paper="VScan, arXiv 2505.22654",
+            code="Tencent/SelfEvolvingAgent a82450e",
+            limits="published for images: here frame by frame; layer_ratio=1 is read once",
+        ),
+        "evs": MethodEntry(
+            where="videonsa.models.methods.evs:EVS",
+            what="the first frame stays, and the tokens that changed most since the frame before",
+            paper="EVS, arXiv 2510.14624",
+            code="vllm-project/vllm 094f117, vllm/multimodal/evs.py",
+            limits="images stay whole",
+        ),
+        "flashvid": MethodEntry(
+            where="videonsa.models.methods.flashvid:FlashVID",
+            what="diverse tokens of each frame stay, others are merged along time and in frames",
+            paper="FlashVID, arXiv 2602.08024",
+            code="Fanziyang-v/FlashVID 3efef7e",
+            limits="published for videos alone; layer_ratio=1 is read once",
         ),
     }
 )
