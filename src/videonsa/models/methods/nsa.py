@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
@@ -22,6 +23,24 @@ if TYPE_CHECKING:
     from videonsa.models.step import AttentionStep, StepTokens
 
 
+@dataclass(frozen=True, eq=False)
+class StaticGates:
+    """Gates that do not depend on tokens."""
+
+    values: Tensor
+    """float32 `[layers, HQ, 3]`, from 0 to 1, branches in the order of `BRANCHES`."""
+
+    @classmethod
+    def at_half(cls, num_layers: int, num_heads: int) -> Self:
+        """As fresh gates start."""
+        return cls(torch.full((num_layers, num_heads, len(BRANCHES)), 0.5))
+
+    def of_layer(self, layer: int, hidden: Tensor) -> Tensor:
+        """Those of a layer for tokens `[B, T, hidden]`, `[B, T, HQ, 3]`."""
+        gates: Tensor = self.values[layer].to(hidden)
+        return gates.expand(*hidden.shape[:2], *gates.shape).contiguous()
+
+
 @dataclass(frozen=True)
 class NSA(AttentionMethod):
     """Text tokens attend densely, vision tokens by the three branches (paper section 2.2)."""
@@ -38,6 +57,8 @@ class NSA(AttentionMethod):
 
     spec: NSASpec = field(default_factory=NSASpec)
     backend: Backend = "auto"
+    static_gates: StaticGates | None = None
+    """In place of the learned ones, the same for all tokens; layers then need none of their own."""
 
     def __post_init__(self) -> None:
         """Refuse a spec of the other class: UsageError."""
@@ -89,7 +110,7 @@ class NSA(AttentionMethod):
         """See `AttentionMethod`."""
         if not step.tokens.has_vision:
             return attend_densely(q, k, v, step)
-        gates = layer.branch_gates(hidden, step, temperature=self.spec.gate_temperature)
+        gates = self._gates(layer, hidden, step)
         result = hybrid_attention(
             q,
             k,
@@ -106,6 +127,11 @@ class NSA(AttentionMethod):
         if isinstance(result, Tensor):
             return Attended(result, gates)
         return Attended(result.output, gates, result, self.spec)
+
+    def _gates(self, layer: "HybridAttention", hidden: Tensor, step: "AttentionStep") -> Tensor:
+        if self.static_gates is not None:
+            return self.static_gates.of_layer(layer.layer_idx, hidden)
+        return layer.branch_gates(hidden, step, temperature=self.spec.gate_temperature)
 
     def _frame_sizes(self, tokens: "StepTokens") -> list[int] | None:
         """Of frames that have tokens: where tokens left, a frame may have none."""
@@ -127,7 +153,8 @@ class NSA(AttentionMethod):
 
     def parameters(self) -> dict[str, Any] | None:
         """The fields of the spec."""
-        return stated_fields(self.spec)
+        stated = stated_fields(self.spec)
+        return stated if self.static_gates is None else stated | {"gates": "static"}
 
     def attended_keys(self, tokens_per_frame: int) -> int | None:
         """K = n * s + w of the branches that are on; compressed keys are not counted."""

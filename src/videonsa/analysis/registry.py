@@ -1,0 +1,88 @@
+"""`FINDINGS`: what `videonsa analyze` can measure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from videonsa.errors import UsageError
+
+if TYPE_CHECKING:
+    from videonsa.analysis.finding import Finding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FindingEntry:
+    """What there is to say of a finding, and where its class is; no other module is imported."""
+
+    where: str
+    """Its class, `module:Class`."""
+    title: str
+    what: str
+    """What is measured, in one line."""
+    claim: str
+    """What the paper says, in one or two sentences."""
+    tokens: int = 1024
+    """Of a video of a suite, where the command is not told."""
+    videos: int = 4
+    """Of each task, likewise."""
+
+    def load(self) -> "type[Finding]":
+        """Import its class."""
+        module, name = self.where.split(":")
+        found: type[Finding] = getattr(import_module(module), name)
+        return found
+
+
+FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
+    {
+        "transfer": FindingEntry(
+            where="videonsa.analysis.transfer:Transfer",
+            title="Sparse-trained weights run dense, and the other way round",
+            what="accuracy of the weights under the attention they were not trained with",
+            claim="NSA-trained weights under dense attention stay close to dense training and "
+            "below NSA itself (Table 3: LongVideoBench 56.1, 59.4 with NSA).",
+        ),
+    }
+)
+"""By name, in the order of the report. A new finding is one more entry, and its class."""
+
+
+def finding_from(content: dict[str, Any]) -> "Finding":
+    """The finding that JSON holds.
+
+    Raises:
+        UsageError: an unknown one, or damaged.
+    """
+    name = str(content.get("finding"))
+    if name not in FINDINGS:
+        raise UsageError(f"a finding {name!r}: want one of {', '.join(FINDINGS)}")
+    return FINDINGS[name].load().from_json(content)
+
+
+def options_from(kind: type, pairs: list[str]) -> Any:
+    """The options of a finding, with those of `key=value` texts changed.
+
+    Args:
+        kind: the dataclass of the options.
+        pairs: what the command was told, the values of a tuple with "/" between.
+
+    Raises:
+        UsageError: what is no `key=value`, an unknown key, or a value of another type.
+    """
+    from videonsa.models.methods.options import describe_kind, read_value
+
+    hints = get_type_hints(kind)
+    known = [one.name for one in fields(kind)]
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key not in known:
+            wanted = f"one of {', '.join(known)} as KEY=VALUE" if known else "none, it has none"
+            raise UsageError(f"--set {pair!r}: want {wanted}")
+        try:
+            changes[key] = read_value(hints[key], value)
+        except ValueError:
+            raise UsageError(f"--set {pair!r}: want {describe_kind(hints[key])}") from None
+    return replace(kind(), **changes)
