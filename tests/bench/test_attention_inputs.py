@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from videonsa.bench.attention_inputs import REGIMES, make_inputs
+from videonsa.bench.attention_inputs import (
+    MEASURED_DISORDER,
+    REGIMES,
+    disorder,
+    make_inputs,
+)
 from videonsa.bench.attention_shapes import SHAPES
 
 CPU = torch.device("cpu")
@@ -55,3 +60,12 @@ def test_coherent_queries_of_a_frame_are_one_query_and_a_tenth_of_noise():
 def test_coherent_queries_exist_for_a_frame_that_is_still_arriving():
     shape = replace(SHAPES["tiny-frame20"], tokens=30)
     assert make_inputs(shape, ["coherent"], device=CPU)["coherent"].q.shape[1] == 30
+
+
+def test_measured_queries_disagree_as_much_as_was_measured():
+    shape = replace(SHAPES["tiny-1k"], dtype="float32", tokens=320)
+    made = make_inputs(shape, ["measured", "random", "coherent"], device=CPU)
+    found = {name: disorder(inputs, shape) for name, inputs in made.items()}
+    assert found["measured"] == pytest.approx(MEASURED_DISORDER, abs=0.02)
+    assert found["coherent"] < found["measured"] < found["random"]
+    assert made["measured"].q.std() == pytest.approx(1.0, abs=0.05)

@@ -84,7 +84,7 @@ def _add_options(parser: LineParser) -> None:
         type=_names,
         metavar="A,B",
         help="random: neighbouring tokens have nothing in common; coherent: they select mostly the "
-        "same blocks (default: both)",
+        "same blocks; measured: as much as those of a trained model (default: random,coherent)",
     )
     add_repeats_option(
         parser, default=20, of="runs of each op; slow ops stop after 10 s, but not before 3"
@@ -146,7 +146,7 @@ def _request(args: Namespace) -> "Request":
     import torch
 
     from videonsa.bench.attention import Request
-    from videonsa.bench.attention_inputs import REGIMES
+    from videonsa.bench.attention_inputs import MEASURED, REGIMES
     from videonsa.bench.attention_shapes import DEFAULT_SHAPES, DEFAULT_TINY_SHAPES, SHAPES, TINY
     from videonsa.bench.op_registry import OPS, pick
     from videonsa.bench.passes import PASSES
@@ -156,7 +156,9 @@ def _request(args: Namespace) -> "Request":
         args.shapes or (DEFAULT_TINY_SHAPES if on_cpu else DEFAULT_SHAPES), SHAPES, "shapes"
     )
     ops = pick(args.ops or OPS, OPS, "ops")
-    regimes = pick(args.regimes or REGIMES, {name: name for name in REGIMES}, "regimes")
+    regimes = pick(
+        args.regimes or REGIMES, {name: name for name in (*REGIMES, MEASURED)}, "regimes"
+    )
     passes = pick(args.passes, {name: name for name in PASSES}, "passes")
     large = [shape.name for shape in shapes if not shape.name.startswith(TINY)]
     if on_cpu and large:
