@@ -37,6 +37,19 @@ class FindingEntry:
 
 FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
     {
+        "selection": FindingEntry(
+            where="videonsa.analysis.selection:Selection",
+            title="What is selected",
+            what="which frames are selected, how far neighbours agree, and recall of the evidence",
+            claim="Selection keeps salient blocks; kernels count on neighbours that share them.",
+        ),
+        "sinks": FindingEntry(
+            where="videonsa.analysis.sinks:Sinks",
+            title="Attention sinks",
+            what="share of keys that are attention sinks, by branch, depth and position",
+            claim="Sinks are 1.2 % of the keys in the compressed branch, 0.1 % in the selected, "
+            "0.3 % in the window and 0.3 % together; in dense attention they grow with depth.",
+        ),
         "transfer": FindingEntry(
             where="videonsa.analysis.transfer:Transfer",
             title="Sparse-trained weights run dense, and the other way round",
