@@ -14,8 +14,8 @@ Regime: TypeAlias = Literal["random", "coherent", "measured"]
 REGIMES: tuple[Regime, ...] = ("random", "coherent")
 MEASURED: Regime = "measured"
 """Of attention alone, where a selection can be looked at while its inputs are made."""
-MEASURED_DISORDER = 0.24
-"""Of the embedded model on its clips (`models.recorder.unions.SelectionUnions`): 0 is agreement of
+MEASURED_DISORDER = 0.35
+"""Of the embedded model on 16 clips (`models.recorder.unions.SelectionUnions`): 0 is agreement of
 16 neighbours, 1 is chance."""
 _LEAST_NOISE, _MOST_NOISE, _HALVINGS = 1e-2, 1e2, 10
 
