@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from videonsa.bench.attention_shapes import Shape
+from videonsa.errors import UsageError
 from videonsa.models.recorder.unions import mean_union, union_bounds
 from videonsa.ops import NSAResult, NSASpec, nsa_attention
 
@@ -17,6 +18,8 @@ MEASURED: Regime = "measured"
 MEASURED_DISORDER = 0.35
 """Of the embedded model on 16 clips (`models.recorder.unions.SelectionUnions`): 0 is agreement of
 16 neighbours, 1 is chance."""
+_NEAR = 0.05
+"""How far from it a shape's may be."""
 _LEAST_NOISE, _MOST_NOISE, _HALVINGS = 1e-2, 1e2, 10
 
 COHERENT_NOISE = 0.1
@@ -90,7 +93,11 @@ def _of_frames(shape: Shape, generator: torch.Generator, *, like: Tensor) -> Ten
 
 
 def _measured(shape: Shape, k: Tensor, v: Tensor, gates: Tensor, *, seed: int) -> Inputs:
-    """Halves the interval of the noise until selections have the measured disorder."""
+    """Halves the interval of the noise until selections have the measured disorder.
+
+    Raises:
+        UsageError: no noise gives it in this shape.
+    """
     generator = torch.Generator(k.device).manual_seed(seed)
     size = (1, shape.tokens, shape.query_heads, shape.head_dim)
     own = torch.randn(size, generator=generator, dtype=k.dtype, device=k.device)
@@ -99,10 +106,16 @@ def _measured(shape: Shape, k: Tensor, v: Tensor, gates: Tensor, *, seed: int) -
     for _ in range(_HALVINGS):
         noise = (low * high) ** 0.5
         inputs = Inputs((common + noise * own).mul_((1 + noise**2) ** -0.5), k, v, gates)
-        if disorder(inputs, shape) < MEASURED_DISORDER:
+        reached = disorder(inputs, shape)
+        if reached < MEASURED_DISORDER:
             low = noise
         else:
             high = noise
+    if abs(reached - MEASURED_DISORDER) > _NEAR:
+        raise UsageError(
+            f"regime 'measured' of shape {shape.name}: unions of 16 tokens come to a disorder of "
+            f"{reached:.2f}, want {MEASURED_DISORDER}; take 'random' and 'coherent' there"
+        )
     return inputs
 
 
