@@ -37,6 +37,21 @@ class FindingEntry:
 
 FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
     {
+        "branches": FindingEntry(
+            where="videonsa.analysis.branches:Branches",
+            title="Branches: gates, heads, knock-outs and static gates",
+            what="gates by layer, head, branch and task, and accuracy with branches ablated",
+            claim="Use of the branches depends on layer and task: compression is high in most "
+            "layers, selection and window fade in layers 22 to 26 (Fig. 4), and single branches or "
+            "static mean gates lose accuracy (Tables 2 and 34).",
+        ),
+        "budget": FindingEntry(
+            where="videonsa.analysis.budget:Budget",
+            title="Budget: selected blocks against window, and how many keys",
+            what="accuracy over blocks and window at one budget, and over the budget",
+            claim="At a fixed budget K = n s + w there is a best allocation, near that of "
+            "training; more blocks beat more window (section 4; Tables 29 and 33 contradict it).",
+        ),
         "selection": FindingEntry(
             where="videonsa.analysis.selection:Selection",
             title="What is selected",

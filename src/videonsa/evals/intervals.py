@@ -37,7 +37,7 @@ def mean_over_videos(
 
     Where all videos have the same mean, the bootstrap has nothing to spread. Then a video that is
     unlike them may still come with a probability of up to 1 - 0.05^(1/n) (Clopper and Pearson, of 0
-    in n), which moves the mean by as much of `bounds` at most.
+    in n), which moves the mean by as much of the way to the farther of `bounds` at most.
 
     Args:
         sums: of each video, over its samples.
@@ -53,7 +53,8 @@ def mean_over_videos(
     if np.ptp(total / count) < 1e-12:
         if bounds is None:
             return Interval(value)
-        reach = (1 - (1 - _LEVEL) ** (1 / num_videos)) * (bounds[1] - bounds[0])
+        farthest = max(value - bounds[0], bounds[1] - value)
+        reach = (1 - (1 - _LEVEL) ** (1 / num_videos)) * farthest
         return Interval(value, max(bounds[0], value - reach), min(bounds[1], value + reach))
     drawn = np.random.default_rng(0).integers(num_videos, size=(repeats, num_videos))
     means = total[drawn].sum(1) / count[drawn].sum(1)
