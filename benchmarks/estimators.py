@@ -1,7 +1,7 @@
 """Time, memory and density of the estimators of sparse prefill, at the shape of a 7B layer.
 
     python benchmarks/estimators.py --out benchmarks/results/nvidia-h200/estimators.json
-    python benchmarks/estimators.py --device cpu --shape tiny-1k --out /tmp/estimators.json
+    python benchmarks/estimators.py --device cpu --shape tiny-1k --out estimators.json
 
 Each with its published settings: the heads of vertical_slash all keep 1,000 columns and 6,096
 offsets, as most published heads do. What is timed makes lists of keys out of q and k; attention

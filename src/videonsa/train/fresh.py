@@ -20,11 +20,12 @@ def shaped(config: VideoNSAConfig, changes: Mapping[str, Any]) -> VideoNSAConfig
     fields["text_config"].pop("layer_types", None)
     merged = _merged(fields, changes, "model.shape")
     try:
-        checked_fields(merged, "model.shape")
+        checked_fields(merged, "model.shape", remedy="change it")
         made: VideoNSAConfig = VideoNSAConfig.from_dict(merged)
-    except (ModelError, TypeError, ValueError) as error:
-        told = str(error).removeprefix("model.shape: ").removesuffix(": download it again")
-        raise UsageError(f"model.shape: {told}") from error
+    except ModelError as error:
+        raise UsageError(str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model.shape: {error}: change it") from error
     return made
 
 

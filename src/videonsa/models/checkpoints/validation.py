@@ -135,7 +135,9 @@ _OURS = MappingProxyType(
 )
 
 
-def checked_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def checked_fields(
+    config: Mapping[str, Any], where: str, *, remedy: str | None = None
+) -> dict[str, Any]:
     """The fields that the model reads, nested (`text_config`, `vision_config`) and complete.
 
     The flat layout of the published configs becomes the nested one, `torch_dtype` becomes `dtype`
@@ -146,6 +148,7 @@ def checked_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     Args:
         config: what config.json holds.
         where: that file, for the message.
+        remedy: ends the message; None: what helps with a file.
 
     Raises:
         ModelError: another family, quantised weights other than AWQ's int4, a field outside its
@@ -155,7 +158,7 @@ def checked_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     try:
         return _checked(config)
     except _FieldError as error:
-        raise ModelError(f"{where}: {error}: {error.remedy}") from error
+        raise ModelError(f"{where}: {error}: {remedy or error.remedy}") from error
 
 
 class _FieldError(Exception):
