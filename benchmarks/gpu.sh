@@ -42,12 +42,12 @@ tests) python3 -m pytest tests -m gpu -p no:cacheprovider || failed=1 ;;
 forward)
     videonsa bench attention --shapes $shapes,7b-256k,3b-128k,frame60-32k,frame60-128k \
         --repeats 10 --out "$out/attention.json"
-    python3 benchmarks/kernels.py --out "$out/kernels.json" || failed=1
+    python3 benchmarks/attention_kernels.py --out "$out/kernels.json" || failed=1
     ;;
 backward)
     videonsa bench attention --shapes $shapes --passes backward,both --repeats 6 \
         --out "$out/attention.json"
-    python3 benchmarks/kernels.py --pass backward --out "$out/kernels_backward.json" || failed=1
+    python3 benchmarks/attention_kernels.py --pass backward --out "$out/kernels_backward.json" || failed=1
     ;;
 prefill)
     videonsa bench prefill --model 7B --tokens 128k --video none --repeats 3 \

@@ -1,8 +1,8 @@
 """Time of each kernel of one `nsa_attention` call at the shape of a 7B layer, from GPU traces.
 
 cd benchmarks/results/nvidia-h200
-python ../../kernels.py --out kernels.json
-python ../../kernels.py --pass backward --out kernels_backward.json
+python ../../attention_kernels.py --out kernels.json
+python ../../attention_kernels.py --pass backward --out kernels_backward.json
 """
 
 import argparse
