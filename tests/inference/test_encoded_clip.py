@@ -55,9 +55,11 @@ def joined(parts):
 def test_a_file_gives_the_frames_and_facts_of_its_clip(long_path, small_parts):
     for sampling in ({}, {"num_frames": 41}, {"mode": "keyframes"}, {"num_frames": 1}):
         clip = videonsa.read_video(long_path, sampling=SamplingSpec(**sampling))
-        seen = encoded(long_path, joined, **sampling)
-        assert torch.equal(seen.features, clip.frames)
-        assert (seen.times, seen.warnings, seen.notes) == (clip.times, clip.warnings, clip.notes)
+        stream = decode.stream_video(long_path, sampling=SamplingSpec(**sampling))
+        for seen in (encoded(long_path, joined, **sampling), encoded(stream, joined)):
+            assert torch.equal(seen.features, clip.frames)
+            told = seen.times, seen.warnings, seen.notes
+            assert told == (clip.times, clip.warnings, clip.notes)
         assert (seen.height, seen.width) == clip.frames.shape[2:]
         assert seen.seconds > 0
         assert torch.equal(encoded(clip, joined).features, clip.frames)

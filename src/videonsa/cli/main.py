@@ -24,6 +24,7 @@ from videonsa.cli import (
     inspect,
     methods,
     plan,
+    serve,
     train,
     watch,
 )
@@ -52,7 +53,7 @@ def build_parser() -> LineParser:
     )
     parser.add_argument("--version", action="version", version=f"videonsa {videonsa.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    answering = (demo, ask, inspect, chat, watch, compare, plan, methods)
+    answering = (demo, ask, inspect, chat, watch, serve, compare, plan, methods)
     for command in (*answering, convert, data, doctor, bench, evaluate, analyze, train):
         command.add_parser(commands)
     return parser

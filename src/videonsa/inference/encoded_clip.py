@@ -15,12 +15,14 @@ from videonsa.models.methods.compression import Kept
 from videonsa.models.rope import Grid
 from videonsa.models.shape import VisionShape
 from videonsa.video.decode import VideoClip, probe, stream_video
-from videonsa.video.parts import Reading
+from videonsa.video.parts import Reading, VideoStream
 from videonsa.video.processing import check_times
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo, plan_sampling
 from videonsa.video.source import Decoder, VideoLike
 
-Video = VideoLike | VideoClip
+Sampled = VideoClip | VideoStream
+"""A video whose frames are chosen already: read, or while they are decoded, wherever that is."""
+Video = VideoLike | Sampled
 FORGOTTEN = "forgotten:"
 """What the note on frames that were forgotten begins with."""
 
@@ -132,15 +134,13 @@ def encode_clip(
     of: VideoClip | Reading
     if isinstance(video, VideoClip):
         if decoder != "cpu":
-            raise UsageError(f"a clip that is read already and decoder={decoder!r}: pass the path")
+            raise _no_decoder(decoder)
         check_times(video)
         height, width = video.frames.shape[2:]
         kept = encode(video.frames.split(part_size(height, width, vision)))
         of, warnings, notes, info = video, video.warnings, video.notes, video.info
     else:
-        stream = stream_video(
-            video, sampling=sampling, workers=workers, decoder=decoder, beside=True
-        )
+        stream = _stream(video, sampling, workers=workers, decoder=decoder)
         height, width, reading = stream.plan.height, stream.plan.width, Reading(stream)
         size = part_size(height, width, vision)
         with closing(reading.parts(size, progress=progress)) as parts:
@@ -162,6 +162,20 @@ def encode_clip(
     )
 
 
+def _stream(
+    video: VideoLike | VideoStream, sampling: SamplingSpec, *, workers: int | None, decoder: Decoder
+) -> VideoStream:
+    if not isinstance(video, VideoStream):
+        return stream_video(video, sampling=sampling, workers=workers, decoder=decoder, beside=True)
+    if decoder != "cpu":
+        raise _no_decoder(decoder)
+    return video
+
+
+def _no_decoder(decoder: Decoder) -> UsageError:
+    return UsageError(f"a clip that is read already and decoder={decoder!r}: pass the path")
+
+
 def part_size(height: int, width: int, vision: VisionShape) -> int:
     """Frames of a size, in pixels, that go to the tower together."""
     patches = height * width // vision.patch_size**2
@@ -170,9 +184,9 @@ def part_size(height: int, width: int, vision: VisionShape) -> int:
 
 def clip_info(video: Video) -> VideoInfo:
     """What is known of a video from its header."""
-    return video.info if isinstance(video, VideoClip) else probe(video)
+    return video.info if isinstance(video, Sampled) else probe(video)
 
 
 def plan_clip(video: Video, sampling: SamplingSpec) -> SamplingPlan:
     """The frames that `encode_clip` will take, from the header alone."""
-    return video.plan if isinstance(video, VideoClip) else plan_sampling(clip_info(video), sampling)
+    return video.plan if isinstance(video, Sampled) else plan_sampling(clip_info(video), sampling)

@@ -15,6 +15,7 @@ from videonsa.inference.arguments import check_kind, check_names
 from videonsa.inference.demonstration import OF_WHAT_COMES, encode_for_demonstration
 from videonsa.inference.encoded_clip import (
     EncodedClip,
+    Sampled,
     Video,
     encode_clip,
     part_size,
@@ -50,7 +51,6 @@ from videonsa.planning.devices import (
 )
 from videonsa.planning.plan import NEW_TOKENS
 from videonsa.video.chat import DEFAULT_SYSTEM
-from videonsa.video.decode import VideoClip
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import Decoder
 
@@ -220,8 +220,8 @@ class VideoQA:
 
         Args:
             video: a file, a folder of images, an image, pictures in memory or a `FrameList` of
-                them (see `read_video`), or a `VideoClip`. One image alone is asked about as an
-                image, with image tokens and the image's share of pixels.
+                them (see `read_video`), or a `VideoClip` or `VideoStream`. One image alone is asked
+                about as an image, with image tokens and the image's share of pixels.
             question: what to ask; never empty.
             sampling: which frames; None is the model's own.
             system: the system message.
@@ -235,7 +235,7 @@ class VideoQA:
             stop: texts; the answer ends before the first of them.
             seed: makes drawing repeatable; None is one that `Usage.generation` names.
             fit: where the sampling fits neither context nor memory, take the one that does and
-                changes least; the answer's notes say which. Not for a `VideoClip`.
+                changes least; the answer's notes say which. Not for a clip.
             memory: bytes that `fit` may count on; None is what the GPU has to give.
             decoder: as for `read_video`; "gpu" is untested so far.
             progress: a bar on stderr while decoding takes over a second; None is on a terminal.
@@ -439,7 +439,7 @@ class VideoQA:
         """
         check_names(changes, [one.name for one in fields(SamplingSpec)], "a video")
         given = [name for name, value in changes.items() if value is not None]
-        if isinstance(video, VideoClip) and (sampling is not None or given):
+        if isinstance(video, Sampled) and (sampling is not None or given):
             raise UsageError(
                 f"a clip that is read already and {', '.join(given) or 'sampling'}: "
                 "pass the path instead, or read the clip with that sampling"

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from videonsa.errors import UsageError
-from videonsa.inference.encoded_clip import Video, clip_info, plan_clip
+from videonsa.inference.encoded_clip import Sampled, Video, clip_info, plan_clip
 from videonsa.inference.warm_up import Prompt
 from videonsa.planning.budget import check_context
 from videonsa.planning.devices import Machine, find_machine
 from videonsa.planning.plan import Question
 from videonsa.video.chat import VisionSlot, chat_tokens
-from videonsa.video.decode import VideoClip
 from videonsa.video.sampling import SamplingSpec
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def foresee(
         max_new_tokens=max_new_tokens,
     )
     if fit:
-        if isinstance(video, VideoClip):
+        if isinstance(video, Sampled):
             raise UsageError("fit for a clip that is read already: pass the path instead")
         fitted = asked.fit(clip_info(video), wanted)
         wanted, plan = fitted.sampling, fitted.plan

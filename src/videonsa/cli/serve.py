@@ -1,0 +1,164 @@
+"""`videonsa serve`: an OpenAI-compatible endpoint for questions about videos."""
+
+import signal
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videonsa.cli import values
+from videonsa.cli.answering import add_answering_options, load_model
+from videonsa.cli.common import (
+    Commands,
+    LineParser,
+    add_command,
+    add_sampling_options,
+    quiet_libraries,
+    report,
+    sampling_options,
+)
+from videonsa.errors import UsageError, missing_package
+
+if TYPE_CHECKING:
+    from videonsa.server.settings import ServeSettings
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "serve",
+        run=run,
+        summary="Answer questions about videos over HTTP, as OpenAI's chat completions do: point "
+        "an OpenAI client at http://HOST:PORT/v1. SIGTERM stops it once it has answered what it "
+        "accepted.",
+        examples=(
+            "videonsa serve --media videos/",
+            "videonsa serve --model Enxin/VideoNSA --host 0.0.0.0 --api-key-file key.txt",
+        ),
+    )
+    add_answering_options(parser)
+    add_sampling_options(parser)
+    where = parser.add_argument_group("where it listens, and who may ask")
+    where.add_argument(
+        "--host",
+        type=values.name,
+        default="127.0.0.1",
+        metavar="NAME",
+        help="address to listen on; 0.0.0.0 is all of this machine (default: %(default)s)",
+    )
+    where.add_argument(
+        "--port",
+        type=values.whole_number(0, 65535),
+        default=8000,
+        metavar="N",
+        help="0 takes a free one, which is told (default: %(default)s)",
+    )
+    where.add_argument(
+        "--api-key-file",
+        type=values.path,
+        metavar="FILE",
+        help="its first line is the key that requests under /v1 have to bring",
+    )
+    where.add_argument(
+        "--media",
+        type=values.path,
+        metavar="DIR",
+        help="folder whose files requests may name as file:// (default: none)",
+    )
+    _add_limits(parser)
+
+
+def _add_limits(parser: LineParser) -> None:
+    limits = parser.add_argument_group("limits")
+    count = values.whole_number(1, 100_000)
+    limits.add_argument(
+        "--served-name", type=values.name, metavar="NAME", help="of the model (default: --model)"
+    )
+    limits.add_argument(
+        "--queue",
+        type=count,
+        default=64,
+        metavar="N",
+        help="requests under way, those that wait included; more get status 429 (default: "
+        "%(default)s)",
+    )
+    limits.add_argument(
+        "--together",
+        type=count,
+        default=16,
+        metavar="N",
+        help="questions about the same videos that are answered side by side (default: "
+        "%(default)s)",
+    )
+    limits.add_argument(
+        "--timeout",
+        type=values.positive_number,
+        default=600.0,
+        metavar="S",
+        help="seconds from a request to the end of its answer (default: %(default)g)",
+    )
+    limits.add_argument(
+        "--stop-timeout",
+        type=values.positive_number,
+        default=60.0,
+        metavar="S",
+        help="seconds that a stop waits for answers (default: %(default)g)",
+    )
+
+
+def run(args: Namespace) -> int:
+    """Run the command."""
+    with quiet_libraries(debug=args.debug):
+        try:
+            from videonsa.server.run import listen, make_server
+        except ModuleNotFoundError as error:
+            raise missing_package(error.name or "a package", extra="serve") from error
+        from videonsa.planning.defaults import change_sampling
+        from videonsa.server.frames import ReadHere
+        from videonsa.server.front import Front
+        from videonsa.server.model_thread import ModelThread
+
+        settings = _settings(args)
+        listening = listen(args.host, args.port)
+        with listening:
+            qa = load_model(args)
+            qa.sampling = change_sampling(qa.sampling, **sampling_options(args))
+            thread = ModelThread(qa, ReadHere(), most_together=args.together)
+            front = Front(qa, thread, settings, folder=args.media)
+            server = make_server(front, stop_timeout=args.stop_timeout)
+            port = listening.getsockname()[1]
+            report(f"serving    {settings.model_name} on http://{args.host}:{port}/v1")
+            # uvicorn stops on them and then raises them again, for whoever asked before it.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+            server.run(sockets=[listening])
+    return 0
+
+
+def _settings(args: Namespace) -> "ServeSettings":
+    from videonsa.server.settings import ServeSettings
+    from videonsa.video.chat import DEFAULT_SYSTEM
+
+    if args.host not in _LOOPBACK and args.api_key_file is None:
+        report(f"warning    whoever reaches {args.host} may ask: --api-key-file FILE sets a key")
+    return ServeSettings(
+        model_name=args.served_name or args.model,
+        system=DEFAULT_SYSTEM if args.system is None else args.system,
+        api_key=None if args.api_key_file is None else _first_line(args.api_key_file),
+        most_requests=args.queue,
+        most_together=args.together,
+        timeout=args.timeout,
+    )
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with path.open(encoding="ascii") as file:
+            return file.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not ASCII"
+        raise UsageError(
+            f"--api-key-file {path}: {reason.lower()}: want a file with a key"
+        ) from error

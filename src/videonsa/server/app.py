@@ -1,0 +1,153 @@
+"""The routes, and what stands before and behind them: keys, errors, metrics."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from videonsa.errors import VideoNSAError
+from videonsa.server.api_key import ApiKey
+from videonsa.server.asked import Asked
+from videonsa.server.errors import RefusedRequest, refusal
+from videonsa.server.front import Front, Gone, unless_gone
+from videonsa.server.jobs import Done, Piece
+from videonsa.server.replies import LAST_EVENT, Reply, event, usage_dict
+from videonsa.server.schema import ChatRequest
+
+_log = logging.getLogger("videonsa.server")
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ChatRequest.model_json_schema()}},
+    }
+}
+Events = AsyncGenerator[Asked | Piece | Done]
+
+
+def build_app(front: Front) -> FastAPI:
+    """The application: what a server such as uvicorn runs."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(front.thread.stop)
+
+    app = FastAPI(title="videonsa", docs_url=None, redoc_url=None, lifespan=lifespan)
+    if front.settings.api_key is not None:
+        app.add_middleware(ApiKey, key=front.settings.api_key)
+    app.add_exception_handler(VideoNSAError, _told)
+    app.add_exception_handler(HTTPException, _told_of_http)
+    app.add_exception_handler(Exception, _told)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        return _health(front)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(front)]}
+
+    @app.post("/v1/chat/completions", openapi_extra=_BODY)
+    async def chat_completions(request: Request) -> Response:
+        return await _chat(front, request)
+
+    return app
+
+
+async def _chat(front: Front, request: Request) -> Response:
+    events = front.answer(request)
+    try:
+        asked = await anext(events)
+        assert isinstance(asked, Asked)
+        # The status is sent with the first piece: an error before it has one of its own.
+        first = await unless_gone(request, anext(events))
+        if asked.stream:
+            return _Stream(events, asked, first)
+        async with aclosing(events):
+            return await unless_gone(request, _whole(events, asked, first))
+    except Gone:
+        await events.aclose()
+        return Response(status_code=499)  # nobody reads it
+    except BaseException:
+        await events.aclose()
+        raise
+
+
+async def _whole(events: Events, asked: Asked, event: Asked | Piece | Done) -> Response:
+    while not isinstance(event, Done):
+        event = await anext(events)
+    usage = usage_dict(event, ignored=asked.ignored)
+    return JSONResponse(Reply(asked.model).whole(event, usage))
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; a client that goes away closes where they come from."""
+
+    def __init__(self, events: Events, asked: Asked, first: Asked | Piece | Done) -> None:
+        self._events = events
+        super().__init__(_chunks(events, asked, first), media_type="text/event-stream")
+        self.headers["Cache-Control"] = "no-store"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+async def _chunks(
+    events: Events, asked: Asked, found: Asked | Piece | Done
+) -> AsyncGenerator[bytes]:
+    reply = Reply(asked.model)
+    yield reply.chunk({"role": "assistant", "content": ""})
+    try:
+        while not isinstance(found, Done):
+            if isinstance(found, Piece):
+                yield reply.chunk({"content": found.text})
+            found = await anext(events)
+        usage = usage_dict(found, ignored=asked.ignored)
+        yield reply.end(found, usage, apart=asked.include_usage)
+    except Exception as error:  # its status is gone: the event says what went wrong
+        yield event(_refused(error).body()) + LAST_EVENT
+
+
+def _refused(error: Exception) -> RefusedRequest:
+    told = refusal(error)
+    if told.status >= 500 and not isinstance(error, RefusedRequest):
+        _log.error("a request failed", exc_info=error)
+    return told
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    told = _refused(error)
+    return JSONResponse(told.body(), told.status, headers=told.headers())
+
+
+async def _told_of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = RefusedRequest(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    return JSONResponse(told.body(), told.status, headers=error.headers)
+
+
+def _health(front: Front) -> JSONResponse:
+    thread = front.thread
+    body = {
+        "status": "ok" if thread.is_alive else "stopping",
+        "model": front.settings.model_name,
+        "requests": front.num_requests,
+        "waiting": thread.num_waiting,
+        "running": thread.num_running,
+    }
+    return JSONResponse(body, 200 if thread.is_alive else 503)
+
+
+def _model(front: Front) -> dict[str, Any]:
+    name = front.settings.model_name
+    return {"id": name, "object": "model", "created": front.started, "owned_by": "videonsa"}

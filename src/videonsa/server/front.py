@@ -1,0 +1,218 @@
+"""From a request to its answer: a place, its media, a question for the model, and what ends it."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from videonsa.inference.engine import VideoQA
+from videonsa.planning.defaults import change_sampling
+from videonsa.server.asked import Asked, Said, read_request
+from videonsa.server.errors import RefusedRequest
+from videonsa.server.jobs import Done, Event, Failed, Job, Piece
+from videonsa.server.local_media import LocalMedia
+from videonsa.server.model_thread import ModelThread
+from videonsa.server.sessions import Media, Part, Shown
+from videonsa.server.settings import ServeSettings
+
+T = TypeVar("T")
+
+
+class Gone(Exception):
+    """The client does not wait for the answer."""
+
+
+class Front:
+    """What the routes call. It runs in an event loop, which it never blocks."""
+
+    def __init__(
+        self, qa: VideoQA, thread: ModelThread, settings: ServeSettings, *, folder: Path | None
+    ) -> None:
+        """Serve a model.
+
+        Args:
+            qa: the model, of which only facts are read here.
+            thread: that answers.
+            settings: limits.
+            folder: that file:// may name files in.
+        """
+        self.thread, self.settings = thread, settings
+        self.started = int(time.time())
+        self._sampling, self._folder = qa.sampling, folder
+        self._num_requests = 0
+
+    @property
+    def num_requests(self) -> int:
+        """Requests under way."""
+        return self._num_requests
+
+    async def answer(self, request: Request) -> AsyncGenerator[Asked | Piece | Done]:
+        """Answer a chat completion. Closing it, or cancelling who waits, cancels the question.
+
+        Yields:
+            What is asked, once the body is read; then the answer as it comes.
+
+        Raises:
+            VideoNSAError: what `refusal` tells a client.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.timeout
+        with self._place():
+            body = await read_body(request, self.settings.most_body)
+            asked = await asyncio.to_thread(read_request, body, system=self.settings.system)
+            del body
+            self._check_model(asked.model)
+            yield asked
+            events: asyncio.Queue[Event] = asyncio.Queue()
+            job = await self._job(asked, _emitter(loop, events))
+            try:
+                self.thread.submit(job)
+                while True:
+                    event = await self._next(events, deadline)
+                    if isinstance(event, Failed):
+                        raise event.error
+                    yield event
+                    if isinstance(event, Done):
+                        return
+            finally:
+                self.thread.cancel(job)
+
+    async def _next(self, events: "asyncio.Queue[Event]", deadline: float) -> Event:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await events.get()
+        except TimeoutError as error:
+            raise RefusedRequest(
+                504,
+                f"no complete answer within {self.settings.timeout:g} s: ask for fewer frames or "
+                "tokens, or begin the server with a longer --timeout",
+                code="timeout",
+            ) from error
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place for one request, from before its body is read to the end of its answer."""
+        if self._num_requests >= self.settings.most_requests:
+            wait = max(1.0, self.thread.seconds_each * self._num_requests)
+            raise RefusedRequest(
+                429,
+                f"{self._num_requests} requests are under way, and no more may be: try again in "
+                f"{math.ceil(wait)} s",
+                code="queue_full",
+                retry_after=wait,
+            )
+        self._num_requests += 1
+        try:
+            yield
+        finally:
+            self._num_requests -= 1
+
+    def _check_model(self, name: str) -> None:
+        if name != self.settings.model_name:
+            raise RefusedRequest(
+                404,
+                f"no model {name[:100]!r} here: want {self.settings.model_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def _job(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
+        local = LocalMedia(self._folder)
+        finding = asyncio.ensure_future(asyncio.to_thread(self._find, asked, local))
+        try:
+            parts, media = await asyncio.shield(finding)
+        except BaseException:  # its thread may still write: what it leaves goes when it has ended
+            finding.add_done_callback(lambda _: local.close())
+            raise
+        return Job(
+            system=asked.system,
+            parts=parts,
+            question=asked.question,
+            options=asked.options,
+            media=media,
+            emit=emit,
+            release=local.close,
+        )
+
+    def _find(self, asked: Asked, local: LocalMedia) -> tuple[tuple[Part, ...], Media]:
+        """What stands before a question, and where its media are."""
+        parts: list[Part] = []
+        media: Media = {}
+        for part in asked.parts:
+            if isinstance(part, Said):
+                parts.append(part)
+                continue
+            sampling = change_sampling(self._sampling, **part.changes)
+            path, digest = local.get(part.url, part.param)
+            shown = Shown(digest, sampling)
+            media[shown] = path
+            parts.append(shown)
+        return tuple(parts), media
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        RefusedRequest: 413, larger than it may be; no more of it is read.
+        Gone: the client went away.
+    """
+    refused = RefusedRequest(
+        413,
+        f"the body is larger than {most} bytes: send a smaller video, or name a file",
+        code="body_too_large",
+    )
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdecimal() or int(stated) > most:
+        raise refused
+    found = bytearray()
+    try:
+        async for piece in request.stream():
+            found += piece
+            if len(found) > most:
+                raise refused
+    except ClientDisconnect as error:
+        raise Gone from error
+    return bytes(found)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do something for a client, and stop where it goes away.
+
+    Raises:
+        Gone: it went away.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_wait_until_gone(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Gone
+    finally:
+        for one in (task, watch):
+            one.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _wait_until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _emitter(
+    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Event]"
+) -> Callable[[Event], None]:
+    """Hands events of the thread of the model to an event loop."""
+
+    def emit(event: Event) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    return emit

@@ -1,0 +1,35 @@
+"""How a server is run."""
+
+from dataclasses import dataclass
+
+from videonsa.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeSettings:
+    """What `videonsa serve` was told."""
+
+    model_name: str
+    """By which clients ask for the model."""
+    system: str
+    """The system message of requests without one."""
+    api_key: str | None = None
+    """That every request under /v1 has to bring; None: none has to."""
+    most_requests: int = 64
+    """Requests under way, those that wait included."""
+    most_together: int = 16
+    """Questions about the same videos that are answered side by side."""
+    timeout: float = 600.0
+    """Seconds from a request to the end of its answer."""
+    most_body: int = 64 * 2**20
+    """Bytes of a request, videos in it included."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the domain: UsageError."""
+        for name in ("most_requests", "most_together", "most_body"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: want an int of at least 1")
+        if not 0 < self.timeout < 1e6:
+            raise UsageError(f"timeout={self.timeout}: want seconds above 0, at most 999,999")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
+            raise UsageError("the API key is empty or not ASCII: want letters and digits")

@@ -1,0 +1,94 @@
+"""A server in a thread of this process, on a loopback port, and clients of it."""
+
+import base64
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+import openai
+
+from videonsa.server.frames import ReadHere
+from videonsa.server.front import Front
+from videonsa.server.model_thread import ModelThread
+from videonsa.server.run import listen, make_server
+from videonsa.server.settings import ServeSettings
+from videonsa.video.chat import DEFAULT_SYSTEM
+
+
+class Served:
+    """A server that runs."""
+
+    def __init__(self, front, port, server):
+        self.front, self.port, self.server = front, port, server
+
+    def client(self, **options):
+        chosen = {"api_key": "none", "max_retries": 0} | options
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", **chosen)
+
+    def post(self, body, path="/v1/chat/completions", headers=None):
+        """(status, JSON) of a plain request."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request("POST", path, content, headers or {})
+        answer = connection.getresponse()
+        found = answer.status, json.loads(answer.read()), dict(answer.getheaders())
+        connection.close()
+        return found
+
+
+@contextmanager
+def running(qa, *, folder=None, **settings):
+    """A `Served` with these settings."""
+    settings = {"model_name": "embedded", "system": DEFAULT_SYSTEM} | settings
+    chosen = ServeSettings(**settings)
+    thread = ModelThread(qa, ReadHere(), most_together=chosen.most_together)
+    front = Front(qa, thread, chosen, folder=folder)
+    with listen("127.0.0.1", 0) as listening:
+        server = make_server(front, stop_timeout=10)
+        runner = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        runner.start()
+        try:
+            yield Served(front, listening.getsockname()[1], server)
+        finally:
+            server.should_exit = True
+            runner.join(20)
+    assert not runner.is_alive()
+
+
+def video(path):
+    return {"type": "video_url", "video_url": {"url": f"file://{path}"}}
+
+
+def data_url(path):
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def chat(*parts, **more):
+    """A body with one turn of the user."""
+    return {"model": "embedded", "messages": [{"role": "user", "content": [*parts]}]} | more
+
+
+def wait_until(holds, seconds=1.0):
+    """Whether something comes to hold in so many seconds."""
+    end = time.perf_counter() + seconds
+    while not holds():
+        if time.perf_counter() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def send_and_leave(port, body):
+    """Send a request, and close the connection when the first bytes come."""
+    content = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Content-Length: {len(content)}")
+        connection.sendall("\r\n".join((*lines, "", "")).encode() + content)
+        connection.recv(1)

@@ -1,0 +1,105 @@
+"""The official client drives a server with the embedded model."""
+
+import openai
+import pytest
+from served import chat, data_url, running, text, video
+from server_clips import QUESTIONS, write_test_clip
+
+import videonsa
+
+
+@pytest.fixture(scope="module")
+def qa():
+    return videonsa.load("embedded", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("media")
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return write_test_clip(folder / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def answers(qa, clip):
+    """What the engine itself answers."""
+    session = qa.open(clip)
+    return [session.ask(question, fresh=True).text for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def served(qa, folder, answers):
+    with running(qa, folder=folder) as found:
+        yield found
+
+
+def test_answers_are_those_of_the_engine_and_the_video_is_read_once(served, clip, answers):
+    client = served.client()
+    cached = []
+    for question, wanted in zip(QUESTIONS, answers, strict=True):
+        body = chat(video(clip), text(question))
+        reply = client.chat.completions.create(**body)
+        assert reply.choices[0].message.content == wanted
+        assert reply.choices[0].finish_reason == "stop"
+        cached.append(reply.usage.prompt_tokens_details.cached_tokens)
+    assert cached[0] == 0 and all(number > 0 for number in cached[1:])
+    assert reply.usage.session == "reused" and reply.usage.method == "nsa"
+    (media,) = reply.usage.media
+    assert len(media["seconds"]) == media["frames"] and media["sampling"]["fps"] == 2.0
+
+
+def test_a_stream_gives_the_same_words_and_the_usage_at_its_end(served, clip, answers):
+    body = chat(video(clip), text(QUESTIONS[-1]), stream=True)
+    chunks = list(served.client().chat.completions.create(**body))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answers[-1]
+    assert len(chunks) > 3 and chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices[0].finish_reason == "stop" and chunks[-1].usage.completion_tokens
+    body["stream_options"] = {"include_usage": True}
+    *_, end, usage = served.client().chat.completions.create(**body)
+    assert end.usage is None and usage.choices == [] and usage.usage.cached_tokens
+
+
+def test_a_further_turn_goes_on_where_the_conversation_was(served, qa, clip):
+    first = [{"role": "user", "content": [video(clip), text(QUESTIONS[0])]}]
+    client = served.client()
+    reply = client.chat.completions.create(model="embedded", messages=first)
+    said = reply.choices[0].message
+    again = [*first, said.model_dump(), {"role": "user", "content": QUESTIONS[1]}]
+    reply = client.chat.completions.create(model="embedded", messages=again)
+    session = qa.open(clip)
+    session.ask(QUESTIONS[0])
+    assert reply.choices[0].message.content == session.ask(QUESTIONS[1]).text
+    # All before the new question was read, but for what ends the answer's turn.
+    assert reply.usage.prompt_tokens - reply.usage.cached_tokens < 20
+
+
+def test_a_video_that_comes_in_the_request_is_the_same_video(served, clip, answers):
+    url = data_url(clip)
+    body = chat({"type": "video_url", "video_url": {"url": url}}, text(QUESTIONS[0]))
+    reply = served.client().chat.completions.create(**body)
+    assert reply.choices[0].message.content == answers[0] and reply.usage.cached_tokens > 0
+
+
+def test_sampling_is_that_of_the_request_in_each_spelling(served, clip):
+    client, body = served.client(), chat(video(clip), text(QUESTIONS[0]))
+    ways = (
+        {"num_frames": 6},
+        {"media_io_kwargs": {"video": {"num_frames": 6}}},
+        {"media_io_kwargs": {"video": {"num_frames": 6, "fps": 2}}},
+        {"mm_processor_kwargs": {"fps": 2, "max_frames": 6}},
+    )
+    for way in ways:
+        reply = client.chat.completions.create(**body, extra_body=way)
+        assert reply.usage.media[0]["frames"] == 6, way
+
+
+def test_a_wrong_model_and_media_that_are_not_there_are_errors_of_the_client(served, folder):
+    client = served.client()
+    body = chat(video(folder / "clip.mp4"), text("What flashed?"))
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+        client.chat.completions.create(**body | {"model": "gpt"})
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**chat(video("/etc/passwd"), text("What?")))
