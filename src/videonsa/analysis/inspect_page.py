@@ -1,7 +1,5 @@
 """`page`: an inspection as one HTML page that needs nothing beside itself."""
 
-import json
-import re
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -12,6 +10,7 @@ from videonsa.analysis.inspect_bars import Bars, Floats, Series
 from videonsa.analysis.inspect_words import STANDS_OUT, sentences
 from videonsa.analysis.inspection import MOST_BARS, Inspection
 from videonsa.ops.spec import BRANCHES
+from videonsa.webpage import fill, script_json
 
 TEMPLATE = "inspect_page.html"
 _DIGITS = 4
@@ -28,8 +27,7 @@ def page(inspection: Inspection) -> str:
         "data": script_json(page_data(inspection)),
     }
     template = files("videonsa.analysis").joinpath(TEMPLATE).read_text("utf-8")
-    # In one pass: what is put in is not looked at again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: given[found[1]], template)
+    return fill(template, given)
 
 
 def page_data(inspection: Inspection) -> dict[str, Any]:
@@ -57,14 +55,6 @@ def page_data(inspection: Inspection) -> dict[str, Any]:
         "branches": BRANCHES,
         "gates": None if bars.gates is None else _gates(bars.gates),
     }
-
-
-def script_json(value: Any) -> str:
-    """JSON for a script element: no text in it can end the element or begin a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _series(series: Series, single: Series, bars: Bars) -> dict[str, Any]:

@@ -9,15 +9,10 @@ from typing import Any
 from videonsa.analysis.finding import Finding
 from videonsa.analysis.look import DARK, LIGHT, picture
 from videonsa.analysis.registry import FINDINGS
+from videonsa.webpage import style
 
 _STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --text: #1b1b1b; --muted: #5c5c5c;
-  --line: #d9d9d9; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ground: #15181c; --text: #ececec; --muted: #a9adb3;
-  --line: #343a41; --accent: #5ab4f0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--ground);
-  color: var(--text); font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
+body { max-width: 60rem; line-height: 1.55; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; border-top: 1px solid var(--line);
   padding-top: 1.2rem; margin-top: 2rem; }
 a { color: var(--accent); } img { width: 100%; height: auto; }
@@ -25,7 +20,6 @@ a { color: var(--accent); } img { width: 100%; height: auto; }
 nav ul { columns: 2; padding-left: 1.2rem; }
 pre { overflow-x: auto; font-size: 0.8rem; max-height: 30rem; }
 summary { cursor: pointer; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media (max-width: 36rem) { nav ul { columns: 1; } }
 """
 
@@ -49,7 +43,7 @@ def report_page(findings: Sequence[Finding]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>Findings: {escape(models)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>Findings: {escape(models)}</title><style>{style()}{_STYLE}</style></head><body>"
         f"<header><h1>What was measured on {escape(models)}</h1></header>"
         f'<nav aria-label="Findings"><ul>{links}</ul></nav><main>{sections}</main>'
         "<footer><p>Made by videonsa analyze report from the JSON of the findings alone.</p>"
