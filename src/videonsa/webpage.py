@@ -2,9 +2,15 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 _STYLE = "webpage.css"
 
@@ -32,3 +38,17 @@ def script_json(value: Any) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def thumbnail(pixels: NDArray[np.uint8], *, longest: int) -> str:
+    """A picture as a small JPEG in base64.
+
+    Args:
+        pixels: [3, H, W], RGB.
+        longest: pixels of its longer side at most.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    picture.thumbnail((longest, longest))
+    content = BytesIO()
+    picture.save(content, format="JPEG", quality=70)
+    return b64encode(content.getvalue()).decode()

@@ -2,16 +2,13 @@
 
 import json
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from videonsa.disk import write_atomic
@@ -24,6 +21,7 @@ from videonsa.models.recorder.protocol import Recorder, Recorders
 from videonsa.models.step import StepTokens
 from videonsa.ops.spec import BRANCHES
 from videonsa.parsing import one_line, read_json_object, typed
+from videonsa.webpage import thumbnail
 
 if TYPE_CHECKING:
     from videonsa.inference.answer import Answer
@@ -295,12 +293,4 @@ def thumbnails(frames: Tensor, num_frames: int) -> Iterator[str]:
     for group in groups(num_frames):
         part = frames[step * group.start : step * group.stop]
         unlike = torch.stack([(frame - mean).abs().mean() for frame in part])
-        yield _jpeg(part[int(unlike.argmax())])
-
-
-def _jpeg(frame: Tensor) -> str:
-    picture = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = BytesIO()
-    picture.save(content, format="JPEG", quality=70)
-    return b64encode(content.getvalue()).decode()
+        yield thumbnail(part[int(unlike.argmax())].numpy(), longest=THUMBNAIL)
