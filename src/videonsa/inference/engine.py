@@ -22,7 +22,8 @@ from videonsa.inference.encoded_clip import (
 )
 from videonsa.inference.foreseen import foresee
 from videonsa.inference.generation import out_of_memory
-from videonsa.inference.live import LiveVideo, WhenFull
+from videonsa.inference.live import LiveVideo
+from videonsa.inference.room import WhenFull
 from videonsa.inference.sampling import AnswerOptions, GenerationOptions, GenerationSettings
 from videonsa.inference.session import Session
 from videonsa.inference.trace import Trace

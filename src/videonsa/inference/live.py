@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -21,8 +21,6 @@ from videonsa.video.pictures import open_picture, read_rgb
 from videonsa.video.processing import resize_frames, whole_patches
 from videonsa.video.sampling import SamplingSpec, smart_resize
 
-WhenFull = Literal["refuse", "forget"]
-"""What to do with frames that exceed the context."""
 FORGOTTEN_AT_ONCE = 8
 """One part in so many of a video's frames is forgotten together: keys move, which takes time."""
 

@@ -4,15 +4,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from videonsa.errors import BudgetError, UsageError
+from videonsa.errors import UsageError
 from videonsa.inference.answer import Answer, AnswerStream, answers_beside
 from videonsa.inference.arguments import check_idle, check_kind, check_model, check_questions
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
 from videonsa.inference.generation import TextPieces, out_of_memory
-from videonsa.inference.live import Frames, LiveVideo, WhenFull, forget_oldest, live_after
+from videonsa.inference.live import Frames, LiveVideo, forget_oldest, live_after
+from videonsa.inference.room import ROOM_FOR_ANSWER, WhenFull, check_room, check_when_full, no_room
 from videonsa.inference.sampling import AnswerOptions, GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, Turn, load_session, save_session
@@ -23,14 +24,11 @@ from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.stored_cache.contents import Precision
 from videonsa.models.stored_cache.save import SavedCache
 from videonsa.planning.defaults import SamplingChanges
-from videonsa.video.chat import DEFAULT_SYSTEM, Role, check_question, check_text
+from videonsa.video.chat import DEFAULT_SYSTEM, OPEN_TURN, Asked, Role, check_asked, check_text
+from videonsa.video.sampling import SamplingSpec
 
 if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
-
-
-ROOM_FOR_ANSWER = 512
-"""Tokens that frames leave free: for a question and its answer."""
 
 
 class Session:
@@ -62,10 +60,7 @@ class Session:
                 oldest of their video but the first.
         """
         check_text("system", system)
-        if when_full not in get_args(WhenFull):
-            raise UsageError(
-                f"when_full={when_full!r}: want one of {', '.join(get_args(WhenFull))}"
-            )
+        check_when_full(when_full)
         self._qa, self._notes, self._advice = qa, notes, advice
         self._live, self._when_full = live, when_full
         self._transcript = Transcript(Context(qa.model), qa.tokenizer)
@@ -74,7 +69,7 @@ class Session:
         """The videos and images so far, without their features."""
         self.turns: tuple[Turn, ...] = ()
         """The conversation so far, without the system message."""
-        self._base = self._place()
+        self._base = self.place()
         self._running: Generator[int] | None = None
 
     @property
@@ -89,34 +84,40 @@ class Session:
 
     def count(self, question: str) -> int:
         """Tokens of the prompt, were this question asked now."""
-        check_question(question)
+        check_asked(question, is_open=False)
         mark = self._transcript.mark()
         return mark.num_tokens + len(mark.ids_of(question))
 
     def join(
-        self, video: Video, *, fresh: bool = False, **changes: Unpack[SamplingChanges]
+        self,
+        video: Video,
+        *,
+        sampling: SamplingSpec | None = None,
+        fresh: bool = False,
+        **changes: Unpack[SamplingChanges],
     ) -> None:
         """Show the model one more video or image, before the next question.
 
         Args:
             video: as for `VideoQA.ask`.
+            sampling: which frames; None is the model's own.
             fresh: forget the conversation first: what is joined is then seen by all questions.
-            changes: single fields of the model's sampling.
+            changes: single fields of the sampling.
 
         Raises:
             VideoError: a video that cannot be read.
             UsageError: an argument outside its domain.
             BudgetError: what does not fit the context or the memory.
         """
-        sampling = self._qa.wanted_sampling(video, None, changes)
+        sampling = self._qa.wanted_sampling(video, sampling, changes)
         self._stop_running()
-        place = self._base if fresh else self._place()
+        place = self._base if fresh else self.place()
         self._check_room(self._qa.tokens_of(plan_clip(video, sampling).grid), place)
         with self._memory():
             clip = self._qa.encode(video, sampling)
         if fresh:
             self.forget_conversation()
-        place, base, live = self._place(), self._base, self._live
+        place, base, live = self.place(), self._base, self._live
         try:
             self.show(clip)
             del clip  # its features are freed once they are in the embedded prompt
@@ -133,7 +134,7 @@ class Session:
         self._transcript.add("user", clip.vision(self._qa.shape.vision))
         self.clips = (*self.clips, clip.without_features())
         if not self.turns:
-            self._base = self._place()
+            self._base = self.place()
             if self._live is not None and self._live.last_time is not None:
                 self._live = None  # what was shown is the last video now
 
@@ -162,7 +163,7 @@ class Session:
             if taken is not None:
                 self._make_room(self._qa.tokens_of(live.grid(taken)), ROOM_FOR_ANSWER)
                 self._watch(live, taken)
-                self._base, live.begun = self._place(), True
+                self._base, live.begun = self.place(), True
         except BaseException:  # also where it was interrupted
             self._live = before
             self._go_back(self._base)
@@ -191,6 +192,24 @@ class Session:
             self._transcript.read()
             self._transcript.context.get_ready(max_new_tokens=ROOM_FOR_ANSWER)
 
+    def end_turn(self) -> None:
+        """End the turn so far: what follows begins another, also where it is of the same role."""
+        self._stop_running()
+        self._transcript.end_turn()
+
+    def place(self) -> Place:
+        """Where the session is, for `return_to`."""
+        return Place(self._transcript.mark(), self.turns, self.clips)
+
+    def return_to(self, place: Place) -> None:
+        """Forget what was shown and said after a place; those after it are places no more."""
+        self._stop_running()
+        if place.clips != self.clips:
+            self._live = None
+        self._go_back(place)
+        if place.mark.num_tokens < self._base.mark.num_tokens:
+            self._base = place
+
     def forget_conversation(self) -> None:
         """Forget all but what was opened and joined before the conversation."""
         self._stop_running()
@@ -214,7 +233,7 @@ class Session:
             folder,
             self._transcript,
             base=self._base,
-            now=self._place(),
+            now=self.place(),
             notes=self._notes,
             live=self._live,
             when_full=self._when_full,
@@ -248,7 +267,7 @@ class Session:
     @overload
     def ask(
         self,
-        question: str,
+        question: Asked,
         *,
         fresh: bool = ...,
         stream: Literal[False] = ...,
@@ -259,7 +278,7 @@ class Session:
     @overload
     def ask(
         self,
-        question: str,
+        question: Asked,
         *,
         fresh: bool = ...,
         stream: Literal[True],
@@ -269,7 +288,7 @@ class Session:
 
     def ask(
         self,
-        question: str,
+        question: Asked,
         *,
         fresh: bool = False,
         stream: bool = False,
@@ -279,7 +298,7 @@ class Session:
         """Ask a question in this conversation.
 
         Args:
-            question: what to ask; never empty.
+            question: what to ask, never empty; or OPEN_TURN: what was said and shown last asks.
             fresh: forget the conversation first.
             stream: give an `AnswerStream` at once instead of an `Answer` at the end. An answer that
                 is not read to its end stays in the conversation as far as it came.
@@ -290,7 +309,7 @@ class Session:
             UsageError: an argument outside its domain.
             BudgetError: no room for question and answer.
         """
-        check_question(question)
+        check_asked(question, is_open=not fresh and self._transcript.role == "user")
         check_kind("recorder", recorder, Recorder)
         settings = self._qa.generation_settings(**options)
         self._stop_running()
@@ -360,7 +379,7 @@ class Session:
 
     def _tokens(
         self,
-        question: str,
+        question: Asked,
         settings: GenerationSettings,
         strings: StopStrings,
         recorder: Recorder | None,
@@ -371,7 +390,7 @@ class Session:
         said: list[int] = []
         stop_ids = self._qa.stop_ids
         try:
-            self._transcript.add("user", question)
+            self._transcript.add("user", *([] if question is OPEN_TURN else [question]))
             with self._memory():
                 for token in self._transcript.answer(
                     settings=settings, stop_ids=stop_ids, strings=strings, recorder=recorder
@@ -383,8 +402,8 @@ class Session:
                 text = self._qa.decode(said)
                 if strings.found is not None:
                     text = self._qa.decode(said[: strings.tokens_before]) + strings.rest
-                turns = Turn("user", question), Turn("assistant", text)
-                self.turns = (*self.turns, *turns)
+                asked = [] if question is OPEN_TURN else [Turn("user", question)]
+                self.turns = (*self.turns, *asked, Turn("assistant", text))
             else:
                 self._go_back(place)
 
@@ -401,13 +420,13 @@ class Session:
             self.clips = live.read(frames, self._transcript, self.clips, self._qa.encode_frames)
 
     def _from(
-        self, questions: Sequence[str] = (), max_new_tokens: int = 0, *, fresh: bool
+        self, questions: Sequence[Asked] = (), max_new_tokens: int = 0, *, fresh: bool
     ) -> Place:
         """Where questions are asked from: frames that wait are shown, the last one repeated.
 
         A session that forgets frames leaves room for the questions and their answers.
         """
-        place, live = self._base if fresh else self._place(), self._live
+        place, live = self._base if fresh else self.place(), self._live
         if live is None or place.turns:
             return place
         waiting = live.repeated()
@@ -424,7 +443,7 @@ class Session:
             except BaseException:  # also where it was interrupted
                 self._go_back(self._base)
                 raise
-        return self._place()
+        return self.place()
 
     def _make_room(self, num_new: int, kept: int) -> None:
         """Let more frames fit the context beside tokens kept free: refuse, or forget old frames.
@@ -444,15 +463,12 @@ class Session:
                 )
             if left is not None:
                 self.clips = (*self.clips[:-1], left)
-                self._base = self._place()
+                self._base = self.place()
                 return
             advice = "begin with fewer pixels"
-        raise BudgetError(
-            f"{num_new} more video tokens after {self.num_tokens}, with {kept} kept for "
-            f"question and answer, exceed the context of {context} tokens: {advice}"
-        )
+        raise no_room(num_new, held=self.num_tokens, kept=kept, context=context, advice=advice)
 
-    def _usage(self, question: str, settings: GenerationSettings, place: Place) -> Usage:
+    def _usage(self, question: Asked, settings: GenerationSettings, place: Place) -> Usage:
         """Of a question that is asked from a place on."""
         return usage_of(
             self._qa,
@@ -465,24 +481,8 @@ class Session:
 
     def _check_room(self, more: int, place: Place) -> None:
         """Refuse what the context has no room for: BudgetError."""
-        context = self._qa.shape.context
-        held = place.mark.num_tokens
-        if held + more <= context:
-            return
-        base = self._base.mark.num_tokens
-        advice = (
-            "open the video with fewer frames or pixels, or ask for less: a shorter question, a "
-            "smaller max_new_tokens"
-        )
-        if held > base and base + more <= context:
-            advice = "ask with fresh=True, which forgets the conversation"
-        raise BudgetError(
-            f"{more} more tokens (question and answer, or video) after {held} exceed the context "
-            f"of {context} tokens: {advice}"
-        )
-
-    def _place(self) -> Place:
-        return Place(self._transcript.mark(), self.turns, self.clips)
+        held, base = place.mark.num_tokens, self._base.mark.num_tokens
+        check_room(more, held=held, base=base, context=self._qa.shape.context)
 
     def _go_back(self, place: Place) -> None:
         self._transcript.go_back(place.mark)

@@ -11,7 +11,8 @@ from torch import Tensor
 from videonsa.errors import UsageError
 from videonsa.inference.context import Context, EncodedVision
 from videonsa.inference.encoded_clip import EncodedClip
-from videonsa.inference.live import LiveVideo, WhenFull
+from videonsa.inference.live import LiveVideo
+from videonsa.inference.room import WhenFull
 from videonsa.inference.transcript import Mark, Part, Transcript
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.steps import SPARE

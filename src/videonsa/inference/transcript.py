@@ -12,7 +12,7 @@ from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.models.chunks import why_reread
 from videonsa.models.recorder.protocol import Recorder
-from videonsa.video.chat import ChatTokenizer, Role, VisionSlot
+from videonsa.video.chat import OPEN_TURN, Asked, ChatTokenizer, Role, VisionSlot
 from videonsa.video.chat_writer import ChatWriter
 
 
@@ -35,10 +35,11 @@ class Mark(NamedTuple):
     writer: ChatWriter
     seen: frozenset[int]
 
-    def ids_of(self, question: str) -> list[int]:
+    def ids_of(self, question: Asked) -> list[int]:
         """What a question asked from here on adds to the prompt."""
         writer = copy(self.writer)
-        return [*writer.add("user", question), *writer.begin_answer()]
+        asked = [] if question is OPEN_TURN else writer.add("user", question)
+        return [*asked, *writer.begin_answer()]
 
 
 class Transcript:
@@ -70,6 +71,11 @@ class Transcript:
         return self.num_read + sum(len(part.ids) for part in self._unread)
 
     @property
+    def role(self) -> Role | None:
+        """Of the open turn; None where none is open."""
+        return self._writer.role
+
+    @property
     def in_vision(self) -> bool:
         """Whether an image or video is the last that was added."""
         return self._writer.in_vision
@@ -86,6 +92,10 @@ class Transcript:
         ]
         vision = tuple(part for part in parts if not isinstance(part, str))
         self._queue(self._writer.add(role, *written), vision)
+
+    def end_turn(self) -> None:
+        """End the open turn, if there is one."""
+        self._queue(self._writer.close())
 
     def mark(self) -> Mark:
         """Where the transcript stands."""

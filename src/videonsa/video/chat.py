@@ -7,7 +7,8 @@ a turn or stand for a video.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from enum import Enum
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from videonsa.errors import ModelError, UsageError
 
@@ -21,6 +22,17 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 PADDING = "<|endoftext|>"
 _SPECIAL_TOKENS = (IM_START, IM_END, VISION_START, VISION_END, *PADS.values())
+
+
+class OpenTurn(Enum):
+    """In place of a question."""
+
+    OPEN_TURN = "the user's turn so far asks already"
+
+
+OPEN_TURN: Final = OpenTurn.OPEN_TURN
+"""Asked where a chat ends in an image or a video, or in a text that was said already."""
+Asked = str | OpenTurn
 
 
 class ChatTokenizer(Protocol):
@@ -166,6 +178,22 @@ def check_question(question: object) -> None:
     check_text("question", question)
     if not str(question).strip():
         raise UsageError("question came empty; wanted a text; ask something about the video")
+
+
+def check_asked(question: object, *, is_open: bool) -> None:
+    """Refuse what asks nothing: UsageError.
+
+    Args:
+        question: a text, or OPEN_TURN.
+        is_open: whether there is a turn of the user that asks.
+    """
+    if question is not OPEN_TURN:
+        check_question(question)
+    elif not is_open:
+        raise UsageError(
+            "the open turn was to ask, and nothing was said or shown since the last answer: say or "
+            "show something first, or pass a text"
+        )
 
 
 def _encode(pieces: Iterable[_Piece], tokenizer: ChatTokenizer) -> ChatTokens:
