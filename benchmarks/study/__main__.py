@@ -62,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=_numbers, help="for example 0, or 0,1 (default: 0)")
     parser.add_argument("--size", choices=SIZES, help="of the model (45m)")
-    parser.add_argument("--arms", help=f"some of {','.join(ARMS)} (the first four)")
+    parser.add_argument(
+        "--arms",
+        help=f"some of {','.join(ARMS)} (the first four), and nsa-N-W: n = N blocks, a window of W",
+    )
     parser.add_argument(
         "--videos",
         type=_counts,

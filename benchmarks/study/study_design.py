@@ -1,5 +1,6 @@
 """What the study trains and asks: stages, arms, lengths; and where its files are."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,22 @@ ARMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """How vision tokens attend in the last stages: changes to what the recipes say, which is NSA."""
+_POINT = re.compile(r"nsa-(\d+)-(\d+)")
+"""An arm `nsa-N-W`: NSA with n = N selected blocks and a window of W."""
+
+
+def arm_settings(arm: str) -> tuple[str, ...]:
+    """What an arm changes in the recipes: one of `ARMS`, or `nsa-N-W`.
+
+    Raises:
+        UsageError: neither.
+    """
+    if point := _POINT.fullmatch(arm):
+        blocks, window = point.groups()
+        return f"attention.num_selected_blocks={blocks}", f"attention.window_size={window}"
+    if arm not in ARMS:
+        raise UsageError(f"arm {arm!r}: want some of {', '.join(ARMS)}, nsa-N-W")
+    return ARMS[arm]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +133,7 @@ class Design:
     def __post_init__(self) -> None:
         """Refuse arms that there are not: UsageError."""
         for arm in self.arms:
-            if arm not in ARMS:
-                raise UsageError(f"arm {arm!r}: want some of {', '.join(ARMS)}")
+            arm_settings(arm)
 
     def runs_of(self, stage: Stage) -> list["Run"]:
         """The runs of a stage."""
@@ -153,7 +169,7 @@ class Design:
             f"model.fresh={str(before is None).lower()}",
             f"data.manifest={data_folder(out, run.stage)}",
             f"run.seed={run.seed}",
-            *ARMS[run.arm],
+            *arm_settings(run.arm),
         ]
         for setting in self.settings:
             stage, own = self._stage_of(setting)

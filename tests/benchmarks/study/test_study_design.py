@@ -1,11 +1,12 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.study.base_model import SIZES
 from benchmarks.study.study_design import ARMS, STAGES, Design, Run
-from benchmarks.study.study_jobs import data_jobs, training_jobs
+from benchmarks.study.study_jobs import check_settings, data_jobs, training_jobs
 from benchmarks.study.study_report import attended_shares
 from videonsa.errors import UsageError
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -46,9 +47,9 @@ def test_no_video_of_training_is_in_two_sources(tmp_path):
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [*ARMS, "nsa-8-256", "nsa-22-32"])
 def test_arms_attend_to_equally_many_keys_from_one_model_of_their_seed(arm, tmp_path):
-    design = Design(arms=tuple(ARMS), seeds=(3,))
+    design = Design(arms=(arm,), seeds=(3,))
     runs = [Run(stage=stage.name, seed=3, arm=arm) for stage in STAGES if stage.has_arms]
     assert design.before(runs[0]) == Run(stage="1k", seed=3, arm="dense")
     assert design.before(runs[1]) == runs[0]
@@ -57,6 +58,22 @@ def test_arms_attend_to_equally_many_keys_from_one_model_of_their_seed(arm, tmp_
     ).attention.method()
     assert isinstance(method, NSA) == (arm != "dense")
     assert method.attended_keys(16) == (None if arm == "dense" else 384)
+
+
+def test_an_arm_of_another_point_of_the_budget_is_named_by_its_blocks_and_window(tmp_path):
+    design = Design(arms=("nsa", "nsa-8-256"), seeds=(0, 1))
+    assert [run.name for run in design.last_runs()] == [
+        "16k-0-nsa",
+        "16k-0-nsa-8-256",
+        "16k-1-nsa",
+        "16k-1-nsa-8-256",
+    ]
+    settings = design.settings_of(design.last_runs()[1], tmp_path)
+    spec = read_recipe(LAST.recipe, settings=settings).attention.method().spec
+    assert (spec.num_selected_blocks, spec.window_size) == (8, 256)
+    check_settings(design, tmp_path)
+    with pytest.raises(UsageError, match="want equally many in every arm"):
+        check_settings(replace(design, arms=("nsa", "nsa-8-128")), tmp_path)
 
 
 def test_every_seed_begins_with_weights_of_its_own(tmp_path):
