@@ -51,7 +51,14 @@ def test_a_needle_says_when_its_evidence_is_seen():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"suite": "3"}, {"kinds": ("dance",)}, {"tokens": 3}, {"videos_per_task": 0}]
+    "changes",
+    [
+        {"suite": "3"},
+        {"kinds": ("dance",)},
+        {"tokens": 3},
+        {"videos_per_task": 0},
+        {"suite": "clips", "tokens": 16},
+    ],
 )
 def test_what_cannot_be_asked_is_refused(changes):
     with pytest.raises(UsageError):
@@ -94,6 +101,23 @@ def test_weights_with_gates_run_dense_and_are_compared_with_themselves(transfer)
     assert dense.attention == pytest.approx(1)
     assert own.attention < 1
     assert transfer.compared.guessing.chance < 0.4
+
+
+def test_weights_that_were_trained_densely_run_sparse_with_gates_at_one_half(request):
+    dense = load(request.config.rootpath / "checkpoints/study-dense", device="cpu")
+    asked = AskedSuite(suite="1", kinds=("needle",), videos_per_task=1, tokens=256)
+    for method, is_dense in (
+        ("nsa:block_size=16,num_selected_blocks=2,window_size=16", False),
+        # Two branches that see everything, each by one half, are dense attention itself.
+        ("nsa:branches=selected/window,num_selected_blocks=64,window_size=1024", True),
+    ):
+        found = Transfer.measure(dense, asked, TransferOptions(sparse=method), progress=print)
+        trained, sparse = found.compared.arms
+        assert (trained.label, sparse.label) == ("dense, as trained", "nsa, gates at one half")
+        assert trained.attention == pytest.approx(1)
+        assert (sparse.attention > 1) == is_dense
+        if is_dense:
+            assert sparse.agreement.value == 1
 
 
 def test_static_gates_equal_learned_ones_that_are_constant(qa):

@@ -42,8 +42,8 @@ class Arm:
     """Share of replies that are those of the first arm."""
     attention: float | None
     """Mean share of dense causal attention that was computed, compressed keys counted."""
-    prefill_seconds: float
-    """Mean of the videos but the first, which prepares the device."""
+    prefill_seconds: Interval
+    """Of the videos but the first, which prepares the device."""
     peak_gb: float | None
     """Highest, of the process on a CPU, of the allocator on a GPU."""
     tasks: tuple[TaskScore, ...]
@@ -67,8 +67,10 @@ class Comparison:
     arms: tuple[Arm, ...]
     num_videos: int
     num_questions: int
+    vision_tokens: tuple[int, int]
+    """Of the shortest and the longest video, as they were read."""
     prompt_tokens: tuple[int, int]
-    """The shortest and the longest prompt."""
+    """Of the shortest and the longest prompt."""
     guessing: Guessing
 
 
@@ -94,7 +96,8 @@ def compare_arms(
         progress(f"video {place} of {len(videos)}: {video.task}, {len(arms)} ways to attend")
         vision = video.encode(qa, arms[0][1])
         reads.append([read(qa, vision, video.questions, method=method) for _, method in arms])
-    lengths = [of_video[0].prompt_tokens for of_video in reads]
+    prompts = [of_video[0].prompt_tokens for of_video in reads]
+    vision_tokens = [of_video[0].vision_tokens for of_video in reads]
     columns = list(zip(*reads, strict=True))
     return Comparison(
         arms=tuple(
@@ -103,7 +106,8 @@ def compare_arms(
         ),
         num_videos=len(videos),
         num_questions=sum(len(video.questions) for video in videos),
-        prompt_tokens=(min(lengths), max(lengths)),
+        vision_tokens=(min(vision_tokens), max(vision_tokens)),
+        prompt_tokens=(min(prompts), max(prompts)),
         guessing=guessing_of([one for video in videos for one in video.questions]),
     )
 
@@ -150,7 +154,7 @@ def _arm(
         difference=_gap(right, before) if known else None,
         agreement=_mean(same),
         attention=None if None in shares else sum(filter(None, shares)) / len(shares),
-        prefill_seconds=sum(seconds) / len(seconds),
+        prefill_seconds=mean_over_videos(seconds, [1] * len(seconds)),
         peak_gb=max(peaks) / 1e9 if peaks else None,
         tasks=tuple(
             TaskScore(

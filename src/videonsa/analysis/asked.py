@@ -41,6 +41,8 @@ DEFAULT_KINDS = {
 """A task each: some that one frame answers, and some that take several steps."""
 CLIP_PATCHES = (clips.TOKENS_PER_PATCH, 24)
 """Tokens of a second of a clip, and the seconds that the embedded model was trained on."""
+_SHORTEST_CLIP = 8
+"""Seconds; a still has no flash and nothing moves in it."""
 _FRAMES_PER_CHUNK = 64
 
 
@@ -118,6 +120,10 @@ class AskedSuite:
             raise UsageError(
                 f"videos_per_task={self.videos_per_task}, seed={self.seed}: want at least 1 video, "
                 "and a seed of 0 or more"
+            )
+        if self.suite == CLIPS and self.num_frames < 2 * _SHORTEST_CLIP:
+            raise UsageError(
+                f"tokens={self.tokens}: want at least {_SHORTEST_CLIP * CLIP_PATCHES[0]} of a clip"
             )
         self.num_frames  # noqa: B018  # refuses lengths
 

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from videonsa.analysis.arms import Comparison, compare_arms, percent, told_difference
 from videonsa.analysis.asked import Asked
+from videonsa.analysis.counted_keys import block_tokens, mean_keys
 from videonsa.analysis.finding import Finding, Measuring, Progress
 from videonsa.errors import UsageError
 from videonsa.models.methods.nsa import NSA
-from videonsa.models.methods.pairs import branch_keys
-from videonsa.ops.spec import BRANCHES, NSASpec
+from videonsa.ops.spec import NSASpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,9 +70,8 @@ class Budget(Finding):
             raise UsageError(f"budget with method {own.full_name!r}: want weights with gates, nsa")
         vision = asked.videos()[0].encode(qa, None)
         frames = max(vision.grid[0], 1)
-        size = (own.spec.attention_keys(len(vision.features) // frames) - own.spec.window_size) // (
-            own.spec.num_selected_blocks
-        )
+        per_frame = len(vision.features) // frames
+        size = block_tokens(own.spec, per_frame)
         chosen = budget_points(own.spec, size, options)
         arms = [
             (
@@ -85,9 +82,7 @@ class Budget(Finding):
         ]
         compared = compare_arms(qa, asked, arms, progress=progress)
         measuring.note(("no point but the first is one that the weights were trained with",))
-        counted = own.spec.with_options(branches=(BRANCHES[0],))
-        ranks = torch.arange(1, len(vision.features) + 1)
-        compressed = branch_keys(ranks, counted, block_size=size, num_keys=len(ranks))
+        _, compressed = mean_keys(own, num_tokens=len(vision.features), tokens_per_frame=per_frame)
         keys = [blocks * size + window for blocks, window in chosen]
         return cls(
             facts=measuring.facts(),
@@ -97,7 +92,7 @@ class Budget(Finding):
                     blocks=blocks,
                     window=window,
                     keys=key,
-                    compressed_keys=float(compressed.double().mean()),
+                    compressed_keys=compressed,
                     same_budget=abs(key - keys[0]) <= size / 2,
                 )
                 for (blocks, window), key in zip(chosen, keys, strict=True)

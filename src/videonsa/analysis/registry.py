@@ -25,6 +25,8 @@ class FindingEntry:
     """What the paper says, in one or two sentences."""
     tokens: int = 1024
     """Of a video of a suite, where the command is not told."""
+    clip_tokens: int = 384
+    """Of a clip, likewise: as in training."""
     videos: int = 4
     """Of each task, likewise."""
 
@@ -51,6 +53,16 @@ FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
             what="accuracy over blocks and window at one budget, and over the budget",
             claim="At a fixed budget K = n s + w there is a best allocation, near that of "
             "training; more blocks beat more window (section 4; Tables 29 and 33 contradict it).",
+        ),
+        "scaling": FindingEntry(
+            where="videonsa.analysis.scaling:Scaling",
+            title="Scaling: context, and tokens of a frame against frames",
+            what="accuracy and cost against context, beside dense attention and random blocks",
+            claim="Accuracy grows with context up to 128K on TimeScope and LongVideoBench and "
+            "peaks at 64K elsewhere; which tokens per frame are best depends on the task (Fig. 2, "
+            "Tables 20 to 27).",
+            tokens=4096,
+            clip_tokens=768,
         ),
         "selection": FindingEntry(
             where="videonsa.analysis.selection:Selection",

@@ -114,7 +114,8 @@ def _add_suite_options(parser: LineParser, entry: FindingEntry) -> None:
     parser.add_argument(
         "--length",
         metavar="N",
-        help=f"tokens of a video; k is 1,024 (default: {entry.tokens}; clips: 384, as in training)",
+        help=f"tokens of a video; k is 1,024 (default: {entry.tokens}; of clips "
+        f"{entry.clip_tokens})",
     )
     parser.add_argument(
         "--frame-size",
@@ -176,7 +177,7 @@ def _asked(args: Namespace, entry: FindingEntry) -> "Asked":
     embedded = args.model == DEFAULT_MODEL
     suite = args.suite or (CLIPS if embedded else "2")
     is_clips = suite == CLIPS
-    tokens = 384 if is_clips else entry.tokens
+    tokens = entry.clip_tokens if is_clips else entry.tokens
     return AskedSuite(
         suite=suite,
         kinds=args.kinds or (),

@@ -67,6 +67,8 @@ class NSA(AttentionMethod):
                 f"{type(self).__name__} with a spec of stream {self.spec.stream!r}: want "
                 f"{self.stream!r}; nsa_method takes either"
             )
+        if self.static_gates is not None:
+            object.__setattr__(self, "uses_gates", False)  # weights without gates can be run, too
 
     @property
     def temporal_ids(self) -> TemporalIds:  # type: ignore[override]
