@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from videonsa.analysis.arms import Arm, Comparison, compare_arms, percent, told_difference
 from videonsa.analysis.asked import CLIPS, Asked, AskedFile, AskedSuite
@@ -87,17 +87,10 @@ class Scaling(Finding):
         shown = _shown(qa, asked, options, measuring)
         points = []
         for place, one in enumerate(shown, start=1):
-            compared = compare_arms(
-                qa,
-                one.asked,
-                arms,
-                progress=lambda line, place=place, one=one: progress(
-                    f"length {place} of {len(shown)}, {one.pairs} pairs of frames: {line}"
-                ),
-            )
+            progress(f"length {place} of {len(shown)}: {one.pairs} pairs of frames")
+            compared = compare_arms(qa, one.asked, arms, progress=progress)
             points.append(_point(one, arms, compared))
-            shortest, longest = compared.vision_tokens
-            progress(f"read: {_span(shortest, longest)} vision tokens a video")
+            progress(f"read: {_span(*compared.vision_tokens)} vision tokens a video")
         if points[0].compared.num_videos == 1:
             measuring.note(("one video a length: its seconds include preparing the device",))
         measuring.note(("videos of different lengths are different videos",))
@@ -114,7 +107,10 @@ class Scaling(Finding):
             for place, colour in enumerate((look.text, *look.series)[: len(first.arms)]):
                 arms = [point.compared.arms[place] for point in line]
                 label = f"{arms[0].label}, {line[0].pair_tokens} a pair"
-                style = {"marker": _MARKERS[number % len(_MARKERS)], "color": colour}
+                style: dict[str, Any] = {
+                    "marker": _MARKERS[number % len(_MARKERS)],
+                    "color": colour,
+                }
                 beside = _BESIDE ** (place - 1)  # intervals do not lie on one another
                 tokens = [beside * point.compared.vision_tokens[1] for point in line]
                 values = [one.accuracy or one.agreement for one in arms]
@@ -227,7 +223,7 @@ def _of_file(qa: "VideoQA", asked: AskedFile, options: ScalingOptions) -> Iterat
             changes = asked.changes | {"fps": None, "timestamps": None, "num_frames": count}
             if size is not None:
                 changes |= {"max_pixels": size * size}
-            yield _Shown(replace(asked, changes=changes), size, count // 2)  # type: ignore[arg-type]
+            yield _Shown(replace(asked, changes=changes), size, count // 2)
 
 
 def _point(
@@ -251,7 +247,7 @@ def _mark(
     axes: "Axes",
     tokens: Sequence[float],
     values: Sequence[tuple[float, float | None, float | None]],
-    style: dict[str, str],
+    style: dict[str, Any],
 ) -> None:
     axes.plot(tokens, [value for value, _, _ in values], linewidth=1.2, **style)
     for x, (_, low, high) in zip(tokens, values, strict=True):
