@@ -28,6 +28,14 @@ class Served:
         chosen = {"api_key": "none", "max_retries": 0} | options
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", **chosen)
 
+    def get(self, path):
+        """The body of a plain request."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request("GET", path)
+        found = connection.getresponse().read()
+        connection.close()
+        return found
+
     def post(self, body, path="/v1/chat/completions", headers=None):
         """(status, JSON) of a plain request."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -85,10 +93,14 @@ def wait_until(holds, seconds=1.0):
     return True
 
 
-def send_and_leave(port, body):
-    """Send a request, and close the connection when the first bytes come."""
+def send_and_leave(port, body, *, key, wait):
+    """Send a request, and close the connection: once bytes come, or once it is under way."""
     content = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Content-Length: {len(content)}")
-        connection.sendall("\r\n".join((*lines, "", "")).encode() + content)
-        connection.recv(1)
+        lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {key}")
+        head = "\r\n".join((*lines, f"Content-Length: {len(content)}", "", ""))
+        connection.sendall(head.encode() + content)
+        if wait:
+            connection.recv(1)
+        else:
+            time.sleep(0.2)

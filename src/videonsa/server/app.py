@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from videonsa.errors import VideoNSAError
 from videonsa.server.api_key import ApiKey
 from videonsa.server.asked import Asked
-from videonsa.server.errors import RefusedRequest, refusal
-from videonsa.server.front import Front, Gone, unless_gone
+from videonsa.server.errors import Gone, RefusedRequest, refusal
+from videonsa.server.front import Front, unless_gone
 from videonsa.server.jobs import Done, Piece
 from videonsa.server.replies import LAST_EVENT, Reply, event, usage_dict
 from videonsa.server.schema import ChatRequest
@@ -49,6 +49,10 @@ def build_app(front: Front) -> FastAPI:
     @app.get("/health")
     async def health() -> JSONResponse:
         return _health(front)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(front.metrics.text(), media_type=front.metrics.media_type)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -20,6 +20,10 @@ _LONGEST = 1000
 """Characters of a message, which may repeat what a client sent."""
 
 
+class Gone(Exception):
+    """The client does not wait for the answer."""
+
+
 class RefusedRequest(VideoNSAError):
     """A request that is not answered, with the HTTP status that says so."""
 

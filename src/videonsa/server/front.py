@@ -13,18 +13,15 @@ from starlette.requests import ClientDisconnect, Request
 from videonsa.inference.engine import VideoQA
 from videonsa.planning.defaults import change_sampling
 from videonsa.server.asked import Asked, Said, read_request
-from videonsa.server.errors import RefusedRequest
+from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.jobs import Done, Event, Failed, Job, Piece
 from videonsa.server.local_media import LocalMedia
+from videonsa.server.metrics import Metrics
 from videonsa.server.model_thread import ModelThread
 from videonsa.server.sessions import Media, Part, Shown
 from videonsa.server.settings import ServeSettings
 
 T = TypeVar("T")
-
-
-class Gone(Exception):
-    """The client does not wait for the answer."""
 
 
 class Front:
@@ -45,6 +42,13 @@ class Front:
         self.started = int(time.time())
         self._sampling, self._folder = qa.sampling, folder
         self._num_requests = 0
+        self.metrics = Metrics(
+            {
+                "requests_under_way": lambda: self._num_requests,
+                "questions_waiting": lambda: thread.num_waiting,
+                "questions_running": lambda: thread.num_running,
+            }
+        )
 
     @property
     def num_requests(self) -> int:
@@ -62,7 +66,8 @@ class Front:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.timeout
-        with self._place():
+        done = None
+        with self.metrics.counted(), self._place():
             body = await read_body(request, self.settings.most_body)
             asked = await asyncio.to_thread(read_request, body, system=self.settings.system)
             del body
@@ -72,15 +77,18 @@ class Front:
             job = await self._job(asked, _emitter(loop, events))
             try:
                 self.thread.submit(job)
-                while True:
+                while done is None:
                     event = await self._next(events, deadline)
                     if isinstance(event, Failed):
                         raise event.error
-                    yield event
-                    if isinstance(event, Done):
-                        return
+                    if isinstance(event, Piece):
+                        yield event
+                    else:
+                        done = event
             finally:
                 self.thread.cancel(job)
+        self.metrics.answered(done)
+        yield done
 
     async def _next(self, events: "asyncio.Queue[Event]", deadline: float) -> Event:
         try:

@@ -28,6 +28,12 @@ class Done(NamedTuple):
     parts: tuple[Part, ...]
     """What stands before the question."""
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were read for an earlier request."""
+        # Of a method that reads all for every question, a session holds none that are read.
+        return min(self.num_cached, self.answer.usage.cached_tokens)
+
 
 class Failed(NamedTuple):
     """There is no answer."""

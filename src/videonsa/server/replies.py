@@ -66,8 +66,7 @@ def usage_dict(done: Done, *, ignored: Sequence[str]) -> dict[str, Any]:
         ignored: fields of the request without effect.
     """
     answer, usage = done.answer, done.answer.usage
-    # Of a method that reads all for every question, a session holds no tokens that are read.
-    num_cached = min(done.num_cached, usage.cached_tokens)
+    num_cached = done.cached_tokens
     samplings = [part.sampling for part in done.parts if isinstance(part, Shown)]
     media = [
         {"sampling": sampling_to_dict(sampling)} | one
