@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from videonsa.cli import values
+from videonsa.cli import evaluate_show, values
 from videonsa.cli.common import (
     DEFAULT_MODEL,
     Commands,
@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
     """Register the command and what it can evaluate on."""
     summary = "Score a model on questions about videos."
     parser = commands.add_parser("eval", help=summary, description=summary)
-    what: Commands = parser.add_subparsers(title="what to score on", metavar="WHAT", required=True)
+    what: Commands = parser.add_subparsers(title="what to do", metavar="WHAT", required=True)
     synthetic = add_command(
         what,
         "synthetic",
@@ -56,6 +56,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_model_options(synthetic)
     _add_options(synthetic)
+    evaluate_show.add_parser(what)
 
 
 def _add_options(parser: LineParser) -> None:

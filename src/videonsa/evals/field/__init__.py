@@ -1,0 +1,1 @@
+"""The field's benchmarks: asked through lmms-eval, with recipes, a log and both scorings."""
