@@ -174,14 +174,15 @@ def mode_of_new_files() -> int:
 
 
 @contextmanager
-def sole_writer(folder: Path, *, work: str) -> Iterator[None]:
+def sole_writer(folder: Path, *, work: str, part: str = "") -> Iterator[None]:
     """Hold a folder that exists, so that no second run writes into it; a killed one lets go.
 
-    Partial files that a killed run left are removed.
+    Partial files that a killed run left are removed, unless others may hold the folder too.
 
     Args:
         folder: where results go.
         work: what is being done there, in one or two words for who comes second.
+        part: the name of a file in it, which alone is held: processes of one run write one each.
 
     Raises:
         UsageError: another process holds it; says which.
@@ -190,29 +191,32 @@ def sole_writer(folder: Path, *, work: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / LOCK, timeout=0)
+    mark = f".{part}" if part else ""
+    holder = folder / f"{mark}{HOLDER}"
+    lock = FileLock(folder / f"{mark}{LOCK}", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise UsageError(
-            f"{folder} is being written by {_holder(folder)}: wait for it, or name another folder"
+            f"{folder / part} is being written by {_holder(holder)}: wait for it, or name another "
+            "folder"
         ) from error
     try:
-        for left in folder.glob(_PARTIAL.format("*", "*")):  # by runs that were killed
+        for left in () if part else folder.glob(_PARTIAL.format("*", "*")):  # of killed runs
             left.unlink(missing_ok=True)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"work": work, "process": os.getpid(), "machine": socket.gethostname()}
-        write_atomic(folder / HOLDER, json.dumps(facts | {"since": since}) + "\n")
+        write_atomic(holder, json.dumps(facts | {"since": since}) + "\n")
         yield
     finally:
         with suppress(OSError):
-            (folder / HOLDER).unlink()
+            holder.unlink()
         lock.release()
 
 
-def _holder(folder: Path) -> str:
+def _holder(path: Path) -> str:
     with suppress(UsageError):
-        facts = read_json_object(folder / HOLDER)
+        facts = read_json_object(path)
         words = [str(facts.get(name)) for name in ("work", "process", "machine", "since")]
         return "{} (process {} on {}, since {})".format(*words)
     return "another process"

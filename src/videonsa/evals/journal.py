@@ -41,13 +41,18 @@ ParseLine = Callable[[Any], LineT]
 """From the JSON value of a line; raises ValueError, TypeError or KeyError of a wrong one."""
 
 
-def read_lines(folder: Path, parse: ParseLine[LineT]) -> list[LineT]:
+def read_lines(folder: Path, parse: ParseLine[LineT], *, name: str = SAMPLES) -> list[LineT]:
     """All lines in order of their keys. A last line that was cut off is left out.
+
+    Args:
+        folder: of the run.
+        parse: a line.
+        name: of the file, where each process has its own.
 
     Raises:
         UsageError: no such file, or one that holds something else.
     """
-    path = folder / SAMPLES
+    path = folder / name
     if not path.exists():
         raise UsageError(f"{path} is not there: run 'videonsa eval' with this --out first")
     lines, _ = _read(path, parse)
@@ -65,12 +70,15 @@ def _read(path: Path, parse: ParseLine[LineT]) -> tuple[dict[Key, LineT], int]:
 
 
 @contextmanager
-def appending(folder: Path, parse: ParseLine[LineT]) -> Iterator["Journal[LineT]"]:
+def appending(
+    folder: Path, parse: ParseLine[LineT], *, name: str = SAMPLES
+) -> Iterator["Journal[LineT]"]:
     """Resume `samples.jsonl`, a cut-off last line removed; make it where there is none.
 
-    A folder must have one writer at a time: see `videonsa.disk.sole_writer`.
+    A file must have one writer at a time: see `videonsa.disk.sole_writer`. Args are those of
+    `read_lines`.
     """
-    path = folder / SAMPLES
+    path = folder / name
     known, whole = _read(path, parse) if path.exists() else ({}, 0)
     with open_for_lines(path, after=whole, remedy=_REMEDY) as file:
         yield Journal(file, known)
