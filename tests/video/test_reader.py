@@ -150,6 +150,25 @@ def test_damaged_files_give_the_same_frames_and_warnings(tmp_path, pictures, suf
     read_with_each(path, SamplingSpec(fps=fps))
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_from_the_first_damaged_frame_on_a_file_in_one_go_has_one_thread(
+    tmp_path, pictures, is_damaged
+):
+    path = vf.write_video(tmp_path / "clip.mp4", gop=1000, pictures=pictures)
+    whole = [rgb for _, rgb in decoded_in_one_go(path)]
+    if is_damaged:
+        vf.overwrite(path, 0.5, 0.52)
+    source = VideoSource(path)
+    layout = source.layout([0.0, 1.9], keyframes=False)
+    with source.reader(layout) as read:
+        frames = [frame.rgb() for segment in layout.segments for frame in read(segment)]
+        threads = read.__self__._opened()[1].codec_context.thread_count
+    assert len(layout.segments) == 1
+    assert (threads == 1) == is_damaged
+    same = [np.array_equal(a, b) for a, b in zip(frames, whole, strict=False)]
+    assert sum(same) > 10 and all(same) != is_damaged
+
+
 def test_a_lost_keyframe_costs_no_frame_of_another_group(tmp_path, pictures):
     path = vf.write_video(tmp_path / "clip.mp4", num_frames=NUM_FRAMES, pictures=pictures)
     with av.open(str(path)) as container:

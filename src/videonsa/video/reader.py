@@ -91,6 +91,12 @@ class _Reader:
         """Which of the leads to try first: the one that landed the last time."""
         self.seeks_missed = False
         """A seek landed nowhere useful: the file was read from its beginning instead."""
+        self._one_thread = len(layout.segments) > 1
+        """Whether a decoder has one thread: the workers are the threads, or a picture is damaged.
+
+        From damaged packets, the threads of one decoder make pictures that depend on their number
+        and on which of them is faster.
+        """
 
     def frames(self, segment: Segment) -> Iterator[SourceFrame]:
         """Frames of a segment by rising time, and the one after it, which says when it ends."""
@@ -105,6 +111,25 @@ class _Reader:
             return self._is_start(next(span, None), self._layout.cuts[segment.begin])
 
     def _decoded(self, segment: Segment) -> Decoded:
+        if not self._one_thread:
+            return self._in_one_go(segment)
+        return self._from_keyframe(segment)
+
+    def _in_one_go(self, segment: Segment) -> Decoded:
+        """By several threads up to the first damaged frame; from there on by one, from the start."""
+        whole = 0
+        with closing(self._span(segment, begin=segment.begin)) as span:
+            for frame, after_error in span:
+                if after_error or frame.is_corrupt:
+                    break
+                whole += 1
+                yield frame, after_error
+            else:
+                return
+        self._one_thread = True
+        yield from islice(self._span(segment, begin=segment.begin), whole, None)
+
+    def _from_keyframe(self, segment: Segment) -> Decoded:
         span = self._span(segment, begin=segment.begin)
         if segment.begin == 0 or self._layout.keyframes_only:
             yield from span
@@ -185,16 +210,14 @@ class _Reader:
         self._stack.close()
         self._open = self._stack.enter_context(self._file.open())
         stream = self._open[1]
-        if len(self._layout.segments) == 1:
+        if self._one_thread:
+            stream.codec_context.thread_count = 1
+        else:
             stream.thread_type = "AUTO"
             # Each thread holds pictures of its own.
             most = max(1, THREADS_BYTES // max(1, picture_bytes(stream)))
             if most < usable_cores():
                 stream.thread_count = most
-        else:
-            # The workers are the threads. The same for one worker: from damaged packets, decoders
-            # make pictures that depend on the number of threads.
-            stream.codec_context.thread_count = 1
         return self._open
 
 
