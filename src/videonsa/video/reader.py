@@ -116,7 +116,7 @@ class _Reader:
         return self._from_keyframe(segment)
 
     def _in_one_go(self, segment: Segment) -> Decoded:
-        """By several threads up to the first damaged frame; from there on by one, from the start."""
+        """By several threads up to the first damaged frame, then by one, from the beginning."""
         whole = 0
         with closing(self._span(segment, begin=segment.begin)) as span:
             for frame, after_error in span:
