@@ -154,6 +154,14 @@ def test_the_page_needs_no_network_and_escapes_what_it_is_told(transfer):
     assert page.count("data:image/svg+xml") == 2
 
 
+def test_the_page_of_a_demonstration_says_so_first(transfer):
+    lead = "The embedded model is a demonstration"
+    page = report_page([transfer])
+    assert page.index("<h1>") < page.index(lead) < page.index("<nav")
+    trained = replace(transfer, facts=replace(transfer.facts, demonstration=False))
+    assert lead not in report_page([trained])
+
+
 def test_options_are_read_by_their_types():
     assert options_from(TransferOptions, ["sparse=nsa:window_size=8"]).sparse == "nsa:window_size=8"
     for kind, pair in (

@@ -232,6 +232,23 @@ class AskedFile:
         return (DEMONSTRATION, alone) if qa.demonstration else (alone,)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskedNothing:
+    """For what is measured without a video."""
+
+    def videos(self) -> list[AskedVideo]:
+        """See `Asked`."""
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Asked`."""
+        return {}
+
+    def notes(self, qa: "VideoQA") -> tuple[str, ...]:
+        """See `Asked`."""
+        return ()
+
+
 def encode_frames(
     qa: "VideoQA", chunks: Iterable[Tensor], *, method: AttentionMethod | None = None
 ) -> EncodedVision:

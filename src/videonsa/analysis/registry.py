@@ -29,6 +29,8 @@ class FindingEntry:
     """Of a clip, likewise: as in training."""
     videos: int = 4
     """Of each task, likewise."""
+    asks: bool = True
+    """Whether videos are shown and questions asked."""
 
     def load(self) -> "type[Finding]":
         """Import its class."""
@@ -53,6 +55,14 @@ FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
             what="accuracy over blocks and window at one budget, and over the budget",
             claim="At a fixed budget K = n s + w there is a best allocation, near that of "
             "training; more blocks beat more window (section 4; Tables 29 and 33 contradict it).",
+        ),
+        "latency": FindingEntry(
+            where="videonsa.analysis.latency:Latency",
+            title="Latency of the branches",
+            what="time of each branch against length, beside dense attention; no video is shown",
+            claim="The compressed branch takes most of the time as context grows from 1K to 128K "
+            "(Fig. 6, without numbers).",
+            asks=False,
         ),
         "scaling": FindingEntry(
             where="videonsa.analysis.scaling:Scaling",

@@ -44,10 +44,21 @@ def report_page(findings: Sequence[Finding]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>Findings: {escape(models)}</title><style>{style()}{_STYLE}</style></head><body>"
-        f"<header><h1>What was measured on {escape(models)}</h1></header>"
+        f"<header><h1>What was measured on {escape(models)}</h1>{_lead(ranked)}</header>"
         f'<nav aria-label="Findings"><ul>{links}</ul></nav><main>{sections}</main>'
         "<footer><p>Made by videonsa analyze report from the JSON of the findings alone.</p>"
         "</footer></body></html>\n"
+    )
+
+
+def _lead(findings: Sequence[Finding]) -> str:
+    """Says first that a model is there to show the output."""
+    if not any(one.facts.demonstration for one in findings):
+        return ""
+    return (
+        "<p><strong>The embedded model is a demonstration: it has 5 layers and has learnt rendered "
+        "clips alone. Its numbers show what the output looks like, and say nothing about real "
+        "videos or larger models.</strong></p>"
     )
 
 
@@ -84,10 +95,10 @@ def _inlined(svg: bytes) -> str:
 def _facts_text(one: Finding) -> str:
     facts = one.facts
     machine: dict[str, Any] = facts.machine
+    asked = ", ".join(f"{key} {_value(value)}" for key, value in facts.asked.items())
     return (
         f"{facts.model}, {facts.method}, {facts.dtype} on {machine.get('device')}; commit "
-        f"{machine.get('commit')}; measured in {facts.seconds:.0f} s; asked: "
-        f"{', '.join(f'{key} {_value(value)}' for key, value in facts.asked.items())}."
+        f"{machine.get('commit')}; measured in {facts.seconds:.0f} s; asked: {asked or 'nothing'}."
     )
 
 

@@ -52,26 +52,19 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_finding(what: Commands, name: str, entry: FindingEntry) -> None:
+    of_videos = (
+        f"videonsa analyze {name} --model RUN --suite 2 --videos 20 --length 4k",
+        f'videonsa analyze {name} clip.mp4 "What flashed?"',
+    )
     parser = add_command(
         what,
         name,
         run=partial(run, name=name),
         summary=f"{entry.what[0].upper()}{entry.what[1:]}. NAME.json and NAME.png go to --out.",
-        examples=(
-            f"videonsa analyze {name}",
-            f"videonsa analyze {name} --model RUN --suite 2 --videos 20 --length 4k",
-            f'videonsa analyze {name} clip.mp4 "What flashed?"',
-        ),
+        examples=(f"videonsa analyze {name}", *(of_videos if entry.asks else ())),
     )
-    parser.add_argument(
-        "video",
-        nargs="?",
-        type=values.name,
-        metavar="VIDEO",
-        help="one of your own (default: --suite)",
-    )
-    parser.add_argument("question", nargs="?", metavar="QUESTION", help="what to ask about it")
-    _add_suite_options(parser, entry)
+    if entry.asks:
+        _add_asked_options(parser, entry)
     parser.add_argument(
         "--set",
         action="append",
@@ -88,6 +81,18 @@ def _add_finding(what: Commands, name: str, entry: FindingEntry) -> None:
         help="where the files go (default: %(default)s)",
     )
     add_answering_options(parser)
+
+
+def _add_asked_options(parser: LineParser, entry: FindingEntry) -> None:
+    parser.add_argument(
+        "video",
+        nargs="?",
+        type=values.name,
+        metavar="VIDEO",
+        help="one of your own (default: --suite)",
+    )
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help="what to ask about it")
+    _add_suite_options(parser, entry)
     add_sampling_options(parser)
 
 
@@ -156,9 +161,11 @@ def _tell(args: Namespace, found: "Finding") -> None:
 
 
 def _asked(args: Namespace, entry: FindingEntry) -> "Asked":
-    from videonsa.analysis.asked import CLIPS, AskedFile, AskedSuite
+    from videonsa.analysis.asked import CLIPS, AskedFile, AskedNothing, AskedSuite
     from videonsa.video.chat import check_question
 
+    if not entry.asks:
+        return AskedNothing()
     given = [name for name in _ONLY_OF_SUITES if getattr(args, name) is not None]
     if args.video is not None:
         if args.question is None or args.suite is not None or given:
