@@ -300,6 +300,26 @@ def test_questions_side_by_side_are_answered_as_each_alone(qa, clip_path, option
     assert session.ask(QUESTIONS[0], **options).text == wanted[0].text
 
 
+def test_answers_side_by_side_come_as_they_are_written_and_one_that_is_left_stops_no_other(
+    qa, clip_path
+):
+    session = qa.open(clip_path)
+    wanted = session.ask_each(QUESTIONS, max_new_tokens=5)
+    first, second, third = session.stream_each(QUESTIONS, max_new_tokens=5)
+    assert wanted[2].text.startswith(next(third))
+    third.close()
+    pieces = list(first)
+    assert len(pieces) > 1 and "".join(pieces) == wanted[0].text
+    assert second.finish().text == wanted[1].text
+    assert first.answer.new_tokens == wanted[0].new_tokens and first.answer.decoding
+    assert session.turns == ()
+    (left,) = session.stream_each(QUESTIONS[:1], max_new_tokens=5)
+    next(left)
+    session.ask(QUESTIONS[1], max_new_tokens=2)  # stops it
+    with pytest.raises(UsageError, match="was stopped"):
+        left.finish()
+
+
 def test_questions_side_by_side_follow_the_conversation(qa, clip_path):
     session = qa.open(clip_path)
     session.ask("What moves?", max_new_tokens=3)

@@ -1,17 +1,23 @@
 """What a question gives back: the text, and what was used to write it."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from videonsa.errors import UsageError
 from videonsa.inference.context import Context
 from videonsa.inference.generation import TextPieces
 from videonsa.inference.measured import measure_computed
 from videonsa.inference.stop_strings import StopStrings
+from videonsa.inference.transcript import Transcript
 from videonsa.inference.usage import Usage
 from videonsa.planning.budget import budget_to_dict
+
+if TYPE_CHECKING:
+    from videonsa.inference.engine import VideoQA
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +65,10 @@ class AnswerStream:
         strings: StopStrings,
         video_seconds: float,
         context: Callable[[], Context],
+        seconds: Sequence[float] | None = None,
     ) -> None:
         self.usage = usage
+        self._seconds = seconds  # of each token, where others take time for them too
         self._strings = strings
         self._video_seconds = video_seconds
         self._context = context
@@ -124,7 +132,8 @@ class AnswerStream:
                 f"the answer was stopped after token {len(seconds)}: another question was asked, "
                 "or the conversation changed, before it was read to its end"
             )
-        first, later = seconds[0], sum(seconds[1:])
+        taken = seconds if self._seconds is None else self._seconds[: len(seconds)]
+        first, later = taken[0], sum(taken[1:])
         context = self._context()
         usage = self.usage
         computed = measure_computed(
@@ -147,44 +156,87 @@ class AnswerStream:
         )
 
 
-def answers_beside(
-    steps: Iterator[list[int]],
+def streams_beside(
+    qa: "VideoQA",
+    transcript: Transcript,
+    questions: Sequence[str],
     usages: Sequence[Usage],
     *,
-    decode: Callable[[list[int]], str],
-    stop_ids: frozenset[int],
-    context: Callable[[], Context],
-) -> list[Answer]:
-    """The answers that are written side by side.
+    memory: Callable[[], AbstractContextManager[None]],
+) -> tuple[Generator[int], list[AnswerStream]]:
+    """Answers that are written side by side: what stops them all, and the stream of each.
 
     Args:
-        steps: the next id of each, until all have ended.
-        usages: of their questions.
-        decode: ids to text.
-        stop_ids: that end an answer.
-        context: gives the one that read what they are about.
+        qa: the model.
+        transcript: what they are about, which stays as it is.
+        questions: to ask.
+        usages: of them.
+        memory: in which the steps are taken.
     """
-    start = time.perf_counter()
-    first = next(steps)
-    first_seconds = time.perf_counter() - start
-    answers = list(zip(first, *steps, strict=True))
-    seconds = time.perf_counter() - start - first_seconds
-    complete = []
-    for ids, usage in zip(answers, usages, strict=True):
-        end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids) - 1)
-        stream = AnswerStream(
-            (token for token in ids[: end + 1]),
-            TextPieces(decode),
+    settings, stop_ids = usages[0].generation, qa.stop_ids
+    steps = _Beside(
+        lambda: transcript.answer_each(questions, settings=settings, stop_ids=stop_ids),
+        len(questions),
+        memory,
+    )
+    streams = [
+        AnswerStream(
+            steps.tokens(number, stop_ids),
+            TextPieces(qa.decode),
             usage=usage,
             stop_ids=stop_ids,
-            strings=StopStrings(usage.generation.stop),
+            strings=StopStrings(settings.stop),
             video_seconds=0.0,
-            context=context,
+            context=lambda: transcript.context,
+            seconds=steps.seconds,
         )
-        rate = (len(ids) - 1) / seconds if end and seconds else None
-        answer = replace(stream.finish(), first_token_seconds=first_seconds, tokens_per_second=rate)
-        complete.append(answer)
-    return complete
+        for number, usage in enumerate(usages)
+    ]
+    return steps.running, streams
+
+
+class _Beside:
+    """Steps of answers side by side, dealt out to each; whoever lacks a token takes the next."""
+
+    def __init__(
+        self,
+        begin: Callable[[], Iterator[list[int]]],
+        number: int,
+        memory: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.seconds: list[float] = []
+        """Of each step."""
+        self.running = self._run(begin, memory)
+        self._given: list[deque[int]] = [deque() for _ in range(number)]
+        self._num_open = number
+
+    def tokens(self, number: int, stop_ids: frozenset[int]) -> Generator[int]:
+        """The ids of one answer, up to what ends it."""
+        given = self._given[number]
+        token = None
+        try:
+            while token not in stop_ids and (given or next(self.running, None) is not None):
+                token = given.popleft()
+                yield token
+        finally:
+            self._num_open -= 1
+            if not self._num_open:
+                self.running.close()
+
+    def _run(
+        self,
+        begin: Callable[[], Iterator[list[int]]],
+        memory: Callable[[], AbstractContextManager[None]],
+    ) -> Generator[int]:
+        with memory():
+            steps = begin()
+            start = time.perf_counter()
+            for number, ids in enumerate(steps):
+                self.seconds.append(time.perf_counter() - start)
+                for given, token in zip(self._given, ids, strict=True):
+                    given.append(token)
+                yield number
+                start = time.perf_counter()
 
 
 def _timed_next(tokens: Iterator[int], seconds: list[float]) -> int | None:

@@ -128,6 +128,7 @@ def decode_each(
         _see(sampler, seen, *_padded(questions, model.device))
         ids = sampler(logits)
     aside = _Static(steps, kept, reason=reason)
+    aside.tell()  # an answer may be complete before the others are
     yield from _answer(aside, ids, sampler, settings.max_new_tokens, stop_ids)
 
 
@@ -200,6 +201,10 @@ class _Static(NamedTuple):
     def end(self, num_steps: int) -> None:
         if self.num_read is not None:
             self.steps.keep(self.num_read + num_steps)
+        self.tell()
+
+    def tell(self) -> None:
+        """How it decodes, as far as it is known."""
         reason = self.reason or self.steps.graphs.why_not
         self.kept.decoding = f"static steps: {reason}" if reason else "captured steps"
 

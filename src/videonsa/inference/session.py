@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from videonsa.errors import UsageError
-from videonsa.inference.answer import Answer, AnswerStream, answers_beside
+from videonsa.inference.answer import Answer, AnswerStream, streams_beside
 from videonsa.inference.arguments import check_idle, check_kind, check_model, check_questions
 from videonsa.inference.context import Context
 from videonsa.inference.encoded_clip import EncodedClip, Video, plan_clip
@@ -18,7 +18,7 @@ from videonsa.inference.sampling import AnswerOptions, GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
 from videonsa.inference.stored_session import Place, Turn, load_session, save_session
 from videonsa.inference.transcript import Transcript
-from videonsa.inference.usage import Usage, usage_of
+from videonsa.inference.usage import Usage, usages_of
 from videonsa.models.methods.compression import why_whole_clips
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.stored_cache.contents import Precision
@@ -259,8 +259,7 @@ class Session:
         check_model(qa)
         loaded = load_session(folder, qa.model, tokenizer=qa.tokenizer, progress=progress)
         session = cls(qa, notes=loaded.notes, live=loaded.live, when_full=loaded.when_full)
-        session._transcript = loaded.transcript
-        session._base = loaded.base
+        session._transcript, session._base = loaded.transcript, loaded.base
         session.turns, session.clips = loaded.now.turns, loaded.now.clips
         return session
 
@@ -311,15 +310,9 @@ class Session:
         """
         check_asked(question, is_open=not fresh and self._transcript.role == "user")
         check_kind("recorder", recorder, Recorder)
-        settings = self._qa.generation_settings(**options)
-        self._stop_running()
-        place = self._from([question], settings.max_new_tokens, fresh=fresh)
-        usage = self._usage(question, settings, place)
-        self._check_room(
-            usage.prompt_tokens - place.mark.num_tokens + settings.max_new_tokens, place
-        )
-        strings = StopStrings(settings.stop)
-        self._running = self._tokens(question, settings, strings, recorder, place)
+        place, (usage,) = self._begin([question], options, fresh=fresh)
+        strings = StopStrings(usage.generation.stop)
+        self._running = self._tokens(question, usage.generation, strings, recorder, place)
         answer = AnswerStream(
             self._running,
             TextPieces(self._qa.decode),
@@ -350,26 +343,32 @@ class Session:
             BudgetError: no room for a question and its answer.
         """
         check_questions(questions)
-        settings = self._qa.generation_settings(**options)
-        self._stop_running()
-        place = self._from(questions, settings.max_new_tokens, fresh=fresh)
-        usages = [self._usage(question, settings, place) for question in questions]
-        longest = max(usage.prompt_tokens for usage in usages) - place.mark.num_tokens
-        self._check_room(longest + settings.max_new_tokens, place)
+        if self._transcript.why_reread is None:
+            answers = self.stream_each(questions, fresh=fresh, **options)
+            for _ in self._running or ():
+                pass  # how they were decoded is known at the end of all
+            return [answer.finish() for answer in answers]
+        place, _ = self._begin(questions, options, fresh=fresh)
         self._go_back(place)
-        if self._transcript.why_reread:
-            return [self._ask_aside(question, place, options) for question in questions]
-        with self._memory():
-            steps = self._transcript.answer_each(
-                questions, settings=settings, stop_ids=self._qa.stop_ids
-            )
-            return answers_beside(
-                steps,
-                usages,
-                decode=self._qa.decode,
-                stop_ids=self._qa.stop_ids,
-                context=lambda: self._transcript.context,
-            )
+        return [self._ask_aside(question, place, options) for question in questions]
+
+    def stream_each(
+        self, questions: Sequence[str], *, fresh: bool = False, **options: Unpack[AnswerOptions]
+    ) -> list[AnswerStream]:
+        """As `ask_each`, with the answers as they come: reading one on leads all on.
+
+        Raises:
+            UsageError: also a method by which every answer reads all from the beginning.
+        """
+        check_questions(questions)
+        if why := self._transcript.why_reread:
+            raise UsageError(f"answers cannot come side by side: {why}; ask one after the other")
+        place, usages = self._begin(questions, options, fresh=fresh)
+        self._go_back(place)
+        self._running, answers = streams_beside(
+            self._qa, self._transcript, questions, usages, memory=self._memory
+        )
+        return answers
 
     def _ask_aside(self, question: str, place: Place, options: AnswerOptions) -> Answer:
         try:
@@ -399,9 +398,7 @@ class Session:
                     yield token
         finally:
             if said:
-                text = self._qa.decode(said)
-                if strings.found is not None:
-                    text = self._qa.decode(said[: strings.tokens_before]) + strings.rest
+                text = strings.text_of(said, self._qa.decode)
                 asked = [] if question is OPEN_TURN else [Turn("user", question)]
                 self.turns = (*self.turns, *asked, Turn("assistant", text))
             else:
@@ -410,14 +407,18 @@ class Session:
     def _open_end(self) -> LiveVideo:
         """Where frames of the last video arrive: UsageError where there is none that can go on."""
         if self._live is None:
-            clip = self._base.clips[-1] if self._base.mark.writer.in_vision else None
-            self._live = live_after(clip, self._qa.sampling)
+            is_open = self._base.mark.writer.in_vision
+            self._live = live_after(self._base.clips[-1] if is_open else None, self._qa.sampling)
         return self._live
 
     def _watch(self, live: LiveVideo, frames: Frames) -> None:
         """Encode and read frames that follow those of the live video, or begin it."""
-        with self._memory():
-            self.clips = live.read(frames, self._transcript, self.clips, self._qa.encode_frames)
+        try:
+            with self._memory():
+                self.clips = live.read(frames, self._transcript, self.clips, self._qa.encode_frames)
+        except BaseException:  # also where it was interrupted
+            self._go_back(self._base)
+            raise
 
     def _from(
         self, questions: Sequence[Asked] = (), max_new_tokens: int = 0, *, fresh: bool
@@ -438,11 +439,7 @@ class Session:
             num_new = 0 if waiting is None else self._qa.tokens_of(live.grid(waiting))
             self._make_room(num_new, max(asked, default=0) + max_new_tokens)
         if waiting is not None:
-            try:
-                self._watch(live, waiting)
-            except BaseException:  # also where it was interrupted
-                self._go_back(self._base)
-                raise
+            self._watch(live, waiting)
         return self.place()
 
     def _make_room(self, num_new: int, kept: int) -> None:
@@ -457,10 +454,9 @@ class Session:
             return
         advice = "begin with when_full='forget', fewer pixels or a lower rate"
         if self._when_full == "forget" and self.clips:
+            held, vision = self._transcript.context, self._qa.shape.vision
             with self._memory():
-                left = forget_oldest(
-                    self._transcript.context, self.clips[-1], missing, self._qa.shape.vision
-                )
+                left = forget_oldest(held, self.clips[-1], missing, vision)
             if left is not None:
                 self.clips = (*self.clips[:-1], left)
                 self._base = self.place()
@@ -468,16 +464,20 @@ class Session:
             advice = "begin with fewer pixels"
         raise no_room(num_new, held=self.num_tokens, kept=kept, context=context, advice=advice)
 
-    def _usage(self, question: Asked, settings: GenerationSettings, place: Place) -> Usage:
-        """Of a question that is asked from a place on."""
-        return usage_of(
-            self._qa,
-            place.clips,
-            settings=settings,
-            num_tokens=place.mark.num_tokens + len(place.mark.ids_of(question)),
-            num_cached=min(self._transcript.num_read, place.mark.num_tokens),
-            notes=self._notes,
+    def _begin(
+        self, questions: Sequence[Asked], options: AnswerOptions, *, fresh: bool
+    ) -> tuple[Place, list[Usage]]:
+        """From where questions are asked, and how: BudgetError where they have no room."""
+        settings = self._qa.generation_settings(**options)
+        self._stop_running()
+        place = self._from(questions, settings.max_new_tokens, fresh=fresh)
+        num_read, notes = self._transcript.num_read, self._notes
+        usages = usages_of(
+            self._qa, place, questions, settings=settings, num_read=num_read, notes=notes
         )
+        longest = max(usage.prompt_tokens for usage in usages) - place.mark.num_tokens
+        self._check_room(longest + settings.max_new_tokens, place)
+        return place, usages
 
     def _check_room(self, more: int, place: Place) -> None:
         """Refuse what the context has no room for: BudgetError."""

@@ -1,7 +1,7 @@
 """`StopStrings`: cut an answer before the first stop string, while its text comes in pieces."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class StopStrings:
@@ -53,6 +53,12 @@ class StopStrings:
         shown = self._let(self._held, len(self._held))
         self.tokens_before = self._tokens
         return shown
+
+    def text_of(self, ids: list[int], decode: Callable[[list[int]], str]) -> str:
+        """The text of an answer up to where it was ended or stopped, from all of its ids."""
+        if self.found is None:
+            return decode(ids)
+        return decode(ids[: self.tokens_before]) + self.rest
 
     def _let(self, text: str, end: int) -> str:
         self._held, self.rest = text[end:], self.rest + text[:end]

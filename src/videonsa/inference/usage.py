@@ -11,9 +11,11 @@ from videonsa.inference.sampling import GenerationSettings
 from videonsa.models.shape import VisionShape
 from videonsa.planning.budget import AttentionBudget, attention_budget
 from videonsa.planning.computed import Computed
+from videonsa.video.chat import Asked
 
 if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
+    from videonsa.inference.stored_session import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,42 @@ class Usage:
     def num_frames(self) -> int:
         """Frames used."""
         return len(self.times)
+
+
+def usages_of(
+    qa: "VideoQA",
+    place: "Place",
+    questions: Sequence[Asked],
+    *,
+    settings: GenerationSettings,
+    num_read: int,
+    notes: tuple[str, ...],
+) -> list[Usage]:
+    """Of questions that are each asked from a place of a session on.
+
+    Args:
+        qa: the model.
+        place: from where.
+        questions: to ask.
+        settings: how tokens are chosen.
+        num_read: tokens that the session has read.
+        notes: beside those of the clips.
+
+    Raises:
+        UsageError: no clips.
+    """
+    held = place.mark.num_tokens
+    return [
+        usage_of(
+            qa,
+            place.clips,
+            settings=settings,
+            num_tokens=held + len(place.mark.ids_of(question)),
+            num_cached=min(num_read, held),
+            notes=notes,
+        )
+        for question in questions
+    ]
 
 
 def usage_of(
