@@ -12,9 +12,11 @@ import openai
 
 from videonsa.server.frames import ReadHere
 from videonsa.server.front import Front
+from videonsa.server.media import MediaPolicy, MediaSources
 from videonsa.server.model_thread import ModelThread
 from videonsa.server.run import listen, make_server
 from videonsa.server.settings import ServeSettings
+from videonsa.server.state import open_state
 from videonsa.video.chat import DEFAULT_SYSTEM
 
 
@@ -52,9 +54,12 @@ def running(qa, *, folder=None, **settings):
     """A `Served` with these settings."""
     settings = {"model_name": "embedded", "system": DEFAULT_SYSTEM} | settings
     chosen = ServeSettings(**settings)
-    thread = ModelThread(qa, ReadHere(), most_together=chosen.most_together)
-    front = Front(qa, thread, chosen, folder=folder)
-    with listen("127.0.0.1", 0) as listening:
+    reader = ReadHere()
+    thread = ModelThread(qa, reader, most_together=chosen.most_together)
+    with listen("127.0.0.1", 0) as listening, open_state(None) as state:
+        policy = MediaPolicy(folder=folder)
+        sources = MediaSources(policy, scratch=state.requests, describe=reader.describe)
+        front = Front(qa, thread, chosen, sources=sources)
         server = make_server(front, stop_timeout=10)
         runner = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         runner.start()

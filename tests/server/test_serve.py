@@ -101,5 +101,7 @@ def test_a_wrong_model_and_media_that_are_not_there_are_errors_of_the_client(ser
     body = chat(video(folder / "clip.mp4"), text("What flashed?"))
     with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
         client.chat.completions.create(**body | {"model": "gpt"})
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.PermissionDeniedError, match="--media"):
         client.chat.completions.create(**chat(video("/etc/passwd"), text("What?")))
+    with pytest.raises(openai.NotFoundError, match="no such file"):
+        client.chat.completions.create(**chat(video(folder / "none.mp4"), text("What?")))

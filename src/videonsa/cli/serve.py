@@ -19,6 +19,7 @@ from videonsa.cli.common import (
 from videonsa.errors import UsageError, missing_package
 
 if TYPE_CHECKING:
+    from videonsa.server.media import MediaPolicy
     from videonsa.server.settings import ServeSettings
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -61,13 +62,46 @@ def add_parser(commands: Commands) -> None:
         metavar="FILE",
         help="its first line is the key that requests under /v1 have to bring",
     )
-    where.add_argument(
+    _add_media(parser)
+    _add_limits(parser)
+
+
+def _add_media(parser: LineParser) -> None:
+    media = parser.add_argument_group("media")
+    media.add_argument(
         "--media",
         type=values.path,
         metavar="DIR",
         help="folder whose files requests may name as file:// (default: none)",
     )
-    _add_limits(parser)
+    media.add_argument(
+        "--allow-fetch",
+        type=values.name,
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="hosts, NAME or NAME:PORT, from which http(s) addresses are fetched, unless a name "
+        "leads to an address that is not public (default: none)",
+    )
+    media.add_argument(
+        "--state",
+        type=values.path,
+        metavar="DIR",
+        help="folder for uploads, which outlive the server there (default: one that ends with it)",
+    )
+    media.add_argument(
+        "--max-upload",
+        default="1GiB",
+        metavar="SIZE",
+        help="of an upload or a download, such as 500MB (default: %(default)s)",
+    )
+    media.add_argument(
+        "--max-duration",
+        type=values.positive_number,
+        default=4 * 3600.0,
+        metavar="S",
+        help="seconds of a video (default: %(default)g)",
+    )
 
 
 def _add_limits(parser: LineParser) -> None:
@@ -118,15 +152,19 @@ def run(args: Namespace) -> int:
         from videonsa.planning.defaults import change_sampling
         from videonsa.server.frames import ReadHere
         from videonsa.server.front import Front
+        from videonsa.server.media import MediaSources
         from videonsa.server.model_thread import ModelThread
+        from videonsa.server.state import open_state
 
-        settings = _settings(args)
+        settings, policy = _settings(args), _media_policy(args)
         listening = listen(args.host, args.port)
-        with listening:
+        with listening, open_state(args.state) as state:
             qa = load_model(args)
             qa.sampling = change_sampling(qa.sampling, **sampling_options(args))
-            thread = ModelThread(qa, ReadHere(), most_together=args.together)
-            front = Front(qa, thread, settings, folder=args.media)
+            reader = ReadHere()
+            sources = MediaSources(policy, scratch=state.requests, describe=reader.describe)
+            thread = ModelThread(qa, reader, most_together=args.together)
+            front = Front(qa, thread, settings, sources=sources)
             server = make_server(front, stop_timeout=args.stop_timeout)
             port = listening.getsockname()[1]
             report(f"serving    {settings.model_name} on http://{args.host}:{port}/v1")
@@ -150,6 +188,18 @@ def _settings(args: Namespace) -> "ServeSettings":
         most_requests=args.queue,
         most_together=args.together,
         timeout=args.timeout,
+    )
+
+
+def _media_policy(args: Namespace) -> "MediaPolicy":
+    from videonsa.planning.devices import parse_memory
+    from videonsa.server.media import MediaPolicy
+
+    return MediaPolicy(
+        folder=args.media,
+        hosts=tuple(args.allow_fetch),
+        most_bytes=parse_memory(args.max_upload, "--max-upload"),
+        most_seconds=args.max_duration,
     )
 
 

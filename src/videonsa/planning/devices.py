@@ -88,8 +88,8 @@ def _system_memory() -> int | None:
         return here
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of a size such as "24GB" (10^9 each) or "24GiB" (2^30).
+def parse_memory(text: str, what: str = "memory") -> int:
+    """Bytes of a size such as "24GB" (10^9 each) or "24GiB" (2^30); `what` it is, for refusals.
 
     Raises:
         UsageError: another form.
@@ -98,7 +98,7 @@ def parse_memory(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG]i?B)\s*", text, re.IGNORECASE)
     size = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
     if not 1 <= size < _MOST_MEMORY:
-        raise UsageError(f"memory {text[:40]!r}: want a size such as 24GB or 16GiB")
+        raise UsageError(f"{what} {text[:40]!r}: want a size such as 24GB or 16GiB")
     return int(size)
 
 

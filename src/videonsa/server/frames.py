@@ -1,10 +1,11 @@
 """How the server reads media: whatever decodes them, wherever it runs, gives a `VideoStream`."""
 
+from pathlib import Path
 from typing import Protocol
 
-from videonsa.video.decode import stream_video
+from videonsa.video.decode import probe, stream_video
 from videonsa.video.parts import VideoStream
-from videonsa.video.sampling import SamplingSpec
+from videonsa.video.sampling import SamplingSpec, VideoInfo
 from videonsa.video.source import VideoLike
 
 
@@ -20,6 +21,13 @@ class FrameReader(Protocol):
             BudgetError: as for `stream_video`.
         """
 
+    def describe(self, path: Path) -> VideoInfo:
+        """What the header of a file states.
+
+        Raises:
+            VideoError: nothing there that can be read.
+        """
+
     def close(self) -> None:
         """Stop whatever runs."""
 
@@ -30,6 +38,10 @@ class ReadHere:
     def open(self, media: VideoLike, sampling: SamplingSpec) -> VideoStream:
         """As `stream_video`."""
         return stream_video(media, sampling=sampling, beside=True)
+
+    def describe(self, path: Path) -> VideoInfo:
+        """As `probe`."""
+        return probe(path)
 
     def close(self) -> None:
         """Nothing runs."""

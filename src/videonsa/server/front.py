@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,7 +14,7 @@ from videonsa.planning.defaults import change_sampling
 from videonsa.server.asked import Asked, Said, read_request
 from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.jobs import Done, Event, Failed, Job, Piece
-from videonsa.server.local_media import LocalMedia
+from videonsa.server.media import MediaSources, RequestMedia
 from videonsa.server.metrics import Metrics
 from videonsa.server.model_thread import ModelThread
 from videonsa.server.sessions import Media, Part, Shown
@@ -28,7 +27,7 @@ class Front:
     """What the routes call. It runs in an event loop, which it never blocks."""
 
     def __init__(
-        self, qa: VideoQA, thread: ModelThread, settings: ServeSettings, *, folder: Path | None
+        self, qa: VideoQA, thread: ModelThread, settings: ServeSettings, *, sources: MediaSources
     ) -> None:
         """Serve a model.
 
@@ -36,11 +35,11 @@ class Front:
             qa: the model, of which only facts are read here.
             thread: that answers.
             settings: limits.
-            folder: that file:// may name files in.
+            sources: where media come from.
         """
         self.thread, self.settings = thread, settings
         self.started = int(time.time())
-        self._sampling, self._folder = qa.sampling, folder
+        self._sampling, self._sources = qa.sampling, sources
         self._num_requests = 0
         self.metrics = Metrics(
             {
@@ -130,11 +129,12 @@ class Front:
             )
 
     async def _job(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
-        local = LocalMedia(self._folder)
+        local = RequestMedia(self._sources)
         finding = asyncio.ensure_future(asyncio.to_thread(self._find, asked, local))
         try:
             parts, media = await asyncio.shield(finding)
         except BaseException:  # its thread may still write: what it leaves goes when it has ended
+            local.stop()
             finding.add_done_callback(lambda _: local.close())
             raise
         return Job(
@@ -147,7 +147,7 @@ class Front:
             release=local.close,
         )
 
-    def _find(self, asked: Asked, local: LocalMedia) -> tuple[tuple[Part, ...], Media]:
+    def _find(self, asked: Asked, local: RequestMedia) -> tuple[tuple[Part, ...], Media]:
         """What stands before a question, and where its media are."""
         parts: list[Part] = []
         media: Media = {}
@@ -156,9 +156,9 @@ class Front:
                 parts.append(part)
                 continue
             sampling = change_sampling(self._sampling, **part.changes)
-            path, digest = local.get(part.url, part.param)
-            shown = Shown(digest, sampling)
-            media[shown] = path
+            found = local.get(part.url, kind=part.kind, param=part.param)
+            shown = Shown(found.digest, sampling)
+            media[shown] = found.path
             parts.append(shown)
         return tuple(parts), media
 

@@ -93,6 +93,8 @@ def is_picture(path: Path) -> bool:
     try:
         with _opened(path):
             return True
+    except Image.DecompressionBombError:
+        return True  # whoever opens it is told its size
     except Exception:  # Pillow passes on any exception of a format's parser.
         return False
 
