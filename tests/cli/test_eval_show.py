@@ -24,8 +24,6 @@ def suite_run(tmp_path):
     folder.mkdir()
     lines = [LINE, LINE | {"sample": 1}]
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {"model": "m", "attention": "nsa", "lengths": [256]}
-    (folder / "run.json").write_text(json.dumps({"config": config}))
     return folder
 
 

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from videonsa.evals.field.frame_pictures import Pictures, spread
+from videonsa.evals.field.sample_line import LineMessage, LinePart, LineVision, SampleLine
+from videonsa.evals.field.sample_log import sample_log
 from videonsa.evals.field.samples_page import samples_page
 from videonsa.evals.field.shown import (
     ShownFrames,
@@ -19,6 +21,7 @@ from videonsa.evals.field.shown import (
     sample_text,
     seconds_text,
 )
+from videonsa.evals.field.shown_run import read_shown_run
 
 RIGHT = ShownSample(
     key="tomato/3",
@@ -100,6 +103,45 @@ def test_many_frames_are_told_by_the_first_and_the_last():
         "256 frames at 0, 0.5, 1, 1.5, ..., 127, 127.5 s"
     )
     assert spread(range(101), 3) == [0, 50, 100] and spread([1, 2], 6) == [1, 2]
+
+
+def test_a_line_of_the_log_is_shown_whole(tmp_path):
+    seen = LineVision(
+        **{"source": "a.mp4", "kind": "video", "seconds": (8.0, 8.5), "timestamps": (0.0, 0.5)},
+        **{"grid": (1, 6, 8), "height": 84, "width": 112, "tokens": 12, "read_tokens": 6},
+    )
+    parts = (LinePart(kind="video", text="a.mp4", start=8.0), LinePart(kind="text", text="Which?"))
+    made = SampleLine(
+        **{"task": "tomato", "split": "test", "doc_id": 3, "method": "nsa", "answer": "A"},
+        **{"messages": (LineMessage(role="user", parts=parts),), "vision": (seen,)},
+        **{"generation": {"max_new_tokens": 16}, "doc": {"answer": 0, "kind": "count"}},
+        **{"method_parameters": {"block_size": 64}, "density": 0.25, "prompt_sha256": "3fa9"},
+        **{"prompt_tokens": 2034, "video_tokens": 6, "cached_tokens": 1000, "notes": ("a note",)},
+        **{"finish": "stop", "new_tokens": 2, "seconds": 1.5},
+    )
+    with sample_log(tmp_path) as journal:
+        journal.append(made)
+    (sample,) = read_shown_run(tmp_path).samples
+    assert Wanted(key="tomato/3").takes(sample)
+    assert sample_text(sample).splitlines() == [
+        "== tomato/test/3: not scored",
+        "user       <video a.mp4 from 8 s to its end>",
+        "           Which?",
+        "frames     a.mp4: 2 frames at 8, 8.5 s",
+        "answer     A",
+        "truth      0",
+        "vision     a.mp4: 112x84, grid 1 x 6 x 8, 12 tokens, of which 6 are read, told to the "
+        "model as 0 to 0.5 s",
+        "tokens     6 of images and videos in a prompt of 2,034, 1,000 of them read for an earlier "
+        "question",
+        "prompt ids 3fa9",
+        "method     nsa, block_size 64, 0.25 of dense attention",
+        "generation max_new_tokens 16",
+        "finish     stop after 2 tokens",
+        "document   answer 0, kind count",
+        "notes      a note",
+        "seconds    1.50",
+    ]
 
 
 class Elements(HTMLParser):

@@ -94,7 +94,7 @@ class Wanted:
     """Which samples of a run: those for which all that is stated holds."""
 
     key: str | None = None
-    """The whole key, or what follows its last slash."""
+    """The whole key, what follows its last slash, or the task and that, as in mlvu_dev/17."""
     task: str | None = None
     text: str | None = None
     """Stands in one of its texts, whatever its case."""
@@ -111,8 +111,9 @@ class Wanted:
             (self.disagree, sample.disagrees),
         )
         stated = [holds for wanted, holds in marks if wanted]
+        last = sample.key.rsplit("/", 1)[-1]
         return (
-            self.key in (None, sample.key, sample.key.rsplit("/", 1)[-1])
+            self.key in (None, sample.key, last, f"{sample.task}/{last}")
             and self.task in (None, sample.task)
             and (any(stated) or not stated)
             and self._says(sample)
