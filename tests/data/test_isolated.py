@@ -1,3 +1,4 @@
+import itertools
 import os
 import pickle
 import signal
@@ -43,6 +44,26 @@ def refuse():
 
 def stumble():
     raise ValueError("two\nlines")
+
+
+def count(start, fails_at=None, closed=None):
+    try:
+        for number in itertools.count(start):
+            if number == fails_at:
+                raise VideoError("x.mp4: its end")
+            yield np.full(3, number), os.getpid()
+    finally:
+        if closed is not None:
+            closed.touch()
+
+
+def count_to(last):
+    yield from range(last)
+
+
+def die_after(number):
+    yield number
+    die()
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +146,7 @@ def test_a_process_whose_caller_is_gone_ends_itself(monkeypatch):
     child = call._running._process
     # As where the caller is killed: the pipe stays open elsewhere, nobody waits.
     call._running._connection.send_bytes(
-        pickle.dumps((0.3 - isolated.GRACE_SECONDS, (sleep, (60,), {})))
+        pickle.dumps((0.3 - isolated.GRACE_SECONDS, False, (sleep, (60,), {})))
     )
     assert child.wait(timeout=10) == -signal.SIGALRM
     assert not is_running(process)
@@ -155,3 +176,30 @@ def test_a_python_that_does_not_start_is_an_error(monkeypatch):
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(DataError, match="did not start"):
         IsolatedCaller(deadline=1.0)(process_id)
+
+
+def test_a_stream_gives_what_the_generator_gives_and_calls_follow(call):
+    assert list(call.stream(count_to, 3)) == [0, 1, 2]
+    process = call(process_id)
+    with pytest.raises(CallFailed, match="its end"):
+        for array, of in call.stream(count, 5, fails_at=7):
+            assert array.sum() in (15, 18) and of == process
+    assert call(process_id) == process
+
+
+def test_a_stream_that_is_closed_closes_its_generator_and_calls_follow(call, tmp_path):
+    process = call(process_id)
+    items = call.stream(count, 0, closed=tmp_path / "closed")
+    assert next(items)[0].sum() == 0
+    items.close()
+    assert call(process_id) == process and (tmp_path / "closed").exists()
+
+
+def test_a_stream_whose_process_ends_is_told_and_calls_follow():
+    caller = IsolatedCaller(deadline=60.0)
+    items = caller.stream(die_after, 1)
+    assert next(items) == 1
+    with pytest.raises(CallFailed, match="signal 11"):
+        next(items)
+    assert caller(process_id) > 0
+    caller.close()

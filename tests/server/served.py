@@ -58,7 +58,7 @@ def running(qa, *, folder=None, **settings):
     thread = ModelThread(qa, reader, most_together=chosen.most_together)
     with listen("127.0.0.1", 0) as listening, open_state(None) as state:
         policy = MediaPolicy(folder=folder)
-        sources = MediaSources(policy, scratch=state.requests, describe=reader.describe)
+        sources = MediaSources(policy, state=state, describe=reader.describe)
         front = Front(qa, thread, chosen, sources=sources)
         server = make_server(front, stop_timeout=10)
         runner = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

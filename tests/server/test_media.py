@@ -9,7 +9,8 @@ from pretended_web import PUBLIC, pretended_web
 from videonsa.errors import UsageError
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.fetching import check_hosts, is_public
-from videonsa.server.media import MediaPolicy, MediaSources, RequestMedia, Uploaded
+from videonsa.server.media import MediaPolicy, MediaSources, RequestMedia
+from videonsa.server.state import open_state
 from videonsa.video.sampling import VideoInfo
 
 CONTENT = b"frames"
@@ -33,19 +34,18 @@ def folder(tmp_path):
     (tmp_path / "videos" / "clip.mp4").write_bytes(CONTENT)
     (tmp_path / "videos" / "a b.mp4").write_bytes(CONTENT)
     (tmp_path / "videos" / "inner" / "link.mp4").symlink_to("../clip.mp4")
-    (tmp_path / "scratch").mkdir()
     return tmp_path / "videos"
 
 
 @pytest.fixture
-def sources(folder, web):
-    return MediaSources(
-        MediaPolicy(folder=folder),
-        scratch=folder.parent / "scratch",
-        describe=described,
-        uploaded=lambda name: Uploaded(folder / "clip.mp4", "d") if name == "file-1" else None,
-        fetcher=web.fetcher("videos.example", "mirror.example"),
-    )
+def sources(folder, web, tmp_path):
+    with open_state(tmp_path / "state") as state:
+        yield MediaSources(
+            MediaPolicy(folder=folder),
+            state=state,
+            describe=described,
+            fetcher=web.fetcher("videos.example", "mirror.example"),
+        )
 
 
 def get(sources, url, kind="video"):
@@ -66,8 +66,11 @@ def test_what_a_request_names_is_found_wherever_it_is_and_nothing_stays(sources,
     assert {content for _, content in found} == {CONTENT}
     assert len({one.digest for one, _ in found}) == 1
     assert web.network.dialled == [PUBLIC]  # the checked address, no name
-    assert get(sources, "file-1")[0].digest == "d"
-    assert get(sources, "file-1", kind="file")[0].info.fps == 2.0
+    with sources.uploads.receive() as incoming:
+        incoming.write(CONTENT)
+        name = incoming.keep("clip.mp4", {"purpose": "user_data"}).id
+    assert get(sources, name)[0].digest == get(sources, name, kind="file")[0].digest
+    assert get(sources, name)[0].digest == found[0][0].digest
 
 
 def test_a_redirect_to_a_host_that_is_allowed_is_followed(sources, web):

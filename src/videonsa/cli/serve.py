@@ -96,6 +96,12 @@ def _add_media(parser: LineParser) -> None:
         help="of an upload or a download, such as 500MB (default: %(default)s)",
     )
     media.add_argument(
+        "--max-stored",
+        default="10GiB",
+        metavar="SIZE",
+        help="of all uploads together (default: %(default)s)",
+    )
+    media.add_argument(
         "--max-duration",
         type=values.positive_number,
         default=4 * 3600.0,
@@ -150,7 +156,7 @@ def run(args: Namespace) -> int:
         except ModuleNotFoundError as error:
             raise missing_package(error.name or "a package", extra="serve") from error
         from videonsa.planning.defaults import change_sampling
-        from videonsa.server.frames import ReadHere
+        from videonsa.server.decoding import IsolatedReader
         from videonsa.server.front import Front
         from videonsa.server.media import MediaSources
         from videonsa.server.model_thread import ModelThread
@@ -159,10 +165,11 @@ def run(args: Namespace) -> int:
         settings, policy = _settings(args), _media_policy(args)
         listening = listen(args.host, args.port)
         with listening, open_state(args.state) as state:
+            reader = IsolatedReader()
+            reader.start()
             qa = load_model(args)
             qa.sampling = change_sampling(qa.sampling, **sampling_options(args))
-            reader = ReadHere()
-            sources = MediaSources(policy, scratch=state.requests, describe=reader.describe)
+            sources = MediaSources(policy, state=state, describe=reader.describe)
             thread = ModelThread(qa, reader, most_together=args.together)
             front = Front(qa, thread, settings, sources=sources)
             server = make_server(front, stop_timeout=args.stop_timeout)
@@ -199,6 +206,7 @@ def _media_policy(args: Namespace) -> "MediaPolicy":
         folder=args.media,
         hosts=tuple(args.allow_fetch),
         most_bytes=parse_memory(args.max_upload, "--max-upload"),
+        most_stored=parse_memory(args.max_stored, "--max-stored"),
         most_seconds=args.max_duration,
     )
 

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
@@ -25,6 +25,9 @@ GRACE_SECONDS = 5.0
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Kind = Literal["hangs", "dies", "broken"]
+_NOTHING = pickle.dumps(None, protocol=5)
+_STOP = b""
+"""Ends a stream; of no effect where it has ended."""
 
 
 class CallFailed(Exception):
@@ -75,7 +78,8 @@ class IsolatedCaller:
         """
         process = self._process(function.__module__)
         try:
-            result: Result = process.call((function, args, kwargs), self.deadline)
+            process.send((self.deadline, False, (function, args, kwargs)))
+            result: Result = process.receive(self.deadline)
         except CallFailed as failure:
             if failure.kind != "broken":
                 self.close()
@@ -84,6 +88,35 @@ class IsolatedCaller:
             self.close()  # an answer that was not waited for would be taken for the next
             raise
         return result
+
+    def stream(
+        self,
+        function: Callable[Arguments, Generator[Result]],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Generator[Result]:
+        """What a generator of a module gives, which is never None; it is an item ahead.
+
+        Closing the stream closes the generator. Until then there is no other call.
+
+        Raises:
+            CallFailed: as for a call; the deadline is that of one item.
+            DataError: the process did not start.
+        """
+        process = self._process(function.__module__)
+        running = False
+        try:
+            process.send((self.deadline, True, (function, args, kwargs)))
+            running = True
+            while (item := process.receive(self.deadline)) is not None:
+                yield item
+            running = False
+        except CallFailed as failure:
+            running = failure.kind != "broken"  # then its generator has ended
+            raise
+        finally:
+            if running and not process.stop():
+                self.close()
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -128,9 +161,14 @@ class _Process:
                 "want a Python that can import videonsa and room for one more process a worker"
             )
 
-    def call(self, request: Any, deadline: float) -> Any:
+    def send(self, request: Any) -> None:
         try:
-            self._connection.send_bytes(pickle.dumps((deadline, request)))
+            self._connection.send_bytes(pickle.dumps(request))
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self, deadline: float) -> Any:
+        try:
             if not self._connection.poll(deadline):
                 raise CallFailed("hangs", f"not read in {deadline:g} s")
             answer: _Answer = pickle.loads(self._connection.recv_bytes())
@@ -138,10 +176,25 @@ class _Process:
             for array in arrays:
                 self._connection.recv_bytes_into(array)
         except (EOFError, OSError) as error:  # OSError: it ended in the middle of an answer
-            raise CallFailed("dies", f"its reader ended: {self._how_it_ended()}") from error
+            raise self._died() from error
         if answer.error is not None:
             raise CallFailed("broken", answer.error)
         return pickle.loads(answer.value, buffers=arrays)
+
+    def stop(self) -> bool:
+        """End the stream that runs. Returns whether it ended, so that calls may follow."""
+        try:
+            self._connection.send_bytes(_STOP)
+            while self.receive(GRACE_SECONDS) is not None:
+                pass
+        except CallFailed as failure:
+            return failure.kind == "broken"
+        except OSError:
+            return False
+        return True
+
+    def _died(self) -> CallFailed:
+        return CallFailed("dies", f"its reader ended: {self._how_it_ended()}")
 
     def _how_it_ended(self) -> str:
         with suppress(subprocess.TimeoutExpired):
@@ -166,13 +219,39 @@ def serve(descriptor: int) -> None:
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
         connection.send_bytes(b"")
         while True:
-            deadline, (function, args, kwargs) = pickle.loads(connection.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, deadline + GRACE_SECONDS)
-            answer, arrays = _answer(function, args, kwargs)
-            connection.send_bytes(pickle.dumps(answer))
-            for array in arrays:
-                connection.send_bytes(array)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            if not (message := connection.recv_bytes()):
+                continue
+            deadline, streams, (function, args, kwargs) = pickle.loads(message)
+            if streams:
+                _serve_stream(connection, deadline, function(*args, **kwargs))
+                continue
+            with _ends_itself(deadline):
+                _send(connection, *_answer(function, args, kwargs))
+
+
+def _serve_stream(connection: Connection, deadline: float, items: Generator[Any]) -> None:
+    """Send item after item, then None; or an error, which ends it as well."""
+    with closing(items):
+        while not connection.poll():
+            with _ends_itself(deadline):
+                answer, arrays = _answer(next, (items, None), {})
+            _send(connection, answer, arrays)  # which waits for whoever takes it, however long
+            if answer.error is not None or answer.value == _NOTHING:
+                return
+    _send(connection, _Answer(None, _NOTHING), [])
+
+
+@contextmanager
+def _ends_itself(deadline: float) -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_REAL, deadline + GRACE_SECONDS)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _send(connection: Connection, answer: _Answer, arrays: list[memoryview]) -> None:
+    connection.send_bytes(pickle.dumps(answer))
+    for array in arrays:
+        connection.send_bytes(array)
 
 
 def _answer(

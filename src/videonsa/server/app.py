@@ -16,6 +16,7 @@ from videonsa.errors import VideoNSAError
 from videonsa.server.api_key import ApiKey
 from videonsa.server.asked import Asked
 from videonsa.server.errors import Gone, RefusedRequest, refusal
+from videonsa.server.files_api import add_file_routes
 from videonsa.server.front import Front, unless_gone
 from videonsa.server.jobs import Done, Piece
 from videonsa.server.replies import LAST_EVENT, Reply, event, usage_dict
@@ -62,6 +63,7 @@ def build_app(front: Front) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         return await _chat(front, request)
 
+    add_file_routes(app, front)
     return app
 
 

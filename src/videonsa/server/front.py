@@ -39,7 +39,7 @@ class Front:
         """
         self.thread, self.settings = thread, settings
         self.started = int(time.time())
-        self._sampling, self._sources = qa.sampling, sources
+        self._sampling, self.sources = qa.sampling, sources
         self._num_requests = 0
         self.metrics = Metrics(
             {
@@ -66,7 +66,7 @@ class Front:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.timeout
         done = None
-        with self.metrics.counted(), self._place():
+        with self.metrics.counted(), self.place():
             body = await read_body(request, self.settings.most_body)
             asked = await asyncio.to_thread(read_request, body, system=self.settings.system)
             del body
@@ -102,7 +102,7 @@ class Front:
             ) from error
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def place(self) -> Iterator[None]:
         """A place for one request, from before its body is read to the end of its answer."""
         if self._num_requests >= self.settings.most_requests:
             wait = max(1.0, self.thread.seconds_each * self._num_requests)
@@ -129,7 +129,7 @@ class Front:
             )
 
     async def _job(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
-        local = RequestMedia(self._sources)
+        local = RequestMedia(self.sources)
         finding = asyncio.ensure_future(asyncio.to_thread(self._find, asked, local))
         try:
             parts, media = await asyncio.shield(finding)

@@ -15,10 +15,12 @@ from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from videonsa.errors import UsageError
+from videonsa.errors import UsageError, VideoError
 from videonsa.server.asked import Kind
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.fetching import PORTS, Fetcher, check_hosts
+from videonsa.server.state import StateFolder
+from videonsa.server.uploads import Uploads
 from videonsa.video.demux import MOST_PIXELS
 from videonsa.video.sampling import VideoInfo
 
@@ -26,6 +28,10 @@ MOST_URL = 8192
 """Characters of an address that is no data: URL."""
 _KERNEL = tuple(Path(name) for name in ("/proc", "/sys", "/dev"))
 """Files that are none: what the system tells of itself, and its devices."""
+_LIMITS = (
+    *("most_bytes", "most_stored", "most_seconds", "most_frames", "most_pixels"),
+    "fetch_seconds",
+)
 _KNOWN = 4096
 """Files whose digest and header are remembered."""
 K = TypeVar("K")
@@ -42,6 +48,8 @@ class MediaPolicy:
     """From which http(s) addresses are fetched, NAME or NAME:PORT."""
     most_bytes: int = 2**30
     """Of an upload or a download."""
+    most_stored: int = 10 * 2**30
+    """Of all uploads together."""
     most_seconds: float = 4 * 3600.0
     """Of a video."""
     most_frames: int = 2_000_000
@@ -53,7 +61,7 @@ class MediaPolicy:
 
     def __post_init__(self) -> None:
         """Refuse values outside the domain, and folders that are not there: UsageError."""
-        for name in ("most_bytes", "most_seconds", "most_frames", "most_pixels", "fetch_seconds"):
+        for name in _LIMITS:
             if not 0 < getattr(self, name) < 2**62:
                 raise UsageError(f"{name}={getattr(self, name)}: want a number above 0")
         check_hosts(self.hosts)
@@ -97,13 +105,6 @@ class Found(NamedTuple):
     info: VideoInfo
 
 
-class Uploaded(NamedTuple):
-    """A file that was uploaded."""
-
-    path: Path
-    digest: str
-
-
 class MediaSources:
     """Where the media of all requests come from."""
 
@@ -111,21 +112,20 @@ class MediaSources:
         self,
         policy: MediaPolicy,
         *,
-        scratch: Path,
+        state: StateFolder,
         describe: Callable[[Path], VideoInfo],
-        uploaded: Callable[[str], Uploaded | None] = lambda _: None,
         fetcher: Fetcher | None = None,
     ) -> None:
         """Take media as a policy says.
 
         Args:
             policy: what is taken.
-            scratch: a folder, in which requests have folders of their own.
+            state: where files lie.
             describe: reads the header of a file; VideoError where it is none.
-            uploaded: the file of an id; None where there is none.
             fetcher: downloads; None is one as the policy says.
         """
-        self.policy, self.scratch, self.uploaded = policy, scratch, uploaded
+        self.policy, self.scratch = policy, state.requests
+        self.uploads = Uploads(state.files, most_bytes=policy.most_bytes, budget=policy.most_stored)
         self.fetcher = fetcher or Fetcher(
             hosts=check_hosts(policy.hosts),
             most_bytes=policy.most_bytes,
@@ -143,7 +143,10 @@ class MediaSources:
 
     def info(self, path: Path, digest: str) -> VideoInfo:
         """What the header of a file states. VideoError where it is no video and no image."""
-        return self._infos.get(digest, lambda: self._describe(path))
+        try:
+            return self._infos.get(digest, lambda: self._describe(path))
+        except VideoError as error:  # where files lie here is nobody's business
+            raise VideoError(str(error).replace(str(path), "the file")) from error
 
 
 class RequestMedia:
@@ -211,8 +214,9 @@ class RequestMedia:
         self._sources.fetcher.fetch(url, path, param=param, stopped=self._stopped.is_set)
         return path
 
-    def _uploaded(self, name: str, param: str) -> Uploaded:
-        found = self._sources.uploaded(name)
+    def _uploaded(self, name: str, param: str) -> tuple[Path, str]:
+        uploads = self._sources.uploads
+        found = uploads.get(name)
         if found is None:
             raise RefusedRequest(
                 404,
@@ -220,7 +224,7 @@ class RequestMedia:
                 param=param,
                 code="file_not_found",
             )
-        return found
+        return uploads.path(found), found.sha256
 
     def _data(self, url: str, param: str) -> Path:
         head, comma, data = url.partition(",")
