@@ -26,6 +26,11 @@ def variables() -> dict[str, str]:
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
+def has_judge_key() -> bool:
+    """Whether there is a key with which lmms-eval can ask a judge."""
+    return any(os.environ.get(name) for name in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY"))
+
+
 def num_processes() -> int:
     """Processes that torchrun or accelerate launch started; 1 without them.
 

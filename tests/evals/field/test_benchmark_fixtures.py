@@ -16,7 +16,21 @@ from videonsa.video.decode import probe
 
 
 def test_every_listed_task_has_a_fixture():
-    listed = ["longvideobench_val_v", "mlvu_dev", "mlvu_test", "timescope", "longtimescope", "tomato", "vsibench", "lsdbench", "videoevalpro", "videomme", "videomme_v2", "lvbench", "mvbench"]
+    listed = [
+        "longvideobench_val_v",
+        "mlvu_dev",
+        "mlvu_test",
+        "timescope",
+        "longtimescope",
+        "tomato",
+        "vsibench",
+        "lsdbench",
+        "videoevalpro",
+        "videomme",
+        "videomme_v2",
+        "lvbench",
+        "mvbench",
+    ]
     assert [fixture_of(task) for task in listed] == list(FIXTURES)
     with pytest.raises(UsageError, match="no fixture for the task 'mmlu'"):
         fixture_of("mmlu")
