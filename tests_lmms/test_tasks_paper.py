@@ -1,28 +1,11 @@
-"""The paper's benchmarks in lmms-eval 0.7.3: prompts word by word, and scores worked out by hand."""
+"""The benchmarks of the paper in lmms-eval 0.7.3: prompts word by word, scores by hand."""
 
 import random
 
 import pytest
 
+from tests_lmms.asked import prompt, scored
 from videonsa.evals.field.tasks import LmmsScoring, load_tasks
-
-
-def prompt(task: str, doc_id: int) -> tuple[list[str], str]:
-    """Paths of the videos of a prompt, and its text."""
-    (one,) = load_tasks(task)
-    (message,) = one.messages(doc_id)
-    *videos, text = message["content"]
-    assert message["role"] == "user" and {video["type"] for video in videos} == {"video"}
-    return [video["url"] for video in videos], text["text"]
-
-
-def scored(task: str, answers: dict[int, str]):
-    """Of each document with an answer: value and parse; and the totals."""
-    (one,) = load_tasks(task)
-    scoring = LmmsScoring(task)
-    scores = [scoring.score(dict(one.docs[i]), i, answer) for i, answer in answers.items()]
-    totals = scoring.totals(scores)
-    return [(score.value, score.parse) for score in scores], totals
 
 
 def test_longvideobench_prompts_leave_out_options_that_are_not_there(hub):
