@@ -131,7 +131,9 @@ class Selection(Finding):
         most = max((abs(x) for row in rows for x in row), default=1.0) or 1.0
         shown = below[1].imshow(rows, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
         figure.colorbar(shown, ax=below[1], label="selected less chance")
-        below[1].set(xlabel="frame", ylabel="layer and KV head")
+        heads = len(self.frames[0])
+        below[1].set_yticks(range(0, len(rows), heads), [str(x) for x in range(len(self.frames))])
+        below[1].set(xlabel="frame", ylabel=f"layer, {heads} KV heads each")
         look.clean(below[1], title="Which frames are selected", remark="the first video")
         below[1].grid(visible=False)
 
@@ -154,9 +156,9 @@ class Selection(Finding):
                 if value.low is not None and value.high is not None:
                     axes.vlines(at, 100 * value.low, 100 * value.high, color=colour)
         axes.set_xticks(range(len(self.recall)), [one.kind for one in self.recall], rotation=20)
-        axes.set(ylabel="percent", ylim=(0, None))
+        axes.set(ylabel="percent", ylim=(0, 1.3 * axes.get_ylim()[1]))  # room for the legend
         if self.recall:
-            axes.legend(fontsize=8.5)
+            axes.legend(fontsize=8.5, ncols=2, loc="upper left")
         look.clean(axes, title="Evidence in the chosen blocks", remark="95 % over videos")
 
     def _draw_layers(self, axes: "Axes", look: "Look") -> None:

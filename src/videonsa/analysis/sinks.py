@@ -119,6 +119,7 @@ class Sinks(Finding):
                 label = one.branch if one.arm == "nsa" else f"{one.arm} attention"
                 row[0].plot([100 * x for x in one.layers], marker=".", color=colour, label=label)
                 row[1].plot([100 * x for x in one.positions], marker=".", color=colour)
+            row[0].locator_params(axis="x", integer=True)
             row[0].set(xlabel="layer", ylabel="percent of keys")
             row[1].set(xlabel=f"position of the key, {BINS} parts", ylabel="percent of keys")
             row[0].legend(fontsize=8.5)
