@@ -15,7 +15,7 @@ from videonsa.server.front import Front
 from videonsa.server.media import MediaPolicy, MediaSources
 from videonsa.server.model_thread import ModelThread
 from videonsa.server.run import listen, make_server
-from videonsa.server.settings import ServeSettings
+from videonsa.server.settings import KeepSettings, ServeSettings
 from videonsa.server.state import open_state
 from videonsa.video.chat import DEFAULT_SYSTEM
 
@@ -50,12 +50,14 @@ class Served:
 
 
 @contextmanager
-def running(qa, *, folder=None, **settings):
+def running(qa, *, folder=None, keep=None, reader=None, **settings):
     """A `Served` with these settings."""
     settings = {"model_name": "embedded", "system": DEFAULT_SYSTEM} | settings
     chosen = ServeSettings(**settings)
-    reader = ReadHere()
-    thread = ModelThread(qa, reader, most_together=chosen.most_together)
+    reader = reader or ReadHere()
+    thread = ModelThread(
+        qa, reader, keep or KeepSettings(device_bytes=10**8), most_together=chosen.most_together
+    )
     with listen("127.0.0.1", 0) as listening, open_state(None) as state:
         policy = MediaPolicy(folder=folder)
         sources = MediaSources(policy, state=state, describe=reader.describe)

@@ -1,11 +1,15 @@
 """The official client drives a server with the embedded model."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import openai
 import pytest
-from served import chat, data_url, running, text, video
+from served import chat, data_url, running, text, video, wait_until
 from server_clips import QUESTIONS, write_test_clip
 
 import videonsa
+from videonsa.server.frames import ReadHere
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def test_answers_are_those_of_the_engine_and_the_video_is_read_once(served, clip
         assert reply.choices[0].finish_reason == "stop"
         cached.append(reply.usage.prompt_tokens_details.cached_tokens)
     assert cached[0] == 0 and all(number > 0 for number in cached[1:])
-    assert reply.usage.session == "reused" and reply.usage.method == "nsa"
+    assert reply.usage.session == "device" and reply.usage.method == "nsa"
     (media,) = reply.usage.media
     assert len(media["seconds"]) == media["frames"] and media["sampling"]["fps"] == 2.0
 
@@ -63,17 +67,52 @@ def test_a_stream_gives_the_same_words_and_the_usage_at_its_end(served, clip, an
 
 
 def test_a_further_turn_goes_on_where_the_conversation_was(served, qa, clip):
-    first = [{"role": "user", "content": [video(clip), text(QUESTIONS[0])]}]
-    client = served.client()
-    reply = client.chat.completions.create(model="embedded", messages=first)
-    said = reply.choices[0].message
-    again = [*first, said.model_dump(), {"role": "user", "content": QUESTIONS[1]}]
-    reply = client.chat.completions.create(model="embedded", messages=again)
-    session = qa.open(clip)
-    session.ask(QUESTIONS[0])
-    assert reply.choices[0].message.content == session.ask(QUESTIONS[1]).text
-    # All before the new question was read, but for what ends the answer's turn.
-    assert reply.usage.prompt_tokens - reply.usage.cached_tokens < 20
+    client, session = served.client(), qa.open(clip)
+    turns = [{"role": "user", "content": [video(clip), text(QUESTIONS[0])]}]
+    lengths = []
+    for question in (*QUESTIONS[1:], QUESTIONS[0]):
+        reply = client.chat.completions.create(model="embedded", messages=turns)
+        said = reply.choices[0].message
+        assert said.content == session.ask(turns[-1]["content"][-1]["text"]).text
+        lengths.append((reply.usage.prompt_tokens, reply.usage.cached_tokens))
+        turns = [*turns, said.model_dump(), {"role": "user", "content": [text(question)]}]
+    (first, _), (_, second), (third, cached) = lengths
+    # The last question and answer are read as text again, all before them is not.
+    assert second < first <= cached < third
+
+
+class Gate(ReadHere):
+    """Opens media only while it is open."""
+
+    def __init__(self):
+        self.is_open = threading.Event()
+
+    def open(self, media, sampling):
+        assert self.is_open.wait(10)
+        return super().open(media, sampling)
+
+
+def test_questions_that_wait_together_are_answered_side_by_side(qa, folder, clip, answers):
+    gate = Gate()
+    with running(qa, folder=folder, reader=gate) as served, ThreadPoolExecutor(8) as pool:
+        waiting = served.front.thread
+        create = served.client().chat.completions.create
+        first = pool.submit(create, **chat(video(clip), text("How many?")))
+        assert wait_until(lambda: waiting.num_running == 1)
+        asked = [chat(video(clip), text(question)) for question in QUESTIONS]
+        streamed = pool.submit(lambda: list(create(**asked[0], stream=True)))
+        replies = [pool.submit(create, **body) for body in asked[1:]]
+        other = pool.submit(create, **asked[0], max_tokens=1)
+        assert wait_until(lambda: waiting.num_waiting == 4)
+        gate.is_open.set()
+        assert first.result().usage.answered_together == 1
+        assert other.result().usage.answered_together == 1
+        for reply, wanted in zip(replies, answers[1:], strict=True):
+            assert reply.result().choices[0].message.content == wanted
+            assert reply.result().usage.answered_together == 3
+        chunks = streamed.result()
+        words = [chunk.choices[0].delta.content or "" for chunk in chunks]
+        assert "".join(words) == answers[0] and sum(map(bool, words)) > 1
 
 
 def test_a_video_that_comes_in_the_request_is_the_same_video(served, clip, answers):

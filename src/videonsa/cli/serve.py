@@ -19,8 +19,10 @@ from videonsa.cli.common import (
 from videonsa.errors import UsageError, missing_package
 
 if TYPE_CHECKING:
+    from videonsa.inference.engine import VideoQA
     from videonsa.server.media import MediaPolicy
-    from videonsa.server.settings import ServeSettings
+    from videonsa.server.settings import KeepSettings, ServeSettings
+    from videonsa.server.state import StateFolder
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -64,6 +66,7 @@ def add_parser(commands: Commands) -> None:
     )
     _add_media(parser)
     _add_limits(parser)
+    _add_keeping(parser)
 
 
 def _add_media(parser: LineParser) -> None:
@@ -107,6 +110,32 @@ def _add_media(parser: LineParser) -> None:
         default=4 * 3600.0,
         metavar="S",
         help="seconds of a video (default: %(default)g)",
+    )
+
+
+def _add_keeping(parser: LineParser) -> None:
+    keeping = parser.add_argument_group(
+        "keeping",
+        "What was read is kept for further questions; what was used least recently makes room.",
+    )
+    keeping.add_argument(
+        "--keep",
+        type=values.size,
+        metavar="SIZE",
+        help="in the memory of the model's device, such as 20GB (default: half of what the "
+        "weights leave)",
+    )
+    keeping.add_argument(
+        "--keep-host",
+        type=values.size,
+        metavar="SIZE",
+        help="then in main memory, as files of /dev/shm (default: none)",
+    )
+    keeping.add_argument(
+        "--keep-disk",
+        type=values.size,
+        metavar="SIZE",
+        help="then on disk, in the folder of --state (default: none)",
     )
 
 
@@ -170,7 +199,8 @@ def run(args: Namespace) -> int:
             qa = load_model(args)
             qa.sampling = change_sampling(qa.sampling, **sampling_options(args))
             sources = MediaSources(policy, state=state, describe=reader.describe)
-            thread = ModelThread(qa, reader, most_together=args.together)
+            keep = _keep_settings(args, qa, state)
+            thread = ModelThread(qa, reader, keep, most_together=args.together)
             front = Front(qa, thread, settings, sources=sources)
             server = make_server(front, stop_timeout=args.stop_timeout)
             port = listening.getsockname()[1]
@@ -195,6 +225,23 @@ def _settings(args: Namespace) -> "ServeSettings":
         most_requests=args.queue,
         most_together=args.together,
         timeout=args.timeout,
+    )
+
+
+def _keep_settings(args: Namespace, qa: "VideoQA", state: "StateFolder") -> "KeepSettings":
+    from videonsa.planning.devices import find_machine
+    from videonsa.server.settings import KeepSettings
+
+    device_bytes = args.keep
+    if device_bytes is None:
+        memory = find_machine(qa.model.device).memory or 0
+        weights = sum(one.nbytes for one in qa.model.parameters())
+        device_bytes = max(0, memory - weights) // 2
+    return KeepSettings(
+        device_bytes=device_bytes,
+        host_bytes=args.keep_host or 0,
+        disk_bytes=args.keep_disk or 0,
+        folder=state.sessions,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videonsa.errors import UsageError
-from videonsa.inference.encoded_clip import EncodedClip, Video, clip_info
+from videonsa.inference.encoded_clip import EncodedClip, Sampled, Video, clip_info
 from videonsa.inference.session import Session
 from videonsa.inference.stored_session import Place
 from videonsa.planning.defaults import SamplingChanges
@@ -25,7 +25,6 @@ from videonsa.video.chat import (
     check_text,
 )
 from videonsa.video.chat_writer import ChatWriter
-from videonsa.video.decode import VideoClip
 from videonsa.video.sampling import SamplingSpec
 from videonsa.video.source import name_source
 
@@ -118,6 +117,8 @@ class Conversation:
     """For `Session.ask`: OPEN_TURN where the last message ends in an image, a video or blanks."""
     reused: int
     """How many parts of the messages, from the first, an earlier conversation had read."""
+    reused_tokens: int
+    """Of these."""
     num_parts: int
     """Of all messages, the question too."""
     _qa: "VideoQA"
@@ -187,6 +188,7 @@ def session_for(
     reused = _num_common(steps, [step for step, _ in done])
     del done[reused:]
     session.return_to(done[-1][1] if done else begin)
+    reused_tokens = session.num_tokens if reused else 0
     for step in steps[reused:]:
         if step.new_turn:
             session.end_turn()
@@ -198,6 +200,7 @@ def session_for(
         session=session,
         question=question,
         reused=reused,
+        reused_tokens=reused_tokens,
         num_parts=len(steps) + (question is not OPEN_TURN),
         _qa=qa,
         _system=system,
@@ -247,7 +250,7 @@ def _sampling(
     changes = part.changes
     if isinstance(part, VideoPart) and (part.start, part.end) != (None, None):
         changes = {**changes, "start": part.start, "end": part.end}
-    is_clip = isinstance(part.source, VideoClip)
+    is_clip = isinstance(part.source, Sampled)
     wanted = qa.wanted_sampling(part.source, None if is_clip else sampling, changes)
     return None if is_clip else wanted
 
@@ -295,4 +298,4 @@ def _show(session: Session, step: _Step, read: Read | None) -> None:
         source = read(source, sampling)
     if isinstance(part, ImagePart) and not clip_info(source).is_image:
         raise UsageError(f"{clip_info(source).path}: a video in place of an image: want an image")
-    session.join(source, sampling=None if isinstance(source, VideoClip) else sampling)
+    session.join(source, sampling=None if isinstance(source, Sampled) else sampling)

@@ -9,12 +9,12 @@ from videonsa.planning.defaults import SamplingChanges
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.schema import (
     ChatRequest,
-    ContentPart,
     FilePart,
     ImagePart,
     Message,
     Sampling,
     TextPart,
+    VideoPart,
     named_fields,
     parse_request,
 )
@@ -24,13 +24,6 @@ from videonsa.video.sampling import SamplingSpec
 ALL_FRAMES = 2**31 - 1
 """What vLLM's -1 asks for; a video has fewer, and is taken whole."""
 Kind = Literal["image", "video", "file"]
-
-
-class Said(NamedTuple):
-    """Text of a turn."""
-
-    role: Role
-    text: str
 
 
 class Wanted(NamedTuple):
@@ -44,15 +37,20 @@ class Wanted(NamedTuple):
     """The field of the request, for refusals."""
 
 
+class Turn(NamedTuple):
+    """A message."""
+
+    role: Role
+    parts: tuple[str | Wanted, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """A request, read."""
 
     model: str
-    system: str
-    parts: tuple[Said | Wanted, ...]
-    """What comes before the question, after the system message."""
-    question: str
+    turns: tuple[Turn, ...]
+    """Of the chat, a system message first; the last is the user's."""
     options: AnswerOptions
     stream: bool
     include_usage: bool
@@ -73,32 +71,29 @@ def read_request(body: bytes, *, system: str) -> Asked:
         UsageError: a value outside its domain.
     """
     request = parse_request(body)
-    said = [part for turn in _turns(request) for part in turn]
-    if said and isinstance(first := said[0], Said) and first.role == "system":
-        system, said = first.text, said[1:]
-    if not any(isinstance(part, Wanted) for part in said):
+    turns = _turns(request)
+    if turns[-1].role != "user":
+        raise RefusedRequest(
+            400,
+            f"the last message is one of the {turns[-1].role}: want one of the user at the end, "
+            "who asks",
+            param="messages",
+        )
+    if not any(isinstance(part, Wanted) for turn in turns for part in turn.parts):
         raise RefusedRequest(
             400,
             "messages hold no video and no image: this server answers about those; add a part of "
             "type video_url or image_url",
             param="messages",
         )
-    last = said[-1]
-    if not isinstance(last, Said) or last.role != "user" or not last.text.strip():
-        raise RefusedRequest(
-            400,
-            "the last message ends without a question: want a text part of the user at the end, "
-            "behind its videos and images",
-            param="messages",
-        )
+    if turns[0].role != "system":
+        turns = [Turn("system", (system,)), *turns]
     options = _options(request)
     GenerationOptions(**options)  # its checks
     wanted = request.stream_options
     return Asked(
         model=request.model,
-        system=system,
-        parts=tuple(said[:-1]),
-        question=last.text,
+        turns=tuple(turns),
         options=options,
         stream=bool(request.stream),
         include_usage=wanted is not None and wanted.include_usage,
@@ -106,38 +101,41 @@ def read_request(body: bytes, *, system: str) -> Asked:
     )
 
 
-def _turns(request: ChatRequest) -> Iterator[list[Said | Wanted]]:
+def _turns(request: ChatRequest) -> list[Turn]:
     of_all = _of_all_videos(request)
-    for number, message in enumerate(request.messages):
-        yield list(_turn(message, f"messages.{number}", of_all))
+    return [
+        _turn(message, f"messages.{number}", of_all)
+        for number, message in enumerate(request.messages)
+    ]
 
 
-def _turn(message: Message, place: str, of_all: SamplingChanges) -> Iterator[Said | Wanted]:
+def _turn(message: Message, place: str, of_all: SamplingChanges) -> Turn:
     role: Role = "system" if message.role == "developer" else message.role
-    parts = [message.content] if isinstance(message.content, str) else message.content
-    for number, part in enumerate(parts):
-        if isinstance(part, str):
-            yield Said(role, part)
-        elif isinstance(part, TextPart):
-            yield Said(role, part.text)
-        elif role != "user":
+    if isinstance(message.content, str):
+        return Turn(role, (message.content,))
+    parts: list[str | Wanted] = []
+    for number, part in enumerate(message.content):
+        if isinstance(part, TextPart):
+            parts.append(part.text)
+            continue
+        where = f"{place}.content.{number}"
+        if role != "user":
             raise RefusedRequest(
                 400,
                 f"a turn of the {message.role} came with media: want them in turns of the user",
-                param=f"{place}.content.{number}",
+                param=where,
             )
-        else:
-            yield _wanted(part, f"{place}.content.{number}", of_all)
+        parts.append(_wanted(part, where, of_all))
+    return Turn(role, tuple(parts))
 
 
-def _wanted(part: ContentPart, place: str, of_all: SamplingChanges) -> Wanted:
+def _wanted(part: VideoPart | ImagePart | FilePart, place: str, of_all: SamplingChanges) -> Wanted:
     if isinstance(part, FilePart):
         return Wanted("file", part.file.file_id, of_all, f"{place}.file.file_id")
     if isinstance(part, ImagePart):
         pixels = part.image_url.max_pixels
         changes = SamplingChanges() if pixels is None else SamplingChanges(max_pixels=pixels)
         return Wanted("image", part.image_url.url, changes, f"{place}.image_url.url")
-    assert not isinstance(part, TextPart)  # which has no url
     own = _changes(part.video_url)
     return Wanted("video", part.video_url.url, _over(of_all, own), f"{place}.video_url.url")
 

@@ -6,13 +6,12 @@ from typing import Protocol
 from videonsa.video.decode import probe, stream_video
 from videonsa.video.parts import VideoStream
 from videonsa.video.sampling import SamplingSpec, VideoInfo
-from videonsa.video.source import VideoLike
 
 
 class FrameReader(Protocol):
     """Opens media and decodes their frames, in this process or in another."""
 
-    def open(self, media: VideoLike, sampling: SamplingSpec) -> VideoStream:
+    def open(self, media: Path, sampling: SamplingSpec) -> VideoStream:
         """Begin to decode; frames are taken from the stream, and closing them stops it.
 
         Raises:
@@ -35,7 +34,7 @@ class FrameReader(Protocol):
 class ReadHere:
     """Decodes in this process, where a crash of the decoder ends the server."""
 
-    def open(self, media: VideoLike, sampling: SamplingSpec) -> VideoStream:
+    def open(self, media: Path, sampling: SamplingSpec) -> VideoStream:
         """As `stream_video`."""
         return stream_video(media, sampling=sampling, beside=True)
 

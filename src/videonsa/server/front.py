@@ -3,22 +3,25 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from videonsa.inference.engine import VideoQA
+from videonsa.inference.messages import ImagePart, Message, Part, VideoPart
 from videonsa.planning.defaults import change_sampling
-from videonsa.server.asked import Asked, Said, read_request
+from videonsa.server.asked import Asked, read_request
 from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.jobs import Done, Event, Failed, Job, Piece
 from videonsa.server.media import MediaSources, RequestMedia
 from videonsa.server.metrics import Metrics
 from videonsa.server.model_thread import ModelThread
-from videonsa.server.sessions import Media, Part, Shown
+from videonsa.server.sessions import TIERS, Key, Shown
 from videonsa.server.settings import ServeSettings
+from videonsa.video.sampling import SamplingSpec
 
 T = TypeVar("T")
 
@@ -46,6 +49,11 @@ class Front:
                 "requests_under_way": lambda: self._num_requests,
                 "questions_waiting": lambda: thread.num_waiting,
                 "questions_running": lambda: thread.num_running,
+            }
+            | {
+                f"{what}_on_{tier}": partial(_held, thread, tier, number)
+                for number, what in enumerate(("sessions", "session_bytes"))
+                for tier in TIERS
             }
         )
 
@@ -132,35 +140,49 @@ class Front:
         local = RequestMedia(self.sources)
         finding = asyncio.ensure_future(asyncio.to_thread(self._find, asked, local))
         try:
-            parts, media = await asyncio.shield(finding)
+            found = await asyncio.shield(finding)
         except BaseException:  # its thread may still write: what it leaves goes when it has ended
             local.stop()
             finding.add_done_callback(lambda _: local.close())
             raise
         return Job(
-            system=asked.system,
-            parts=parts,
-            question=asked.question,
+            messages=found.messages,
+            question=found.question,
+            key=found.key,
+            samplings=found.samplings,
             options=asked.options,
-            media=media,
             emit=emit,
             release=local.close,
         )
 
-    def _find(self, asked: Asked, local: RequestMedia) -> tuple[tuple[Part, ...], Media]:
-        """What stands before a question, and where its media are."""
-        parts: list[Part] = []
-        media: Media = {}
-        for part in asked.parts:
-            if isinstance(part, Said):
-                parts.append(part)
-                continue
-            sampling = change_sampling(self._sampling, **part.changes)
-            found = local.get(part.url, kind=part.kind, param=part.param)
-            shown = Shown(found.digest, sampling)
-            media[shown] = found.path
-            parts.append(shown)
-        return tuple(parts), media
+    def _find(self, asked: Asked, local: RequestMedia) -> "_Found":
+        """A chat whose media are found."""
+        messages, key, question = [], list[Hashable](), None
+        for number, turn in enumerate(asked.turns):
+            parts = list[Part]()
+            for wanted in turn.parts:
+                if isinstance(wanted, str):
+                    parts.append(wanted)
+                    key.append((number, turn.role, wanted))
+                    continue
+                sampling = change_sampling(self._sampling, **wanted.changes)
+                media = local.get(wanted.url, kind=wanted.kind, param=wanted.param)
+                kind = ImagePart if wanted.kind == "image" else VideoPart
+                parts.append(kind(source=media.path, changes=wanted.changes, key=media.digest))
+                key.append(Shown(number, media.digest, sampling))
+            messages.append(Message(turn.role, parts))
+        if isinstance(last := parts[-1] if parts else None, str) and last.strip():
+            question = last
+            del key[-1]
+        samplings = tuple(part.sampling for part in key if isinstance(part, Shown))
+        return _Found(tuple(messages), question, tuple(key), samplings)
+
+
+class _Found(NamedTuple):
+    messages: tuple[Message, ...]
+    question: str | None
+    key: Key
+    samplings: tuple[SamplingSpec, ...]
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -212,6 +234,10 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _wait_until_gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _held(thread: ModelThread, tier: str, number: int) -> float:
+    return thread.held(tier)[number]
 
 
 def _emitter(

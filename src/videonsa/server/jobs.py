@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from videonsa.inference.answer import Answer
+from videonsa.inference.messages import Message
 from videonsa.inference.sampling import AnswerOptions
-from videonsa.server.sessions import Media, Part
+from videonsa.server.sessions import Key, Lent
+from videonsa.video.sampling import SamplingSpec
 
 
 class Piece(NamedTuple):
@@ -21,18 +23,19 @@ class Done(NamedTuple):
     """An answer is complete."""
 
     answer: Answer
-    num_cached: int
-    """Tokens before the question that a session held when its turn came."""
+    lent: Lent
+    """What it is about."""
     together: int
     """Questions that were answered side by side."""
-    parts: tuple[Part, ...]
-    """What stands before the question."""
+
+    samplings: tuple[SamplingSpec, ...]
+    """Of the images and videos, in their order."""
 
     @property
     def cached_tokens(self) -> int:
         """Tokens of the prompt that were read for an earlier request."""
         # Of a method that reads all for every question, a session holds none that are read.
-        return min(self.num_cached, self.answer.usage.cached_tokens)
+        return min(self.lent.num_cached, self.answer.usage.cached_tokens)
 
 
 class Failed(NamedTuple):
@@ -48,11 +51,14 @@ Event = Piece | Done | Failed
 class Job:
     """A question for the thread of the model."""
 
-    system: str
-    parts: tuple[Part, ...]
-    question: str
+    messages: tuple[Message, ...]
+    question: str | None
+    """The text at their end; None where an image or a video is there."""
+    key: Key
+    """What stands before it."""
+    samplings: tuple[SamplingSpec, ...]
+    """Of the images and videos, in their order."""
     options: AnswerOptions
-    media: Media
     emit: Callable[[Event], None]
     """Called by that thread; does not wait."""
     release: Callable[[], None] = lambda: None
@@ -63,7 +69,8 @@ class Job:
     def goes_with(self, other: "Job") -> bool:
         """Whether both can be answered side by side: only their questions differ."""
         return (
-            (self.system, self.parts) == (other.system, other.parts)
+            (self.key, len(self.messages)) == (other.key, len(other.messages))
+            and None not in (self.question, other.question)
             and self.options == other.options
             and "seed" not in self.options  # which repeats what is drawn for one question alone
         )

@@ -6,19 +6,26 @@ The front runs in an event loop and never touches the model.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
+from videonsa.errors import BudgetError
 from videonsa.inference.answer import AnswerStream
+from videonsa.inference.encoded_clip import Video
 from videonsa.inference.engine import VideoQA
+from videonsa.inference.messages import Conversation
+from videonsa.machine import ran_out_of_memory
+from videonsa.models.chunks import why_reread
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.frames import FrameReader
 from videonsa.server.jobs import Done, Failed, Job, Piece
-from videonsa.server.sessions import Kept, Sessions
+from videonsa.server.sessions import Lent, Sessions
+from videonsa.server.settings import KeepSettings
+from videonsa.video.chat import OPEN_TURN
 from videonsa.video.parts import SampledFrame, VideoStream
 from videonsa.video.sampling import SamplingSpec
-from videonsa.video.source import VideoLike
 
 _SMOOTHING = 0.2
 """Weight of the last question in the mean time of a question."""
@@ -31,17 +38,21 @@ class Cancelled(Exception):
 class ModelThread:
     """A queue of questions, and the thread that answers them."""
 
-    def __init__(self, qa: VideoQA, reader: FrameReader, *, most_together: int) -> None:
+    def __init__(
+        self, qa: VideoQA, reader: FrameReader, keep: KeepSettings, *, most_together: int
+    ) -> None:
         """Start the thread.
 
         Args:
             qa: the model, which nothing else uses from now on.
             reader: decodes media.
+            keep: what is kept of them.
             most_together: questions about the same that are answered side by side.
         """
         self._reader = reader
-        self._sessions = Sessions(qa, read=self._open)
-        self._most_together = most_together
+        self._sessions = Sessions(qa, keep, read=self._open)
+        # Of a method that reads all for every question, none go side by side.
+        self._most_together = 1 if why_reread(qa.model.method) else most_together
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._changed = threading.Condition()
@@ -65,6 +76,10 @@ class ModelThread:
     def num_running(self) -> int:
         """Questions that are being answered."""
         return len(self._running)
+
+    def held(self, tier: str) -> tuple[int, int]:
+        """Sessions that are kept in a tier, and their bytes."""
+        return self._sessions.held(tier)
 
     def submit(self, job: Job) -> None:
         """Let a question wait for its turn.
@@ -93,6 +108,7 @@ class ModelThread:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
+        self._sessions.close()
         self._reader.close()
 
     def _run(self) -> None:
@@ -124,29 +140,36 @@ class ModelThread:
             return self._running
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        first = jobs[0]
         if all(job.cancelled.is_set() for job in jobs):
-            raise Cancelled
-        kept, num_cached = self._sessions.with_parts(first.system, first.parts, first.media)
-        if len(jobs) == 1:
-            self._answer_one(kept, first, num_cached=num_cached)
             return
-        questions = [job.question for job in jobs]
-        answers = kept.session.ask_each(questions, **first.options)
-        for job, answer in zip(jobs, answers, strict=True):
-            job.emit(Piece(answer.text))
-            job.emit(Done(answer, num_cached, len(jobs), job.parts))
-
-    def _answer_one(self, kept: Kept, job: Job, *, num_cached: int) -> None:
         try:
-            stream = kept.session.ask(job.question, stream=True, **job.options)
-            for piece in _until_cancelled(stream, lambda: job.cancelled.is_set()):
-                job.emit(Piece(piece))
-            job.emit(Done(stream.answer, num_cached, 1, job.parts))
+            lent = self._lend(jobs[0])
+            streams = self._begin(lent.conversation, jobs)
+            for job, stream in _pieces(jobs, streams):
+                job.emit(Done(stream.answer, lent, len(jobs), job.samplings))
         finally:
-            kept.note_turns()
+            self._sessions.settle()
 
-    def _open(self, media: VideoLike, sampling: SamplingSpec) -> VideoStream:
+    def _lend(self, job: Job) -> Lent:
+        try:
+            return self._sessions.lend(job.messages, job.key)
+        except BudgetError as error:
+            # What is kept may be what takes the memory.
+            is_full = error.__cause__ is not None and ran_out_of_memory(error.__cause__)
+            if not is_full or not self._sessions.forget_others():
+                raise
+        return self._sessions.lend(job.messages, job.key)
+
+    def _begin(self, conversation: Conversation, jobs: Sequence[Job]) -> list[AnswerStream]:
+        session, options = conversation.session, jobs[0].options
+        if len(jobs) > 1:
+            questions = [job.question for job in jobs if job.question is not None]
+            return session.stream_each(questions, **options)
+        question = OPEN_TURN if conversation.question is None else conversation.question
+        return [session.ask(question, stream=True, **options)]
+
+    def _open(self, media: Video, sampling: SamplingSpec) -> VideoStream:
+        assert isinstance(media, Path)  # media are files by now
         stream = self._reader.open(media, sampling)
         return replace(stream, frames=self._wanted(stream))
 
@@ -159,9 +182,23 @@ class ModelThread:
                 yield frame
 
 
-def _until_cancelled(stream: AnswerStream, is_cancelled: Callable[[], bool]) -> Iterator[str]:
-    for piece in stream:
-        if is_cancelled():
+def _pieces(
+    jobs: Sequence[Job], streams: Sequence[AnswerStream]
+) -> Iterator[tuple[Job, AnswerStream]]:
+    """Hand on what is written, a piece of each in turn; gives those that are complete."""
+    running = list(zip(jobs, streams, strict=True))
+    try:
+        while running:
+            for one in tuple(running):
+                job, stream = one
+                if job.cancelled.is_set():
+                    stream.close()
+                    running.remove(one)
+                elif (piece := next(stream, None)) is not None:
+                    job.emit(Piece(piece))
+                else:
+                    running.remove(one)
+                    yield one
+    finally:
+        for _, stream in running:
             stream.close()
-            raise Cancelled
-        yield piece

@@ -10,7 +10,6 @@ from typing import Any
 from videonsa.inference.usage import Usage
 from videonsa.server.asked import sampling_to_dict
 from videonsa.server.jobs import Done
-from videonsa.server.sessions import Shown
 
 
 class Reply:
@@ -67,10 +66,9 @@ def usage_dict(done: Done, *, ignored: Sequence[str]) -> dict[str, Any]:
     """
     answer, usage = done.answer, done.answer.usage
     num_cached = done.cached_tokens
-    samplings = [part.sampling for part in done.parts if isinstance(part, Shown)]
     media = [
         {"sampling": sampling_to_dict(sampling)} | one
-        for sampling, one in zip(samplings, _media(usage), strict=True)
+        for sampling, one in zip(done.samplings, _media(usage), strict=True)
     ]
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -79,7 +77,7 @@ def usage_dict(done: Done, *, ignored: Sequence[str]) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": num_cached},
         "cached_tokens": num_cached,
         "video_tokens": usage.video_tokens,
-        "session": "reused" if done.num_cached else "new",
+        "session": done.lent.came_from,
         "answered_together": done.together,
         "method": usage.attention,
         "media": media,

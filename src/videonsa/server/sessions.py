@@ -1,129 +1,247 @@
-"""Sessions that are kept between requests, found again by what was shown and said in them."""
+"""Conversations kept between requests, in a budget of memory: the GPU's, then host, then disk."""
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+from videonsa.errors import VideoNSAError
+from videonsa.inference.encoded_clip import Video
 from videonsa.inference.engine import VideoQA
+from videonsa.inference.messages import Conversation, Message, session_for
 from videonsa.inference.session import Session
-from videonsa.server.asked import Said
+from videonsa.models.chunks import why_reread
+from videonsa.server.settings import KeepSettings
 from videonsa.video.parts import VideoStream
 from videonsa.video.sampling import SamplingSpec
-from videonsa.video.source import VideoLike
+
+TIERS = ("device", "host", "disk")
+"""Where sessions are kept, from the fastest on."""
+_PREFIX = "videonsa-sessions-"
+"""Of folders in shared memory; the process that made one follows."""
 
 
 class Shown(NamedTuple):
-    """An image or a video at its place in a conversation."""
+    """An image or a video at its place in a chat."""
 
+    message: int
     digest: str
     """Of its content."""
     sampling: SamplingSpec
 
 
-Part = Said | Shown
-Media = dict[Shown, VideoLike]
-"""Where the content of what is shown can be read."""
+Key = tuple[Hashable, ...]
+"""What a chat holds up to the question, part by part; images and videos as `Shown`."""
+
+
+class Lent(NamedTuple):
+    """A conversation for the question at hand."""
+
+    conversation: Conversation
+    num_cached: int
+    """Tokens of it that were read before."""
+    came_from: str
+    """The tier that held it; "new": none did."""
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
-    """A session, and what stands in it."""
+class _Kept:
+    conversation: Conversation
+    key: Key
+    num_bytes: int
+    tier: int = 0
+    folder: Path | None = None
+    """Where it is stored; None in the first tier."""
 
-    session: Session
-    system: str
-    base: tuple[Part, ...]
-    """What all questions see: all goes back to it."""
-    said: tuple[Part, ...] = field(default=())
-    """What followed."""
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """All that stands in it, after the system message."""
-        return (*self.base, *self.said)
-
-    def note_turns(self) -> None:
-        """Take note of what was asked and answered since."""
-        known = sum(isinstance(part, Said) for part in self.parts)
-        self.said = (*self.said, *(Said(*turn) for turn in self.session.turns[known:]))
+class _Tier(NamedTuple):
+    name: str
+    most_bytes: int
+    folder: Path | None
+    """For folders of sessions; None: they are in the memory of the model's device."""
 
 
 class Sessions:
-    """The sessions of one model. Not for several threads."""
+    """The conversations of one model. Not for several threads."""
 
     def __init__(
-        self, qa: VideoQA, *, read: Callable[[VideoLike, SamplingSpec], VideoStream]
+        self,
+        qa: VideoQA,
+        keep: KeepSettings,
+        *,
+        read: Callable[[Video, SamplingSpec], VideoStream],
     ) -> None:
         """Begin with none.
 
         Args:
             qa: the model.
+            keep: how much is kept, and where.
             read: opens media.
         """
         self._qa, self._read = qa, read
-        self._kept: list[Kept] = []  # the one used last stands last
+        self._kept: list[_Kept] = []  # the one used last stands last
+        self._tiers = list(_tiers(qa, keep))
 
-    def with_parts(self, system: str, parts: Sequence[Part], media: Media) -> tuple[Kept, int]:
-        """A session in which these parts stand, and how many tokens of them were read before.
+    def held(self, tier: str) -> tuple[int, int]:
+        """Sessions that a tier holds, and their bytes."""
+        found = [one for one in self._kept if self._tiers[one.tier].name == tier]
+        return len(found), sum(one.num_bytes for one in found)
+
+    def lend(self, messages: Sequence[Message], key: Key) -> Lent:
+        """A conversation that has read these messages, up to the question.
 
         Raises:
             VideoError: media that cannot be read.
             BudgetError: what does not fit.
         """
-        wanted = tuple(parts)
-        found = self._find(system, wanted)
-        num_cached = 0
-        if found is None:
-            found = self._open(system, wanted, media)
-        else:
-            self._kept.remove(found)
-            num_cached = found.session.num_tokens
-        # A session that fails on the way is not kept: what stands in it is not known.
-        self._read_on(found, wanted, media)
-        self._kept.append(found)
-        return found, num_cached
+        kept = self._restored(key)
+        previous, came_from = None, "new"
+        if kept is not None:
+            previous, came_from = kept.conversation, self._tiers[kept.tier].name
+            kept.tier = 0
+            kept.key = kept.key[: _num_common(kept.key, key)]  # should what follows fail
+        streams: list[VideoStream] = []
+        try:
+            conversation = session_for(
+                self._qa,
+                messages,
+                previous=previous,
+                read=lambda media, sampling: self._open(media, sampling, streams),
+            )
+        finally:
+            for stream in streams:
+                stream.frames.close()
+        if kept is None:
+            self._kept.append(kept := _Kept(conversation, key, 0))
+        kept.conversation, kept.key = conversation, key
+        return Lent(conversation, conversation.reused_tokens, came_from)
 
-    def forget(self, kept: Kept) -> None:
-        """Keep it no longer."""
-        if kept in self._kept:
-            self._kept.remove(kept)
+    def settle(self) -> None:
+        """After a question: bring what is kept into its budget."""
+        if self._kept:
+            last = self._kept[-1]
+            last.num_bytes = self._bytes_of(last.conversation.session.num_tokens)
+        self._make_room(0)
 
-    def _find(self, system: str, wanted: tuple[Part, ...]) -> Kept | None:
-        """The session of which most can be used, gone back to where it agrees."""
-        usable = [one for one in self._kept if one.system == system and _begins(wanted, one.base)]
-        if not usable:
+    def forget_others(self) -> bool:
+        """Leave the device to the question at hand; whether there was something to move."""
+        others = [one for one in self._kept if one.tier == 0]
+        for one in others:
+            self._lower(one)
+        return bool(others)
+
+    def close(self) -> None:
+        """Forget all, and remove what was stored."""
+        self._kept.clear()
+        for tier in self._tiers:
+            if tier.folder is not None:
+                shutil.rmtree(tier.folder, ignore_errors=True)
+
+    def _open(
+        self, media: Video, sampling: SamplingSpec, streams: list[VideoStream]
+    ) -> VideoStream:
+        stream = self._read(media, sampling)
+        streams.append(stream)
+        self._make_room(self._bytes_of(self._qa.tokens_of(stream.plan.grid)), keep_last=False)
+        return stream
+
+    def _restored(self, key: Key) -> _Kept | None:
+        """The conversation of which most can be used, in the memory of the device."""
+        kept = self._nearest(key)
+        if kept is None:
             return None
-        whole = [one for one in usable if _begins(wanted, one.parts)]
-        if whole:
-            return max(whole, key=lambda one: len(one.parts))
-        found = max(usable, key=lambda one: len(one.base))
-        found.session.forget_conversation()
-        found.said = ()
-        return found
+        self._kept.remove(kept)
+        if kept.folder is not None:
+            self._make_room(kept.num_bytes, keep_last=False)
+            try:
+                kept.conversation.session = Session.load(kept.folder, self._qa, progress=False)
+            except VideoNSAError:  # what was stored cannot be used: it is read again
+                return None
+            finally:
+                shutil.rmtree(kept.folder, ignore_errors=True)
+            kept.folder = None
+        self._kept.append(kept)
+        return kept
 
-    def _open(self, system: str, wanted: tuple[Part, ...], media: Media) -> Kept:
-        first = wanted[0]
-        if isinstance(first, Said):
-            return Kept(Session(self._qa, system=system, notes=self._qa.notes), system, ())
-        stream = self._read(media[first], first.sampling)
-        with closing(stream.frames):
-            session = self._qa.open(stream, system=system)
-        return Kept(session, system, (first,))
+    def _nearest(self, key: Key) -> _Kept | None:
+        def worth(kept: _Kept) -> tuple[int, int, int]:
+            common = _num_common(kept.key, key)
+            used, lost = kept.key[:common], kept.key[common:]
+            return _num_shown(used), -_num_shown(lost), common
 
-    def _read_on(self, kept: Kept, wanted: tuple[Part, ...], media: Media) -> None:
-        for part in wanted[len(kept.parts) :]:
-            if isinstance(part, Said):
-                kept.session.say(part.role, part.text)
-                kept.said = (*kept.said, part)
-                continue
-            stream = self._read(media[part], part.sampling)
-            with closing(stream.frames):
-                kept.session.join(stream)
-            if kept.said:
-                kept.said = (*kept.said, part)
+        found = max(self._kept, key=worth, default=None)
+        return found if found is not None and worth(found)[0] else None
+
+    def _make_room(self, num_bytes: int, *, keep_last: bool = True) -> None:
+        """Let so many bytes more fit each tier's budget; the one used last may stay above it."""
+        for number, tier in enumerate(self._tiers):
+            held = [one for one in self._kept if one.tier == number]
+            last = self._kept[-1] if keep_last and self._kept else None
+            while held and sum(one.num_bytes for one in held) + num_bytes > tier.most_bytes:
+                oldest = held.pop(0)
+                if oldest is not last:
+                    self._lower(oldest)
+            num_bytes = 0
+
+    def _lower(self, kept: _Kept) -> None:
+        """Bring a session into a lower tier that has a budget for it, or forget it."""
+        for number in range(kept.tier + 1, len(self._tiers)):
+            tier = self._tiers[number]
+            if kept.num_bytes <= tier.most_bytes and self._stored(kept, tier):
+                kept.tier = number
+                return
+        self._kept.remove(kept)
+        if kept.folder is not None:
+            shutil.rmtree(kept.folder, ignore_errors=True)
+
+    def _stored(self, kept: _Kept, tier: _Tier) -> bool:
+        folder = Path(tempfile.mkdtemp(dir=tier.folder))
+        try:
+            if kept.folder is not None:
+                shutil.copytree(kept.folder, folder, dirs_exist_ok=True)
+                shutil.rmtree(kept.folder)
             else:
-                kept.base = (*kept.base, part)
+                kept.conversation.session.save(folder, progress=False)
+                kept.conversation.session = Session(self._qa)  # which holds nothing
+        except (OSError, VideoNSAError):  # no room there
+            shutil.rmtree(folder, ignore_errors=True)
+            return False
+        kept.folder = folder
+        return True
+
+    def _bytes_of(self, num_tokens: int) -> int:
+        return num_tokens * self._qa.shape.cache_bytes_per_token
 
 
-def _begins(wanted: tuple[Part, ...], with_parts: tuple[Part, ...]) -> bool:
-    return wanted[: len(with_parts)] == with_parts
+def _tiers(qa: VideoQA, keep: KeepSettings) -> Iterator[_Tier]:
+    yield _Tier("device", keep.device_bytes, None)
+    if why_reread(qa.model.method):  # a session holds no tokens that are read
+        return
+    shared = Path("/dev/shm")
+    if keep.host_bytes and shared.is_dir():
+        yield _Tier("host", keep.host_bytes, _own_folder(shared))
+    if keep.disk_bytes and keep.folder is not None:
+        yield _Tier("disk", keep.disk_bytes, keep.folder)
+
+
+def _own_folder(parent: Path) -> Path:
+    """A new folder there; those of servers that were killed are removed."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        with suppress(ValueError, OSError):
+            number = int(left.name.split("-")[-2])
+            if not Path(f"/proc/{number}").exists():
+                shutil.rmtree(left)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+
+
+def _num_common(key: Key, other: Key) -> int:
+    pairs = enumerate(zip(key, other, strict=False))
+    return next((n for n, (one, two) in pairs if one != two), min(len(key), len(other)))
+
+
+def _num_shown(key: Key) -> int:
+    return sum(isinstance(part, Shown) for part in key)

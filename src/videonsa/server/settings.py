@@ -1,6 +1,7 @@
 """How a server is run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from videonsa.errors import UsageError
 
@@ -33,3 +34,21 @@ class ServeSettings:
             raise UsageError(f"timeout={self.timeout}: want seconds above 0, at most 999,999")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
             raise UsageError("the API key is empty or not ASCII: want letters and digits")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeepSettings:
+    """How many bytes of keys and values are kept for further questions."""
+
+    device_bytes: int
+    """In the memory of the model's device; the session used last is kept whatever its size."""
+    host_bytes: int = 0
+    """In main memory, as files of /dev/shm."""
+    disk_bytes: int = 0
+    folder: Path | None = None
+    """For those on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse a disk without a folder: UsageError."""
+        if self.disk_bytes and self.folder is None:
+            raise UsageError("sessions on disk and no folder for them: name one")

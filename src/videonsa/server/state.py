@@ -19,6 +19,8 @@ class StateFolder(NamedTuple):
     """What requests bring with them, a folder each, until they are answered."""
     files: Path
     """Uploads."""
+    sessions: Path
+    """Those that are kept on disk."""
 
 
 @contextmanager
@@ -44,8 +46,9 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
 
 
 def _parts_of(folder: Path) -> StateFolder:
-    state = StateFolder(folder / "requests", folder / "files")
-    shutil.rmtree(state.requests, ignore_errors=True)  # of a server that was killed
+    state = StateFolder(*(folder / name for name in ("requests", "files", "sessions")))
+    for left in (state.requests, state.sessions):  # of a server that was killed
+        shutil.rmtree(left, ignore_errors=True)
     for part in state:
         part.mkdir(mode=0o700, exist_ok=True)
     return state
