@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from videonsa.inference.decoding import decode, decode_each
-from videonsa.inference.generation import not_finite
 from videonsa.inference.sampling import GenerationSettings
-from videonsa.inference.weighing import likeliest_each, read_together
+from videonsa.inference.weighing import Weighed, likeliest_each, read_together
 from videonsa.models.cache import VideoNSACache
 from videonsa.models.decoding.steps import KeptSteps
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
@@ -360,27 +359,38 @@ class Context:
         Raises:
             ModelError: logits that are not finite.
         """
-        logits = self.read(passage)[:, None]
-        scores = []
-        for ids in candidates:
-            rows = logits
-            if len(ids) > 1:
-                # Where what is read last may change all, an answer is read as it is decoded.
-                at_once = len(ids) if self.method.is_causal else 1
-                shown = torch.tensor([ids[:-1]], device=logits.device).split(at_once, dim=1)
-                with self.aside():
-                    more = [
-                        self.model(
-                            input_ids=some, past_key_values=self.cache, method=self.method
-                        ).logits
-                        for some in shown
-                    ]
-                rows = torch.cat([logits, *more], dim=1)
-            wanted = torch.tensor(ids, device=logits.device)[:, None]
-            scores.append(float(rows[0].float().log_softmax(-1).gather(1, wanted).sum()))
-        if not all(map(math.isfinite, scores)):
-            raise not_finite("an answer to weigh")
+        logits = self.read(passage)
+        weighed = [Weighed.of(self._before_each(ids, logits), ids) for ids in candidates]
+        scores = [one.log_probability for one in weighed]
         return scores.index(max(scores))
+
+    @torch.inference_mode()
+    def weigh(self, passage: Passage, answer: Sequence[int]) -> Weighed:
+        """Read on, in one sample, and weigh the ids of an answer; the passage stays read.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        return Weighed.of(self._before_each(answer, self.read(passage)), answer)
+
+    def _before_each(self, ids: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits `[n, V]` from which each of n ids would be chosen, of which none stays read.
+
+        Args:
+            ids: what may follow.
+            logits: `[1, V]`, after what was read.
+        """
+        if len(ids) == 1:
+            return logits
+        # Where what is read last may change all, an answer is read as it is decoded.
+        at_once = len(ids) if self.method.is_causal else 1
+        shown = torch.tensor([list(ids[:-1])], device=logits.device).split(at_once, dim=1)
+        with self.aside():
+            more = [
+                self.model(input_ids=some, past_key_values=self.cache, method=self.method).logits
+                for some in shown
+            ]
+        return torch.cat([logits[:, None], *more], dim=1)[0]
 
 
 def split_at_video(ids: list[int], vision_end: int) -> tuple[list[int], list[int]]:

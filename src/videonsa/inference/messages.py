@@ -116,7 +116,7 @@ class Conversation:
     question: Asked
     """For `Session.ask`: OPEN_TURN where the last message ends in an image, a video or blanks."""
     reused: int
-    """How many parts of the messages, from the first, an earlier conversation had read."""
+    """How many parts of the messages, from the first, were not read again."""
     reused_tokens: int
     """Of these."""
     num_parts: int
@@ -125,7 +125,6 @@ class Conversation:
     _system: str
     _read: list[tuple[_Step, Place]]
     """What the session was shown and told, and where it was after each."""
-    _begin: Place
     _new_turn: bool
     """Whether the question begins a turn after one of the same role."""
 
@@ -168,9 +167,10 @@ def session_for(
         sampling: of images and videos, before the changes of each; None is the model's own.
         read: reads an image or a video before it is encoded, for example in another process; it
             gives a clip, or the source that is then read here.
-        previous: a conversation with this model that is over. Its session is taken as far as its
-            parts are the same: text, sampling, and sources by their path, time of change and size,
-            else by being the same object. Where this raises, it can be passed again.
+        previous: a conversation with this model that is over. Its session is taken up to the last
+            image or video before which all parts are the same: text, sampling, and sources by
+            their path, time of change and size, else by being the same object. Where there is
+            none, its session is let go. Where this raises, it can be passed again.
 
     Raises:
         VideoError: an image or a video that cannot be read.
@@ -180,14 +180,8 @@ def session_for(
     system, asked = _split_system(messages)
     steps = list(_steps(qa, asked, sampling))
     question, new_turn = _question(steps)
-    if previous is None or previous._qa is not qa or previous._system != system:
-        session = Session(qa, system=system, notes=qa.notes)
-        done, begin = list[tuple[_Step, Place]](), session.place()
-    else:
-        session, done, begin = previous.session, previous._read, previous._begin
-    reused = _num_common(steps, [step for step, _ in done])
-    del done[reused:]
-    session.return_to(done[-1][1] if done else begin)
+    session, done = _begun(qa, system, steps, previous)
+    reused = len(done)
     reused_tokens = session.num_tokens if reused else 0
     for step in steps[reused:]:
         if step.new_turn:
@@ -205,9 +199,42 @@ def session_for(
         _qa=qa,
         _system=system,
         _read=done,
-        _begin=begin,
         _new_turn=new_turn,
     )
+
+
+def _begun(
+    qa: "VideoQA", system: str, steps: Sequence[_Step], previous: Conversation | None
+) -> tuple[Session, list[tuple[_Step, Place]]]:
+    """A session, and what of the steps it has done: that of before, or a new one in its place."""
+    if previous is None or previous._qa is not qa:
+        return Session(qa, system=system, notes=qa.notes), []
+    done = previous._read
+    del done[_num_common(steps, done) if previous._system == system else 0 :]
+    if done:
+        previous.session.return_to(done[-1][1])
+    else:
+        previous._system = system
+        previous.session = Session(qa, system=system, notes=qa.notes)
+    return previous.session, done
+
+
+def shared_key(messages: Sequence[Message]) -> Hashable:
+    """Equal for messages that differ in their last text only; while their objects live."""
+    keys = [
+        (number, message.role, _identity(part), _stated_changes(part))
+        for number, message in enumerate(messages)
+        for part in message.parts
+    ]
+    asks = messages and messages[-1].parts and isinstance(messages[-1].parts[-1], str)
+    return tuple(keys[:-1] if asks else keys), bool(asks)
+
+
+def _stated_changes(part: Part) -> Hashable:
+    if isinstance(part, str):
+        return None
+    stretch = (part.start, part.end) if isinstance(part, VideoPart) else ()
+    return stretch, tuple(sorted((name, repr(value)) for name, value in part.changes.items()))
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
@@ -281,10 +308,18 @@ def _file(path: object) -> Hashable:
     return where, found.st_mtime_ns, found.st_size
 
 
-def _num_common(steps: Sequence[_Step], before: Sequence[_Step]) -> int:
-    pairs = enumerate(zip(steps, before, strict=False))
-    different = (number for number, (one, other) in pairs if not one.is_again(other))
-    return next(different, min(len(steps), len(before)))
+def _num_common(steps: Sequence[_Step], done: Sequence[tuple[_Step, Place]]) -> int:
+    """How many steps were done before, up to the last image or video.
+
+    There, what was read ended: text and vision that were read together are not cut, so that what is
+    counted of a prompt is the same whatever was asked before it.
+    """
+    common = 0
+    for number, (step, (before, _)) in enumerate(zip(steps, done, strict=False), start=1):
+        if not step.is_again(before):
+            break
+        common = common if isinstance(step.part, str) else number
+    return common
 
 
 def _show(session: Session, step: _Step, read: Read | None) -> None:

@@ -56,8 +56,7 @@ class Session:
             notes: on what was opened, for every answer.
             advice: asked what to do where memory runs out.
             live: where frames will arrive, of a video that has not begun.
-            when_full: what to do with frames that exceed the context: refuse them, or forget the
-                oldest of their video but the first.
+            when_full: what to do with frames that exceed the context.
         """
         check_text("system", system)
         check_when_full(when_full)
@@ -78,6 +77,11 @@ class Session:
         return (*self._notes, *(note for clip in self.clips for note in clip.notes))
 
     @property
+    def transcript(self) -> Transcript:
+        """The chat, and how much of it is read."""
+        return self._transcript
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of the conversation so far, of videos and text."""
         return self._transcript.num_tokens
@@ -85,8 +89,7 @@ class Session:
     def count(self, question: str) -> int:
         """Tokens of the prompt, were this question asked now."""
         check_asked(question, is_open=False)
-        mark = self._transcript.mark()
-        return mark.num_tokens + len(mark.ids_of(question))
+        return self._transcript.mark().count(question)
 
     def join(
         self,
@@ -150,8 +153,7 @@ class Session:
             times: the seconds of each, ascending, and after those so far; of one, a number too.
 
         Raises:
-            UsageError: frames or times that cannot follow, or a session whose last video cannot go
-                on.
+            UsageError: frames or times that cannot follow, or a last video that cannot go on.
             BudgetError: the context is full, and the session was not told to forget.
         """
         self.check_extends()
@@ -204,11 +206,9 @@ class Session:
     def return_to(self, place: Place) -> None:
         """Forget what was shown and said after a place; those after it are places no more."""
         self._stop_running()
-        if place.clips != self.clips:
-            self._live = None
+        self._live = self._live if place.clips == self.clips else None
         self._go_back(place)
-        if place.mark.num_tokens < self._base.mark.num_tokens:
-            self._base = place
+        self._base = min(self._base, place, key=lambda one: one.mark.num_tokens)
 
     def forget_conversation(self) -> None:
         """Forget all but what was opened and joined before the conversation."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from videonsa.inference.context import Context, EncodedVision, Passage
 from videonsa.inference.sampling import GenerationSettings
 from videonsa.inference.stop_strings import StopStrings
+from videonsa.inference.weighing import Weighed
 from videonsa.models.chunks import why_reread
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.video.chat import OPEN_TURN, Asked, ChatTokenizer, Role, VisionSlot
@@ -34,6 +35,10 @@ class Mark(NamedTuple):
     """What of them was not read when the mark was made."""
     writer: ChatWriter
     seen: frozenset[int]
+
+    def count(self, question: Asked) -> int:
+        """Tokens of the prompt, were a question asked from here on."""
+        return self.num_tokens + len(self.ids_of(question))
 
     def ids_of(self, question: Asked) -> list[int]:
         """What a question asked from here on adds to the prompt."""
@@ -189,6 +194,22 @@ class Transcript:
         yield from self.context.answer_each(
             asked, settings=settings, stop_ids=stop_ids, seen=self._seen
         )
+
+    def weigh(self, question: Asked, answer: Sequence[int]) -> Weighed:
+        """How probable the ids of an answer are, were a question asked now; nothing stays.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        before = self.mark()
+        try:
+            asked = [] if question is OPEN_TURN else self._writer.add("user", question)
+            self._queue([*asked, *self._writer.begin_answer()])
+            if self.why_reread:
+                self.context = Context(self.context.model, method=self.context.method)
+            return self.context.weigh(self._passage(), answer)
+        finally:
+            self.go_back(before)
 
     def _end_answer(self, said: list[int], stop_ids: Set[int], asked: int) -> None:
         """Keep what was said; its last token was not read.

@@ -118,7 +118,7 @@ def usages_of(
             qa,
             place.clips,
             settings=settings,
-            num_tokens=held + len(place.mark.ids_of(question)),
+            num_tokens=place.mark.count(question),
             num_cached=min(num_read, held),
             notes=notes,
         )

@@ -23,6 +23,29 @@ MOST_TEXTS = 64
 """That are read together."""
 
 
+class Weighed(NamedTuple):
+    """How probable one answer is."""
+
+    log_probability: float
+    """The sum over its tokens."""
+    is_greedy: bool
+    """Whether each of them is the likeliest."""
+
+    @classmethod
+    def of(cls, logits: Tensor, ids: Sequence[int]) -> Self:
+        """By the logits `[n, V]` from which each of n ids would be chosen.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        wanted = torch.tensor(ids, device=logits.device)
+        logs = logits.float().log_softmax(-1).gather(1, wanted[:, None])
+        found = cls(float(logs.sum()), bool((logits.argmax(-1) == wanted).all()))
+        if not math.isfinite(found.log_probability):
+            raise not_finite("an answer to weigh")
+        return found
+
+
 class _Texts(NamedTuple):
     """What has to be read to weigh answers, and what of it weighs which."""
 

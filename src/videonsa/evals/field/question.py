@@ -35,6 +35,8 @@ class FieldQuestion:
     """A text that is weighed as the answer, in place of writing one."""
     doc: Mapping[str, Any] = field(default_factory=dict)
     """What the log keeps of the document."""
+    notes: Sequence[str] = ()
+    """What of the request was ignored or chosen, one line each."""
 
     @property
     def key(self) -> SampleKey:
