@@ -167,10 +167,10 @@ def session_for(
         sampling: of images and videos, before the changes of each; None is the model's own.
         read: reads an image or a video before it is encoded, for example in another process; it
             gives a clip, or the source that is then read here.
-        previous: a conversation with this model that is over. Its session is taken up to the last
-            image or video before which all parts are the same: text, sampling, and sources by
-            their path, time of change and size, else by being the same object. Where there is
-            none, its session is let go. Where this raises, it can be passed again.
+        previous: a conversation with this model that is over. Its session is taken as far as its
+            parts are the same: text, sampling, and sources by their path, time of change and size,
+            else by being the same object; it is let go where there are none. Where this raises, it
+            can be passed again.
 
     Raises:
         VideoError: an image or a video that cannot be read.
@@ -309,16 +309,17 @@ def _file(path: object) -> Hashable:
 
 
 def _num_common(steps: Sequence[_Step], done: Sequence[tuple[_Step, Place]]) -> int:
-    """How many steps were done before, up to the last image or video.
+    """How many steps were done before.
 
-    There, what was read ended: text and vision that were read together are not cut, so that what is
-    counted of a prompt is the same whatever was asked before it.
+    Not those of text that was read together with an image or a video after it, where these differ:
+    then what is counted of a prompt would hang on what was read before.
     """
-    common = 0
-    for number, (step, (before, _)) in enumerate(zip(steps, done, strict=False), start=1):
-        if not step.is_again(before):
-            break
-        common = common if isinstance(step.part, str) else number
+    pairs = enumerate(zip(steps, done, strict=False))
+    different = (number for number, (step, (before, _)) in pairs if not step.is_again(before))
+    common = next(different, min(len(steps), len(done)))
+    if any(not isinstance(step.part, str) for step, _ in done[common:]):
+        while common and isinstance(steps[common - 1].part, str):
+            common -= 1
     return common
 
 
