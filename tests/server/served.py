@@ -60,7 +60,7 @@ def running(qa, *, folder=None, keep=None, reader=None, **settings):
     )
     with listen("127.0.0.1", 0) as listening, open_state(None) as state:
         policy = MediaPolicy(folder=folder)
-        sources = MediaSources(policy, state=state, describe=reader.describe)
+        sources = MediaSources(policy, state=state, reader=reader)
         front = Front(qa, thread, chosen, sources=sources)
         server = make_server(front, stop_timeout=10)
         runner = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -9,6 +9,7 @@ from pretended_web import PUBLIC, pretended_web
 from videonsa.errors import UsageError
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.fetching import check_hosts, is_public
+from videonsa.server.frames import ReadHere
 from videonsa.server.media import MediaPolicy, MediaSources, RequestMedia
 from videonsa.server.state import open_state
 from videonsa.video.sampling import VideoInfo
@@ -19,6 +20,11 @@ CONTENT = b"frames"
 def described(path, **changes):
     facts = {"duration": 8.0, "num_frames": 16, "fps": 2.0, "width": 64, "height": 64}
     return VideoInfo(path=str(path), codec="h264", container="mp4", **facts | changes)
+
+
+class DescribedOnly(ReadHere):
+    def describe(self, path):
+        return described(path)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def sources(folder, web, tmp_path):
         yield MediaSources(
             MediaPolicy(folder=folder),
             state=state,
-            describe=described,
+            reader=DescribedOnly(),
             fetcher=web.fetcher("videos.example", "mirror.example"),
         )
 

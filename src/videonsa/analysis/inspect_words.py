@@ -17,13 +17,17 @@ MOST_NAMED = 3
 def sentences(inspection: Inspection) -> tuple[str, ...]:
     """What was found, the most telling first."""
     bars = Bars.of(inspection)
-    told = [_attention(inspection, bars.attention), _share(inspection)]
-    told.append(_selection(inspection, bars.selection))
+    told = [*attention_sentences(inspection), _selection(inspection, bars.selection)]
     if bars.gates is not None:
         told.append(_gates(bars.gates))
     if inspection.evidence:
         told.insert(0, _evidence(inspection, bars.attention))
     return tuple(told)
+
+
+def attention_sentences(inspection: Inspection) -> tuple[str, ...]:
+    """What was found of the attention of the answer's tokens."""
+    return _attention(inspection, Bars.of(inspection).attention), _share(inspection)
 
 
 def _attention(inspection: Inspection, series: Series) -> str:

@@ -201,6 +201,80 @@ class _FirstFrames(Recorder):
             self.sizes = list(sizes)
 
 
+class Looks:
+    """Watches one answer, and tells where the model looked for it."""
+
+    def __init__(self) -> None:
+        self._text, self._selection, self._gates = TextMass(), FrameSelection(), FrameGates()
+        self._sizes, self._remarks = _FirstFrames(), _Remarks()
+        self.recorder = Recorders(
+            self._text, self._selection, self._gates, self._sizes, self._remarks
+        )
+
+    def inspection(
+        self,
+        answer: "Answer",
+        *,
+        video: str,
+        question: str,
+        thumbnails: Sequence[str],
+        evidence: Sequence[tuple[float, float]] = (),
+        machine: dict[str, Any],
+        seconds: float,
+    ) -> Inspection:
+        """What was recorded of an answer about one video.
+
+        Selection and gates are None where the video was read before, without the recorder.
+
+        Args:
+            answer: the answer.
+            video: its name, for the reader.
+            question: what was asked.
+            thumbnails: one for each of the `groups` of frames; none: pictures stay empty.
+            evidence: seconds [start, end) in which the answer is seen, where that is known.
+            machine: facts about it.
+            seconds: that it took.
+
+        Raises:
+            UsageError: an answer without a token, or about several videos.
+        """
+        usage, mass, means = answer.usage, self._text.text_mass(), self._gates.means()
+        if usage.joined:
+            raise UsageError(
+                f"{1 + len(usage.joined)} videos and images: where a model looked is told of one"
+            )
+        if not mass.shape[1]:
+            raise UsageError("the answer has no token: nothing can be told of where it looked")
+        frames = _frames(usage.times, self._sizes.sizes)
+        return Inspection(
+            video=video,
+            question=question,
+            answer=answer.text,
+            model=usage.model,
+            method=usage.attention,
+            parameters=json.loads(json.dumps(usage.spec)),
+            size=(usage.width, usage.height),
+            num_sampled=usage.num_frames,
+            prompt_tokens=usage.prompt_tokens,
+            answer_tokens=mass.shape[1],
+            frames=frames,
+            attention=rows_of(mass.mean(1)),
+            even=rows_of(self._text.even_mass().mean(1)),
+            selection=_selection(self._selection, self._sizes.sizes),
+            gates=tuple(map(rows_of, means)) if len(means) else None,
+            thumbnails=tuple(thumbnails) or ("",) * len(groups(len(frames))),
+            evidence=tuple((float(start), float(end)) for start, end in evidence),
+            notes=(*usage.notes, *usage.warnings, *self._remarks.notes),
+            machine=machine,
+            seconds=round(seconds, 2),
+        )
+
+    @property
+    def num_frames(self) -> int:
+        """Temporal patches and images that the model has read."""
+        return len(self._sizes.sizes)
+
+
 def ask_and_inspect(
     qa: "VideoQA",
     clip: "VideoClip",
@@ -220,36 +294,16 @@ def ask_and_inspect(
         evidence: seconds [start, end) in which the answer is seen, where that is known.
         options: of `VideoQA.ask`: how it answers, never what it reads.
     """
-    begin = time.perf_counter()
-    text, selection, gates = TextMass(), FrameSelection(), FrameGates()
-    sizes, remarks = _FirstFrames(), _Remarks()
-    recorder = Recorders(text, selection, gates, sizes, remarks)
-    answer = qa.ask(clip, question, recorder=recorder, **options)
-    usage, mass, means = answer.usage, text.text_mass(), gates.means()
-    if not mass.shape[1]:
-        raise UsageError("the answer has no token: nothing can be told of where it looked")
-    frames = _frames(usage.times, sizes.sizes)
-    look = Inspection(
+    begin, looks = time.perf_counter(), Looks()
+    answer = qa.ask(clip, question, recorder=looks.recorder, **options)
+    look = looks.inspection(
+        answer,
         video=video,
         question=question,
-        answer=answer.text,
-        model=usage.model,
-        method=usage.attention,
-        parameters=json.loads(json.dumps(usage.spec)),
-        size=(usage.width, usage.height),
-        num_sampled=usage.num_frames,
-        prompt_tokens=usage.prompt_tokens,
-        answer_tokens=mass.shape[1],
-        frames=frames,
-        attention=rows_of(mass.mean(1)),
-        even=rows_of(text.even_mass().mean(1)),
-        selection=_selection(selection, sizes.sizes),
-        gates=tuple(map(rows_of, means)) if len(means) else None,
-        thumbnails=tuple(thumbnails(clip.frames, len(frames))),
-        evidence=tuple((float(start), float(end)) for start, end in evidence),
-        notes=(*usage.notes, *usage.warnings, *remarks.notes),
+        thumbnails=tuple(thumbnails(clip.frames, looks.num_frames)),
+        evidence=evidence,
         machine=evaluation_facts(qa.model.device),
-        seconds=round(time.perf_counter() - begin, 2),
+        seconds=time.perf_counter() - begin,
     )
     return answer, look
 

@@ -198,7 +198,7 @@ def run(args: Namespace) -> int:
             reader.start()
             qa = load_model(args)
             qa.sampling = change_sampling(qa.sampling, **sampling_options(args))
-            sources = MediaSources(policy, state=state, describe=reader.describe)
+            sources = MediaSources(policy, state=state, reader=reader)
             keep = _keep_settings(args, qa, state)
             thread = ModelThread(qa, reader, keep, most_together=args.together)
             front = Front(qa, thread, settings, sources=sources)

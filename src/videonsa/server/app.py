@@ -19,6 +19,7 @@ from videonsa.server.errors import Gone, RefusedRequest, refusal
 from videonsa.server.files_api import add_file_routes
 from videonsa.server.front import Front, unless_gone
 from videonsa.server.jobs import Done, Piece
+from videonsa.server.page import add_page_routes
 from videonsa.server.replies import LAST_EVENT, Reply, event, usage_dict
 from videonsa.server.schema import ChatRequest
 
@@ -64,6 +65,7 @@ def build_app(front: Front) -> FastAPI:
         return await _chat(front, request)
 
     add_file_routes(app, front)
+    add_page_routes(app, front)
     return app
 
 

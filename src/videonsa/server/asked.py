@@ -136,7 +136,7 @@ def _wanted(part: VideoPart | ImagePart | FilePart, place: str, of_all: Sampling
         pixels = part.image_url.max_pixels
         changes = SamplingChanges() if pixels is None else SamplingChanges(max_pixels=pixels)
         return Wanted("image", part.image_url.url, changes, f"{place}.image_url.url")
-    own = _changes(part.video_url)
+    own = changes_of(part.video_url)
     return Wanted("video", part.video_url.url, _over(of_all, own), f"{place}.video_url.url")
 
 
@@ -160,7 +160,7 @@ def _of_all_videos(request: ChatRequest) -> SamplingChanges:
 
 
 def _spellings(request: ChatRequest) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield "the request", _changes(request)
+    yield "the request", changes_of(request)
     if request.media_io_kwargs is not None:
         place = "media_io_kwargs"
         if request.media_io_kwargs.image:
@@ -188,7 +188,7 @@ def _spellings(request: ChatRequest) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield place, _frames(given)
 
 
-def _changes(given: Sampling) -> SamplingChanges:
+def changes_of(given: Sampling) -> SamplingChanges:
     """The fields of a request as those of `SamplingSpec`."""
     names = set(Sampling.model_fields)
     found = given.model_dump(include=names, exclude_none=True)

@@ -6,7 +6,7 @@ what ends the process, or takes too long, is a `VideoError` too.
 
 import resource
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import LifoQueue
@@ -14,11 +14,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from videonsa.data.isolated import CallFailed, IsolatedCaller
 from videonsa.errors import VideoError, VideoNSAError
+from videonsa.server.frames import thumbnails
 from videonsa.video.decode import probe, stream_video
 from videonsa.video.parts import SampledFrame, VideoStream
 from videonsa.video.sampling import SamplingPlan, SamplingSpec, VideoInfo
-from videonsa.video.source import VideoLike
-from videonsa.webpage import thumbnail
 
 SECONDS = 60.0
 """In which a header, or a few frames, have to be there."""
@@ -60,20 +59,11 @@ class IsolatedReader:
         """See `FrameReader`."""
         return self._call(_describe, path)
 
-    def thumbnails(self, path: Path, times: tuple[float, ...], *, longest: int) -> list[str]:
-        """The frames on screen at some times as small JPEGs in base64.
+    def thumbnails(self, path: Path, times: Sequence[float], *, longest: int) -> list[str]:
+        """See `FrameReader`."""
+        return self._call(_thumbnails, path, tuple(times), longest)
 
-        Args:
-            path: of a video or an image.
-            times: seconds, ascending; frames that do not decode are repeated from before.
-            longest: pixels of the longer side.
-
-        Raises:
-            VideoError: no frame can be read.
-        """
-        return self._call(_thumbnails, path, times, longest)
-
-    def open(self, media: VideoLike, sampling: SamplingSpec) -> VideoStream:
+    def open(self, media: Path, sampling: SamplingSpec) -> VideoStream:
         """See `FrameReader`."""
         items = self._items(media, sampling)
         opened = cast(_Opened, next(items))  # from here on, closing the stream frees its process
@@ -86,7 +76,7 @@ class IsolatedReader:
             caller.close()
 
     def _items(
-        self, media: VideoLike, sampling: SamplingSpec
+        self, media: Path, sampling: SamplingSpec
     ) -> Generator[_Opened | SampledFrame, None, None]:
         """First what is read, then its frames."""
         with (
@@ -148,7 +138,7 @@ def _describe(path: Path) -> VideoInfo | VideoNSAError:
 
 
 def _decode(
-    media: VideoLike, sampling: SamplingSpec
+    media: Path, sampling: SamplingSpec
 ) -> Generator[_Opened | list[SampledFrame] | VideoNSAError]:
     _begin()
     try:
@@ -168,20 +158,9 @@ def _decode(
         yield error
 
 
-def _thumbnails(path: Path, times: tuple[float, ...], longest: int) -> list[str] | VideoNSAError:
+def _thumbnails(path: Path, times: Sequence[float], longest: int) -> list[str] | VideoNSAError:
     _begin()
     try:
-        info = probe(path)
-        size = None if info.is_image else times
-        spec = SamplingSpec(timestamps=size, max_pixels=max(28**2, 4 * longest**2))
-        found: dict[int, str] = {}
-        stream = stream_video(path, sampling=spec)
-        with closing(stream.frames):
-            for frame in stream.frames:
-                found[frame.target] = thumbnail(frame.pixels, longest=longest)
+        return thumbnails(path, times, longest=longest)
     except VideoNSAError as error:
         return error
-    if not found:
-        return VideoError(f"{path.name}: no frame decodes: want an undamaged video")
-    last = found[min(found)]
-    return [last := found.get(place, last) for place in range(len(times))]

@@ -1,11 +1,15 @@
 """How the server reads media: whatever decodes them, wherever it runs, gives a `VideoStream`."""
 
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
+from videonsa.errors import VideoError
 from videonsa.video.decode import probe, stream_video
 from videonsa.video.parts import VideoStream
 from videonsa.video.sampling import SamplingSpec, VideoInfo
+from videonsa.webpage import thumbnail
 
 
 class FrameReader(Protocol):
@@ -27,6 +31,9 @@ class FrameReader(Protocol):
             VideoError: nothing there that can be read.
         """
 
+    def thumbnails(self, path: Path, times: Sequence[float], *, longest: int) -> list[str]:
+        """See `thumbnails`."""
+
     def close(self) -> None:
         """Stop whatever runs."""
 
@@ -42,5 +49,32 @@ class ReadHere:
         """As `probe`."""
         return probe(path)
 
+    def thumbnails(self, path: Path, times: Sequence[float], *, longest: int) -> list[str]:
+        """See `thumbnails`."""
+        return thumbnails(path, times, longest=longest)
+
     def close(self) -> None:
         """Nothing runs."""
+
+
+def thumbnails(path: Path, times: Sequence[float], *, longest: int) -> list[str]:
+    """The frames on screen at some times, small, as JPEGs in base64.
+
+    Args:
+        path: of a video or an image.
+        times: seconds, ascending. A frame that does not decode is that of the time before.
+        longest: pixels of the longer side.
+
+    Raises:
+        VideoError: no frame can be read.
+    """
+    given = None if probe(path).is_image else tuple(times)
+    stream = stream_video(path, sampling=SamplingSpec(timestamps=given))
+    found: dict[int, str] = {}
+    with closing(stream.frames):
+        for frame in stream.frames:
+            found[frame.target] = thumbnail(frame.pixels, longest=longest)
+    if not found:
+        raise VideoError(f"{path}: no frame decodes: want an undamaged video")
+    last = found[min(found)]
+    return [last := found.get(place, last) for place in range(len(times))]

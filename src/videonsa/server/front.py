@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.messages import ImagePart, Message, Part, VideoPart
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.planning.defaults import change_sampling
 from videonsa.server.asked import Asked, read_request
 from videonsa.server.errors import Gone, RefusedRequest
@@ -42,7 +43,7 @@ class Front:
         """
         self.thread, self.settings = thread, settings
         self.started = int(time.time())
-        self._sampling, self.sources = qa.sampling, sources
+        self.qa, self.sources = qa, sources
         self._num_requests = 0
         self.metrics = Metrics(
             {
@@ -62,8 +63,14 @@ class Front:
         """Requests under way."""
         return self._num_requests
 
-    async def answer(self, request: Request) -> AsyncGenerator[Asked | Piece | Done]:
+    async def answer(
+        self, request: Request, *, recorder: Recorder | None = None
+    ) -> AsyncGenerator[Asked | Piece | Done]:
         """Answer a chat completion. Closing it, or cancelling who waits, cancels the question.
+
+        Args:
+            request: whose body asks.
+            recorder: collects where the answer looked.
 
         Yields:
             What is asked, once the body is read; then the answer as it comes.
@@ -81,7 +88,7 @@ class Front:
             self._check_model(asked.model)
             yield asked
             events: asyncio.Queue[Event] = asyncio.Queue()
-            job = await self._job(asked, _emitter(loop, events))
+            job = await self._job(asked, _emitter(loop, events), recorder)
             try:
                 self.thread.submit(job)
                 while done is None:
@@ -136,7 +143,9 @@ class Front:
                 code="model_not_found",
             )
 
-    async def _job(self, asked: Asked, emit: Callable[[Event], None]) -> Job:
+    async def _job(
+        self, asked: Asked, emit: Callable[[Event], None], recorder: Recorder | None
+    ) -> Job:
         local = RequestMedia(self.sources)
         finding = asyncio.ensure_future(asyncio.to_thread(self._find, asked, local))
         try:
@@ -152,6 +161,7 @@ class Front:
             samplings=found.samplings,
             options=asked.options,
             emit=emit,
+            recorder=recorder,
             release=local.close,
         )
 
@@ -165,7 +175,7 @@ class Front:
                     parts.append(wanted)
                     key.append((number, turn.role, wanted))
                     continue
-                sampling = change_sampling(self._sampling, **wanted.changes)
+                sampling = change_sampling(self.qa.sampling, **wanted.changes)
                 media = local.get(wanted.url, kind=wanted.kind, param=wanted.param)
                 kind = ImagePart if wanted.kind == "image" else VideoPart
                 parts.append(kind(source=media.path, changes=wanted.changes, key=media.digest))

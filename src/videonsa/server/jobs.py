@@ -9,6 +9,7 @@ from typing import NamedTuple
 from videonsa.inference.answer import Answer
 from videonsa.inference.messages import Message
 from videonsa.inference.sampling import AnswerOptions
+from videonsa.models.recorder.protocol import Recorder
 from videonsa.server.sessions import Key, Lent
 from videonsa.video.sampling import SamplingSpec
 
@@ -61,6 +62,8 @@ class Job:
     options: AnswerOptions
     emit: Callable[[Event], None]
     """Called by that thread; does not wait."""
+    recorder: Recorder | None = None
+    """Collects where the answer looked."""
     release: Callable[[], None] = lambda: None
     """Called once, when its media are needed no more."""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -72,5 +75,6 @@ class Job:
             (self.key, len(self.messages)) == (other.key, len(other.messages))
             and None not in (self.question, other.question)
             and self.options == other.options
+            and self.recorder is None is other.recorder  # which watches one answer
             and "seed" not in self.options  # which repeats what is drawn for one question alone
         )

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -19,6 +19,7 @@ from videonsa.errors import UsageError, VideoError
 from videonsa.server.asked import Kind
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.fetching import PORTS, Fetcher, check_hosts
+from videonsa.server.frames import FrameReader
 from videonsa.server.state import StateFolder
 from videonsa.server.uploads import Uploads
 from videonsa.video.demux import MOST_PIXELS
@@ -113,7 +114,7 @@ class MediaSources:
         policy: MediaPolicy,
         *,
         state: StateFolder,
-        describe: Callable[[Path], VideoInfo],
+        reader: FrameReader,
         fetcher: Fetcher | None = None,
     ) -> None:
         """Take media as a policy says.
@@ -121,7 +122,7 @@ class MediaSources:
         Args:
             policy: what is taken.
             state: where files lie.
-            describe: reads the header of a file; VideoError where it is none.
+            reader: reads headers, and thumbnails of frames.
             fetcher: downloads; None is one as the policy says.
         """
         self.policy, self.scratch = policy, state.requests
@@ -131,7 +132,7 @@ class MediaSources:
             most_bytes=policy.most_bytes,
             seconds=policy.fetch_seconds,
         )
-        self._describe = describe
+        self._reader = reader
         self._digests = _Recent[tuple[int, ...], str](_KNOWN)
         self._infos = _Recent[str, VideoInfo](_KNOWN)
 
@@ -144,8 +145,15 @@ class MediaSources:
     def info(self, path: Path, digest: str) -> VideoInfo:
         """What the header of a file states. VideoError where it is no video and no image."""
         try:
-            return self._infos.get(digest, lambda: self._describe(path))
+            return self._infos.get(digest, lambda: self._reader.describe(path))
         except VideoError as error:  # where files lie here is nobody's business
+            raise VideoError(str(error).replace(str(path), "the file")) from error
+
+    def thumbnails(self, path: Path, times: Sequence[float], *, longest: int) -> list[str]:
+        """See `FrameReader`."""
+        try:
+            return self._reader.thumbnails(path, times, longest=longest)
+        except VideoError as error:
             raise VideoError(str(error).replace(str(path), "the file")) from error
 
 

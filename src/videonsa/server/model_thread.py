@@ -166,7 +166,8 @@ class ModelThread:
             questions = [job.question for job in jobs if job.question is not None]
             return session.stream_each(questions, **options)
         question = OPEN_TURN if conversation.question is None else conversation.question
-        return [session.ask(question, stream=True, **options)]
+        recorder = jobs[0].recorder
+        return [session.ask(question, stream=True, recorder=recorder, **options)]
 
     def _open(self, media: Video, sampling: SamplingSpec) -> VideoStream:
         assert isinstance(media, Path)  # media are files by now

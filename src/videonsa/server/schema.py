@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +11,7 @@ from videonsa.server.errors import RefusedRequest
 MOST_MESSAGES = 1000
 MOST_PARTS = 1000
 """Of one message."""
+MOST_THUMBNAILS = 64
 _MOST_TOLD = 3
 """Mistakes of a request that are told together."""
 _MOST_NAME = 60
@@ -85,6 +86,7 @@ class FilePart(_Strict):
     file: FileName
 
 
+Body = TypeVar("Body", bound=_Strict)
 ContentPart = Annotated[TextPart | VideoPart | ImagePart | FilePart, Field(discriminator="type")]
 
 
@@ -183,6 +185,15 @@ class ChatRequest(Sampling):
     chat_template_kwargs: Any = None
 
 
+class PlanRequest(Sampling):
+    """A video or an image, and what is to be known before a question about it."""
+
+    url: str
+    kind: Literal["video", "image"] = "video"
+    max_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    thumbnails: Annotated[int, Field(ge=0, le=MOST_THUMBNAILS)] = 0
+
+
 NAMED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """Fields of a request that have no effect, which its answer says."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -217,16 +228,25 @@ _OF_ANSWERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 """Fields that a message has which a client sends back; they hold nothing here."""
 
 
+def parse_body(kind: type[Body], body: bytes) -> Body:
+    """Read a body of JSON.
+
+    Raises:
+        RefusedRequest: 400, with the field and what is wrong with it.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _mistakes(error) from error
+
+
 def parse_request(body: bytes) -> ChatRequest:
     """Read the body of a chat completion.
 
     Raises:
         RefusedRequest: 400, with the field and what is wrong with it.
     """
-    try:
-        request = ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise _mistakes(error) from error
+    request = parse_body(ChatRequest, body)
     _check_neutral(request, _NEUTRAL, "")
     for number, message in enumerate(request.messages):
         _check_neutral(message, _OF_ANSWERS, f"messages.{number}.")
