@@ -11,8 +11,11 @@ from tests_lmms.asked import prompt, scored
 from videonsa.errors import DataError, UsageError
 from videonsa.evals.field.fixtures.hub_cache import FIXTURES
 from videonsa.evals.field.fixtures.other_benchmarks import MVBENCH_FOLDERS
+from videonsa.evals.field.sample_line import json_values
 from videonsa.evals.field.tasks import (
     FOLDERS,
+    JUDGED,
+    FieldTask,
     LmmsScoring,
     check_task,
     load_tasks,
@@ -21,10 +24,16 @@ from videonsa.evals.field.tasks import (
 )
 
 
-def test_every_listed_task_can_be_imported_here_and_reads_its_fixture():
+@pytest.fixture(scope="module")
+def listed_tasks() -> list[FieldTask]:
     files = task_files(list(FOLDERS))
+    single = [name for name in FOLDERS if not name.startswith("mvbench_")]
+    return [task for name in single for task in load_tasks(name, files=files)]
+
+
+def test_every_listed_task_can_be_imported_here_and_reads_its_fixture(listed_tasks):
     assert {name: missing_packages(name) for name in FOLDERS if missing_packages(name)} == {}
-    read = {one.name: len(one.docs) for name in FOLDERS for one in load_tasks(name, files=files)}
+    read = {task.name: len(task.docs) for task in listed_tasks}
     assert set(read) == set(FOLDERS) - {"mvbench"}
     assert {name for fixture in FIXTURES for name in fixture.tasks} == set(FOLDERS)
     assert all(read.values())
@@ -290,3 +299,13 @@ def test_videoevalpro_is_what_its_judge_says(judge):
 def test_an_answer_whose_judge_fails_is_not_a_wrong_answer(judge):
     with pytest.raises(DataError, match="videoevalpro was not scored: OpenAI judge failed"):
         scored("videoevalpro", {0: "stop"})
+
+
+def test_a_document_of_the_log_scores_as_that_of_the_data_set(listed_tasks):
+    for task in listed_tasks:
+        if task.name in JUDGED:
+            continue
+        scoring = LmmsScoring(task.name)
+        for doc_id, doc in enumerate(task.docs):
+            logged = json.loads(json.dumps(json_values(doc)))
+            assert scoring.score(logged, doc_id, "B") == scoring.score(doc, doc_id, "B")

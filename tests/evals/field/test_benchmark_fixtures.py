@@ -1,6 +1,7 @@
 """Fixtures of the field's benchmarks: what is written, and that it is what their rows name."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from videonsa.evals.field.fixtures.hub_cache import (
     offline_variables,
     write_fixtures,
 )
+from videonsa.evals.field.tasks import FOLDERS, PACKAGES
 from videonsa.video.decode import probe
 
 
@@ -56,3 +58,13 @@ def test_the_environment_names_the_folder_and_closes_the_network(tmp_path):
     variables = offline_variables(tmp_path)
     assert variables["HF_HOME"] == str(tmp_path)
     assert variables["HF_HUB_OFFLINE"] == variables["HF_DATASETS_OFFLINE"] == "1"
+
+
+def test_the_docs_name_each_package_that_tasks_import():
+    page = (Path(__file__).parents[3] / "docs/evaluation.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for task, folder in FOLDERS.items():
+        if not task.startswith("mvbench_"):
+            (row,) = (row for row in rows if f"`{task}`" in row.split("|")[1])
+            for package in PACKAGES.get(folder, {}).values():
+                assert f"`{package}`" in row, task
