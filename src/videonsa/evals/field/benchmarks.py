@@ -1,16 +1,8 @@
 """The benchmarks, and their tasks in lmms-eval."""
 
-MVBENCH = tuple(
-    f"mvbench_{name}"
-    for name in (
-        *("action_antonym", "action_count", "action_localization", "action_prediction"),
-        *("action_sequence", "character_order", "counterfactual_inference"),
-        *("egocentric_navigation", "episodic_reasoning", "fine_grained_action"),
-        *("fine_grained_pose", "moving_attribute", "moving_count", "moving_direction"),
-        *("object_existence", "object_interaction", "object_shuffle", "scene_transition"),
-        *("state_change", "unexpected_action"),
-    )
-)
+from videonsa.evals.field.fixtures.other_benchmarks import MVBENCH_FOLDERS
+
+MVBENCH = tuple(f"mvbench_{subtask}" for subtask in MVBENCH_FOLDERS)
 BENCHMARKS = (
     *("longvideobench_val_v", "mlvu_dev", "mlvu_test", "timescope", "longtimescope", "tomato"),
     *("vsibench", "lsdbench", "videoevalpro", "videomme", "videomme_v2", "lvbench", "mvbench"),
