@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from videonsa.analysis.asked import AskedFile, AskedSuite
-from videonsa.analysis.finding import NoOptions
+from videonsa.analysis.finding import NoOptions, findings_in
 from videonsa.analysis.look import DARK, LIGHT, picture
 from videonsa.analysis.reading import read
 from videonsa.analysis.registry import FINDINGS, finding_from, options_from
@@ -176,6 +176,13 @@ def test_options_are_read_by_their_types():
 def test_every_entry_names_its_class():
     for name, entry in FINDINGS.items():
         assert entry.load().name == name
+
+
+def test_the_committed_findings_are_read_and_are_of_a_demonstration(request):
+    folder = request.config.rootpath / "benchmarks/results/cpu/findings"
+    found = [finding_from(content) for content in findings_in(folder)]
+    assert {one.name for one in found} == {*FINDINGS}
+    assert all(one.facts.demonstration and one.sentences() for one in found)
 
 
 def test_the_command_writes_json_figure_and_page(tmp_path, capsys):

@@ -142,6 +142,7 @@ class Latency(Finding):
         ticks = sorted({one.tokens for one in self.times})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(ticks, [_short(one) for one in ticks])
         axes.set_xlabel("vision tokens")
         axes.set_ylabel("milliseconds of a layer, forward")

@@ -41,6 +41,16 @@ class FindingEntry:
 
 FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
     {
+        "scaling": FindingEntry(
+            where="videonsa.analysis.scaling:Scaling",
+            title="Scaling: context, and tokens of a frame against frames",
+            what="accuracy and cost against context, beside dense attention and random blocks",
+            claim="Accuracy grows with context up to 128K on TimeScope and LongVideoBench and "
+            "peaks at 64K elsewhere; which tokens per frame are best depends on the task (Fig. 2, "
+            "Tables 20 to 27).",
+            tokens=4096,
+            clip_tokens=768,
+        ),
         "branches": FindingEntry(
             where="videonsa.analysis.branches:Branches",
             title="Branches: gates, heads, knock-outs and static gates",
@@ -56,6 +66,13 @@ FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
             claim="At a fixed budget K = n s + w there is a best allocation, near that of "
             "training; more blocks beat more window (section 4; Tables 29 and 33 contradict it).",
         ),
+        "transfer": FindingEntry(
+            where="videonsa.analysis.transfer:Transfer",
+            title="Sparse-trained weights run dense, and the other way round",
+            what="accuracy of the weights under the attention they were not trained with",
+            claim="NSA-trained weights under dense attention stay close to dense training and "
+            "below NSA itself (Table 3: LongVideoBench 56.1, 59.4 with NSA).",
+        ),
         "latency": FindingEntry(
             where="videonsa.analysis.latency:Latency",
             title="Latency of the branches",
@@ -64,22 +81,6 @@ FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
             "(Fig. 6, without numbers).",
             asks=False,
         ),
-        "scaling": FindingEntry(
-            where="videonsa.analysis.scaling:Scaling",
-            title="Scaling: context, and tokens of a frame against frames",
-            what="accuracy and cost against context, beside dense attention and random blocks",
-            claim="Accuracy grows with context up to 128K on TimeScope and LongVideoBench and "
-            "peaks at 64K elsewhere; which tokens per frame are best depends on the task (Fig. 2, "
-            "Tables 20 to 27).",
-            tokens=4096,
-            clip_tokens=768,
-        ),
-        "selection": FindingEntry(
-            where="videonsa.analysis.selection:Selection",
-            title="What is selected",
-            what="which frames are selected, how far neighbours agree, and recall of the evidence",
-            claim="Selection keeps salient blocks; kernels count on neighbours that share them.",
-        ),
         "sinks": FindingEntry(
             where="videonsa.analysis.sinks:Sinks",
             title="Attention sinks",
@@ -87,12 +88,11 @@ FINDINGS: Mapping[str, FindingEntry] = MappingProxyType(
             claim="Sinks are 1.2 % of the keys in the compressed branch, 0.1 % in the selected, "
             "0.3 % in the window and 0.3 % together; in dense attention they grow with depth.",
         ),
-        "transfer": FindingEntry(
-            where="videonsa.analysis.transfer:Transfer",
-            title="Sparse-trained weights run dense, and the other way round",
-            what="accuracy of the weights under the attention they were not trained with",
-            claim="NSA-trained weights under dense attention stay close to dense training and "
-            "below NSA itself (Table 3: LongVideoBench 56.1, 59.4 with NSA).",
+        "selection": FindingEntry(
+            where="videonsa.analysis.selection:Selection",
+            title="What is selected",
+            what="which frames are selected, how far neighbours agree, and recall of the evidence",
+            claim="Selection keeps salient blocks; kernels count on neighbours that share them.",
         ),
     }
 )

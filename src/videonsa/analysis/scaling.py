@@ -9,6 +9,7 @@ from videonsa.analysis.asked import CLIPS, Asked, AskedFile, AskedSuite
 from videonsa.analysis.counted_keys import mean_keys
 from videonsa.analysis.finding import Finding, Measuring, Progress
 from videonsa.errors import UsageError
+from videonsa.evals.intervals import Interval
 from videonsa.models.methods import AttentionMethod
 from videonsa.models.methods.dense import Dense
 from videonsa.models.methods.nsa import NSA
@@ -100,6 +101,8 @@ class Scaling(Finding):
 
     def draw(self, figure: "Figure", look: "Look") -> None:
         """See `Finding`."""
+        from matplotlib.ticker import LogLocator
+
         right, seconds = figure.subplots(1, 2)
         first = self.points[0].compared
         known = first.arms[0].accuracy is not None
@@ -114,9 +117,9 @@ class Scaling(Finding):
                 beside = _BESIDE ** (place - 1)  # intervals do not lie on one another
                 tokens = [beside * point.compared.vision_tokens[1] for point in line]
                 values = [one.accuracy or one.agreement for one in arms]
-                _mark(right, tokens, [(100 * x.value, x.low, x.high) for x in values], style)
+                _mark(right, tokens, values, unit=100, **style)
                 times = [one.prefill_seconds for one in arms]
-                seconds.plot(tokens, [x.value for x in times], label=label, **style)
+                _mark(seconds, tokens, times, unit=1, label=label, **style)
         if known and first.guessing.chance is not None:
             chances = [100 * (x.compared.guessing.chance or 0) for x in self._lines()[0]]
             places = [float(x.compared.vision_tokens[1]) for x in self._lines()[0]]
@@ -135,6 +138,9 @@ class Scaling(Finding):
             axes.set_xticks(ticks, [f"{one:,}" for one in ticks])
             axes.set_xlabel("vision tokens of a video")
         seconds.set_yscale("log")
+        seconds.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        seconds.yaxis.set_major_formatter("{x:g}")
+        seconds.yaxis.set_minor_formatter("")
         seconds.legend(fontsize=8.5)
         right.set_ylabel("right answers, percent" if known else "same replies, percent")
         seconds.set_ylabel("seconds of a prefill")
@@ -244,15 +250,12 @@ def _point(
 
 
 def _mark(
-    axes: "Axes",
-    tokens: Sequence[float],
-    values: Sequence[tuple[float, float | None, float | None]],
-    style: dict[str, Any],
+    axes: "Axes", tokens: Sequence[float], values: Sequence[Interval], *, unit: float, **style: Any
 ) -> None:
-    axes.plot(tokens, [value for value, _, _ in values], linewidth=1.2, **style)
-    for x, (_, low, high) in zip(tokens, values, strict=True):
-        if low is not None and high is not None:
-            axes.vlines(x, 100 * low, 100 * high, color=style["color"], linewidth=1.2)
+    axes.plot(tokens, [unit * one.value for one in values], linewidth=1.2, **style)
+    for x, one in zip(tokens, values, strict=True):
+        if one.low is not None and one.high is not None:
+            axes.vlines(x, unit * one.low, unit * one.high, color=style["color"], linewidth=1.2)
 
 
 def _told_point(point: ScalingPoint) -> Iterator[str]:
@@ -277,15 +280,16 @@ def _told_trend(line: Sequence[ScalingPoint]) -> Iterator[str]:
     span = " to ".join(_span(*point.compared.vision_tokens) for point in (first, last))
     for place, (a, b) in enumerate(zip(first.compared.arms, last.compared.arms, strict=True)):
         short, long = first.keys[place], last.keys[place]
+        compressed = f" and {short.compressed:.0f} to {long.compressed:.0f} compressed ones"
+        compressed = compressed if long.compressed else ""
         cost = (
             f"{b.prefill_seconds.value / a.prefill_seconds.value:.1f} times the seconds "
             f"({a.prefill_seconds.value:.3g} to {b.prefill_seconds.value:.3g})"
         )
         yield (
             f"{a.label}, from {span} vision tokens: accuracy {_told_change(a, b)}; {cost}; "
-            f"{short.tokens:.0f} to {long.tokens:.0f} keys a vision token, and "
-            f"{short.compressed:.0f} to {long.compressed:.0f} compressed ones; {_share(a)} to "
-            f"{_share(b)} of dense attention."
+            f"{short.tokens:.0f} to {long.tokens:.0f} keys a vision token{compressed}; {_share(a)} "
+            f"to {_share(b)} of dense attention."
         )
 
 
