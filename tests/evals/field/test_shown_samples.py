@@ -129,7 +129,7 @@ def test_a_line_of_the_log_is_shown_whole(tmp_path):
         "           Which?",
         "frames     a.mp4: 2 frames at 8, 8.5 s",
         "answer     A",
-        "truth      0",
+        "truth      A (option 0)",
         "vision     a.mp4: 112x84, grid 1 x 6 x 8, 12 tokens, of which 6 are read, told to the "
         "model as 0 to 0.5 s",
         "tokens     6 of images and videos in a prompt of 2,034, 1,000 of them read for an earlier "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from videonsa.evals.field.sample_line import LineMessage, LinePart, LineVision, SampleLine
@@ -16,8 +17,9 @@ from videonsa.evals.field.shown import (
 
 Scores = Mapping[str, Sequence[ShownScore]]
 """By the text of a key."""
-_TRUTHS = ("answer", "ground_truth", "correct_choice")
-"""Fields of documents that hold what is right, in the data sets of the recipes."""
+_NUMBERED = ("answer", "correct_choice")
+"""Fields of documents that hold what is right; a whole number is that of an option, from 0."""
+_TRUTHS = (*_NUMBERED, "correct_answer", "ground_truth")
 
 
 def field_samples(folder: Path, scores: Scores) -> list[ShownSample]:
@@ -56,7 +58,13 @@ def _part(part: LinePart) -> ShownPart:
 
 
 def _truth(doc: Mapping[str, Any]) -> str | None:
-    return next((str(doc[name]) for name in _TRUTHS if name in doc), None)
+    name = next((name for name in _TRUTHS if name in doc), None)
+    if name is None:
+        return None
+    value = doc[name]
+    if name in _NUMBERED and type(value) is int and 0 <= value < len(ascii_uppercase):
+        return f"{ascii_uppercase[value]} (option {value})"
+    return str(value)
 
 
 def _facts(line: SampleLine) -> dict[str, str]:
