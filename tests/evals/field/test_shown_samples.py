@@ -11,12 +11,12 @@ from videonsa.evals.field.frame_pictures import Pictures, spread
 from videonsa.evals.field.sample_line import LineMessage, LinePart, LineVision, SampleLine
 from videonsa.evals.field.sample_log import sample_log
 from videonsa.evals.field.samples_page import samples_page
+from videonsa.evals.field.scoring.line_scores import LineScore
 from videonsa.evals.field.shown import (
     ShownFrames,
     ShownMessage,
     ShownPart,
     ShownSample,
-    ShownScore,
     Wanted,
     sample_text,
     seconds_text,
@@ -37,8 +37,8 @@ RIGHT = ShownSample(
     truth="A",
     answer="(A)",
     scores=(
-        ShownScore(scoring="paper", value=1.0, parse="A"),
-        ShownScore(scoring="lmms-0.7.3", value=1.0, parse="A"),
+        LineScore(scoring="paper", value=1.0, parse="A"),
+        LineScore(scoring="lmms-0.7.3", value=1.0, parse="A"),
     ),
     facts={"tokens": "12"},
 )

@@ -6,12 +6,13 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from videonsa.evals.field.frame_pictures import FramePicture, Pictures
+from videonsa.evals.field.scoring.line_scores import LineScore
 from videonsa.evals.field.shown import (
     ShownFrames,
     ShownMessage,
     ShownSample,
-    ShownScore,
     counted,
+    parse_text,
     seconds_text,
 )
 from videonsa.webpage import fill
@@ -133,16 +134,15 @@ def _frames(frames: ShownFrames, strip: _Strip | None) -> str:
     return f'<p class="medium">{escape(told)}</p>{pictures}'
 
 
-def _scores(scores: Sequence[ShownScore]) -> str:
+def _scores(scores: Sequence[LineScore]) -> str:
     if not scores:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{escape(one.scoring)}</th>'
-        f"<td>{'none' if one.value is None else f'{one.value:g}'}</td>"
-        f"<td>{'nothing' if one.parse is None else escape(one.parse)}</td></tr>"
+        f"<td>{'none' if one.value is None else f'{one.value:.4g}'}</td>"
+        f"<td>{escape(one.note or parse_text(one))}</td></tr>"
         for one in scores
     )
-    head = (
-        '<tr><th scope="col">Scoring</th><th scope="col">Score</th><th scope="col">Parsed</th></tr>'
-    )
-    return f'<div class="wide"><table>{head}{rows}</table></div>'
+    names = ("Scoring", "Score", "Read in the answer")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from videonsa.evals.field.scoring.line_scores import LineScore
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownPart:
@@ -32,17 +34,6 @@ class ShownFrames:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShownScore:
-    """What one scoring makes of an answer."""
-
-    scoring: str
-    value: float | None
-    """From 0 to 1; None where the scoring gives none."""
-    parse: str | None = None
-    """What it read in the answer; None: nothing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ShownSample:
     """One sample of a run."""
 
@@ -54,7 +45,7 @@ class ShownSample:
     answer: str | None = None
     failure: str | None = None
     """Why there is no answer."""
-    scores: tuple[ShownScore, ...] = ()
+    scores: tuple[LineScore, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     """What else is known, in words by name."""
 
@@ -164,11 +155,18 @@ def _part_text(part: ShownPart) -> str:
     return part.text if part.kind == "text" else f"<{part.kind} {part.text}>"
 
 
-def score_text(score: ShownScore) -> str:
+def score_text(score: LineScore) -> str:
     """Score and parse of a scoring in words."""
-    value = "no score" if score.value is None else f"{score.value:g}"
-    parse = "nothing was parsed" if score.parse is None else f"parsed {score.parse!r}"
-    return f"{value} by {score.scoring}, {parse}"
+    if score.value is None:
+        return f"none by {score.scoring}: {score.note}"
+    return f"{score.value:.4g} by {score.scoring}, {parse_text(score)}"
+
+
+def parse_text(score: LineScore) -> str:
+    """What a scoring took for the answer, in words."""
+    if score.parse is not None:
+        return f"parsed {score.parse!r}"
+    return "nothing was parsed" + (", and an option drawn" if score.drawn else "")
 
 
 MOST_SECONDS = 12

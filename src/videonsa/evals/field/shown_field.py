@@ -7,15 +7,15 @@ from typing import Any
 
 from videonsa.evals.field.sample_line import LineMessage, LinePart, LineVision, SampleLine
 from videonsa.evals.field.sample_log import read_samples
+from videonsa.evals.field.scoring.line_scores import LineScore
 from videonsa.evals.field.shown import (
     ShownFrames,
     ShownMessage,
     ShownPart,
     ShownSample,
-    ShownScore,
 )
 
-Scores = Mapping[str, Sequence[ShownScore]]
+Scores = Mapping[str, Sequence[LineScore]]
 """By the text of a key."""
 _NUMBERED = ("answer", "correct_choice")
 """Fields of documents that hold what is right; a whole number is that of an option, from 0."""
@@ -31,7 +31,7 @@ def field_samples(folder: Path, scores: Scores) -> list[ShownSample]:
     return [_shown(line, scores.get(line.key.text, ())) for line in read_samples(folder)]
 
 
-def _shown(line: SampleLine, scores: Sequence[ShownScore]) -> ShownSample:
+def _shown(line: SampleLine, scores: Sequence[LineScore]) -> ShownSample:
     return ShownSample(
         key=line.key.text,
         task=line.task,

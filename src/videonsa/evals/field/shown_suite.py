@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from videonsa.evals.field.shown import ShownMessage, ShownPart, ShownSample, ShownScore
+from videonsa.evals.field.scoring.line_scores import LineScore
+from videonsa.evals.field.shown import ShownMessage, ShownPart, ShownSample
 from videonsa.evals.tasks.suite.suite_line import SuiteLine, read_suite_lines
 
 
@@ -17,10 +18,10 @@ def suite_samples(folder: Path) -> list[ShownSample]:
 
 def _shown(line: SuiteLine) -> ShownSample:
     video = ShownPart(kind="video", text=f"rendered from seed {line.seed}, {line.condition}")
-    scores = [ShownScore(scoring="reply", value=float(line.right), parse=line.chosen)]
+    scores = [LineScore(scoring="reply", value=float(line.right), parse=line.chosen)]
     if line.likeliest is not None:
         right = float(line.likeliest == line.answer)
-        scores.append(ShownScore(scoring="likeliest option", value=right, parse=line.likeliest))
+        scores.append(LineScore(scoring="likeliest option", value=right, parse=line.likeliest))
     facts = {
         "tokens": f"{line.video_tokens:,} of the video in a prompt of {line.prompt_tokens:,}",
         "method": line.attention,
