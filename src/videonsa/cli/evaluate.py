@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from videonsa.cli import evaluate_show, values
+from videonsa.cli import evaluate_show, evaluate_table, values
 from videonsa.cli.common import (
     DEFAULT_MODEL,
     Commands,
@@ -57,6 +57,7 @@ def add_parser(commands: Commands) -> None:
     add_model_options(synthetic)
     _add_options(synthetic)
     evaluate_show.add_parser(what)
+    evaluate_table.add_parser(what)
 
 
 def _add_options(parser: LineParser) -> None:

@@ -58,7 +58,7 @@ class ShownSample:
     @property
     def disagrees(self) -> bool:
         """Whether the scorings differ in their score."""
-        return len({one.value for one in self.scores}) > 1
+        return len({one.value for one in self.scores if one.value is not None}) > 1
 
     @property
     def verdict(self) -> str:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from videonsa.errors import UsageError
 from videonsa.evals.field.sample_log import PATTERN
+from videonsa.evals.field.scored_run import SCORES, read_config, read_scores
+from videonsa.evals.field.scoring.line_scores import LineScore
 from videonsa.evals.field.shown import ShownSample
 from videonsa.evals.field.shown_field import field_samples
-from videonsa.evals.field.shown_suite import suite_samples
-from videonsa.evals.journal import SAMPLES, read_run
+from videonsa.evals.field.table import DEMONSTRATION, NOT_COMPARABLE
+from videonsa.evals.journal import RUN, SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,17 +36,27 @@ def read_shown_run(folder: Path) -> ShownRun:
 
 
 def _field_run(folder: Path) -> ShownRun:
-    config = (read_run(folder) or {"config": {}})["config"]
-    named = ", ".join(f"{name} {config[name]}" for name in _NAMED if config.get(name))
-    samples = field_samples(folder, {})
-    return ShownRun(title=named or folder.resolve().name, samples=tuple(samples))
-
-
-_NAMED = ("recipe", "model", "method")
-"""Of the options of a run, what a title says."""
+    """Also of a run that another program started or that is not scored yet."""
+    scores: dict[str, tuple[LineScore, ...]] = {}
+    title, notes = folder.resolve().name, []
+    if (folder / RUN).exists():
+        config = read_config(folder)
+        title = f"{config.benchmark}: {config.model} with {config.method}, recipe {config.recipe}"
+        notes += [f"Differs from the recipe: {one}." for one in config.differences]
+        if config.demonstration:
+            notes.append(f"{NOT_COMPARABLE}: {DEMONSTRATION}.")
+    if (folder / SCORES).exists():
+        scores = {one.key: one.scores for one in read_scores(folder).lines}
+    samples = tuple(field_samples(folder, scores))
+    unscored = sum(one.key not in scores for one in samples)
+    if unscored:
+        notes.append(f"{unscored} samples are not in {SCORES}: 'videonsa eval benchmark' scores.")
+    return ShownRun(title=title, samples=samples, notes=tuple(notes))
 
 
 def _suite_run(folder: Path) -> ShownRun:
+    from videonsa.evals.field.shown_suite import suite_samples  # which loads torch
+
     samples = suite_samples(folder)
     return ShownRun(
         title=f"Rendered videos: {folder.resolve().name}",

@@ -4,24 +4,20 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
 from typing import Any
 
 from videonsa.evals.field.paper import PaperRow, PaperTask, the_paper
+from videonsa.evals.field.scored_run import FieldScores, RunConfig, read_config, read_scores
+from videonsa.evals.field.scoring.rules import SCORINGS
+from videonsa.evals.field.scoring.totals import Total
 from videonsa.evals.markdown import table
 
 NOT_COMPARABLE = "NOT COMPARABLE"
-_PAPER_SCORING = "paper"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OurScore:
-    """What a scoring gives a run on a benchmark, percent, with its 95 % interval where known."""
-
-    scoring: str
-    value: float
-    low: float | None = None
-    high: float | None = None
+DEMONSTRATION = (
+    "the model is the embedded demonstration model, which knows rendered clips of coloured shapes "
+    "only"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,13 +37,17 @@ class OurResult:
     settings: PaperTask
     """Of the recipe, as far as the paper states them too."""
     changed: tuple[str, ...] = ()
-    """What differs from the recipe, a few words each."""
+    """What differs from the recipe, and what else has to be known to compare, a few words each."""
     samples: int
     failed: int = 0
     """Of the samples; they have no answer."""
-    scores: tuple[OurScore, ...]
-    prompt_tokens: tuple[int, ...] = ()
-    """Of each sample that was asked."""
+    answered: tuple[Total, ...]
+    """Of each scoring, over samples with an answer."""
+    all: tuple[Total, ...]
+    """A failure counts as wrong."""
+    median_tokens: int | None = None
+    """Of the prompts of answered samples."""
+    most_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,13 +72,50 @@ class Cell:
     differences: tuple[str, ...]
     """Settings that differ from the paper's, a few words each."""
     claimed_tokens: int | None
-    median_tokens: int | None
-    most_tokens: int | None
+    """Of a video, as the paper counts."""
 
     @property
     def name(self) -> str:
         """Of the benchmark."""
         return the_paper().tasks.get(self.ours.task, PaperTask(name=self.ours.task)).name
+
+
+def read_cell(folder: Path) -> Cell:
+    """A run of `eval benchmark` beside the paper.
+
+    Raises:
+        UsageError: the folder is no such run, or is not scored yet.
+    """
+    return compare(our_result(str(folder), read_config(folder), read_scores(folder)))
+
+
+def our_result(run: str, config: RunConfig, scores: FieldScores) -> OurResult:
+    """A run on its benchmark."""
+    recipe, tokens = config.asked, scores.prompt_tokens
+    limit = () if config.limit is None else (f"the first {config.limit} documents of a task",)
+    return OurResult(
+        run=run,
+        task=config.benchmark,
+        model=config.model,
+        demonstration=config.demonstration,
+        method=config.method,
+        parameters=config.method_parameters or {},
+        recipe=config.recipe,
+        settings=PaperTask(
+            name=config.benchmark,
+            tokens_a_frame=recipe.tokens_a_frame,
+            frames=recipe.max_frames,
+            fps=recipe.fps,
+            max_new_tokens=recipe.max_new_tokens,
+        ),
+        changed=(*config.differences, *limit, *recipe.notes, *scores.notes),
+        samples=scores.samples,
+        failed=scores.failed,
+        answered=scores.totals.answered,
+        all=scores.totals.all,
+        median_tokens=None if tokens is None else round(tokens.median),
+        most_tokens=None if tokens is None else round(tokens.most),
+    )
 
 
 def compare(ours: OurResult) -> Cell:
@@ -112,8 +149,6 @@ def compare(ours: OurResult) -> Cell:
             *ours.changed,
         ),
         claimed_tokens=None if stated is None else stated.claimed_tokens,
-        median_tokens=round(median(ours.prompt_tokens)) if ours.prompt_tokens else None,
-        most_tokens=max(ours.prompt_tokens, default=None),
     )
 
 
@@ -122,10 +157,7 @@ _BRANCHES = ("compressed", "selected", "window")
 
 def _not_comparable(ours: OurResult, weights: str | None) -> str | None:
     if ours.demonstration:
-        return (
-            "the model is the embedded demonstration model, which knows rendered clips of coloured "
-            "shapes only"
-        )
+        return DEMONSTRATION
     if weights is None:
         return f"the weights of {ours.model} are not the paper's"
     return None
@@ -166,11 +198,10 @@ def _settings_differ(ours: PaperTask, theirs: PaperTask | None) -> list[str]:
 
 def csv_table(cells: Sequence[Cell]) -> str:
     """A line for each of our results and each value of the paper for it."""
-    scorings = _scorings(cells)
     head = ["run", "model", "method", "recipe", "task", "not_comparable"]
     head += ["paper_table", "paper_row", "paper_value", "paper_contradictions"]
-    for name in scorings:
-        head += [f"{name}_{part}" for part in ("score", "low", "high")]
+    for name in SCORINGS:
+        head += [f"{name}_{part}" for part in ("score", "low", "high", "samples", "over_all")]
     head += ["samples", "failed", "differences"]
     head += ["claimed_tokens", "median_prompt_tokens", "most_prompt_tokens"]
     text = io.StringIO()
@@ -178,44 +209,35 @@ def csv_table(cells: Sequence[Cell]) -> str:
     writer.writerow(head)
     for cell in cells:
         for value in cell.paper or (None,):
-            writer.writerow(_csv_row(cell, value, scorings))
+            writer.writerow(_csv_row(cell, value))
     return text.getvalue()
 
 
-def _csv_row(cell: Cell, value: PaperCell | None, scorings: Sequence[str]) -> list[Any]:
+def _csv_row(cell: Cell, value: PaperCell | None) -> list[Any]:
     ours = cell.ours
-    scores = {one.scoring: one for one in ours.scores}
     row: list[Any] = [ours.run, ours.model, ours.method, ours.recipe, ours.task]
     row.append(cell.not_comparable)
-    row += (
-        [None] * 4
-        if value is None
-        else [value.table, value.row, value.value, " ".join(value.contradictions)]
-    )
-    for name in scorings:
-        one = scores.get(name)
-        row += [None] * 3 if one is None else [_places(x) for x in (one.value, one.low, one.high)]
+    if value is None:
+        row += [None] * 4
+    else:
+        row += [value.table, value.row, value.value, " ".join(value.contradictions)]
+    for one, every in zip(ours.answered, ours.all, strict=True):
+        row += map(_places, (one.value, one.low, one.high))
+        row += [one.samples, _places(every.value)]
     row += [ours.samples, ours.failed, "; ".join(cell.differences)]
-    return [*row, cell.claimed_tokens, cell.median_tokens, cell.most_tokens]
+    return [*row, cell.claimed_tokens, ours.median_tokens, ours.most_tokens]
 
 
 def _places(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def _scorings(cells: Sequence[Cell]) -> list[str]:
-    """All scorings, the paper's first."""
-    names = dict.fromkeys(one.scoring for cell in cells for one in cell.ours.scores)
-    return sorted(names, key=lambda name: name != _PAPER_SCORING)
-
-
 def markdown_table(cells: Sequence[Cell]) -> str:
     """The table, with what has to be known to read it above and its notes below."""
-    scorings = _scorings(cells)
     notes: dict[str, int] = {}
-    rows = [_row(cell, scorings, notes) for cell in cells]
+    rows = [_row(cell, notes) for cell in cells]
     head = ["benchmark", "run", "paper (table)"]
-    head += [f"ours, {name} scoring" for name in scorings]
+    head += [f"ours, {name} scoring" for name in SCORINGS]
     head += ["samples", "prompt tokens: median, most (claimed)", "settings that differ"]
     loud = dict.fromkeys(
         f"**{NOT_COMPARABLE}: {cell.ours.run}: {cell.not_comparable}.**\n"
@@ -243,9 +265,8 @@ _HOW_TO_READ = (
 )
 
 
-def _row(cell: Cell, scorings: Sequence[str], notes: dict[str, int]) -> list[str]:
+def _row(cell: Cell, notes: dict[str, int]) -> list[str]:
     ours = cell.ours
-    scores = {one.scoring: one for one in ours.scores}
     theirs = [_paper_text(value, notes) for value in cell.paper]
     failed = f" ({ours.failed} failed)" if ours.failed else ""
     loud = [f"**{NOT_COMPARABLE}**"] if cell.not_comparable else []
@@ -255,7 +276,10 @@ def _row(cell: Cell, scorings: Sequence[str], notes: dict[str, int]) -> list[str
             cell.name,
             f"{ours.run}: {ours.model}, {ours.method}",
             "<br>".join(theirs) or "not reported",
-            *(_score_text(scores.get(name)) for name in scorings),
+            *(
+                _score_text(ours, one, every)
+                for one, every in zip(ours.answered, ours.all, strict=True)
+            ),
             f"{ours.samples}{failed}",
             _tokens_text(cell),
             "<br>".join([*loud, f"recipe {ours.recipe}", *cell.differences]),
@@ -268,18 +292,25 @@ def _paper_text(value: PaperCell, notes: dict[str, int]) -> str:
     return f"{value.value:g} ({value.table}: {value.row}){numbers}"
 
 
-def _score_text(score: OurScore | None) -> str:
-    if score is None:
-        return "-"
-    known = score.low is not None and score.high is not None
-    return f"{score.value:.1f}" + (f" ({score.low:.1f}-{score.high:.1f})" if known else "")
+def _score_text(ours: OurResult, one: Total, every: Total) -> str:
+    """Over answered samples with the interval; over all where some failed."""
+    if one.value is None:
+        return "not scored"
+    told = f"{one.value:.1f}"
+    if one.low is not None and one.high is not None:
+        told += f" ({one.low:.1f}-{one.high:.1f})"
+    if one.samples != ours.samples - ours.failed:
+        told += f", {one.samples} scored"
+    if ours.failed and every.value is not None:
+        told += f"; over all {every.value:.1f}"
+    return told
 
 
 def _tokens_text(cell: Cell) -> str:
     claimed = "not stated" if cell.claimed_tokens is None else f"{cell.claimed_tokens:,}"
-    if cell.median_tokens is None:
+    if cell.ours.median_tokens is None:
         return f"- ({claimed})"
-    return f"{cell.median_tokens:,}, {cell.most_tokens:,} ({claimed})"
+    return f"{cell.ours.median_tokens:,}, {cell.ours.most_tokens:,} ({claimed})"
 
 
 def _all_values(cells: Sequence[Cell], notes: dict[str, int]) -> str:
