@@ -51,7 +51,7 @@ def test_the_table_has_the_papers_values_ours_and_what_differs(run, tmp_path, ca
     text = capsys.readouterr().out
     assert text.count("embedded demonstration model, which knows") == 1
     row = next(one for one in text.splitlines() if one.startswith("| TimeScope"))
-    assert "81 (1: Qwen2.5-VL-7B)" in row and "56.1" not in row
+    assert "81.0 (1: Qwen2.5-VL-7B)" in row and "56.1" not in row
     assert "| not scored | 3 (1 failed) | 300, 300 (131,072) | **NOT COMPARABLE**" in row
     assert "50.0 (0.0-100.0); over all 33.3" in row
     assert "frames 64 (paper: 2048)" in row and "max_frames 64 (recipe: 2048)" in row

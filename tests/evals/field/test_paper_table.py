@@ -116,6 +116,7 @@ def test_markdown_has_both_scorings_the_papers_first_and_numbers_contradictions(
     assert "83.7 (1: VideoNSA) [1]<br>82.7 (3: VideoNSA, one configuration) [2]" in row
     assert "\n1. Table 1's 83.7 is 40 blocks" in text
     assert "| 1 | LLaVA-Video-7B | 74.1 |" in text and "InternVL2.5-8B | 55.8" in text
+    assert "128K tokens | 81.0 |" in text and "64K tokens | 81.13 |" in text
 
 
 def test_csv_has_a_line_for_each_value_of_the_paper():

@@ -238,7 +238,7 @@ def markdown_table(cells: Sequence[Cell]) -> str:
     rows = [_row(cell, notes) for cell in cells]
     head = ["benchmark", "run", "paper (table)"]
     head += [f"ours, {name} scoring" for name in SCORINGS]
-    head += ["samples", "prompt tokens: median, most (claimed)", "settings that differ"]
+    head += ["samples", "prompt tokens: median, most (claimed)", "what differs or has to be known"]
     loud = dict.fromkeys(
         f"**{NOT_COMPARABLE}: {cell.ours.run}: {cell.not_comparable}.**\n"
         for cell in cells
@@ -289,7 +289,7 @@ def _row(cell: Cell, notes: dict[str, int]) -> list[str]:
 
 def _paper_text(value: PaperCell, notes: dict[str, int]) -> str:
     numbers = _numbers_text(value.contradictions, notes)
-    return f"{value.value:g} ({value.table}: {value.row}){numbers}"
+    return f"{_published(value.value)} ({value.table}: {value.row}){numbers}"
 
 
 def _score_text(ours: OurResult, one: Total, every: Total) -> str:
@@ -333,11 +333,17 @@ def _value_text(row: PaperRow, task: str, notes: dict[str, int]) -> str:
     if task not in row.values:
         return ""
     contradictions = the_paper().contradictions_of(task, row)
-    return f"{row.values[task]:g}" + _numbers_text(contradictions, notes)
+    return _published(row.values[task]) + _numbers_text(contradictions, notes)
+
+
+def _published(value: float) -> str:
+    """With the places that the paper gives it: one, in few cells two."""
+    return max(f"{value:.1f}", f"{value:g}", key=len)
 
 
 def _numbers_text(contradictions: Sequence[str], notes: dict[str, int]) -> str:
-    return "".join(f" [{notes.setdefault(one, len(notes) + 1)}]" for one in contradictions)
+    numbers = [notes.setdefault(one, len(notes) + 1) for one in contradictions]
+    return "".join(f" [{number}]" for number in sorted(numbers))
 
 
 def _safe(text: str) -> str:
