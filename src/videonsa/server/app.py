@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from videonsa import __version__
 from videonsa.errors import VideoNSAError
 from videonsa.server.api_key import ApiKey
 from videonsa.server.asked import Asked
@@ -19,17 +20,11 @@ from videonsa.server.errors import Gone, RefusedRequest, refusal
 from videonsa.server.files_api import add_file_routes
 from videonsa.server.front import Front, unless_gone
 from videonsa.server.jobs import Done, Piece
+from videonsa.server.openapi import BODY, REFUSALS, describe
 from videonsa.server.page import add_page_routes
 from videonsa.server.replies import LAST_EVENT, Reply, event, usage_dict
-from videonsa.server.schema import ChatRequest
 
 _log = logging.getLogger("videonsa.server")
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ChatRequest.model_json_schema()}},
-    }
-}
 Events = AsyncGenerator[Asked | Piece | Done]
 
 
@@ -41,7 +36,8 @@ def build_app(front: Front) -> FastAPI:
         yield
         await asyncio.to_thread(front.thread.stop)
 
-    app = FastAPI(title="videonsa", docs_url=None, redoc_url=None, lifespan=lifespan)
+    # FastAPI's pages load scripts from elsewhere, and its description lacks what it does not read.
+    app = FastAPI(title="videonsa", version=__version__, openapi_url=None, lifespan=lifespan)
     if front.settings.api_key is not None:
         app.add_middleware(ApiKey, key=front.settings.api_key)
     app.add_exception_handler(VideoNSAError, _told)
@@ -60,9 +56,13 @@ def build_app(front: Front) -> FastAPI:
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(front)]}
 
-    @app.post("/v1/chat/completions", openapi_extra=_BODY)
+    @app.post("/v1/chat/completions", openapi_extra=BODY, responses=REFUSALS)
     async def chat_completions(request: Request) -> Response:
         return await _chat(front, request)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> dict[str, Any]:
+        return describe(app)
 
     add_file_routes(app, front)
     add_page_routes(app, front)

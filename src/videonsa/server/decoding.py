@@ -6,6 +6,7 @@ what ends the process, or takes too long, is a `VideoError` too.
 
 import resource
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,9 @@ SECONDS = 60.0
 MOST_MEMORY = 6 * 2**30
 """Bytes that a process may take: what a file states can make a decoder ask for more."""
 BATCH_BYTES = 2**22
-"""Of frames that are sent together."""
+"""Of frames that are sent together, at most..."""
+BATCH_SECONDS = 0.2
+"""... and of decoding: who does not want the rest says so between two batches."""
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -147,11 +150,12 @@ def _decode(
             yield _Opened(stream.info, stream.plan, stream.notes)
             batch: list[SampledFrame] = []
             size = max(1, BATCH_BYTES // (3 * stream.plan.height * stream.plan.width))
+            sent = time.monotonic()
             for frame in stream.frames:
                 batch.append(frame)
-                if len(batch) == size:
+                if len(batch) == size or time.monotonic() - sent > BATCH_SECONDS:
                     yield batch
-                    batch = []
+                    batch, sent = [], time.monotonic()
             if batch:
                 yield batch
     except VideoNSAError as error:
