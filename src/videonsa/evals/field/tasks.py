@@ -17,7 +17,7 @@ from typing import Any
 
 from videonsa.env import has_judge_key
 from videonsa.errors import DataError, UsageError
-from videonsa.evals.field.fixtures.other_benchmarks import MVBENCH_FOLDERS
+from videonsa.evals.field.benchmarks import MVBENCH
 from videonsa.parsing import one_line
 
 LMMS_EVAL = "0.7.3"
@@ -45,7 +45,7 @@ FOLDERS: Mapping[str, str] = {
     "videomme_v2_reasoning": "videomme_v2",
     "lvbench": "lvbench",
     "mvbench": "mvbench",
-    **{f"mvbench_{subtask}": "mvbench" for subtask in MVBENCH_FOLDERS},
+    **dict.fromkeys(MVBENCH, "mvbench"),
 }
 """Of each listed task, its folder among the tasks of lmms-eval."""
 
