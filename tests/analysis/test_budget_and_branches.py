@@ -39,7 +39,7 @@ def test_points_are_compared_with_the_model_s_own_and_their_keys_are_counted():
     assert own.agreement.value == 1 and own.difference.value == 0
     assert wide.attention > 1 > own.attention  # selection and window both see everything
     assert finding_from(json.loads(json.dumps(found.to_json()))) == found
-    assert picture(found, LIGHT).startswith(b"\x89PNG")
+    assert b"The budget itself" in picture(found, LIGHT, kind="svg")
 
 
 def test_tasks_whose_gates_differ_are_told_apart_and_others_are_not():
