@@ -50,7 +50,7 @@ class Served:
 
 
 @contextmanager
-def running(qa, *, folder=None, keep=None, reader=None, **settings):
+def running(qa, *, folder=None, policy=None, fetcher=None, keep=None, reader=None, **settings):
     """A `Served` with these settings."""
     settings = {"model_name": "embedded", "system": DEFAULT_SYSTEM} | settings
     chosen = ServeSettings(**settings)
@@ -59,8 +59,8 @@ def running(qa, *, folder=None, keep=None, reader=None, **settings):
         qa, reader, keep or KeepSettings(device_bytes=10**8), most_together=chosen.most_together
     )
     with listen("127.0.0.1", 0) as listening, open_state(None) as state:
-        policy = MediaPolicy(folder=folder)
-        sources = MediaSources(policy, state=state, reader=reader)
+        policy = policy or MediaPolicy(folder=folder)
+        sources = MediaSources(policy, state=state, reader=reader, fetcher=fetcher)
         front = Front(qa, thread, chosen, sources=sources)
         server = make_server(front, stop_timeout=10)
         runner = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -104,7 +104,11 @@ def send_and_leave(port, body, *, key, wait):
     """Send a request, and close the connection: once bytes come, or once it is under way."""
     content = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {key}")
+        lines = (
+            "POST /v1/chat/completions HTTP/1.1",
+            "Host: 127.0.0.1",
+            f"Authorization: Bearer {key}",
+        )
         head = "\r\n".join((*lines, f"Content-Length: {len(content)}", "", ""))
         connection.sendall(head.encode() + content)
         if wait:

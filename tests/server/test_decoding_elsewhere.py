@@ -63,7 +63,7 @@ def test_a_stream_that_nobody_takes_frees_its_process(reader, clip):
 
 
 def test_a_process_that_is_killed_ends_one_stream_and_the_next_is_read(reader, clip):
-    stream = reader.open(clip, SamplingSpec(num_frames=4))
+    stream = reader.open(clip, SamplingSpec(num_frames=64))  # more than its pipe takes
     os.kill(reader._callers[0]._running._process.pid, signal.SIGKILL)
     with pytest.raises(VideoError, match=r"clip.mp4: the process that decodes it ended .*signal 9"):
         list(stream.frames)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from videonsa.server.settings import KeepSettings, ServeSettings
     from videonsa.server.state import StateFolder
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def add_parser(commands: Commands) -> None:
     """Register the command."""
@@ -213,14 +211,17 @@ def run(args: Namespace) -> int:
 
 
 def _settings(args: Namespace) -> "ServeSettings":
+    from videonsa.server.same_site import LOOPBACK
     from videonsa.server.settings import ServeSettings
     from videonsa.video.chat import DEFAULT_SYSTEM
 
-    if args.host not in _LOOPBACK and args.api_key_file is None:
+    is_local = args.host in LOOPBACK
+    if not is_local and args.api_key_file is None:
         report(f"warning    whoever reaches {args.host} may ask: --api-key-file FILE sets a key")
     return ServeSettings(
         model_name=args.served_name or args.model,
         system=DEFAULT_SYSTEM if args.system is None else args.system,
+        names=LOOPBACK if is_local and args.api_key_file is None else None,
         api_key=None if args.api_key_file is None else _first_line(args.api_key_file),
         most_requests=args.queue,
         most_together=args.together,

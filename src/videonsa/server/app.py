@@ -23,6 +23,7 @@ from videonsa.server.jobs import Done, Piece
 from videonsa.server.openapi import BODY, REFUSALS, describe
 from videonsa.server.page import add_page_routes
 from videonsa.server.replies import LAST_EVENT, Reply, event, usage_dict
+from videonsa.server.same_site import SameSite
 
 _log = logging.getLogger("videonsa.server")
 Events = AsyncGenerator[Asked | Piece | Done]
@@ -40,6 +41,7 @@ def build_app(front: Front) -> FastAPI:
     app = FastAPI(title="videonsa", version=__version__, openapi_url=None, lifespan=lifespan)
     if front.settings.api_key is not None:
         app.add_middleware(ApiKey, key=front.settings.api_key)
+    app.add_middleware(SameSite, names=front.settings.names)
     app.add_exception_handler(VideoNSAError, _told)
     app.add_exception_handler(HTTPException, _told_of_http)
     app.add_exception_handler(Exception, _told)

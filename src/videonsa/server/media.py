@@ -79,8 +79,8 @@ class MediaPolicy:
         """
         frames, pixels = info.num_frames or 0, info.width * info.height
         for found, most, unit in (
-            (info.duration, self.most_seconds, "s"),
             (frames, self.most_frames, "frames"),
+            (info.duration, self.most_seconds, "s"),
             (pixels, self.most_pixels, "pixels a picture"),
         ):
             if not found <= most:  # NaN too

@@ -14,6 +14,8 @@ class ServeSettings:
     """By which clients ask for the model."""
     system: str
     """The system message of requests without one."""
+    names: frozenset[str] | None = None
+    """By which clients may call the server, in the Host header; None: any."""
     api_key: str | None = None
     """That every request under /v1 has to bring; None: none has to."""
     most_requests: int = 64

@@ -60,7 +60,7 @@ class Uploads:
             most_bytes: of a file.
             budget: bytes of all files together.
         """
-        self._folder, self.most_bytes, self.budget = folder, most_bytes, budget
+        self.folder, self.most_bytes, self.budget = folder, most_bytes, budget
         self._lock = threading.Lock()
         self._receiving = 0
         self._files: dict[str, StoredFile] = {}
@@ -91,14 +91,14 @@ class Uploads:
 
     def path(self, stored: StoredFile) -> Path:
         """Where the content of a file is."""
-        return self._folder / stored.id / CONTENT
+        return self.folder / stored.id / CONTENT
 
     def delete(self, name: str) -> bool:
         """Remove a file. Returns whether there was one."""
         with self._lock:
             found = self._files.pop(name, None)
         if found is not None:
-            shutil.rmtree(self._folder / found.id, ignore_errors=True)
+            shutil.rmtree(self.folder / found.id, ignore_errors=True)
         return found is not None
 
     def receive(self) -> "Incoming":
@@ -111,7 +111,7 @@ class Uploads:
         with self._lock:
             if len(self._files) >= MOST_FILES:
                 raise self._full()
-        return Incoming(self, Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._folder)))
+        return Incoming(self, Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder)))
 
     def take(self, num_bytes: int) -> None:
         """Reserve room. RefusedRequest where there is none."""
@@ -122,7 +122,7 @@ class Uploads:
 
     def add(self, folder: Path, stored: StoredFile) -> None:
         """Put a file that was received whole to its place."""
-        folder.rename(self._folder / stored.id)
+        folder.rename(self.folder / stored.id)
         with self._lock:
             self._receiving -= stored.bytes
             self._files[stored.id] = stored
