@@ -12,6 +12,7 @@ from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.front import Front
 from videonsa.server.media import MediaSources
 from videonsa.server.multipart import FormWithFile
+from videonsa.server.openapi import REFUSALS
 from videonsa.server.uploads import Incoming, StoredFile, Uploads
 
 IDLE_SECONDS = 60.0
@@ -43,7 +44,7 @@ def add_file_routes(app: FastAPI, front: Front) -> None:
     """Let clients upload, list and delete files."""
     uploads = front.sources.uploads
 
-    @app.post("/v1/files", openapi_extra=_FORM)
+    @app.post("/v1/files", openapi_extra=_FORM, responses=REFUSALS)
     async def upload(request: Request) -> Response:
         try:
             with front.place():
@@ -52,7 +53,7 @@ def add_file_routes(app: FastAPI, front: Front) -> None:
             return Response(status_code=499)  # nobody reads it
         return JSONResponse(stored.to_json())
 
-    @app.get("/v1/files")
+    @app.get("/v1/files", responses=REFUSALS)
     async def list_files(
         after: str | None = None,
         limit: int = Query(MOST_LISTED, ge=1, le=MOST_LISTED),
@@ -65,16 +66,16 @@ def add_file_routes(app: FastAPI, front: Front) -> None:
         rest = found[places[0] + 1 :] if places else found
         return _listed(rest[:limit], has_more=len(rest) > limit)
 
-    @app.get("/v1/files/{name}")
+    @app.get("/v1/files/{name}", responses=REFUSALS)
     async def retrieve(name: str) -> dict[str, Any]:
         return _stored(uploads, name).to_json()
 
-    @app.get("/v1/files/{name}/content", response_class=FileResponse)
+    @app.get("/v1/files/{name}/content", response_class=FileResponse, responses=REFUSALS)
     async def content(name: str) -> Response:
         path = uploads.path(_stored(uploads, name))
         return FileResponse(path, media_type="application/octet-stream", headers=_NO_SNIFFING)
 
-    @app.delete("/v1/files/{name}")
+    @app.delete("/v1/files/{name}", responses=REFUSALS)
     async def delete(name: str) -> dict[str, Any]:
         await asyncio.to_thread(uploads.delete, _stored(uploads, name).id)
         return {"id": name, "object": "file", "deleted": True}

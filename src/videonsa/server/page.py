@@ -23,7 +23,8 @@ from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.front import Front, read_body
 from videonsa.server.jobs import Done
 from videonsa.server.media import RequestMedia
-from videonsa.server.schema import ChatRequest, PlanRequest, parse_body
+from videonsa.server.openapi import BODY, REFUSALS
+from videonsa.server.schema import PlanRequest, parse_body
 from videonsa.video.sampling import plan_sampling, sampling_notes, spread
 from videonsa.webpage import fill, script_json
 
@@ -31,6 +32,12 @@ TEMPLATE = "page.html"
 THUMBNAIL = 128
 """Pixels of the longer side."""
 _MOST_BODY = 2**16
+_PLAN_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": PlanRequest.model_json_schema()}},
+    }
+}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src data: blob:; media-src blob:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; "
@@ -48,7 +55,7 @@ def add_page_routes(app: FastAPI, front: Front) -> None:
     async def index() -> Response:
         return HTMLResponse(html, headers=_HEADERS)
 
-    @app.post("/v1/videonsa/plan", openapi_extra=_body(PlanRequest))
+    @app.post("/v1/videonsa/plan", openapi_extra=_PLAN_BODY, responses=REFUSALS)
     async def plan(request: Request) -> Response:
         try:
             with front.place():
@@ -57,7 +64,7 @@ def add_page_routes(app: FastAPI, front: Front) -> None:
         except Gone:
             return Response(status_code=499)  # nobody reads it
 
-    @app.post("/v1/videonsa/look", openapi_extra=_body(ChatRequest))
+    @app.post("/v1/videonsa/look", openapi_extra=BODY, responses=REFUSALS)
     async def look(request: Request) -> Response:
         return await _look(front, request)
 
@@ -138,8 +145,3 @@ def _seen(looks: Looks, done: Done) -> dict[str, Any]:
         "cached_tokens": done.cached_tokens,
         **page_data(found),
     }
-
-
-def _body(kind: type[ChatRequest] | type[PlanRequest]) -> dict[str, Any]:
-    schema = kind.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
