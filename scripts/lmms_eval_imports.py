@@ -1,6 +1,7 @@
 """Lists the task modules of lmms-eval that cannot be imported in this environment, and why.
 
 Run it with the Python of lmms-eval's environment: python scripts/lmms_eval_imports.py
+With --listed, it prints a table of the tasks that this project lists, and of these alone.
 """
 
 import contextlib
@@ -8,7 +9,10 @@ import importlib.util
 import io
 import os
 import re
+import sys
 from pathlib import Path
+
+from videonsa.evals.field.tasks import FOLDERS
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # what wants the network at import is listed as such
 os.environ.setdefault("HF_HOME", os.path.expanduser("~/.cache/huggingface"))  # wanted by some
@@ -39,10 +43,24 @@ def reason(path: Path) -> str | None:
     return None
 
 
+def print_listed(root: Path) -> None:
+    """Each listed task, and whether the modules of its folder can be imported."""
+    reasons = {
+        folder: [why for path in task_modules(root / folder) if (why := reason(path)) is not None]
+        for folder in sorted(set(FOLDERS.values()))
+    }
+    print("| task | imports |\n| --- | --- |")
+    for task, folder in FOLDERS.items():
+        print(f"| {task} | {'; '.join(reasons[folder]) or 'yes'} |")
+
+
 def main() -> None:
     """Try all."""
     spec = importlib.util.find_spec("lmms_eval.tasks")
     root = Path(spec.origin).parent
+    if "--listed" in sys.argv[1:]:
+        print_listed(root)
+        return
     modules = task_modules(root)
     failed = {path: why for path in modules if (why := reason(path)) is not None}
     for path, why in failed.items():

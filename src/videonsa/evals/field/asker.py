@@ -88,7 +88,7 @@ class FieldAsker:
     def _may_stand_beside(self, question: FieldQuestion) -> bool:
         """Tokens that are drawn would hang on the other questions; a likelihood is asked alone."""
         draws = (question.options.get("temperature") or 0.0) > 0
-        return question.request == "generate" and not draws
+        return question.request == "generate" and question.failure is None and not draws
 
     def _ask_batch(self, batch: Sequence[FieldQuestion]) -> Iterator[SampleLine]:
         if len(batch) > 1:
@@ -120,6 +120,8 @@ class FieldAsker:
 
     def _ask_one(self, question: FieldQuestion) -> SampleLine:
         begin = time.perf_counter()
+        if question.failure is not None:
+            return self._failed(question, question.failure)
         try:
             conversation = self._converse(question)
             if question.continuation is not None:

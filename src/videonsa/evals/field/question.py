@@ -28,15 +28,19 @@ class FieldQuestion:
     index: int = 0
     round: int = 0
     messages: Sequence[Message]
-    """The last is the user's."""
+    """The last is the user's; none where the task could not make them."""
     options: AnswerOptions = field(default_factory=AnswerOptions)
     """How tokens are chosen, and which texts end the answer."""
+    in_rounds: bool = False
+    """Whether it is one round of several."""
     continuation: str | None = None
     """A text that is weighed as the answer, in place of writing one."""
     doc: Mapping[str, Any] = field(default_factory=dict)
     """What the log keeps of the document."""
     notes: Sequence[str] = ()
     """What of the request was ignored or chosen, one line each."""
+    failure: str | None = None
+    """Why it cannot be asked, in one line."""
 
     @property
     def key(self) -> SampleKey:
@@ -48,7 +52,7 @@ class FieldQuestion:
         """What is asked for."""
         if self.continuation is not None:
             return "loglikelihood"
-        return "rounds" if self.round else "generate"
+        return "rounds" if self.in_rounds else "generate"
 
     def line_messages(self) -> tuple[LineMessage, ...]:
         """The prompt as the log keeps it."""

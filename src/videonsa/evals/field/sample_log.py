@@ -4,14 +4,24 @@ So a run resumes with any number of processes, and a process that is killed lose
 that it was writing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from videonsa.disk import sole_writer
 from videonsa.errors import UsageError
 from videonsa.evals.field.sample_line import SampleLine, parse_sample_line
-from videonsa.evals.journal import Journal, Key, appending, read_lines
+from videonsa.evals.journal import (
+    Journal,
+    Key,
+    appending,
+    check_same_run,
+    digest,
+    read_lines,
+    read_run,
+    write_run,
+)
 
 PATTERN = "samples-*.jsonl"
 
@@ -77,3 +87,26 @@ def _merged(lines: Iterable[SampleLine]) -> dict[Key, SampleLine]:
         if before is None or before.answer is None or line.answer is not None:
             merged[line.key] = line
     return merged
+
+
+@contextmanager
+def run_log(
+    folder: Path, *, process: int = 0, identity: Mapping[str, Any], machine: Mapping[str, Any]
+) -> Iterator[Journal[SampleLine]]:
+    """As `sample_log`, of a run whose options stand in `run.json`, which the first process writes.
+
+    Args:
+        folder: of the run.
+        process: number of this process.
+        identity: what all samples of the folder share.
+        machine: what the numbers hold for, as `run.json` keeps it.
+
+    Raises:
+        UsageError: the folder holds a run with other options; says the first that differs.
+    """
+    check_same_run(folder, identity)
+    with sample_log(folder, process=process) as journal:
+        if process == 0 and read_run(folder) is None:
+            facts = {"config": dict(identity), "digest": digest(identity), "machine": machine}
+            write_run(folder, facts)
+        yield journal
