@@ -31,8 +31,8 @@ def run(tmp_path):
     config = RunConfig(
         **{"benchmark": "timescope", "recipe": published.title, "settings": asdict(recipe)},
         **{"differences": differences(recipe, published), "settings_digest": recipe.digest},
-        **{"model": "embedded", "demonstration": True, "base": None, "revision": None},
-        **{"method": "dense", "method_parameters": None, "dtype": "float32", "limit": 3},
+        **{"model": "embedded", "demonstration": True},
+        **{"method": "dense", "method_parameters": None, "weights_dtype": "float32", "limit": 3},
         **{"batch_size": 1, "lmms_eval": "0.7.3"},
     )
     folder = tmp_path / "run"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from videonsa.cli import evaluate_show, evaluate_table, values
+from videonsa.cli import evaluate_benchmark, evaluate_show, evaluate_table, values
 from videonsa.cli.common import (
     DEFAULT_MODEL,
     Commands,
@@ -56,6 +56,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_model_options(synthetic)
     _add_options(synthetic)
+    evaluate_benchmark.add_parser(what)
     evaluate_show.add_parser(what)
     evaluate_table.add_parser(what)
 

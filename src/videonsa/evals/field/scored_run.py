@@ -25,7 +25,7 @@ _REMEDY = "run 'videonsa eval benchmark' with this --out again"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """What a run asks, as `run.json` keeps it."""
+    """What a run asks, as `run.json` keeps it beside what the plug-in states of the model."""
 
     benchmark: str
     recipe: str
@@ -38,11 +38,9 @@ class RunConfig:
     model: str
     demonstration: bool
     """Whether it is the embedded demonstration model."""
-    base: str | None
-    revision: str | None
     method: str
     method_parameters: dict[str, Any] | None
-    dtype: str
+    weights_dtype: str
     limit: int | None
     """Documents of each task, from the first; None is all."""
     batch_size: int
@@ -52,14 +50,6 @@ class RunConfig:
     def asked(self) -> Recipe:
         """The settings as a recipe."""
         return stated_recipe(self.settings)
-
-    def identity(self) -> dict[str, Any]:
-        """What all lines of a folder share; a run may go on with another limit or batch size."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {name: value for name, value in values.items() if name not in _MAY_CHANGE}
-
-
-_MAY_CHANGE = ("limit", "batch_size", "differences", "settings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +108,9 @@ def read_config(folder: Path) -> RunConfig:
     if run is None:
         raise UsageError(f"{folder} holds no {RUN}: want the --out of 'videonsa eval benchmark'")
     try:
-        config: RunConfig = typed(RunConfig, run["config"])
+        names = RunConfig.__dataclass_fields__
+        stated = {name: value for name, value in run["config"].items() if name in names}
+        config: RunConfig = typed(RunConfig, stated)
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"{folder / RUN} is of no run of a benchmark ({one_line(error)}): name another folder"
@@ -126,6 +118,12 @@ def read_config(folder: Path) -> RunConfig:
     if config.benchmark not in BENCHMARKS:
         raise UsageError(f"{folder / RUN} names the benchmark {config.benchmark!r}: {_REMEDY}")
     return config
+
+
+def find_config(folder: Path) -> RunConfig | None:
+    """As `read_config`; None of a folder without one, as lmms-eval by itself leaves behind."""
+    run = read_run(folder)
+    return None if run is None or "benchmark" not in run["config"] else read_config(folder)
 
 
 def read_scores(folder: Path) -> FieldScores:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from videonsa.errors import UsageError
 from videonsa.evals.field.sample_log import PATTERN
-from videonsa.evals.field.scored_run import SCORES, read_config, read_scores
+from videonsa.evals.field.scored_run import SCORES, find_config, read_scores
 from videonsa.evals.field.scoring.line_scores import LineScore
 from videonsa.evals.field.shown import ShownSample
 from videonsa.evals.field.shown_field import field_samples
 from videonsa.evals.field.table import DEMONSTRATION, NOT_COMPARABLE
-from videonsa.evals.journal import RUN, SAMPLES
+from videonsa.evals.journal import SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +39,8 @@ def _field_run(folder: Path) -> ShownRun:
     """Also of a run that another program started or that is not scored yet."""
     scores: dict[str, tuple[LineScore, ...]] = {}
     title, notes = folder.resolve().name, []
-    if (folder / RUN).exists():
-        config = read_config(folder)
+    config = find_config(folder)
+    if config is not None:
         title = f"{config.benchmark}: {config.model} with {config.method}, recipe {config.recipe}"
         notes += [f"Differs from the recipe: {one}." for one in config.differences]
         if config.demonstration:

@@ -166,6 +166,11 @@ class FieldTask:
         self._task = lmms_task
 
     @property
+    def lmms_task(self) -> Any:
+        """As lmms-eval asks it."""
+        return self._task
+
+    @property
     def split(self) -> str:
         """That is asked."""
         return str(self._task.config.test_split)
