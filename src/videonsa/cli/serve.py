@@ -196,6 +196,7 @@ def run(args: Namespace) -> int:
             reader.start()
             qa = load_model(args)
             qa.sampling = change_sampling(qa.sampling, **sampling_options(args))
+            _warm_up(qa)
             sources = MediaSources(policy, state=state, reader=reader)
             keep = _keep_settings(args, qa, state)
             thread = ModelThread(qa, reader, keep, most_together=args.together)
@@ -208,6 +209,19 @@ def run(args: Namespace) -> int:
                 signal.signal(number, lambda *_: None)
             server.run(sockets=[listening])
     return 0
+
+
+def _warm_up(qa: "VideoQA") -> None:
+    """Compile what questions will use: the first one is then as quick as the others."""
+    from videonsa.inference.warm_up import can_warm_up, warm_up
+
+    if can_warm_up(qa.model):
+        try:
+            done = warm_up(qa.model)
+        except UsageError as error:  # a GPU without the kernels answers without them
+            report(f"note       {error}")
+        else:
+            report(f"compiled   {done.kernels} kernels in {done.seconds:.1f} s")
 
 
 def _settings(args: Namespace) -> "ServeSettings":

@@ -88,9 +88,10 @@ class Front:
             self._check_model(asked.model)
             yield asked
             events: asyncio.Queue[Event] = asyncio.Queue()
-            job = await self._job(asked, _emitter(loop, events), recorder)
-            try:
+            with self.thread.coming():
+                job = await self._job(asked, _emitter(loop, events), recorder)
                 self.thread.submit(job)
+            try:
                 while done is None:
                     event = await self._next(events, deadline)
                     if isinstance(event, Failed):

@@ -7,9 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from videonsa.errors import BudgetError
 from videonsa.inference.answer import AnswerStream
@@ -27,6 +29,8 @@ from videonsa.video.chat import OPEN_TURN
 from videonsa.video.parts import SampledFrame, VideoStream
 from videonsa.video.sampling import SamplingSpec
 
+_AGAIN, _COMING = 0.01, 0.05
+"""Seconds that questions wait for others: after some went together, and for those on their way."""
 _SMOOTHING = 0.2
 """Weight of the last question in the mean time of a question."""
 
@@ -49,7 +53,7 @@ class ModelThread:
             keep: what is kept of them.
             most_together: questions about the same that are answered side by side.
         """
-        self._reader = reader
+        self._reader, self._device = reader, qa.model.device
         self._sessions = Sessions(qa, keep, read=self._open)
         # Of a method that reads all for every question, none go side by side.
         self._most_together = 1 if why_reread(qa.model.method) else most_together
@@ -57,6 +61,8 @@ class ModelThread:
         self._running: list[Job] = []
         self._changed = threading.Condition()
         self._stopping = False
+        self._num_coming = 0
+        self._were_together = False
         self.seconds_each = 0.0
         """Mean time of a question."""
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -81,6 +87,18 @@ class ModelThread:
         """Sessions that are kept in a tier, and their bytes."""
         return self._sessions.held(tier)
 
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """A question is about to be submitted: what it may go with waits a moment for it."""
+        with self._changed:
+            self._num_coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_coming -= 1
+                self._changed.notify_all()
+
     def submit(self, job: Job) -> None:
         """Let a question wait for its turn.
 
@@ -89,9 +107,10 @@ class ModelThread:
         """
         with self._changed:
             if self._stopping:
+                job.release()
                 raise RefusedRequest(503, "the server is stopping: ask another one", retry_after=5)
             self._waiting.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for the answer: its place is free at once, or after the next token."""
@@ -106,12 +125,16 @@ class ModelThread:
         """Take no more questions, answer those there are, and end the thread."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
         self._sessions.close()
         self._reader.close()
 
     def _run(self) -> None:
+        with on_device(self._device):
+            self._take_turns()
+
+    def _take_turns(self) -> None:
         while jobs := self._next():
             begin = time.perf_counter()
             try:
@@ -130,6 +153,7 @@ class ModelThread:
         """The question whose turn it is, and those that go with it; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
+            self._wait_for_more()
             if not self._waiting:
                 return []
             first = self._waiting[0]
@@ -137,7 +161,20 @@ class ModelThread:
             self._running = jobs[: self._most_together]
             for job in self._running:
                 self._waiting.remove(job)
+            self._were_together = len(self._running) > 1
             return self._running
+
+    def _wait_for_more(self) -> None:
+        """Let questions that are about to come go with those that wait.
+
+        Clients that were answered together ask again together, one shortly after the other; without
+        a moment's wait the first of them would be answered alone, and the others after it.
+        """
+        if self._most_together == 1 or self._stopping:
+            return
+        if self._were_together:
+            self._changed.wait_for(lambda: self._stopping, timeout=_AGAIN)
+        self._changed.wait_for(lambda: not self._num_coming or self._stopping, timeout=_COMING)
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         if all(job.cancelled.is_set() for job in jobs):
@@ -203,3 +240,8 @@ def _pieces(
     finally:
         for _, stream in running:
             stream.close()
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """What makes a GPU the current one of this thread; nothing for a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
