@@ -86,7 +86,7 @@ def bench_session(
         progress: told a line for each stage.
     """
     progress(f"random weights of the {request.model} model")
-    qa = _random_qa(request)
+    qa = random_qa(request.model, request.device)
     result: dict[str, Any] = {
         "format": FORMAT,
         "model": request.model,
@@ -120,17 +120,22 @@ def describe(stage: Stage) -> str:
     return f"{stage['name']}: {', '.join(parts)}"
 
 
-def _random_qa(request: SessionRequest) -> VideoQA:
-    """A model of random weights that reads the ids of the embedded model's tokenizer."""
+def random_qa(name: str, device: torch.device) -> VideoQA:
+    """A model of random weights that reads the ids of the embedded model's tokenizer.
+
+    Args:
+        name: of a shape in `MODELS`.
+        device: where it runs, in bfloat16 on a GPU, else in float32.
+    """
     tokenizer = load_tokenizer(locate_model(EMBEDDED))
     vocabulary = tokenizer.get_vocab()
     ids = {field: vocabulary[token] for token, field in SPECIAL_TOKENS.items() if field}
-    shape = MODELS[request.model]
+    shape = MODELS[name]
     vocab_size = max(shape.vocab_size, 1 + max(vocabulary.values()))
     shape = replace(shape, context=CONTEXT, vocab_size=vocab_size)
-    dtype = torch.bfloat16 if request.device.type == "cuda" else torch.float32
-    model = random_model(shape, device=request.device, dtype=dtype, ids=ids)
-    return VideoQA(model, tokenizer, name=request.model)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = random_model(shape, device=device, dtype=dtype, ids=ids)
+    return VideoQA(model, tokenizer, name=name)
 
 
 def _sampling(qa: VideoQA, request: SessionRequest) -> SamplingSpec:
