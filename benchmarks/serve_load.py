@@ -260,9 +260,9 @@ def measure(folder: Path, *, number: int, clients: int) -> dict[str, Any]:
         answering = body(questions[0], sent=False, further=False) | LONG_ANSWER
         found = {
             "in_an_answer": killed_clients(server, answering, after=0.02),
-            "while_a_video_is_read": killed_clients(server, long | {"fps": 1}, after=0.5),
+            "while_a_video_is_read": killed_clients(server, long, after=0.5),
         }
-        decoders = killed_decoders(server, questions[0], long | {"fps": 2})
+        decoders = killed_decoders(server, questions[0], long)
         end = server.memory()
     return {
         "requests": number,

@@ -320,6 +320,15 @@ def test_answers_side_by_side_come_as_they_are_written_and_one_that_is_left_stop
         left.finish()
 
 
+def test_a_step_of_a_stream_is_one_token_with_text_or_without(qa, clip_path):
+    session = qa.open(clip_path)
+    wanted = session.ask(QUESTIONS[0], fresh=True, max_new_tokens=6)
+    stream = session.ask(QUESTIONS[0], fresh=True, stream=True, max_new_tokens=6)
+    steps = list(iter(stream.step, None))
+    rest = len(steps) - wanted.new_tokens  # what is held back to the end has a step of its own
+    assert rest in (0, 1) and "".join(steps) == wanted.text == stream.answer.text
+
+
 def test_questions_side_by_side_follow_the_conversation(qa, clip_path):
     session = qa.open(clip_path)
     session.ask("What moves?", max_new_tokens=3)

@@ -77,10 +77,16 @@ class AnswerStream:
         self._iterator = self._run(tokens, pieces, stop_ids)
 
     def __iter__(self) -> Iterator[str]:
-        return self._iterator
+        return self
 
     def __next__(self) -> str:
-        return next(self._iterator)
+        while not (piece := next(self._iterator)):
+            pass
+        return piece
+
+    def step(self) -> str | None:
+        """The text that one more token brings, empty where it completes none; None at the end."""
+        return next(self._iterator, None)
 
     @property
     def answer(self) -> Answer:
@@ -114,9 +120,9 @@ class AnswerStream:
         strings = self._strings
         while strings.found is None and (token := _timed_next(tokens, seconds)) is not None:
             last = token
-            if token not in stop_ids and (piece := strings.push(pieces.push(token))):
-                text.append(piece)
-                yield piece
+            piece = "" if token in stop_ids else strings.push(pieces.push(token))
+            text.append(piece)
+            yield piece
         tokens.close()  # where a stop string was found, there are more
         if rest := strings.push(pieces.flush(), tokens=0) + strings.flush():
             text.append(rest)

@@ -232,8 +232,9 @@ def _pieces(
                 if job.cancelled.is_set():
                     stream.close()
                     running.remove(one)
-                elif (piece := next(stream, None)) is not None:
-                    job.emit(Piece(piece))
+                elif (piece := stream.step()) is not None:
+                    if piece:
+                        job.emit(Piece(piece))
                 else:
                     running.remove(one)
                     yield one
