@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hostile_files import avi, png, zip_bomb
@@ -278,3 +279,22 @@ def test_of_requests_whose_client_leaves_nothing_stays(served):
     assert wait_until(lambda: not any(list(folder.iterdir()) for folder in folders))
     assert wait_until(lambda: served.front.num_requests == 0)
     assert served.front.sources.uploads.num_bytes == 0
+
+
+def docs_table():
+    """All that is refused, as docs/serving.md shows it."""
+    found = {}
+    tables = {"": URLS | HEADERS, "uploaded: ": FORMS, "as a body: ": BODIES}
+    for kind, table in tables.items():
+        for name, (_, status, *code) in table.items():
+            found.setdefault((status, *code, None)[:2], []).append(kind + name)
+    rows = [
+        f"| {status}{f' `{code}`' if code else ''} | {'; '.join(names)} |"
+        for (status, code), names in sorted(found.items(), key=str)
+    ]
+    return "\n".join(("| status, code | what comes |", "| --- | --- |", *rows))
+
+
+def test_the_docs_show_this_table():
+    page = Path(__file__).parents[2] / "docs" / "serving.md"
+    assert docs_table() in page.read_text()
