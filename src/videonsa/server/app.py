@@ -35,7 +35,7 @@ def build_app(front: Front) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(front.thread.stop)
+        await asyncio.to_thread(front.stop)
 
     # FastAPI's pages load scripts from elsewhere, and its description lacks what it does not read.
     app = FastAPI(title="videonsa", version=__version__, openapi_url=None, lifespan=lifespan)

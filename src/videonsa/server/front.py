@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -44,6 +45,8 @@ class Front:
         self.thread, self.settings = thread, settings
         self.started = int(time.time())
         self.qa, self.sources = qa, sources
+        # Of their own: downloads may be slow, and what else the loop has threads do is not.
+        self._finders = ThreadPoolExecutor(settings.most_requests, thread_name_prefix="media")
         self._num_requests = 0
         self.metrics = Metrics(
             {
@@ -62,6 +65,11 @@ class Front:
     def num_requests(self) -> int:
         """Requests under way."""
         return self._num_requests
+
+    def stop(self) -> None:
+        """Take no more questions, and answer those there are."""
+        self.thread.stop()
+        self._finders.shutdown(wait=False)
 
     async def answer(
         self, request: Request, *, recorder: Recorder | None = None
@@ -148,7 +156,8 @@ class Front:
         self, asked: Asked, emit: Callable[[Event], None], recorder: Recorder | None
     ) -> Job:
         local = RequestMedia(self.sources)
-        finding = asyncio.ensure_future(asyncio.to_thread(self._find, asked, local))
+        loop = asyncio.get_running_loop()
+        finding = loop.run_in_executor(self._finders, self._find, asked, local)
         try:
             found = await asyncio.shield(finding)
         except BaseException:  # its thread may still write: what it leaves goes when it has ended
