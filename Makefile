@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check format lint types layers build results clean
+.PHONY: help install demo test lmms check format lint types layers build results clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ demo: $(RUNTIME) ## ask the embedded model seven questions about a rendered vide
 
 test: $(DEV) ## run the tests (CPU, two processes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+lmms: ## run tests_lmms in an environment of lmms-eval's own
+	scripts/lmms_eval_tests.sh
 
 check: lint types layers test build ## all that CI runs
 
