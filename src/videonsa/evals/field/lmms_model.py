@@ -128,18 +128,20 @@ class VideoNSAChat(lmms):  # type: ignore[misc]
             self.cache_hook.add_partial("generate_until", (context, asked), text)
         return results
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The loss of each text, and whether the model would write it.
 
         lmms-eval 0.7.3 takes the smallest value for the likeliest, whatever its interface says: so
-        this is the negative of the sum of log-probabilities.
+        this is the negative of the sum of log-probabilities. And it makes a string of a pair, which
+        its tasks then cannot take apart: so the pair stands where the text of an answer does.
         """
         results = []
         for _, line in self._answer(requests, self._weighed):
             if line is None or line.log_probability is None:
-                results.append((UNLIKELY, False))
+                weighed = UNLIKELY, False
             else:
-                results.append((-line.log_probability, bool(line.is_greedy)))
+                weighed = -line.log_probability, bool(line.is_greedy)
+            results.append(GenerationResult(text=weighed))
         return results
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
