@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,14 @@ def test_a_run_that_goes_on_equals_one_in_one_go_and_a_broken_video_fails_alone(
     assert run(whole, "--set", "max_new_tokens=4") == 2
     told = capsys.readouterr().err
     assert "holds a run with max_new_tokens 16 (now: 4): name another folder" in told
+
+
+def test_two_processes_give_the_scores_of_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(one) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = ["-m", "videonsa", "eval", "benchmark", "mlvu_test", "--out", str(two), *SMALL]
+    done = subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(two.glob("samples-*.jsonl"))) == 2
+    assert files(two) == files(one)

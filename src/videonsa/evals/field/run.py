@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonsa.env import num_processes
 from videonsa.errors import UsageError
 from videonsa.evals.field.asked_tasks import asked_tasks
 from videonsa.evals.field.benchmark_report import write_report
@@ -69,6 +70,7 @@ def run_benchmark(request: RunRequest, *, debug: bool = False) -> FieldScores | 
         VideoNSAError: as for `load`.
     """
     check_locks()
+    _join_processes()
     with lmms_eval_logs(shown=debug):
         tasks = asked_tasks(request.recipe)
         check_folder(request)
@@ -90,6 +92,18 @@ def check_locks() -> None:
             f"filelock {version('filelock')} is installed, and lmms-eval {LMMS_EVAL} wants an "
             "older one: pip install 'filelock<4'"
         )
+
+
+def _join_processes() -> None:
+    """Reading a task makes an `Accelerator` that takes each process on a CPU for the only one.
+
+    All in a process share the state of the first, so that this has to be it.
+    """
+    if num_processes() > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
 
 
 def check_folder(request: RunRequest) -> None:
