@@ -88,8 +88,8 @@ class Server:
 
 def _resident(process: int) -> int:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith("VmRSS:")]
-    return int(line.split()[1]) * 1024
+    found = [line for line in lines if line.startswith("VmRSS:")]
+    return sum(int(line.split()[1]) for line in found) * 1024  # one that was killed has none
 
 
 @contextmanager
