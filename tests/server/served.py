@@ -90,7 +90,7 @@ def chat(*parts, **more):
     return {"model": "embedded", "messages": [{"role": "user", "content": [*parts]}]} | more
 
 
-def wait_until(holds, seconds=1.0):
+def wait_until(holds, seconds=5.0):
     """Whether something comes to hold in so many seconds."""
     end = time.perf_counter() + seconds
     while not holds():
