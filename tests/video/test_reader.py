@@ -11,6 +11,7 @@ import torch
 import video_files as vf
 
 from videonsa.errors import UsageError, VideoError
+from videonsa.machine import usable_cores
 from videonsa.video import decode, reader
 from videonsa.video.decode import pick_frames, read_video, stream_video
 from videonsa.video.reader import VideoSource
@@ -164,7 +165,7 @@ def test_from_the_first_damaged_frame_on_a_file_in_one_go_has_one_thread(
         frames = [frame.rgb() for segment in layout.segments for frame in read(segment)]
         threads = read.__self__._opened()[1].codec_context.thread_count
     assert len(layout.segments) == 1
-    assert (threads == 1) == is_damaged
+    assert (threads == 1) == (is_damaged or usable_cores() == 1)
     same = [np.array_equal(a, b) for a, b in zip(frames, whole, strict=False)]
     assert sum(same) > 10 and all(same) != is_damaged
 

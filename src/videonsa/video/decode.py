@@ -123,7 +123,8 @@ def read_video(
 
     The frame taken for a target time is the one on screen then: the last that begins at or before
     it. What does not decode is left out, and `warnings` says so. The frames are the same whatever
-    the number of workers.
+    the number of workers. One exception: a damaged HEVC file that is read in one part. Its decoder
+    does not say which pictures are damaged, and several threads may not make them the same twice.
 
     Args:
         path: a video file, an image (one that is animated is a video), or a folder of images; or in
