@@ -1,0 +1,1 @@
+"""VideoNSA inside the engines of others."""

@@ -1,0 +1,1 @@
+"""VideoNSA in vLLM: `vllm serve FOLDER` where this package is installed beside vLLM."""

@@ -1,0 +1,133 @@
+"""Which requests of a vLLM step read vision tokens, and what the method prepares for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonsa.models.methods import AttentionMethod
+from videonsa.models.step import AttentionStep, StepTokens, build_step
+from videonsa.serving.vllm.marks import TEXT, frame_sizes, marks_of
+
+
+class RequestStep(NamedTuple):
+    """New tokens of one request, some of them vision."""
+
+    rows: slice
+    """Of the tokens of the step."""
+    pages: Tensor
+    """int `[n]`: its own, in order."""
+    num_tokens: int
+    """S: what it has read, these tokens too."""
+    step: AttentionStep
+
+
+@dataclass(frozen=True, slots=True)
+class SparseStep:
+    """A step of vLLM in which vision tokens are read."""
+
+    requests: tuple[RequestStep, ...]
+    rest: Tensor
+    """int64: the other requests, whose new tokens are all text."""
+    rest_rows: Tensor
+    """int64: their tokens."""
+    rest_metadata: Any
+    """What vLLM's kernels need for them alone."""
+
+
+def sparse_step(
+    method: AttentionMethod,
+    metadata: Any,
+    *,
+    marks: Tensor,
+    page: int,
+    positions: Tensor,
+    is_vision: Tensor,
+    metadata_of: Any,
+) -> SparseStep | None:
+    """What the layers need, worked out once; None in a step of text alone.
+
+    Args:
+        method: how vision tokens attend.
+        metadata: vLLM's, of any of its layers: they have the same requests and pages.
+        marks: of the cache, those of this step too.
+        page: tokens in one.
+        positions: int64 `[3, T]`.
+        is_vision: bool `[T]`, on the CPU.
+        metadata_of: makes vLLM's metadata of some of the requests.
+    """
+    if not bool(is_vision.any()):
+        return None
+    starts = metadata.query_start_loc.tolist()
+    lengths = metadata.seq_lens.tolist()
+    spans = [slice(*pair) for pair in zip(starts, starts[1:], strict=False)]
+    sparse = [number for number, rows in enumerate(spans) if bool(is_vision[rows].any())]
+    requests = tuple(
+        RequestStep(
+            rows=spans[number],
+            pages=metadata.block_table[number],
+            num_tokens=lengths[number],
+            step=build_step(
+                method,
+                _tokens(
+                    marks_of(marks, metadata.block_table[number], lengths[number], page),
+                    positions[:, spans[number]],
+                ),
+            ),
+        )
+        for number in sparse
+    )
+    rest = [number for number in range(len(spans)) if number not in sparse]
+    return SparseStep(
+        requests,
+        torch.tensor(rest, dtype=torch.int64, device=positions.device),
+        _rows_of(spans, rest).to(positions.device),
+        metadata_of(metadata, rest) if rest else None,
+    )
+
+
+def _tokens(marks: Tensor, positions: Tensor) -> StepTokens:
+    return StepTokens(
+        num_tokens=positions.shape[1],
+        has_vision=True,
+        vision_mask=(marks[:, 0] != TEXT)[None],
+        attention_mask=None,
+        position_ids=positions[:, None],
+        frame_sizes=lambda: frame_sizes(marks),
+        is_last=False,
+    )
+
+
+def _rows_of(spans: Sequence[slice], numbers: Sequence[int]) -> Tensor:
+    found = [torch.arange(spans[number].start, spans[number].stop) for number in numbers]
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def some_requests(metadata: Any, numbers: Sequence[int], **changes: Any) -> Any:
+    """vLLM's metadata of some requests, their new tokens put together.
+
+    Args:
+        metadata: of all.
+        numbers: of those wanted.
+        changes: further fields.
+    """
+    starts = metadata.query_start_loc.tolist()
+    spans = [slice(starts[number], starts[number + 1]) for number in numbers]
+    lengths = torch.tensor([span.stop - span.start for span in spans])
+    which = torch.tensor(numbers, device=metadata.seq_lens.device)
+    rows = _rows_of(spans, range(len(spans))).to(metadata.slot_mapping.device)
+    begins = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    seq_lens = metadata.seq_lens[which]
+    return replace(
+        metadata,
+        num_actual_tokens=int(lengths.sum()),
+        max_query_len=int(lengths.max()),
+        query_start_loc=begins.to(metadata.query_start_loc),
+        seq_lens=seq_lens,
+        max_seq_len=int(seq_lens.max()),
+        block_table=metadata.block_table[which],
+        slot_mapping=metadata.slot_mapping[rows],
+        **changes,
+    )
