@@ -41,6 +41,7 @@ with _errors_only("torchao", "torch.utils._pytree"):
     from transformers.modeling_outputs import CausalLMOutputWithPast
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
         Qwen2_5_VisionPatchEmbed,
+        Qwen2_5_VisionTransformerPretrainedModel,
         Qwen2_5_VLAttention,
         Qwen2_5_VLMLP,
         Qwen2_5_VLRMSNorm,
@@ -66,6 +67,7 @@ __all__ = [
     "Qwen2_5_VLRMSNorm",
     "Qwen2_5_VLVisionAttention",
     "Qwen2_5_VisionPatchEmbed",
+    "Qwen2_5_VisionTransformerPretrainedModel",
     "StaticCache",
     "StrictDataclassError",
     "apply_rotary_pos_emb_vision",

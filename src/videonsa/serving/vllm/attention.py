@@ -3,15 +3,17 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vllm import _custom_ops as ops
 from vllm import envs
 from vllm.model_executor.layers.attention.attention import (
     get_attention_context,
     unified_kv_cache_update,
 )
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import ColumnParallelLinear, ReplicatedLinear
-from vllm.model_executor.models.qwen2 import Qwen2Attention, Qwen2DecoderLayer
+from vllm.model_executor.models.qwen2 import Qwen2Attention, Qwen2DecoderLayer, Qwen2MLP
+from vllm.model_executor.models.utils import extract_layer_index
 
 from videonsa.models.gates import branch_gates
 from videonsa.models.methods import Attended
@@ -24,12 +26,10 @@ from videonsa.serving.vllm.sparse_step import RequestStep, SparseStep, some_requ
 class VideoNSAAttention(Qwen2Attention):  # type: ignore[misc]  # vLLM is not typed
     """Qwen2's attention with the gates of the three branches, where the model has them."""
 
-    layer_idx: int
-
-    def add_gates(self, layer_idx: int, *, has_gates: bool, prefix: str) -> None:
-        """Add the projections of the gates; heads are shared out like those of the queries."""
-        self.layer_idx = layer_idx
-        if has_gates:
+    def __init__(self, *, has_gates: bool, prefix: str, **options: Any) -> None:
+        super().__init__(prefix=prefix, **options)
+        self.layer_idx = extract_layer_index(prefix)
+        if has_gates:  # heads are shared out like those of the queries
             size, width = self.hidden_size, len(BRANCHES) * self.total_num_heads
             self.g_proj_1 = ReplicatedLinear(size, size, prefix=f"{prefix}.g_proj_1")
             self.g_proj_2 = ColumnParallelLinear(size, width, prefix=f"{prefix}.g_proj_2")
@@ -93,6 +93,32 @@ class VideoNSAAttention(Qwen2Attention):  # type: ignore[misc]  # vLLM is not ty
 
 class VideoNSADecoderLayer(Qwen2DecoderLayer):  # type: ignore[misc]
     """Qwen2's layer, which hands on what its attention has to know."""
+
+    def __init__(
+        self, config: Any, cache_config: Any = None, quant_config: Any = None, prefix: str = ""
+    ) -> None:
+        nn.Module.__init__(self)  # Qwen2's own would build its attention
+        self.hidden_size = config.hidden_size
+        self.self_attn = VideoNSAAttention(
+            has_gates=config.videonsa_gates,
+            prefix=f"{prefix}.self_attn",
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            max_position=config.max_position_embeddings,
+            rope_parameters=config.rope_parameters,
+            cache_config=cache_config,
+            quant_config=quant_config,
+        )
+        self.mlp = Qwen2MLP(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            hidden_act=config.hidden_act,
+            quant_config=quant_config,
+            prefix=f"{prefix}.mlp",
+        )
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
         self,

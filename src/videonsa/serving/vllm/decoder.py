@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.config import VllmConfig
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM, Qwen2Model
+from vllm.model_executor.models.utils import maybe_prefix
 
-from videonsa.serving.vllm.attention import VideoNSAAttention, VideoNSADecoderLayer
+from videonsa.serving.vllm.attention import VideoNSADecoderLayer
 from videonsa.serving.vllm.sparse_step import SparseStep
 
 
@@ -38,4 +41,18 @@ class VideoNSADecoder(Qwen2Model):  # type: ignore[misc]  # vLLM is not typed
 class VideoNSALanguageModel(Qwen2ForCausalLM):  # type: ignore[misc]
     """The decoder with its head."""
 
-    decoder_class = VideoNSADecoder
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        nn.Module.__init__(self)  # Qwen2's own would build its decoder
+        config = vllm_config.model_config.hf_config.get_text_config()
+        self.config, self.quant_config = config, vllm_config.quant_config
+        self.model = VideoNSADecoder(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
+        self.lm_head = ParallelLMHead(
+            config.vocab_size,
+            config.hidden_size,
+            quant_config=self.quant_config,
+            prefix=maybe_prefix(prefix, "lm_head"),
+        )
+        if config.tie_word_embeddings:
+            self.lm_head = self.lm_head.tie_weights(self.model.embed_tokens)
+        self.logits_processor = LogitsProcessor(config.vocab_size)
+        self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
