@@ -1,0 +1,44 @@
+"""vLLM with the plug-in answers as the engine does, however it cuts, mixes and caches prompts."""
+
+import pytest
+from conversations import Chat, check_same, image, mixed_chats, video
+
+from videonsa import load
+from videonsa.models.locate import EMBEDDED, locate_model
+
+
+@pytest.fixture(scope="module")
+def qa():
+    return load(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def llm():
+    """Steps of 64 tokens: every prompt is cut, and requests meet in steps."""
+    from vllm import LLM
+
+    return LLM(
+        str(locate_model(EMBEDDED)), enforce_eager=True, dtype="float32", max_model_len=2048,
+        max_num_batched_tokens=64, max_num_seqs=16, enable_prefix_caching=True,
+        limit_mm_per_prompt={"video": 4, "image": 4}, seed=0,
+    )  # fmt: skip
+
+
+def test_a_prompt_in_parts_is_the_prompt(llm, qa):
+    check_same(llm, qa, [Chat((video(0, 24), "What flashed?"))])
+
+
+def test_several_videos_and_images(llm, qa):
+    check_same(llm, qa, [Chat((video(1, 9), "and", image(2), "and", video(3, 12), "How many?"))])
+
+
+def test_64_mixed_requests_at_once(llm, qa):
+    found = check_same(llm, qa, mixed_chats(64))
+    assert sum(output.num_cached_tokens > 0 for output in found) > 10
+
+
+def test_a_hit_of_the_prefix_cache_inside_a_video(llm, qa):
+    shared = video(11, 30)
+    check_same(llm, qa, [Chat((shared, "How many?"))])
+    (found,) = check_same(llm, qa, [Chat((shared, "What happens in this video?"))])
+    assert found.num_cached_tokens >= 64
