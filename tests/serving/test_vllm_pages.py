@@ -4,10 +4,18 @@ import pytest
 import torch
 
 from videonsa.errors import UsageError
-from videonsa.serving.vllm.marks import frame_sizes, marks_of, new_marks, write_marks
+from videonsa.serving.vllm.marks import (
+    frame_sizes,
+    marks_of,
+    new_marks,
+    with_marks,
+    without_marks,
+    write_marks,
+)
 from videonsa.serving.vllm.pages import gather_of
 
 HEADS, WIDTH, PAGE, NUM_PAGES = 2, 8, 4, 6
+CPU = torch.device("cpu")
 
 
 def plain_page(cache, place, token, k, v):
@@ -45,43 +53,44 @@ def test_pages_of_an_unknown_backend_are_refused():
 
 
 def chat(*parts):
-    """Position ids `[3, T]` and which tokens are vision, of texts (a length) and grids (t, h, w)."""
-    ids, vision, start = [], [], 0
+    """Marks of texts (a length) and of images and videos (sizes of their frames)."""
+    found = []
     for part in parts:
-        if isinstance(part, int):
-            ids += [[start + i] * 3 for i in range(part)]
-            vision += [False] * part
-            start += part
-            continue
-        t, h, w = part
-        # Two frames may have the same temporal id.
-        ids += [[start + f // 2, start + y, start + x] for f in range(t) for y in range(h) for x in range(w)]  # fmt: skip
-        vision += [True] * (t * h * w)
-        start = max(max(one) for one in ids) + 1
-    return torch.tensor(ids).T, torch.tensor(vision)
+        text = isinstance(part, int)
+        features = torch.zeros(0 if text else sum(part), 3, dtype=torch.bfloat16)
+        found.append(new_marks(part, CPU) if text else without_marks(with_marks(features, part))[1])
+    return torch.cat(found)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, 9, 64])
-def test_frames_are_found_from_marks_wherever_steps_were_cut(cut):
-    positions, vision = chat(3, (3, 2, 2), 2, (1, 3, 1), 1, (4, 1, 1), 2)
-    num_tokens = len(vision)
+def test_frames_have_their_whole_size_wherever_steps_are_cut(cut):
+    new = chat(3, (4, 4, 4), 2, (3,), (1, 1), 1, (2,))
     pages = torch.tensor([7, 2, 9, 0, 4, 5, 1, 3])
-    marks = new_marks(10 * PAGE, torch.device("cpu"))
-    places = pages[torch.arange(num_tokens) // PAGE] * PAGE + torch.arange(num_tokens) % PAGE
-    for first in range(0, num_tokens, cut):
+    marks = new_marks(10 * PAGE, CPU)
+    places = pages[torch.arange(len(new)) // PAGE] * PAGE + torch.arange(len(new)) % PAGE
+    sizes, begins = [4, 4, 4, 3, 1, 1, 2], [3, 7, 11, 17, 20, 21, 23]
+    for first in range(0, len(new), cut):
         some = slice(first, first + cut)
-        write_marks(marks, places[some], positions[:, some], vision[some])
-        so_far = marks_of(marks, pages, min(first + cut, num_tokens), PAGE)
-        assert torch.equal(so_far[:, 0] >= 0, vision[: first + cut])
-        assert sum(frame_sizes(so_far)) == int(vision[: first + cut].sum())
-    assert frame_sizes(marks_of(marks, pages, num_tokens, PAGE)) == [4, 4, 4, 3, 1, 1, 1, 1]
+        write_marks(marks, places[some], new[some])
+        so_far = marks_of(marks, pages, min(first + cut, len(new)), PAGE)
+        assert torch.equal(so_far, new[: first + cut])
+        begun = [size for size, begin in zip(sizes, begins, strict=True) if begin < first + cut]
+        assert frame_sizes(so_far) == begun
+
+
+def test_marks_of_large_frames_survive_bfloat16():
+    for size in (255, 256, 257, 16_384):
+        features = torch.randn(size + 1, 3).bfloat16()
+        kept, marks = without_marks(with_marks(features, [size, 1]))
+        assert torch.equal(kept, features)
+        assert frame_sizes(marks) == [size, 1]
+        assert int((marks == 0).sum()) == size - 1
 
 
 def test_padding_marks_nothing_and_a_slot_forgets_what_it_held():
-    marks = new_marks(4, torch.device("cpu"))
-    positions = torch.tensor([[0, 1], [5, 6], [7, 8]])
-    write_marks(marks, torch.tensor([2, -1]), positions, torch.tensor([True, True]))
-    assert marks.tolist() == [[-1, -1], [-1, -1], [5, 7], [-1, -1]]
-    write_marks(marks, torch.tensor([2]), positions[:, :1], torch.tensor([False]))
+    marks = new_marks(4, CPU)
+    write_marks(marks, torch.tensor([2, -1]), torch.tensor([5, 7], dtype=torch.int32))
+    assert marks.tolist() == [-1, -1, 5, -1]
+    write_marks(marks, torch.tensor([2]), new_marks(1, CPU))
     assert (marks == -1).all()
     assert frame_sizes(marks) == []

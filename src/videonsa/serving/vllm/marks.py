@@ -1,38 +1,76 @@
-"""What later steps have to know of a token in vLLM's cache: whether it is vision, and of which frame.
+"""What later steps have to know of a token in vLLM's cache: whether it is vision, and its frame.
 
 vLLM tells a model which tokens of a step are vision, not which were in the steps before; after a
 prefix cache hit it was another request that read them. So each slot of the cache has a mark, written
-where the keys and values of the token are written, that lives as long as they do.
+where the keys and values of the token are written, that lives as long as they do. The first token of
+a frame is marked with the tokens of the whole frame, of which a step may read a part.
+
+Marks reach a step beside the features of an image or a video, in two more columns: vLLM cuts both
+where it cuts the prompt.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 TEXT = -1
-"""In place of row and column of a text token."""
+"""Of a text token."""
+INSIDE = 0
+"""Of a vision token that is not the first of its frame; that one has the size of the frame."""
+COLUMNS = 2
+"""Of a feature, for its mark: digits to a base that bfloat16 holds."""
+_BASE = 256
+MOST_TOKENS = _BASE**2 - 1
+"""Of a frame."""
+
+
+def with_marks(features: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Features of frames, each with its mark.
+
+    Args:
+        features: `[M, hidden]`.
+        sizes: tokens of each frame.
+
+    Returns:
+        `[M, hidden + 2]`.
+    """
+    marks = torch.cat([_begun(size) for size in sizes]).to(features.device)
+    digits = torch.stack([marks // _BASE, marks % _BASE], dim=1)
+    return torch.cat([features, digits.to(features.dtype)], dim=1)
+
+
+def _begun(size: int) -> Tensor:
+    marks = torch.full((size,), INSIDE, dtype=torch.int32)
+    marks[0] = size
+    return marks
+
+
+def without_marks(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features `[M, hidden]` and marks, int32 `[M]`, of features with marks."""
+    digits = features[:, -COLUMNS:].int()
+    return features[:, :-COLUMNS], digits[:, 0] * _BASE + digits[:, 1]
 
 
 def new_marks(num_slots: int, device: torch.device) -> Tensor:
-    """The marks of a cache: int32 `[slots, 2]`, row and column of position ids of vision tokens."""
-    return torch.full((num_slots, 2), TEXT, dtype=torch.int32, device=device)
+    """The marks of a cache, int32 `[slots]`."""
+    return torch.full((num_slots,), TEXT, dtype=torch.int32, device=device)
 
 
-def write_marks(marks: Tensor, slots: Tensor, positions: Tensor, is_vision: Tensor) -> None:
+def write_marks(marks: Tensor, slots: Tensor, new: Tensor) -> None:
     """Mark the tokens of a step.
 
     Args:
         marks: of the cache.
         slots: int64 `[T]`, where each token lies; negative ones are padding, of no slot.
-        positions: int64 `[3, T]` position ids: time, row, column.
-        is_vision: bool `[T]`.
+        new: int32 `[T]`, theirs.
     """
-    values = torch.where(is_vision[:, None], positions[1:].T, TEXT).to(marks.dtype)
     kept = slots >= 0
-    marks[slots[kept]] = values[kept]
+    marks[slots[kept]] = new[kept]
 
 
 def marks_of(marks: Tensor, pages: Tensor, num_tokens: int, page: int) -> Tensor:
-    """The marks of a request's first tokens, `[S, 2]`.
+    """The marks of a request's first tokens, `[S]`.
 
     Args:
         marks: of the cache.
@@ -41,22 +79,14 @@ def marks_of(marks: Tensor, pages: Tensor, num_tokens: int, page: int) -> Tensor
         page: tokens in one.
     """
     needed = pages[: -(-num_tokens // page)].long()
-    return marks.unflatten(0, (-1, page))[needed].flatten(0, 1)[:num_tokens]
+    return marks.unflatten(0, (-1, page))[needed].flatten()[:num_tokens]
 
 
 def frame_sizes(marks: Tensor) -> list[int]:
     """Vision tokens of each frame; the last one may still be arriving.
 
-    Rows and columns of a frame ascend in the order of its tokens, the first of the next frame
-    begins anew; between two images there is text.
-
     Args:
-        marks: `[S, 2]`, of a request.
+        marks: `[S]`, of a request.
     """
-    vision = marks[:, 0] != TEXT
-    row, column = marks.unbind(-1)
-    onward = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (column[1:] > column[:-1]))
-    begins = vision.clone()
-    begins[1:] &= ~(onward & vision[:-1])
-    number = begins.cumsum(0)[vision]
-    return number.bincount()[1:].tolist() if len(number) else []
+    sizes: list[int] = marks[marks > INSIDE].tolist()
+    return sizes

@@ -17,7 +17,7 @@ from videonsa.models.methods import AttentionMethod
 from videonsa.models.vision import replace_slow_parts
 from videonsa.serving.vllm.attention import metadata_of
 from videonsa.serving.vllm.decoder import VideoNSALanguageModel
-from videonsa.serving.vllm.marks import new_marks, write_marks
+from videonsa.serving.vllm.marks import TEXT, new_marks, with_marks, without_marks, write_marks
 from videonsa.serving.vllm.media import (
     KINDS,
     VideoNSADummyInputs,
@@ -70,8 +70,8 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
             )
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
         self._marks: Tensor | None = None
-        self._is_vision: Tensor | None = None
-        """From `embed_input_ids` to the `forward` that follows it."""
+        self._new_marks: Tensor | None = None
+        """int32 `[T]`, from `embed_input_ids` to the `forward` that follows it."""
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -85,13 +85,14 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
         return prompt_positions(input_tokens, mm_features, config=self.config, method=self.method)
 
     def embed_multimodal(self, **items: Any) -> list[Tensor]:
-        """Features of images and videos, `[M, hidden]` each."""
+        """Features of images and videos with their marks, `[M, hidden + 2]` each."""
         given = (frames for kind in KINDS for frames in items.get(f"{kind}_frames", ()))
         return [self._features(frames) for frames in given]
 
     def _features(self, frames: Tensor) -> Tensor:
-        parts = encode_frames(self.visual, self.config.vision_config, [frames])
-        return torch.cat([part.features for part in parts])
+        parts = list(encode_frames(self.visual, self.config.vision_config, [frames]))
+        sizes = [len(part.features) // part.grid[0] for part in parts for _ in range(part.grid[0])]
+        return with_marks(torch.cat([part.features for part in parts]), sizes)
 
     def embed_input_ids(
         self,
@@ -100,11 +101,16 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
         *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:
-        """Embedded ids with features in their places; remembers which tokens are vision."""
-        self._is_vision = is_multimodal
-        embeds: Tensor = super().embed_input_ids(
-            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
-        )
+        """Embedded ids with features in their places; remembers their marks."""
+        self._new_marks = None
+        if multimodal_embeddings is None or not len(multimodal_embeddings):
+            embeds: Tensor = super().embed_input_ids(input_ids)
+            return embeds
+        assert is_multimodal is not None, "vLLM gives it with embeddings"
+        features, marks = without_marks(torch.cat(list(multimodal_embeddings)))
+        self._new_marks = new_marks(len(input_ids), features.device)
+        self._new_marks[is_multimodal.to(features.device)] = marks
+        embeds = super().embed_input_ids(input_ids, [features], is_multimodal=is_multimodal)
         return embeds
 
     def forward(
@@ -125,7 +131,7 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
         return output
 
     def _sparse_step(self, positions: Tensor) -> SparseStep | None:
-        is_vision, self._is_vision = self._is_vision, None
+        new, self._new_marks = self._new_marks, None
         context = get_forward_context()
         if context.attn_metadata is None:  # vLLM measures memory
             return None
@@ -135,17 +141,16 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
         num_pages, page, num = len(layer.kv_cache), layer.kv_cache.shape[2], len(slots)
         if self._marks is None or len(self._marks) != num_pages * page:
             self._marks = new_marks(num_pages * page, slots.device)
-        if is_vision is None:
-            is_vision = torch.zeros(num, dtype=torch.bool)
-        is_vision, positions = is_vision[:num], positions[:, :num]
-        write_marks(self._marks, slots, positions, is_vision.to(slots.device))
+        if new is None:
+            new = new_marks(num, slots.device)
+        write_marks(self._marks, slots, new[:num])
         return sparse_step(
             self.method,
             metadata,
             marks=self._marks,
             page=page,
-            positions=positions,
-            is_vision=is_vision,
+            positions=positions[:, :num],
+            is_vision=(new[:num] != TEXT).cpu(),
             metadata_of=metadata_of(layer),
         )
 

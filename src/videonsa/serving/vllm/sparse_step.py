@@ -92,7 +92,7 @@ def _tokens(marks: Tensor, positions: Tensor) -> StepTokens:
     return StepTokens(
         num_tokens=positions.shape[1],
         has_vision=True,
-        vision_mask=(marks[:, 0] != TEXT)[None],
+        vision_mask=(marks != TEXT)[None],
         attention_mask=None,
         position_ids=positions[:, None],
         frame_sizes=lambda: frame_sizes(marks),
