@@ -1,10 +1,9 @@
 """vLLM with the plug-in answers as the engine does, however it cuts, mixes and caches prompts."""
 
 import pytest
-from conversations import Chat, check_same, image, mixed_chats, video
+from conversations import Chat, check_same, image, mixed_chats, start, video
 
 from videonsa import load
-from videonsa.models.locate import EMBEDDED, locate_model
 
 
 @pytest.fixture(scope="module")
@@ -15,13 +14,7 @@ def qa():
 @pytest.fixture(scope="module")
 def llm():
     """Steps of 64 tokens: every prompt is cut, and requests meet in steps."""
-    from vllm import LLM
-
-    return LLM(
-        str(locate_model(EMBEDDED)), enforce_eager=True, dtype="float32", max_model_len=2048,
-        max_num_batched_tokens=64, max_num_seqs=16, enable_prefix_caching=True,
-        limit_mm_per_prompt={"video": 4, "image": 4}, seed=0,
-    )  # fmt: skip
+    return start(max_num_batched_tokens=64)
 
 
 def test_a_prompt_in_parts_is_the_prompt(llm, qa):

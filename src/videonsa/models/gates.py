@@ -1,5 +1,7 @@
 """The gates that weigh the three branches of a vision row (paper section 2.3)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,12 @@ RELEASED_STD = 0.02
 
 
 def branch_gates(
-    hidden: Tensor, first: nn.Linear, second: nn.Linear, *, num_heads: int, temperature: float
+    hidden: Tensor,
+    first: Callable[[Tensor], Tensor],
+    second: Callable[[Tensor], Tensor],
+    *,
+    num_heads: int,
+    temperature: float,
 ) -> Tensor:
     """Gates of each row and head, sigmoid(MLP(x) / temperature).
 

@@ -1,5 +1,6 @@
 """One layer's attention in vLLM: vision tokens by the method, all others by vLLM's kernels."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,16 +20,20 @@ from videonsa.models.gates import branch_gates
 from videonsa.models.methods import Attended
 from videonsa.models.step import AttentionStep
 from videonsa.ops.spec import BRANCHES
+from videonsa.serving.vllm.checks import check_kernels
 from videonsa.serving.vllm.pages import gather_of
 from videonsa.serving.vllm.sparse_step import RequestStep, SparseStep, some_requests
+
+ON_CPU = "CPU_ATTN"
 
 
 class VideoNSAAttention(Qwen2Attention):  # type: ignore[misc]  # vLLM is not typed
     """Qwen2's attention with the gates of the three branches, where the model has them."""
 
-    def __init__(self, *, has_gates: bool, prefix: str, **options: Any) -> None:
+    def __init__(self, config: Any, *, has_gates: bool, prefix: str, **options: Any) -> None:
         super().__init__(prefix=prefix, **options)
-        self.layer_idx = extract_layer_index(prefix)
+        self.config, self.layer_idx = config, extract_layer_index(prefix)
+        check_kernels(self.attn.attn_backend.get_name(), _cpu_kernels(self.attn, options))
         if has_gates:  # heads are shared out like those of the queries
             size, width = self.hidden_size, len(BRANCHES) * self.total_num_heads
             self.g_proj_1 = ReplicatedLinear(size, size, prefix=f"{prefix}.g_proj_1")
@@ -60,8 +65,8 @@ class VideoNSAAttention(Qwen2Attention):  # type: ignore[misc]  # vLLM is not ty
         qkv, _ = self.qkv_proj(hidden_states)
         q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
         q, k = self.rotary_emb(positions, q, k)
-        heads = (x.reshape(len(x), -1, self.head_dim) for x in (q, k, v))
-        attended = self._attend(hidden_states, *heads, sparse)
+        q, k, v = (x.reshape(len(x), -1, self.head_dim) for x in (q, k, v))
+        attended = self._attend(hidden_states, q, k, v, sparse)
         output, _ = self.o_proj(attended.flatten(1))
         return output
 
@@ -87,8 +92,19 @@ class VideoNSAAttention(Qwen2Attention):  # type: ignore[misc]  # vLLM is not ty
         gather = gather_of(self.attn.attn_backend.get_name())
         k, v = gather(cache, request.pages, request.num_tokens)
         rows, step = request.rows, request.step
-        found = step.method.attend(self, hidden[None, rows], q[None, rows], k, v, step)  # type: ignore[arg-type]  # it has what methods use of a layer
+        found = step.method.attend(self, hidden[None, rows], q[None, rows], k, v, step)
         return (found.output if isinstance(found, Attended) else found)[0]
+
+
+def _cpu_kernels(attention: Any, options: Mapping[str, Any]) -> str | None:
+    """Which of its CPU kernels vLLM will choose; None on a GPU."""
+    if attention.attn_backend.get_name() != ON_CPU:
+        return None
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    page = options["cache_config"].block_size
+    isa: str = _get_attn_isa(torch.get_default_dtype(), page, attention.head_size)
+    return isa
 
 
 class VideoNSADecoderLayer(Qwen2DecoderLayer):  # type: ignore[misc]
@@ -100,6 +116,7 @@ class VideoNSADecoderLayer(Qwen2DecoderLayer):  # type: ignore[misc]
         nn.Module.__init__(self)  # Qwen2's own would build its attention
         self.hidden_size = config.hidden_size
         self.self_attn = VideoNSAAttention(
+            config,
             has_gates=config.videonsa_gates,
             prefix=f"{prefix}.self_attn",
             hidden_size=config.hidden_size,
@@ -139,7 +156,7 @@ class VideoNSADecoderLayer(Qwen2DecoderLayer):  # type: ignore[misc]
 
 def metadata_of(layer: Any) -> Any:
     """What makes vLLM's metadata of some requests, for the backend of a layer."""
-    if layer.attn_backend.get_name() != "CPU_ATTN":
+    if layer.attn_backend.get_name() != ON_CPU:  # FlashAttention
         return lambda metadata, numbers: some_requests(metadata, numbers, scheduler_metadata=None)
 
     def on_cpu(metadata: Any, numbers: list[int]) -> Any:

@@ -1,9 +1,9 @@
 """What later steps have to know of a token in vLLM's cache: whether it is vision, and its frame.
 
 vLLM tells a model which tokens of a step are vision, not which were in the steps before; after a
-prefix cache hit it was another request that read them. So each slot of the cache has a mark, written
-where the keys and values of the token are written, that lives as long as they do. The first token of
-a frame is marked with the tokens of the whole frame, of which a step may read a part.
+prefix cache hit it was another request that read them. So each slot of the cache has a mark, which
+is written where the keys and values of the token are, and lives as long as they do. The first token
+of a frame is marked with the tokens of the whole frame, of which a step may read a part.
 
 Marks reach a step beside the features of an image or a video, in two more columns: vLLM cuts both
 where it cuts the prompt.
@@ -79,7 +79,8 @@ def marks_of(marks: Tensor, pages: Tensor, num_tokens: int, page: int) -> Tensor
         page: tokens in one.
     """
     needed = pages[: -(-num_tokens // page)].long()
-    return marks.unflatten(0, (-1, page))[needed].flatten()[:num_tokens]
+    found: Tensor = marks.unflatten(0, (-1, page))[needed].flatten()[:num_tokens]
+    return found
 
 
 def frame_sizes(marks: Tensor) -> list[int]:

@@ -1,11 +1,13 @@
 """Images and videos of a request, sampled and resized as everywhere in this package."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
+from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import MultiModalDataParser
 from vllm.multimodal.processing import (
@@ -15,13 +17,18 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
+from videonsa.errors import UsageError
 from videonsa.models.shape import shape_of_config
 from videonsa.planning.defaults import change_sampling, default_sampling
+from videonsa.serving.vllm.loader import NAME, check_sampling
+from videonsa.serving.vllm.marks import MOST_TOKENS
 from videonsa.video.decode import VideoClip, read_video
 from videonsa.video.framelist import FrameList
 from videonsa.video.sampling import SamplingSpec
 
 KINDS = ("image", "video")
+_logger = init_logger(f"vllm.{NAME}")
+"""Under vLLM's own: others are not shown."""
 _SIDE = 56
 """Pixels a side of the pictures with which vLLM measures memory."""
 
@@ -80,11 +87,14 @@ class VideoNSAMediaProcessor(BaseMultiModalProcessor[VideoNSAProcessingInfo]):  
     def _call_hf_processor(
         self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, Any]
     ) -> BatchFeature:
-        spec = change_sampling(self.info.sampling(), **hf_kwargs)
+        spec = change_sampling(self.info.sampling(), **check_sampling(dict(hf_kwargs)))
         clips = {
             "image": [read_video(image, sampling=spec) for image in hf_data.get("images") or []],
             "video": [_clip_of(video, spec) for video in hf_data.get("videos") or []],
         }
+        for kind, some in clips.items():
+            for clip in some:
+                _tell(kind, clip)
         vision = self.info.get_hf_config().vision_config
         fields: dict[str, Any] = {}
         for kind in (kind for kind in KINDS if clips[kind]):
@@ -122,16 +132,43 @@ class VideoNSAMediaProcessor(BaseMultiModalProcessor[VideoNSAProcessingInfo]):  
 
 
 def _clip_of(video: tuple[Any, Mapping[str, Any]], spec: SamplingSpec) -> VideoClip:
-    """Of frames that a loader gave, with their seconds."""
-    frames, facts = video
-    return read_video(FrameList(frames, times=facts["times"]), sampling=spec)
+    """Of a file that our loader handed on, or of frames with their seconds.
+
+    Raises:
+        UsageError: frames of another loader, which chose them by rules of its own.
+    """
+    content, facts = video
+    if "sampling" in facts:
+        with tempfile.NamedTemporaryFile(prefix="videonsa-") as file:
+            file.write(content)
+            file.flush()
+            return read_video(file.name, sampling=change_sampling(spec, **facts["sampling"]))
+    if "times" in facts:
+        return read_video(FrameList(content, times=facts["times"]), sampling=spec)
+    raise UsageError(
+        f"a video read by {facts.get('video_backend', 'another loader')}, whose frames have no "
+        f'seconds: want --media-io-kwargs \'{{"video": {{"video_backend": "{NAME}"}}}}\''
+    )
+
+
+def _tell(kind: str, clip: VideoClip) -> None:
+    count, _, height, width = clip.frames.shape
+    seconds = f", {clip.times[0]:.2f} to {clip.times[-1]:.2f} s" if kind == "video" else ""
+    more = "".join(f"; {line}" for line in (*clip.notes, *clip.warnings))
+    _logger.info("%s: %d of %dx%d%s%s", kind, count, width, height, seconds, more)
 
 
 def _grid(clip: VideoClip, vision: Any) -> tuple[int, int, int]:
     height, width = clip.frames.shape[-2:]
     patches = -(-len(clip.frames) // vision.temporal_patch_size)
-    return patches, height // vision.patch_size, width // vision.patch_size
+    grid = patches, height // vision.patch_size, width // vision.patch_size
+    tokens = grid[1] * grid[2] // vision.spatial_merge_size**2
+    if tokens > MOST_TOKENS:
+        raise UsageError(
+            f"a frame of {tokens} tokens: want at most {MOST_TOKENS}, lower max_pixels"
+        )
+    return grid
 
 
 def _seconds(clip: VideoClip, vision: Any) -> torch.Tensor:
-    return torch.tensor(clip.times[:: vision.temporal_patch_size], dtype=torch.float64)
+    return torch.tensor(clip.position_times[:: vision.temporal_patch_size], dtype=torch.float64)

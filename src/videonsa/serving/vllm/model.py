@@ -13,9 +13,9 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from videonsa.models._hf import Qwen2_5_VisionTransformerPretrainedModel
 from videonsa.models.features import encode_frames
-from videonsa.models.methods import AttentionMethod
 from videonsa.models.vision import replace_slow_parts
 from videonsa.serving.vllm.attention import metadata_of
+from videonsa.serving.vllm.checks import check_engine, chosen_method
 from videonsa.serving.vllm.decoder import VideoNSALanguageModel
 from videonsa.serving.vllm.marks import TEXT, new_marks, with_marks, without_marks, write_marks
 from videonsa.serving.vllm.media import (
@@ -56,15 +56,16 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
-        self.config, self.method = config, config.method
-        self.method: AttentionMethod
-        with self._mark_tower_model(vllm_config, {"image", "video"}):
+        self.config = config
+        self.method = chosen_method(config, vllm_config.additional_config)
+        check_engine(vllm_config, self.method)
+        with self._mark_tower_model(vllm_config, {"image", "video"}):  # type: ignore[operator]  # of vLLM
             self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
                 config.vision_config, attn_implementation="sdpa"
             )
             replace_slow_parts(self.visual, config.vision_config)
         config.text_config.videonsa_gates = config.gates
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = VideoNSALanguageModel(
                 vllm_config=vllm_config, prefix=maybe_prefix(prefix, "language_model")
             )

@@ -1,7 +1,7 @@
 """Pages of vLLM's KV cache: what a request has in them, as one stretch.
 
-A layer's cache is `[pages, H, page, 2 * D]`, in whatever order of memory. vLLM calls a page a block;
-here a block is what NSA selects.
+A layer's cache is `[pages, H, page, 2 * D]`, in whatever order of memory. What vLLM calls a block
+is a page here: a block is what NSA selects.
 """
 
 from collections.abc import Callable, Mapping

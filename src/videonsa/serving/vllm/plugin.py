@@ -2,10 +2,11 @@
 
 
 def register() -> None:
-    """Make the model known to vLLM, by name, and its config to transformers."""
+    """Make the model and the video loader known to vLLM, and the config to transformers."""
     from vllm import ModelRegistry
 
     from videonsa.models.checkpoints.registration import register as register_config
+    from videonsa.serving.vllm import loader  # noqa: F401  # registers itself
 
     register_config()
     ModelRegistry.register_model(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ def sparse_step(
         return None
     starts = metadata.query_start_loc.tolist()
     lengths = metadata.seq_lens.tolist()
-    spans = [slice(*pair) for pair in zip(starts, starts[1:], strict=False)]
+    spans = [slice(*pair) for pair in pairwise(starts)]
     sparse = [number for number, rows in enumerate(spans) if bool(is_vision[rows].any())]
     requests = tuple(
         RequestStep(
@@ -106,7 +107,7 @@ def _rows_of(spans: Sequence[slice], numbers: Sequence[int]) -> Tensor:
 
 
 def some_requests(metadata: Any, numbers: Sequence[int], **changes: Any) -> Any:
-    """vLLM's metadata of some requests, their new tokens put together.
+    """Metadata of some requests, as vLLM would make it of these alone.
 
     Args:
         metadata: of all.
