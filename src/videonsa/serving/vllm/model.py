@@ -61,7 +61,9 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
         check_engine(vllm_config, self.method)
         with self._mark_tower_model(vllm_config, {"image", "video"}):  # type: ignore[operator]  # of vLLM
             self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
-                config.vision_config, attn_implementation="sdpa"
+                config.vision_config,
+                attn_implementation="sdpa",
+                dtype=vllm_config.model_config.dtype,  # the config may state another
             )
             replace_slow_parts(self.visual, config.vision_config)
         config.text_config.videonsa_gates = config.gates
