@@ -265,7 +265,7 @@ def test_a_name_that_would_be_a_header_is_none(served):
 def test_of_requests_whose_client_leaves_nothing_stays(served):
     url = {"type": "video_url", "video_url": {"url": data(avi(3))}}
     body = chat(url, text("What?"), stream=True, max_tokens=1000)
-    send_and_leave(served.port, body, key=KEY, wait=True)
+    send_and_leave(served.port, body, key=KEY)
     content = form(bytes(MOST_BYTES // 2))
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         head = (

@@ -88,7 +88,7 @@ class Gate(ReadHere):
         self.is_open = threading.Event()
 
     def open(self, media, sampling):
-        assert self.is_open.wait(10)
+        assert self.is_open.wait(60)
         return super().open(media, sampling)
 
 
