@@ -49,6 +49,13 @@ SANE: dict[tuple[str, ...], tuple[str, ...]] = {
     ("train",): (*TRAIN[1:], "--show"),
 }
 """What is quick and goes well, of every command; new commands get nothing."""
+ANALYSIS = (
+    *("--model", "tiny", "--suite", "1", "--kinds", "needle", "--videos", "1"),
+    *("--length", "64", "--frame-size", "28", "--out", "found"),
+)
+"""Of every `analyze`."""
+SERVES = ("serve",)
+"""Runs until it is stopped: hostile requests to it are in tests/server."""
 DEAR = {("bench", "prefill"), ("bench", "train"), ("data", "build"), ("eval", "synthetic")}
 """Commands that take long where they go well: met less often."""
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "HF_HOME")
@@ -89,11 +96,12 @@ def leaves(parser: LineParser, words: tuple[str, ...] = ()) -> Iterator[tuple[tu
 def _command(rng: Random, case: Case, samples: Path, folder: Path) -> None:
     """A command line: options of the parser with hostile values, words changed, taken, doubled."""
     commands = dict(leaves(build_parser()))
+    del commands[SERVES]
     weights = [1 if words in DEAR else 4 for words in commands]
     words = rng.choices(list(commands), weights)[0]
     more = ("data",) if words[0] in ("data", "train") else ()
     copy_samples(samples, folder, (*ODD, "tiny", *more))
-    line = list(SANE.get(words, ()))
+    line = list(ANALYSIS if words[0] == "analyze" else SANE.get(words, ()))
     options = [action for action in commands[words]._actions if action.option_strings]
     for _ in range(rng.choices((0, 1, 2, 3), (1, 8, 4, 2))[0]):
         kind = rng.randrange(10)

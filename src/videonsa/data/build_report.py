@@ -275,7 +275,7 @@ def _draw_frames(axes: Any, report: Report) -> None:
         axes.axvline(limit, color="black", linewidth=1, linestyle="--")
     beyond = " (last bar: and more)" if report.frames and max(report.frames) > end else ""
     axes.set(xlabel=f"sampled frames{beyond}", ylabel="rows", title="Frames of readable rows")
-    axes.legend()
+    axes.legend(loc="upper right")  # to find the best place may take seconds
 
 
 def _draw_tokens(axes: Any, report: Report) -> None:
