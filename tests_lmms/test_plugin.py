@@ -235,5 +235,11 @@ def test_arguments_and_logs_of_another_kind_are_refused_in_one_line(tasks, tmp_p
             model.create_from_arg_string(given)
         assert "\n" not in str(error.value)
     evaluate(tasks, tmp_path / "log")
-    with pytest.raises(UsageError, match="holds a run with max_num_frames=None, not 4"):
-        evaluate(tasks, tmp_path / "log", more=",max_num_frames=4")
+    for more, told in (
+        (",max_num_frames=4", "max_num_frames=None, not 4"),
+        (',method="nsa:window_size=8"', r"method_parameters\.window_size=16, not 8"),
+    ):
+        with pytest.raises(UsageError, match=f"holds a run with {told}"):
+            evaluate(tasks, tmp_path / "log", more=more)
+    with pytest.raises(UsageError, match="tiny/test/0 asked with max_new_tokens 6, not 4"):
+        evaluate(tasks, tmp_path / "log", gen_kwargs="max_new_tokens=4")

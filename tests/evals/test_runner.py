@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from videonsa.errors import BudgetError, UsageError, VideoError, VideoNSAError
-from videonsa.evals.journal import RUN, SAMPLES, read_lines
+from videonsa.evals.journal import RUN, SAMPLES, check_same_run, read_lines, write_run
 from videonsa.evals.runner import run_task
 from videonsa.parsing import typed
 
@@ -131,6 +131,21 @@ def test_more_samples_are_the_same_run_and_another_identity_is_refused(tmp_path:
     assert len(run(Adding(3, add), tmp_path)) == 9
     with pytest.raises(UsageError, match="holds a run with base=10, not 2"):
         run(Adding(3, add, base=2), tmp_path)
+
+
+def test_of_options_inside_an_option_the_one_that_differs_is_named(tmp_path: Path) -> None:
+    def options(**given: int) -> dict[str, object]:
+        return {"method": "nsa", "parameters": given or None}
+
+    write_run(tmp_path, {"config": options(block_size=64, window_size=256)})
+    check_same_run(tmp_path, options(block_size=64, window_size=256))
+    for now, told in (
+        (options(block_size=64, window_size=16), r"parameters\.window_size=256, not 16"),
+        (options(block_size=64), r"parameters\.window_size=256, not None"),
+        (options(), r"parameters=\{.*\}, not None"),
+    ):
+        with pytest.raises(UsageError, match=f"holds a run with {told}"):
+            check_same_run(tmp_path, now)
 
 
 def test_a_line_of_another_task_is_refused_with_its_number(tmp_path: Path) -> None:

@@ -140,13 +140,24 @@ def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
                 f"{folder} holds {SAMPLES} without {RUN}: name another folder with --out"
             )
         return
-    for name, now in identity.items():
-        was = before["config"].get(name)
-        if was != now:
-            raise UsageError(
-                f"{folder} holds a run with {name}={was!r}, not {now!r}: name another folder with "
-                "--out, or give the options of that run"
-            )
+    for name, was, now in _differences(before["config"], identity):
+        raise UsageError(
+            f"{folder} holds a run with {name}={was!r}, not {now!r}: name another folder with "
+            "--out, or give the options of that run"
+        )
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Names, also inside of values that are mappings, with what was and what is."""
+    for name, value in now.items():
+        was = before.get(name)
+        if isinstance(was, Mapping) and isinstance(value, Mapping):
+            both = {**dict.fromkeys(was), **value}
+            yield from ((f"{name}.{one}", *rest) for one, *rest in _differences(was, both))
+        elif was != value:
+            yield name, was, value
 
 
 def digest(identity: Mapping[str, Any]) -> str:

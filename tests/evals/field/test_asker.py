@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import videonsa
 from videonsa.data.isolated import CallFailed, IsolatedCaller
 from videonsa.errors import VideoError
 from videonsa.evals.field.asker import FieldAsker
-from videonsa.evals.field.question import FieldQuestion
+from videonsa.evals.field.question import FieldQuestion, otherwise_asked
 from videonsa.evals.field.sample_line import parse_sample_line
 from videonsa.inference.context import Context
 from videonsa.inference.messages import ImagePart, Message, VideoPart, session_for
@@ -147,9 +147,31 @@ def test_questions_about_a_video_share_a_session_and_stand_side_by_side(qa, clip
     one_by_one, beside = asked(qa, questions), asked(qa, questions, batch_size=2)
     for lines in (one_by_one, beside):
         assert [line.without_costs() for line in lines] == [line.without_costs() for line in alone]
-    assert [line.cached_tokens > 24 for line in one_by_one] == [True] * 4
-    assert one_by_one[0].cached_tokens == alone[0].cached_tokens
+    for lines in (one_by_one, beside):  # the first question about a video finds nothing read
+        assert [line.cached_tokens > 24 for line in lines] == [False, True, True, False]
+    assert all(line.cached_tokens == 0 for line in alone)
     assert len({line.seconds for line in beside[:2]}) == 1  # they share it
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"options": {"max_new_tokens": 4, "temperature": 0.0}}, "max_new_tokens 3, not 4"),
+        ({"options": {"max_new_tokens": 3, "temperature": 0.0, "stop": ("x",)}}, "stop [], not"),
+        ({"continuation": "red"}, "request generate, not loglikelihood"),
+        ({"messages": [Message("user", ["What?"])]}, "another prompt"),
+    ],
+)
+def test_an_answer_in_the_log_is_one_to_the_question_that_was_asked(qa, clips, changes, told):
+    one = question(0, clips / "a.mp4", "What?")
+    (line,) = asked(qa, [one])
+    found = otherwise_asked(
+        parse_sample_line(json.loads(json.dumps(asdict(line)))), replace(one, **changes)
+    )
+    assert found == told if told is None else found.startswith(told)
+    failed = replace(line, answer=None, failure="no such file")
+    assert otherwise_asked(failed, replace(one, **changes)) is None
 
 
 def test_a_likelihood_is_that_of_the_whole_text(qa, clips):

@@ -71,6 +71,10 @@ def test_a_system_prompt_may_lie_in_a_file(tmp_path):
     (tmp_path / "prompt.txt").write_text("Be brief.\n")
     assert ModelArgs(system_prompt=str(tmp_path / "prompt.txt")).system() == "Be brief."
     assert ModelArgs(system_prompt="Be exact.").system() == "Be exact."
+    long = "Be exact. " * 500  # longer than a path may be
+    assert ModelArgs(system_prompt=long).system() == long
+    in_file = ModelArgs(system_prompt=str(tmp_path / "prompt.txt"))
+    assert in_file.identity()["system_prompt"] == "Be brief."  # the file may change between runs
 
 
 def test_a_chat_of_a_task_becomes_messages():
@@ -91,6 +95,9 @@ def test_a_chat_of_a_task_becomes_messages():
     assert isinstance(image, ImagePart) and image.source.size == (8, 6) and text == "What?"
     replaced, user = messages_of(chat, system="Mine.")
     assert (replaced.parts, user.role) == (("Mine.",), "user")
+    cut = {"type": "image", "url": {"bytes": file.getvalue()[:45]}}
+    with pytest.raises(OSError, match="truncated"):  # here, where it fails one sample
+        messages_of([{"role": "user", "content": [cut]}], system=None)
     with pytest.raises(UsageError, match="a message holds audio"):
         messages_of([{"role": "user", "content": [{"type": "audio", "url": "a"}]}], system=None)
 

@@ -4,7 +4,6 @@ Questions that follow one another and begin alike share a session: what they sha
 """
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from videonsa.errors import BudgetError, UsageError, VideoNSAError
 from videonsa.evals.field.isolated_reading import IsolatedReader
 from videonsa.evals.field.question import FieldQuestion, source_text
-from videonsa.evals.field.sample_line import LineVision, SampleLine
+from videonsa.evals.field.sample_line import LineVision, SampleLine, as_json
 from videonsa.inference.answer import Answer
 from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.engine import VideoQA
@@ -103,20 +102,21 @@ class FieldAsker:
 
     def _ask_beside(self, batch: Sequence[FieldQuestion]) -> list[SampleLine]:
         begin = time.perf_counter()
+        conversations: list[Conversation] = []
         texts: list[str] = []
         for question in batch:
             conversation = self._converse(question)
             is_shared = not texts or conversation.reused == conversation.num_parts - 1
             if conversation.question is OPEN_TURN or not is_shared:
                 raise UsageError("questions that do not differ in a last text are asked alone")
+            conversations.append(conversation)
             texts.append(conversation.question)
         answers = conversation.session.ask_each(texts, **batch[0].options)
         seconds = (time.perf_counter() - begin) / len(batch)
-        lines = []
-        for question, text, answer in zip(batch, texts, answers, strict=True):
-            asked = replace(conversation, question=text)
-            lines.append(self._answered(question, asked, answer, seconds))
-        return lines
+        return [
+            self._answered(question, conversation, answer, seconds)
+            for question, conversation, answer in zip(batch, conversations, answers, strict=True)
+        ]
 
     def _ask_one(self, question: FieldQuestion) -> SampleLine:
         begin = time.perf_counter()
@@ -222,12 +222,11 @@ class FieldAsker:
             prompt_sha256=hashlib.sha256(ids.tobytes()).hexdigest(),
             density=None if usage.computed is None else usage.computed.attention,
             notes=tuple(dict.fromkeys((*question.notes, *usage.warnings, *usage.notes))),
-            cached_tokens=usage.cached_tokens,
+            cached_tokens=conversation.reused_tokens,
         )
 
     def _failed(self, question: FieldQuestion, reason: str) -> SampleLine:
         method = self._qa.model.method
-        parameters = method.parameters()
         return SampleLine(
             task=question.task,
             split=question.split,
@@ -239,7 +238,7 @@ class FieldAsker:
             generation=_stated(question.options),
             doc=dict(question.doc),
             method=method.full_name,
-            method_parameters=parameters and json.loads(json.dumps(parameters)),
+            method_parameters=as_json(method.parameters()),
             notes=tuple(question.notes),
             failure=reason,
         )
@@ -275,5 +274,5 @@ def _vision(
 def _stated(options: AnswerOptions | GenerationSettings) -> dict[str, Any]:
     """Options as JSON has them."""
     stated = asdict(options) if isinstance(options, GenerationSettings) else dict(options)
-    given: dict[str, Any] = json.loads(json.dumps(stated))
+    given: dict[str, Any] = as_json(stated)
     return given

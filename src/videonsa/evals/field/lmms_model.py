@@ -17,9 +17,9 @@ from tqdm import tqdm
 from videonsa.errors import UsageError, VideoNSAError
 from videonsa.evals.field.asker import FieldAsker
 from videonsa.evals.field.model_args import ModelArgs
-from videonsa.evals.field.question import FieldQuestion
+from videonsa.evals.field.question import FieldQuestion, otherwise_asked
 from videonsa.evals.field.requests import messages_of, options_of
-from videonsa.evals.field.sample_line import SampleKey, SampleLine, json_values
+from videonsa.evals.field.sample_line import SampleKey, SampleLine, as_json, json_values
 from videonsa.evals.field.sample_log import run_log
 from videonsa.inference.engine import VideoQA, load
 from videonsa.machine import evaluation_facts
@@ -102,7 +102,7 @@ class VideoNSAChat(lmms):  # type: ignore[misc]
                 run_log(
                     Path(self.args.log),
                     process=self.rank,
-                    identity=self.args.identity() | {"method": self.qa.model.method.full_name},
+                    identity=self._identity(),
                     machine=evaluation_facts(self.device),
                 )
             )
@@ -173,12 +173,24 @@ class VideoNSAChat(lmms):  # type: ignore[misc]
             revision=args.revision,
         )
 
+    def _identity(self) -> dict[str, Any]:
+        """What all samples of a log share; the method and the dtype as they are."""
+        model = self.qa.model
+        return self.args.identity() | {
+            "method": model.method.full_name,
+            "method_parameters": as_json(model.method.parameters()),
+            "weights_dtype": str(model.dtype).removeprefix("torch."),
+        }
+
     def _answer(
         self, requests: Sequence[Instance], question: Callable[[_Request], FieldQuestion]
     ) -> Iterator[tuple[_Request, SampleLine | None]]:
         """The line of each request in order; None for one that fills up."""
         numbered, failed = list(self._numbered(requests)), 0
         new = {one.key for one in numbered if one.key is not None and not self._is_known(one.key)}
+        for one in numbered:
+            if one.key is not None and one.key not in new:
+                self._check_asked(question(one))
         lines = self._asker.ask(question(one) for one in numbered if one.key in new)
         for one in tqdm(numbered, desc="videonsa", disable=self.rank != 0):
             if one.key in new:
@@ -195,6 +207,15 @@ class VideoNSAChat(lmms):  # type: ignore[misc]
     def _is_known(self, key: SampleKey) -> bool:
         line = self.lines.get(key)
         return line is not None and not (line.failure is not None and self.args.retry_failed)
+
+    def _check_asked(self, question: FieldQuestion) -> None:
+        """Refuse a log in which an answer is to another prompt, or was generated otherwise."""
+        line = self.lines[question.key]
+        if question.failure is None and (other := otherwise_asked(line, question)):
+            raise UsageError(
+                f"{self.args.log} holds {line.key.text} asked with {other}: name another folder "
+                "with log, or ask as before"
+            )
 
     def _remember(self, line: SampleLine) -> None:
         self.lines[line.key] = line
@@ -286,7 +307,9 @@ class VideoNSAChat(lmms):  # type: ignore[misc]
             question = self._made(now, rounds.chat, asked=asked, in_rounds=True)
             if rounds.ended:
                 return
-            if not self._is_known(now):
+            if self._is_known(now):
+                self._check_asked(question)
+            else:
                 self._write(next(self._asker.ask([question])))
             answer = self.lines[now].answer
             if answer is None:

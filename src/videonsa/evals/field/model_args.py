@@ -1,5 +1,6 @@
 """The arguments of `lmms-eval --model videonsa --model_args ...`, checked."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -70,7 +71,9 @@ class ModelArgs:
 
     def identity(self) -> dict[str, Any]:
         """What all samples of a log share."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _COSTS}
+        stated = {one.name: getattr(self, one.name) for one in fields(self)}
+        stated["system_prompt"] = self.system()
+        return {name: value for name, value in stated.items() if name not in _COSTS}
 
     def system(self) -> str | None:
         """The system message that is asked for.
@@ -78,7 +81,7 @@ class ModelArgs:
         Raises:
             UsageError: a file that cannot be read.
         """
-        if self.system_prompt is None or not Path(self.system_prompt).is_file():
+        if self.system_prompt is None or not os.path.isfile(self.system_prompt):
             return self.system_prompt
         try:
             return read_regular(Path(self.system_prompt)).decode().strip()

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videonsa.evals.field.sample_line import LineMessage, LinePart, Request, SampleKey
+from videonsa.evals.field.sample_line import (
+    LineMessage,
+    LinePart,
+    Request,
+    SampleKey,
+    SampleLine,
+    as_json,
+)
 from videonsa.inference.messages import ImagePart, Message, Part, VideoPart
 from videonsa.inference.sampling import AnswerOptions
 
@@ -60,6 +67,34 @@ class FieldQuestion:
             LineMessage(role=one.role, parts=tuple(map(_line_part, one.parts)))
             for one in self.messages
         )
+
+
+def otherwise_asked(line: SampleLine, question: FieldQuestion) -> str | None:
+    """What an answer in the log was asked with that the question is not; None: nothing.
+
+    Texts and options are compared. Files may have moved; a failure is no answer.
+    """
+    if line.failure is not None:
+        return None
+    if line.request != question.request:
+        return f"request {line.request}, not {question.request}"
+    if _texts(line.messages) != _texts(question.line_messages()):
+        return "another prompt"
+    if question.continuation is not None:
+        return None if question.continuation == line.answer else "another text to weigh"
+    for name, value in as_json(question.options).items():
+        was = line.generation.get(name)
+        if value is not None and was != value:
+            return f"{name} {was}, not {value}"
+    return None
+
+
+def _texts(messages: Sequence[LineMessage]) -> list[tuple[str, str]]:
+    return [
+        (one.role, part.text if part.kind == "text" else part.kind)
+        for one in messages
+        for part in one.parts
+    ]
 
 
 def _line_part(part: Part) -> LinePart:

@@ -58,7 +58,10 @@ def _image(url: Any) -> Any:
     """An image as data sets hold one: a path, a picture, or the bytes of a file."""
     if isinstance(url, Mapping):
         url = url.get("bytes") or url.get("path")
-    return Image.open(io.BytesIO(url)) if isinstance(url, bytes) else url
+    image = Image.open(io.BytesIO(url)) if isinstance(url, bytes) else url
+    if isinstance(image, Image.Image):
+        image.load()  # a broken one fails here, with its sample
+    return image
 
 
 def _video(content: Mapping[str, Any]) -> VideoPart:

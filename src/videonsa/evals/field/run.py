@@ -1,6 +1,5 @@
 """A benchmark from its recipe to its report: asked through lmms-eval, scored from the log alone."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from videonsa.errors import UsageError
 from videonsa.evals.field.asked_tasks import asked_tasks
 from videonsa.evals.field.benchmark_report import write_report
 from videonsa.evals.field.recipe import Recipe, differences
+from videonsa.evals.field.sample_line import as_json
 from videonsa.evals.field.sample_log import PATTERN
 from videonsa.evals.field.scored_run import (
     FieldScores,
@@ -192,19 +192,15 @@ def _write_config(request: RunRequest, model: "VideoNSAChat") -> None:
         model=request.model + (f"@{request.revision}" if request.revision else ""),
         demonstration=model.qa.demonstration,
         method=method.full_name,
-        method_parameters=_as_json(method.parameters()),
+        method_parameters=as_json(method.parameters()),
         weights_dtype=str(model.qa.model.dtype).removeprefix("torch."),
         limit=request.limit,
         batch_size=request.batch_size,
         lmms_eval=LMMS_EVAL,
     )
     run = read_run(request.folder) or {}
-    stated: dict[str, Any] = {**run.get("config", {}), **_as_json(asdict(config))}
+    stated: dict[str, Any] = {**run.get("config", {}), **as_json(asdict(config))}
     write_run(request.folder, {**run, "config": stated, "digest": digest(stated)})
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _ask(model: "VideoNSAChat", tasks: Sequence[FieldTask], request: RunRequest) -> None:

@@ -3,6 +3,7 @@
 All that is scored, shown and compared later is made from these lines alone.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -145,6 +146,11 @@ def parse_sample_line(content: Any) -> SampleLine:
     """
     line: SampleLine = typed(SampleLine, content)
     return line
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from the log: with lists for tuples."""
+    return json.loads(json.dumps(value))
 
 
 MOST_VALUES = 1000
