@@ -92,5 +92,5 @@ def test_mvbench_is_the_mean_of_its_tasks_but_for_empty_answers():
     own = [one.totals(one.kept).values["mvbench_accuracy"] for one in scorers.values()]
     found = totals(scored, RULES["mvbench"])
     assert found.answered[1].value == pytest.approx(sum(own) / len(own))
-    assert found.notes[0].startswith("3 of 20 kinds of task have a sample")
+    assert found.notes[0].startswith("3 of 20 kinds of task have an answer")
     assert read_recipe("mvbench").tasks[:1] == (tasks[0].name,)

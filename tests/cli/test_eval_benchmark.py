@@ -34,6 +34,7 @@ def test_recipes_are_listed_with_their_hashes(capsys):
         (["tomato", "--set", "frames=3"], "did you mean"),
         (["tomato", "--limit", "0"], "--limit 0: want 1 or more"),
         (["--score-only", "--out", "nowhere"], "nowhere holds no run.json"),
+        (["--score-only", "--set", "max_frames=4"], "leave out --recipe and --set"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message, capsys, monkeypatch, tmp_path):

@@ -158,7 +158,15 @@ def _ask(args: Namespace, published: "Recipe", recipe: "Recipe") -> int:
 
 def _score(args: Namespace) -> int:
     from videonsa.evals.field.run import score_folder
+    from videonsa.evals.field.scored_run import read_config
 
+    if args.set or args.recipe is not None:
+        raise UsageError("--score-only scores a run as it was asked: leave out --recipe and --set")
+    benchmark = read_config(args.out).benchmark
+    if args.name not in (None, benchmark):
+        raise UsageError(
+            f"{args.out} holds a run of {benchmark}, not of {args.name}: name its folder with --out"
+        )
     with quiet_libraries(debug=args.debug):
         scores = score_folder(args.out, debug=args.debug)
     _tell(args, scores)

@@ -107,6 +107,11 @@ def read_config(folder: Path) -> RunConfig:
     run = read_run(folder)
     if run is None:
         raise UsageError(f"{folder} holds no {RUN}: want the --out of 'videonsa eval benchmark'")
+    if "benchmark" not in run["config"]:
+        raise UsageError(
+            f"{folder / RUN} is of no run of a benchmark: want the --out of 'videonsa eval "
+            "benchmark'"
+        )
     try:
         names = RunConfig.__dataclass_fields__
         stated = {name: value for name, value in run["config"].items() if name in names}

@@ -97,7 +97,10 @@ def test_kinds_count_the_same_however_many_samples_they_have_and_a_failure_is_no
     assert paper.low <= paper.value <= paper.high
     kinds = {one.kind: one.totals[0].value for one in found.categories}
     assert kinds == {"ego": pytest.approx(100 / 3), "order": 100}
-    assert found.notes[0].startswith("2 of 9 kinds of task_type have a sample")
+    assert found.notes[0].startswith("2 of 9 kinds of task_type have an answer")
+    only_failed = [line(5, failure="no such file", video="e.mp4", task_type="count"), *lines]
+    found = totals([score_line(one, lmms=FirstLetter()) for one in only_failed], RULES["mlvu_test"])
+    assert found.notes[0].startswith("2 of 9 kinds of task_type have an answer")
 
 
 def test_the_levels_of_one_kind_share_its_weight():

@@ -147,17 +147,17 @@ def _notes(samples: Sequence[LineScores], rules: Rules) -> list[str]:
     """What stands in the way of comparing with a published number, one line each."""
     notes = []
     if rules.mean_of is not None:
-        kinds = {_kind(sample, rules.mean_of) for sample in samples}
+        kinds = {_kind(one, rules.mean_of) for one in samples if not one.failed}
         wholes = {rules.parts.get(kind, kind) for kind in kinds}
         partial = [whole for part, whole in rules.parts.items() if part not in kinds]
         if rules.kinds is not None and len(wholes) < rules.kinds:
             notes.append(
-                f"{len(wholes)} of {rules.kinds} kinds of {rules.mean_of} have a sample: the mean "
+                f"{len(wholes)} of {rules.kinds} kinds of {rules.mean_of} have an answer: the mean "
                 "is over these, and lmms-eval counts the others as 0 or has no value"
             )
         elif partial:
             notes.append(
-                f"{partial[0]} lacks a part: its mean is over those that have a sample, and "
+                f"{partial[0]} lacks a part: its mean is over those that have an answer, and "
                 "lmms-eval has no value"
             )
     reasons = Counter(
