@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from videonsa.evals.field.paper import PaperTask, the_paper
+from videonsa.evals.field.scored_run import NOT_COMPARABLE
 from videonsa.evals.field.scoring.totals import Total
 from videonsa.evals.field.table import (
-    NOT_COMPARABLE,
     OurResult,
     compare,
     csv_table,

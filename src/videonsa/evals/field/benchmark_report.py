@@ -7,17 +7,19 @@ from typing import Any
 from videonsa.disk import write_atomic
 from videonsa.evals.field.paper import the_paper
 from videonsa.evals.field.recipe import Recipe
-from videonsa.evals.field.scored_run import FieldScores, RunConfig, Spread
+from videonsa.evals.field.scored_run import (
+    DEMONSTRATION,
+    NOT_COMPARABLE,
+    FieldScores,
+    RunConfig,
+    Spread,
+)
 from videonsa.evals.field.scoring.rules import LMMS, PAPER, RULES
 from videonsa.evals.field.scoring.totals import Total
 from videonsa.evals.markdown import provenance, table
 
 REPORT = "report.md"
 _MOST_REASONS, _MOST_KEYS = 20, 10
-_DEMONSTRATION = (
-    "**NOT COMPARABLE: the model is the embedded demonstration model, which knows rendered clips "
-    "of coloured shapes only.**"
-)
 
 
 def write_report(
@@ -33,7 +35,7 @@ def report_text(config: RunConfig, scores: FieldScores, machine: Mapping[str, An
     title = config.benchmark if paper is None else f"{paper.name} ({config.benchmark})"
     parts = [
         f"# {title}\n",
-        *([_DEMONSTRATION + "\n"] if config.demonstration else []),
+        *([f"**{NOT_COMPARABLE}: {DEMONSTRATION}.**\n"] if config.demonstration else []),
         f"{config.model} with {_method(config)}, recipe {config.recipe}. {_counted(scores)}\n",
         _accuracy(config, scores),
         *_listed("Notes", scores.notes),

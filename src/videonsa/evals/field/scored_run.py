@@ -20,6 +20,11 @@ from videonsa.evals.journal import RUN, read_run
 from videonsa.parsing import one_line, read_json_object, typed
 
 SCORES = "scores.json"
+NOT_COMPARABLE = "NOT COMPARABLE"
+DEMONSTRATION = (
+    "the model is the embedded demonstration model, which knows rendered clips of coloured shapes "
+    "only"
+)
 _REMEDY = "run 'videonsa eval benchmark' with this --out again"
 
 

@@ -5,11 +5,16 @@ from pathlib import Path
 
 from videonsa.errors import UsageError
 from videonsa.evals.field.sample_log import PATTERN
-from videonsa.evals.field.scored_run import SCORES, find_config, read_scores
+from videonsa.evals.field.scored_run import (
+    DEMONSTRATION,
+    NOT_COMPARABLE,
+    SCORES,
+    find_config,
+    read_scores,
+)
 from videonsa.evals.field.scoring.line_scores import LineScore
 from videonsa.evals.field.shown import ShownSample
 from videonsa.evals.field.shown_field import field_samples
-from videonsa.evals.field.table import DEMONSTRATION, NOT_COMPARABLE
 from videonsa.evals.journal import SAMPLES
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.evals.field.paper import PaperRow, PaperTask, the_paper
-from videonsa.evals.field.scored_run import FieldScores, RunConfig, read_config, read_scores
+from videonsa.evals.field.scored_run import (
+    DEMONSTRATION,
+    NOT_COMPARABLE,
+    FieldScores,
+    RunConfig,
+    read_config,
+    read_scores,
+)
 from videonsa.evals.field.scoring.rules import SCORINGS
 from videonsa.evals.field.scoring.totals import Total
 from videonsa.evals.markdown import table
-
-NOT_COMPARABLE = "NOT COMPARABLE"
-DEMONSTRATION = (
-    "the model is the embedded demonstration model, which knows rendered clips of coloured shapes "
-    "only"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,6 +60,11 @@ def test_where_the_rules_are_the_same_and_not_written_twice_the_score_is_lmms_ev
     found = score_line(line(0, task="mvbench_action_count"), lmms=FirstLetter())
     assert [score.value for score in found.scores] == [1.0, 1.0]
     assert found.categories == {"task": ("mvbench_action_count",)}
+    taken_for_want_of_any = replace(
+        line(0, task="tomato", answer="no"), doc={"options": ["cat", "dog"], "answer": 1}
+    )
+    found = score_line(taken_for_want_of_any, lmms=FirstLetter())
+    assert [score.parse for score in found.scores] == [None, None]
     none = score_line(line(0, task="videomme_v2"), lmms=FirstLetter())
     assert none.scores[0].value is None and "younger" in none.scores[0].note
 

@@ -1,7 +1,7 @@
 """Both scores of a line of the log, with what each rule took for the answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from videonsa.errors import DataError, UsageError
@@ -88,7 +88,11 @@ def _both(
         note = f"an answer of kind {line.request}: benchmarks here have one answer a sample"
         return tuple(LineScore(scoring=name, note=note) for name in (PAPER, LMMS))
     theirs = _lmms_score(line, answer, lmms)
-    return _paper_score(line, answer, benchmark, theirs), theirs
+    ours = _paper_score(line, answer, benchmark, theirs)
+    if RULES[benchmark].same and theirs.value is not None and ours.value is not None:
+        # The same rule: of an answer for want of any, as Tomato's A, only ours knows.
+        theirs = replace(theirs, parse=ours.parse)
+    return ours, theirs
 
 
 def _lmms_score(line: SampleLine, answer: str, lmms: Scorer | str) -> LineScore:
