@@ -99,7 +99,7 @@ def test_nothing_is_asked_twice_and_more_may_be_asked_later(tmp_path) -> None:
     ("changes", "message"),
     [
         ({"difficulty": "hard"}, "a run with difficulty='easy', not 'hard'"),
-        ({"nsa": (("window_size", 9),)}, "a run with nsa={}, not {'window_size': 9}"),
+        ({"nsa": (("window_size", 9),)}, "a run with nsa.window_size=None, not 9"),
         ({"model": "constant"}, "a run with model='oracle', not 'constant'"),
     ],
 )
