@@ -262,7 +262,7 @@ def test_of_another_method_the_pairs_are_counted_and_the_run_states_its_options(
     assert all(line.spec == stated for line in lines)
     assert json.loads((tmp_path / RUN).read_text())["config"]["parameters"] == stated
     other = load(tiny_folder, method="fastv:layer=1,ratio=0.5", device="cpu")
-    with pytest.raises(UsageError, match="holds a run with parameters.ratio=0.25, not 0.5"):
+    with pytest.raises(UsageError, match=r"holds a run with parameters\.ratio=0\.25, not 0\.5"):
         ask(run, tmp_path, ModelAnswerer(other, run))
 
 
