@@ -245,7 +245,7 @@ def test_videoevalpro_mcq_is_the_share_of_all_and_of_each_kind():
 def test_videoevalpro_without_a_key_for_its_judge_is_refused(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("AZURE_OPENAI_API_KEY", raising=False)
-    with pytest.raises(UsageError, match=r"no key for it.*or take videoevalpro_mcq"):
+    with pytest.raises(UsageError, match=r"no key for it.*or ask videoevalpro_mcq by"):
         LmmsScoring("videoevalpro")
 
 

@@ -208,5 +208,6 @@ def test_an_answer_that_takes_too_long_is_a_failure(qa, clips, monkeypatch):
     one = question(
         0, clips / "a.mp4", "What?", options={"max_new_tokens": 20, "temperature": 1.0, "seed": 1}
     )
-    (line,) = asked(qa, [one], time_limit=50.0)
-    assert line.failure.startswith("not answered in 50 s")
+    greedy = [question(number, clips / "a.mp4", text) for number, text in enumerate("ab", start=1)]
+    for line in asked(qa, [one, *greedy], time_limit=50.0, batch_size=2):
+        assert line.failure.startswith("not answered in 50 s")

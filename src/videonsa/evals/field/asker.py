@@ -17,7 +17,7 @@ from videonsa.errors import BudgetError, UsageError, VideoNSAError
 from videonsa.evals.field.isolated_reading import IsolatedReader
 from videonsa.evals.field.question import FieldQuestion, source_text
 from videonsa.evals.field.sample_line import LineVision, SampleLine, as_json
-from videonsa.inference.answer import Answer
+from videonsa.inference.answer import Answer, AnswerStream
 from videonsa.inference.encoded_clip import EncodedClip
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.measured import measure_computed
@@ -111,7 +111,9 @@ class FieldAsker:
                 raise UsageError("questions that do not differ in a last text are asked alone")
             conversations.append(conversation)
             texts.append(conversation.question)
-        answers = conversation.session.ask_each(texts, **batch[0].options)
+        end = time.monotonic() + self._time_limit
+        streams = conversation.session.stream_each(texts, **batch[0].options)
+        answers = [self._in_time(stream, end) for stream in streams]
         seconds = (time.perf_counter() - begin) / len(batch)
         return [
             self._answered(question, conversation, answer, seconds)
@@ -144,9 +146,12 @@ class FieldAsker:
         return self._conversation
 
     def _answer(self, question: FieldQuestion, conversation: Conversation) -> Answer:
-        """Ask, and stop after the time limit."""
         end = time.monotonic() + self._time_limit
         stream = conversation.session.ask(conversation.question, stream=True, **question.options)
+        return self._in_time(stream, end)
+
+    def _in_time(self, stream: AnswerStream, end: float) -> Answer:
+        """Read a stream to its end, and stop at that time of the clock."""
         for _ in stream:
             if time.monotonic() > end:
                 stream.close()

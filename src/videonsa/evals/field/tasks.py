@@ -236,7 +236,7 @@ class LmmsScoring:
             raise UsageError(
                 f"lmms-eval has the answers of {task} weighed by gpt-4o-2024-11-20, and there is "
                 "no key for it: set OPENAI_API_KEY (and OPENAI_API_URL for another server), or "
-                f"take {JUDGED[task]}"
+                f"ask {JUDGED[task]} by 'lmms-eval --model videonsa'"
             )
         self.task = task
 
