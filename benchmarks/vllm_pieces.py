@@ -4,10 +4,13 @@
     python benchmarks/vllm_pieces.py --device cpu --shapes tiny-1k --out vllm_pieces.json
 
 vLLM itself is not run, and need not be installed: the cache here has the order of memory of its
-FlashAttention backend, and a request's pages lie in it at random. Two ways are timed in the same
-rounds: NSA over keys and values that lie in one stretch, as in the engine, and the same after they
-were gathered from pages. The prediction of vLLM's time to first token is the engine's measured
-prefill of that length with what gathering adds in every layer; it was not seen in vLLM.
+FlashAttention backend, and a request's pages lie in it at random. NSA over keys and values that lie
+in one stretch, and the same after they were gathered from pages, are timed in the same rounds: of a
+whole prompt that is read in one step, and of the last step where it is read in steps. The engine
+copies its own cache into one stretch too; that is in no time here, so the ratios are upper bounds.
+
+The prediction of vLLM's time to first token is the engine's measured prefill of that length with
+what gathering adds in every layer; it was not seen in vLLM.
 """
 
 import argparse
@@ -32,10 +35,20 @@ PAGE = 16
 """Tokens in a page, vLLM's usual number on a GPU."""
 SPARE = 1.25
 """Pages in the cache for each that the request has."""
-REPEATS = 7
+STEP = 8192
+"""Tokens that `vllm serve` reads in a step on an H200 unless told otherwise."""
+FEWEST_STEPS = 4
+"""Of the shapes for a CPU, which are shorter."""
+REPEATS = 9
 LAYERS = 28
 WANTED = 1.15
+WHOLE, LAST = "whole prompt", "last step"
 STRETCH, GATHER, BOTH = "one stretch", "gathering", "gathering and attention"
+
+
+def step_of(shape: Shape) -> int:
+    """New tokens in a step."""
+    return min(STEP, shape.tokens // FEWEST_STEPS)
 
 
 def paged(k: Tensor, v: Tensor, *, seed: int = 3) -> tuple[Tensor, Tensor]:
@@ -73,60 +86,83 @@ def tasks_of(inputs: Inputs, shape: Shape) -> dict[str, Task]:
 
 
 def measure(shape: Shape, device: torch.device) -> dict[str, Any]:
-    """One shape, random and coherent."""
+    """One shape, random and coherent, a whole prompt and the last step of one."""
     found: dict[str, Any] = {}
     for regime, inputs in make_inputs(shape, ["random", "coherent"], device=device).items():
-        timed = measure_in_turn(
-            tasks_of(inputs, shape), watch=watch_of(device), repeats=REPEATS, progress=print
-        )
-        runs = {name: one.to_dict() for name, one in timed.items()}
-        times = [runs[name]["ms"] for name in (STRETCH, BOTH)]
-        ratio = None if None in times else times[1] / times[0]
-        found[regime] = {"runs": runs, "ratio": ratio, "wanted": WANTED}
+        last = slice(shape.tokens - step_of(shape), None)
+        rows = inputs._replace(q=inputs.q[:, last], gates=inputs.gates[:, last])
+        found[regime] = {
+            WHOLE: compare(inputs, shape, device),
+            LAST: compare(rows, shape, device),
+        }
     return found
 
 
-def prediction(
-    found: Mapping[str, Any], prefill: Path | None, num_tokens: int
+def compare(inputs: Inputs, shape: Shape, device: torch.device) -> dict[str, Any]:
+    """The two ways for some rows, the last of the keys."""
+    timed = measure_in_turn(
+        tasks_of(inputs, shape), watch=watch_of(device), repeats=REPEATS, progress=print
+    )
+    runs = {name: one.to_dict() for name, one in timed.items()}
+    times = [runs[name]["ms"] for name in (STRETCH, BOTH)]
+    ratio = None if None in times else times[1] / times[0]
+    return {"rows": inputs.q.shape[1], "runs": runs, "ratio": ratio, "wanted": WANTED}
+
+
+def guesses_of(
+    found: Mapping[str, Any], lengths: Sequence[Mapping[str, Any]], shape: Shape
 ) -> list[dict[str, Any]]:
     """Of vLLM's time to first token, from the engine's measured prefill of the same length."""
-    if prefill is None or not prefill.exists():
-        return []
-    lines = []
-    for length in json.loads(prefill.read_text())["lengths"]:
-        for stage in length["stages"] if length["tokens"] == num_tokens else []:
+    steps = shape.tokens / step_of(shape)
+    # A step gathers what was read so far: on average half of what the last one does.
+    times_in_a_layer = {WHOLE: 1.0, LAST: (steps + 1) / 2}
+    guesses = []
+    for length in lengths:
+        for stage in length["stages"] if length["tokens"] == shape.tokens else []:
             regime = stage["name"].removeprefix("prefill, nsa, ")
-            if regime not in found or not stage["ms"] or found[regime]["ratio"] is None:
+            if regime not in found or not stage["ms"]:
                 continue
-            runs = found[regime]["runs"]
-            added = LAYERS * (runs[BOTH]["ms"] - runs[STRETCH]["ms"])
-            lines.append(
-                {
-                    "regime": regime,
-                    "engine_ms": stage["ms"],
-                    "vllm_ms": stage["ms"] + added,
-                    "is": "a prediction: vLLM was not run on a GPU",
-                    "without": "the vision tower, vLLM's scheduler and its own kernels; one chunk",
-                }
-            )
-    return lines
+            for rows, times in times_in_a_layer.items():
+                if found[regime][rows]["ratio"] is None:
+                    continue
+                runs = found[regime][rows]["runs"]
+                added = LAYERS * times * (runs[BOTH]["ms"] - runs[STRETCH]["ms"])
+                guesses.append(
+                    {
+                        "regime": regime,
+                        "steps": 1 if rows == WHOLE else steps,
+                        "engine_ms": stage["ms"],
+                        "vllm_ms": stage["ms"] + added,
+                        "is": "a prediction: vLLM was not run on a GPU",
+                        "without": "the vision tower, vLLM's scheduler and its own kernels",
+                    }
+                )
+    return guesses
 
 
 def lines_of(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
     """For a reader."""
     lines = []
     for one in shapes:
-        for regime, found in one["regimes"].items():
-            times = ", ".join(
-                f"{name} {run['ms']:.2f} ms" for name, run in found["runs"].items() if run["ms"]
-            )
-            ratio = "not measured" if found["ratio"] is None else f"{found['ratio']:.3f}"
-            lines.append(f"{one['shape']} {regime}: {times}; ratio {ratio}, want {WANTED} at most")
+        for regime, parts in one["regimes"].items():
+            lines += [f"{one['shape']}, {regime}, {_line(*part)}" for part in parts.items()]
         lines += [
-            f"  {guess['regime']}: {guess['vllm_ms']:.0f} ms to the first token, {guess['is']}"
+            f"  {guess['regime']}, {guess['steps']:g} steps: {guess['vllm_ms']:.0f} ms to the "
+            f"first token, {guess['is']}"
             for guess in one["prediction"]
         ]
     return lines
+
+
+def _line(part: str, found: Mapping[str, Any]) -> str:
+    times = ", ".join(
+        f"{name} {run['ms']:.2f} ms ({run['ms_min']:.2f} to {run['ms_max']:.2f})"
+        if run["ms"]
+        else f"{name}: {run['error']}"
+        for name, run in found["runs"].items()
+    )
+    ratio = "not measured" if found["ratio"] is None else f"{found['ratio']:.3f}"
+    return f"{part} ({found['rows']} rows): {times}; ratio {ratio}, want {WANTED} at most"
 
 
 def main() -> None:
@@ -137,12 +173,13 @@ def main() -> None:
     parser.add_argument("--prefill", type=Path, help="the engine's, of `videonsa bench prefill`")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
+    lengths = json.loads(options.prefill.read_text())["lengths"] if options.prefill else []
     device, shapes = torch.device(options.device), []
     for name in options.shapes:
         shape = SHAPES[name]
         with torch.inference_mode():
             found = measure(shape, device)
-        guesses = prediction(found, options.prefill, shape.tokens)
+        guesses = guesses_of(found, lengths, shape)
         shapes.append({"shape": shape.text, "regimes": found, "prediction": guesses})
     result = {
         "page": PAGE,
