@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         help="test videos of each length (4096:300,...)",
     )
     parser.add_argument(
+        "--trainers", type=int, default=1, help="training runs that share a GPU (1)"
+    )
+    parser.add_argument(
         "--answerers", type=int, default=6, help="processes that ask one model, on a GPU (6)"
     )
     parser.add_argument(
@@ -162,7 +165,7 @@ def _jobs(args: argparse.Namespace, design: Design) -> list[Job]:
     """What a part has to do; `all` does everything as soon as it can be done."""
     jobs = data_jobs(design, args.out)
     if args.part != "prepare":
-        jobs += training_jobs(design, args.out)
+        jobs += training_jobs(design, args.out, trainers=args.trainers)
     if args.part in ("evaluate", "all"):
         jobs += answering_jobs(design, args.out, answerers=args.answerers)
     return jobs

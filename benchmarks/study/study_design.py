@@ -53,10 +53,14 @@ class Source:
     """Vision tokens."""
     count: int
 
+    @property
+    def frames(self) -> int:
+        """Frames of a video."""
+        return frames_for_tokens(self.length, frame_size=FRAME_SIZE)
+
     def name(self, place: int) -> str:
         """What `videonsa data build` is told; sources of different places share no video."""
-        frames = frames_for_tokens(self.length, frame_size=FRAME_SIZE)
-        options = f"count={self.count},frames={frames},kinds=any,first={place * _APART}"
+        options = f"count={self.count},frames={self.frames},kinds=any,first={place * _APART}"
         return f"synthetic:suite=2,{options}"
 
 

@@ -1,11 +1,13 @@
 """The study as jobs: manifests, training runs, and what the trained models are asked."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.study.answering import answered_all
 from benchmarks.study.parallel_jobs import Ended, Job
 from benchmarks.study.study_design import FRAME_TOKENS, STILL, Design, Run, Stage, data_folder
+from videonsa.data.build_report import REPORT_JSON, REPORT_MD
 from videonsa.data.manifest import MANIFEST
 from videonsa.errors import UsageError
 from videonsa.train.reading import read_recipe
@@ -51,22 +53,42 @@ def data_jobs(design: Design, out: Path) -> list[Job]:
 def _building(stage: Stage, out: Path, *, place: int) -> Job:
     folder = data_folder(out, stage.name)
     names = [source.name(place + index) for index, source in enumerate(stage.sources)]
-    options = ["--model", "embedded", "--min-frames", "0", "--out", str(folder)]
+    most = str(max(source.frames for source in stage.sources))
+    frames = ["--min-frames", "0", "--max-frames", most]
+    options = ["--model", "embedded", *frames, "--out", str(folder)]
     return Job(
         name=f"data-{stage.name}",
         command=lambda _: ["videonsa", "data", "build", *names, *options],
         log=_log(out, f"data-{stage.name}"),
-        is_done=lambda: (folder / MANIFEST).exists(),
+        is_done=lambda: has_all_videos(folder, stage),
         share=0.0,
     )
 
 
-def training_jobs(design: Design, out: Path) -> list[Job]:
-    """All runs, each after its data and the run that it starts from."""
-    return [_training(design, run, out) for run in design.all_runs()]
+def has_all_videos(folder: Path, stage: Stage) -> bool:
+    """Whether a stage's manifest is there.
+
+    Raises:
+        UsageError: it leaves out some of the stage's videos.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    wanted = sum(source.count for source in stage.sources)
+    kept = json.loads((folder / REPORT_JSON).read_bytes())["kept"]
+    if kept != wanted:
+        raise UsageError(
+            f"{folder} has {kept:,} videos: want all {wanted:,} of stage {stage.name}; "
+            f"{REPORT_MD} there says what was dropped: delete the folder to build it again"
+        )
+    return True
 
 
-def _training(design: Design, run: Run, out: Path) -> Job:
+def training_jobs(design: Design, out: Path, *, trainers: int) -> list[Job]:
+    """All runs, each after its data and the run that it starts from; `trainers` share a GPU."""
+    return [_training(design, run, out, share=1 / trainers) for run in design.all_runs()]
+
+
+def _training(design: Design, run: Run, out: Path, *, share: float) -> Job:
     def command(seconds: float) -> list[str]:
         settings = design.settings_of(run, out)
         if seconds < float("inf"):
@@ -82,6 +104,7 @@ def _training(design: Design, run: Run, out: Path) -> Job:
         log=_log(out, run.name),
         is_done=lambda: run.model(out).is_dir(),
         after=(f"data-{run.stage}", *([] if before is None else [before.name])),
+        share=share,
         least_seconds=LEAST_TRAINING,
     )
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from benchmarks.study.base_model import SIZES
-from benchmarks.study.study_design import ARMS, STAGES, Design, Run
+from benchmarks.study.study_design import ARMS, STAGES, Design, Run, Source, Stage
 from benchmarks.study.study_jobs import check_settings, data_jobs, training_jobs
 from benchmarks.study.study_report import attended_shares
+from videonsa.cli.main import main
 from videonsa.errors import UsageError
 from videonsa.models.families.qwen2_5_vl import VideoNSAForConditionalGeneration
 from videonsa.models.methods import NSA
@@ -45,6 +46,17 @@ def test_no_video_of_training_is_in_two_sources(tmp_path):
     spans.sort()
     assert len(spans) == sum(len(stage.sources) for stage in STAGES)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+
+
+def test_a_manifest_that_leaves_out_videos_of_its_stage_is_refused(tmp_path):
+    stage = Stage(name="16k", sources=(Source(length=16_384, count=1),), has_arms=True)
+    (job,) = data_jobs(Design(stages=(stage,)), tmp_path)
+    assert not job.is_done()
+    module, *words = job.command(0.0)
+    assert module == "videonsa" and main([*words, "--workers", "1"]) == 0 and job.is_done()
+    assert main([*words, "--workers", "1", "--max-frames", "550"]) == 0
+    with pytest.raises(UsageError, match="has 0 videos: want all 1 of stage 16k; "):
+        job.is_done()
 
 
 @pytest.mark.parametrize("arm", [*ARMS, "nsa-8-256", "nsa-22-32"])
@@ -106,7 +118,7 @@ def test_a_setting_of_no_stage_is_refused_and_a_colon_in_a_value_is_none(tmp_pat
 
 
 def test_a_run_waits_for_its_data_and_for_what_it_starts_from(tmp_path):
-    jobs = {job.name: job.after for job in training_jobs(Design(), tmp_path)}
+    jobs = {job.name: job.after for job in training_jobs(Design(), tmp_path, trainers=1)}
     assert jobs["stills-0-dense"] == ("data-stills",)
     assert jobs["4k-0-nsa"] == ("data-4k", "1k-0-dense")
     assert jobs["16k-0-nsa"] == ("data-16k", "4k-0-nsa")
