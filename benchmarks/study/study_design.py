@@ -164,6 +164,13 @@ class Design:
         earlier = self.stages[place - 1]
         return Run(stage=earlier.name, seed=run.seed, arm=run.arm if earlier.has_arms else "dense")
 
+    def is_trained(self, run: "Run", out: Path) -> bool:
+        """Whether a run has its model, or is needed by none since all that begin with it have."""
+        if run.model(out).is_dir():
+            return True
+        later = [one for one in self.all_runs() if self.before(one) == run]
+        return bool(later) and all(self.is_trained(one, out) for one in later)
+
     def settings_of(self, run: "Run", out: Path) -> list[str]:
         """The values of `--set` for a run."""
         before = self.before(run)

@@ -45,12 +45,13 @@ def data_jobs(design: Design, out: Path) -> list[Job]:
     """The manifests of all stages; no two sources share a video."""
     jobs, place = [], 0
     for stage in design.stages:
-        jobs.append(_building(stage, out, place=place))
+        jobs.append(_building(design, stage, out, place=place))
         place += len(stage.sources)
     return jobs
 
 
-def _building(stage: Stage, out: Path, *, place: int) -> Job:
+def _building(design: Design, stage: Stage, out: Path, *, place: int) -> Job:
+    runs = design.runs_of(stage)
     folder = data_folder(out, stage.name)
     names = [source.name(place + index) for index, source in enumerate(stage.sources)]
     most = str(max(source.frames for source in stage.sources))
@@ -60,7 +61,9 @@ def _building(stage: Stage, out: Path, *, place: int) -> Job:
         name=f"data-{stage.name}",
         command=lambda _: ["videonsa", "data", "build", *names, *options],
         log=_log(out, f"data-{stage.name}"),
-        is_done=lambda: has_all_videos(folder, stage),
+        is_done=lambda: (
+            all(design.is_trained(run, out) for run in runs) or has_all_videos(folder, stage)
+        ),
         share=0.0,
     )
 
@@ -102,7 +105,7 @@ def _training(design: Design, run: Run, out: Path, *, share: float) -> Job:
         name=run.name,
         command=command,
         log=_log(out, run.name),
-        is_done=lambda: run.model(out).is_dir(),
+        is_done=lambda: design.is_trained(run, out),
         after=(f"data-{run.stage}", *([] if before is None else [before.name])),
         share=share,
         least_seconds=LEAST_TRAINING,
@@ -144,11 +147,15 @@ def _answering(
         left = [] if seconds == float("inf") else ["--seconds", f"{seconds - 10:.1f}"]
         return ["benchmarks.study.answering", *asked, *left]
 
+    def has_no_model() -> bool:
+        """Only the models that began with it are here: there is nothing to ask."""
+        return design.is_trained(run, out) and not run.model(out).is_dir()
+
     return Job(
         name=f"answers-{run.name}-{part}",
         command=command,
         log=_log(out, f"answers-{run.name}-{part.replace('/', '-of-')}"),
-        is_done=lambda: answered_all(videos, part, folder),
+        is_done=lambda: has_no_model() or answered_all(videos, part, folder),
         after=(run.name,),
         share=share,
         least_seconds=LEAST_ANSWERING,

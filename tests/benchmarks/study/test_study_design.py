@@ -6,7 +6,12 @@ import torch
 
 from benchmarks.study.base_model import SIZES
 from benchmarks.study.study_design import ARMS, STAGES, Design, Run, Source, Stage
-from benchmarks.study.study_jobs import check_settings, data_jobs, training_jobs
+from benchmarks.study.study_jobs import (
+    answering_jobs,
+    check_settings,
+    data_jobs,
+    training_jobs,
+)
 from benchmarks.study.study_report import attended_shares
 from videonsa.cli.main import main
 from videonsa.errors import UsageError
@@ -122,6 +127,18 @@ def test_a_run_waits_for_its_data_and_for_what_it_starts_from(tmp_path):
     assert jobs["stills-0-dense"] == ("data-stills",)
     assert jobs["4k-0-nsa"] == ("data-4k", "1k-0-dense")
     assert jobs["16k-0-nsa"] == ("data-16k", "4k-0-nsa")
+
+
+def test_a_run_and_its_data_are_not_needed_where_all_that_begin_with_it_are_trained(tmp_path):
+    design, done = Design(arms=("dense", "nsa")), Run(stage="1k", seed=0, arm="dense")
+    done.model(tmp_path).mkdir(parents=True)
+    jobs = [*data_jobs(design, tmp_path), *training_jobs(design, tmp_path, trainers=1)]
+    asked = answering_jobs(design, tmp_path, answerers=1)
+    ready = [job.name for job in [*jobs, *asked] if job.is_done()]
+    stills = ["stills-0-dense", "answers-stills-0-dense-0/1"]
+    assert ready == ["data-stills", "data-1k", stills[0], "1k-0-dense", stills[1]]
+    Run(stage="16k", seed=0, arm="nsa").model(tmp_path).mkdir(parents=True)
+    assert [job.name for job in jobs if job.is_done()][-2:] == ["4k-0-nsa", "16k-0-nsa"]
 
 
 def test_the_model_of_the_study_has_45_million_parameters():
