@@ -5,10 +5,10 @@ RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lmms check format lint types layers build results clean
+.PHONY: help install demo test lmms lmms-slice check format lint types layers build results clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -29,10 +29,14 @@ demo: $(RUNTIME) ## ask the embedded model seven questions about a rendered vide
 test: $(DEV) ## run the tests (CPU, two processes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lmms: ## run tests_lmms in an environment of lmms-eval's own
+lmms: $(DEV) ## run all of tests_lmms in lmms-eval's own environment, and keep the result
 	scripts/lmms_eval_tests.sh
 
-check: lint types layers test build ## all that CI runs
+lmms-slice: $(DEV) ## prompts, hand-computed scores and every data set's fixtures with two methods
+	scripts/lmms_eval_tests.sh -k 'not dense and not fastv' \
+		tests_lmms/test_tasks_paper.py tests_lmms/test_tasks_field.py tests_lmms/test_all_fixtures.py
+
+check: lint types layers lmms-slice test build ## all that CI runs
 
 format: $(DEV) ## rewrite the code in the house format
 	$(BIN)/ruff format .
