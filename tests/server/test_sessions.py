@@ -1,5 +1,7 @@
 """What is kept of earlier questions, and where."""
 
+from dataclasses import replace
+
 import pytest
 
 import videonsa
@@ -32,6 +34,7 @@ class Chats:
         messages = Message("system", ("Be brief.",)), Message("user", (*parts, question))
         key = ((0, "system", "Be brief."), *(Shown(1, name, self.sampling) for name in names))
         lent = self.sessions.lend(messages, key)
+        self.asked_of = len(lent.conversation.session.clips)
         answer = lent.conversation.session.ask(question, max_new_tokens=5)
         self.sessions.settle()
         return answer.text, lent.came_from, lent.num_cached
@@ -99,3 +102,33 @@ def test_media_that_cannot_be_read_leave_what_was_kept(chats, tmp_path):
         kept.ask("a", "b")
     kept.clip_path = good
     assert kept.ask("a")[:2] == (text, "device")
+
+
+def test_a_session_in_use_is_not_moved_to_make_room_for_what_it_reads(chats):
+    kept = chats(device_bytes=1, host_bytes=10**9)
+    kept.ask("a")
+    assert kept.ask("a", "b")[1] == "device" and kept.held()["device"] == 1
+    both = kept.sessions.held("device")[1]
+    kept.ask("c")
+    assert kept.sessions.held("host") == (1, both)
+    assert kept.ask("a", "b")[1] == "host" and kept.asked_of == 2
+    assert len(kept.opened) == 3
+
+
+def test_a_session_that_was_moved_keeps_its_size_where_what_came_after_it_fails(chats, tmp_path):
+    kept = chats(device_bytes=1, host_bytes=10**9)
+    kept.ask("a")
+    one = kept.sessions.held("device")[1]
+    opened = kept.sessions._read
+    kept.sessions._read = lambda media, sampling: replace(
+        opened(media, sampling), frames=broken_frames()
+    )
+    with pytest.raises(videonsa.VideoError, match="broken"):
+        kept.ask("b")
+    kept.sessions.settle()
+    assert kept.sessions.held("host") == (1, one)
+
+
+def broken_frames():
+    raise videonsa.VideoError("broken")
+    yield

@@ -110,7 +110,7 @@ class Sessions:
                 self._qa,
                 messages,
                 previous=previous,
-                read=lambda media, sampling: self._open(media, sampling, streams),
+                read=lambda media, sampling: self._open(media, sampling, streams, spared=kept),
             )
         finally:
             for stream in streams:
@@ -122,10 +122,10 @@ class Sessions:
 
     def settle(self) -> None:
         """After a question: bring what is kept into its budget."""
-        if self._kept:
-            last = self._kept[-1]
+        last = self._kept[-1] if self._kept else None
+        if last is not None and last.folder is None:  # one that is stored has its size
             last.num_bytes = self._bytes_of(last.conversation.session.num_tokens)
-        self._make_room(0)
+        self._make_room(0, spared=last)
 
     def forget_others(self) -> bool:
         """Leave the device to the question at hand; whether there was something to move."""
@@ -142,11 +142,16 @@ class Sessions:
                 shutil.rmtree(tier.folder, ignore_errors=True)
 
     def _open(
-        self, media: Video, sampling: SamplingSpec, streams: list[VideoStream]
+        self,
+        media: Video,
+        sampling: SamplingSpec,
+        streams: list[VideoStream],
+        *,
+        spared: _Kept | None,
     ) -> VideoStream:
         stream = self._read(media, sampling)
         streams.append(stream)
-        self._make_room(self._bytes_of(self._qa.tokens_of(stream.plan.grid)), keep_last=False)
+        self._make_room(self._bytes_of(self._qa.tokens_of(stream.plan.grid)), spared=spared)
         return stream
 
     def _restored(self, key: Key) -> _Kept | None:
@@ -156,7 +161,7 @@ class Sessions:
             return None
         self._kept.remove(kept)
         if kept.folder is not None:
-            self._make_room(kept.num_bytes, keep_last=False)
+            self._make_room(kept.num_bytes, spared=None)
             try:
                 kept.conversation.session = Session.load(kept.folder, self._qa, progress=False)
             except VideoNSAError:  # what was stored cannot be used: it is read again
@@ -176,14 +181,13 @@ class Sessions:
         found = max(self._kept, key=worth, default=None)
         return found if found is not None and worth(found)[0] else None
 
-    def _make_room(self, num_bytes: int, *, keep_last: bool = True) -> None:
-        """Let so many bytes more fit each tier's budget; the one used last may stay above it."""
+    def _make_room(self, num_bytes: int, *, spared: _Kept | None) -> None:
+        """Let so many bytes more fit each tier's budget; one that is in use stays above it too."""
         for number, tier in enumerate(self._tiers):
             held = [one for one in self._kept if one.tier == number]
-            last = self._kept[-1] if keep_last and self._kept else None
             while held and sum(one.num_bytes for one in held) + num_bytes > tier.most_bytes:
                 oldest = held.pop(0)
-                if oldest is not last:
+                if oldest is not spared:
                     self._lower(oldest)
             num_bytes = 0
 
