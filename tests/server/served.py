@@ -106,12 +106,12 @@ def wait_until(holds, seconds=20.0):
     return True
 
 
-def send_and_leave(port, body, *, key, until=None):
+def send_and_leave(port, body, *, key, until=None, path="/v1/chat/completions"):
     """Send a request, and close the connection: once something holds, or once bytes come."""
     content = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         lines = (
-            "POST /v1/chat/completions HTTP/1.1",
+            f"POST {path} HTTP/1.1",
             "Host: 127.0.0.1",
             f"Authorization: Bearer {key}",
         )

@@ -45,3 +45,9 @@ def test_files_are_listed_page_by_page_the_latest_first(client, clip_path):
     for name in listed:
         client.files.delete(name)
     assert client.files.list().data == []
+
+
+def test_a_wrong_field_of_a_list_is_told_as_other_errors_are(client):
+    with pytest.raises(openai.BadRequestError, match="limit: ") as refused:
+        client.files.list(limit=0)
+    assert refused.value.param == "limit"

@@ -1,6 +1,8 @@
 """The official client drives a server with the embedded model."""
 
+import json
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -9,7 +11,13 @@ from served import chat, data_url, running, text, video, wait_until
 from server_clips import QUESTIONS, write_test_clip
 
 import videonsa
+from videonsa.server.asked import read_request
 from videonsa.server.frames import ReadHere
+from videonsa.server.jobs import Failed, Job
+from videonsa.server.media import RequestMedia
+from videonsa.server.model_thread import ModelThread
+from videonsa.server.sessions import Sessions
+from videonsa.server.settings import KeepSettings
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,59 @@ def test_questions_that_wait_together_are_answered_side_by_side(qa, folder, clip
         chunks = streamed.result()
         words = [chunk.choices[0].delta.content or "" for chunk in chunks]
         assert "".join(words) == answers[0] and sum(map(bool, words)) > 1
+
+
+class Grows(ReadHere):
+    """While it is read the first time, a file becomes longer."""
+
+    grew = False
+
+    def open(self, media, sampling):
+        stream = super().open(media, sampling)
+        if not self.grew:
+            self.grew = True
+            media.write_bytes(media.read_bytes() + b"more")
+        return stream
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_taken_for_what_it_was(qa, clip, tmp_path):
+    copy = tmp_path / "clip.mp4"
+    copy.write_bytes(clip.read_bytes())
+    with running(qa, folder=tmp_path, reader=Grows()) as served:
+        body = chat(video(copy), text(QUESTIONS[0]))
+        status, told, _ = served.post(body)
+        assert status == 400 and "clip.mp4 changed while it was read" in told["error"]["message"]
+        status, reply, _ = served.post(body)
+        assert status == 200 and reply["usage"]["session"] == "new"
+
+
+def test_turns_without_words_are_of_whom_they_are(served, clip):
+    def key(role):
+        turns = [{"role": "user", "content": [video(clip)]}, {"role": role, "content": []}]
+        body = {"model": "embedded", "messages": [*turns, {"role": "user", "content": "What?"}]}
+        asked = read_request(json.dumps(body).encode(), system="")
+        return served.front._find(asked, RequestMedia(served.front.sources)).key
+
+    assert key("user") != key("assistant")
+
+
+def test_an_error_holds_nothing_of_what_was_read_until_it_is_told(qa, monkeypatch):
+    class Held:
+        pass
+
+    told, held = [], []
+
+    def lend(self, messages, key):
+        found = Held()
+        held.append(weakref.ref(found))
+        raise videonsa.VideoError("no") from ValueError(key)
+
+    monkeypatch.setattr(Sessions, "lend", lend)
+    thread = ModelThread(qa, ReadHere(), KeepSettings(device_bytes=1), most_together=1)
+    given = {"messages": (), "question": "What?", "key": (), "samplings": (), "stamps": {}}
+    thread.submit(Job(**given, options={}, emit=told.append))
+    thread.stop()
+    assert isinstance(told[0], Failed) and held[0]() is None
 
 
 def test_a_video_that_comes_in_the_request_is_the_same_video(served, clip, answers):

@@ -1,14 +1,20 @@
 """What ends a request early: keys, limits, clients that leave, a server that stops."""
 
+import asyncio
 import json
+import socket
 import threading
+from types import SimpleNamespace
 
 import openai
 import pytest
-from served import chat, running, send_and_leave, text, video, wait_until
+from served import chat, data_url, running, send_and_leave, text, video, wait_until
 
 import videonsa
 from videonsa.inference.answer import AnswerStream
+from videonsa.server import bodies
+from videonsa.server.app import _Stream
+from videonsa.server.jobs import Piece
 
 LONG = {"max_tokens": 1500, "stream": True}
 """An answer of seconds: the weights are random, and seldom end one."""
@@ -82,11 +88,12 @@ def test_a_client_that_leaves_frees_its_place_long_before_its_answer_would_end(
     send_and_leave(served.port, question(clip_path, **LONG), key="sesame")
     assert wait_until(lambda: is_idle(served))
     assert 0 < len(steps) < 700
-    steps.clear()
     whole = question(clip_path, max_tokens=1500)
-    send_and_leave(served.port, whole, key="sesame", until=lambda: steps)
-    assert wait_until(lambda: is_idle(served))
-    assert 0 < len(steps) < 700
+    for path in ("/v1/chat/completions", "/v1/videonsa/look"):
+        steps.clear()
+        send_and_leave(served.port, whole, key="sesame", until=lambda: steps, path=path)
+        assert wait_until(lambda: is_idle(served))
+        assert 0 < len(steps) < 700
 
 
 def test_a_client_that_leaves_while_it_waits_is_not_answered(served, client, clip_path):
@@ -144,6 +151,50 @@ def test_a_request_that_takes_too_long_is_told_so_and_ends(qa, clip_path):
         with pytest.raises(openai.APIError, match="no complete answer within"):
             list(client.chat.completions.create(**question(clip_path, **LONG)))
         assert wait_until(lambda: is_idle(served))
+
+
+def test_media_that_are_not_found_in_time_are_told_so_and_leave_nothing(qa, clip_path):
+    found = threading.Event()
+    with running(qa, folder=clip_path.parent, timeout=0.2) as served:
+        served.front.sources.info = lambda path, digest: found.wait(20)
+        sent = {"type": "video_url", "video_url": {"url": data_url(clip_path)}}
+        status, told, _ = served.post(chat(sent, text("What?")))
+        assert (status, told["error"]["code"]) == (504, "timeout") and is_idle(served)
+        found.set()
+        assert wait_until(lambda: not list(served.front.sources.scratch.iterdir()))
+
+
+def test_a_body_that_stops_arriving_loses_its_place(served, monkeypatch):
+    monkeypatch.setattr(bodies, "IDLE_SECONDS", 0.05)
+    head = "Host: 127.0.0.1\r\nAuthorization: Bearer sesame\r\nContent-Length: 99\r\n\r\n"
+    for path in ("chat/completions", "videonsa/plan"):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+            connection.sendall(f"POST /v1/{path} HTTP/1.1\r\n{head}{{".encode())
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 408")
+        assert wait_until(lambda: is_idle(served))
+
+
+def test_a_client_that_takes_nothing_of_a_stream_is_cut_off():
+    closed = []
+
+    async def events():
+        try:
+            while True:
+                yield Piece("word")
+        finally:
+            closed.append(True)
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def serve():
+        given = events()
+        stream = _Stream(given, SimpleNamespace(model="m"), await anext(given), seconds=0.05)
+        await stream({"type": "http"}, asyncio.Event().wait, send)
+
+    asyncio.run(serve())
+    assert closed == [True]
 
 
 def test_a_stop_answers_what_was_accepted_and_takes_no_more(qa, clip_path):

@@ -32,7 +32,8 @@ class Chats:
         """(text, where it came from, tokens that were read before)."""
         parts = [VideoPart(source=self.clip_path, key=name) for name in names]
         messages = Message("system", ("Be brief.",)), Message("user", (*parts, question))
-        key = ((0, "system", "Be brief."), *(Shown(1, name, self.sampling) for name in names))
+        shown = [Shown(name, self.sampling) for name in names]
+        key = ((0, "system"), "Be brief.", (1, "user"), *shown)
         lent = self.sessions.lend(messages, key)
         self.asked_of = len(lent.conversation.session.clips)
         answer = lent.conversation.session.ask(question, max_new_tokens=5)
@@ -46,7 +47,11 @@ class Chats:
 @pytest.fixture
 def chats(qa, clip_path, tmp_path):
     def begin(**keep):
-        return Chats(qa, clip_path, KeepSettings(folder=tmp_path, **keep))
+        folders = {name: tmp_path / name for name in ("host", "disk")}
+        for folder in folders.values():
+            folder.mkdir(exist_ok=True)
+        settings = KeepSettings(host_folder=folders["host"], disk_folder=folders["disk"], **keep)
+        return Chats(qa, clip_path, settings)
 
     return begin
 

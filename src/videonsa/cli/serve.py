@@ -1,5 +1,6 @@
 """`videonsa serve`: an OpenAI-compatible endpoint for questions about videos."""
 
+import shutil
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -203,7 +204,8 @@ def run(args: Namespace) -> int:
             front = Front(qa, thread, settings, sources=sources)
             server = make_server(front, stop_timeout=args.stop_timeout)
             port = listening.getsockname()[1]
-            report(f"serving    {settings.model_name} on http://{args.host}:{port}/v1")
+            host = f"[{args.host}]" if ":" in args.host else args.host
+            report(f"serving    {settings.model_name} on http://{host}:{port}/v1")
             # uvicorn stops on them and then raises them again, for whoever asked before it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)
@@ -247,16 +249,19 @@ def _keep_settings(args: Namespace, qa: "VideoQA", state: "StateFolder") -> "Kee
     from videonsa.planning.devices import find_machine
     from videonsa.server.settings import KeepSettings
 
-    device_bytes = args.keep
+    device_bytes, host_bytes = args.keep, args.keep_host or 0
+    if state.memory is not None and (room := shutil.disk_usage(state.memory).total) < host_bytes:
+        report(f"warning    --keep-host is more than /dev/shm takes, which is {room} bytes")
     if device_bytes is None:
         memory = find_machine(qa.model.device).memory or 0
         weights = sum(one.nbytes for one in qa.model.parameters())
         device_bytes = max(0, memory - weights) // 2
     return KeepSettings(
         device_bytes=device_bytes,
-        host_bytes=args.keep_host or 0,
+        host_bytes=host_bytes,
+        host_folder=state.memory,
         disk_bytes=args.keep_disk or 0,
-        folder=state.sessions,
+        disk_folder=state.sessions,
     )
 
 

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -18,7 +19,7 @@ from videonsa.server.api_key import ApiKey
 from videonsa.server.asked import Asked
 from videonsa.server.errors import Gone, RefusedRequest, refusal
 from videonsa.server.files_api import add_file_routes
-from videonsa.server.front import Front, unless_gone
+from videonsa.server.front import Front, last_of, unless_gone
 from videonsa.server.jobs import Done, Piece
 from videonsa.server.openapi import BODY, REFUSALS, describe
 from videonsa.server.page import add_page_routes
@@ -44,6 +45,7 @@ def build_app(front: Front) -> FastAPI:
     app.add_middleware(SameSite, names=front.settings.names)
     app.add_exception_handler(VideoNSAError, _told)
     app.add_exception_handler(HTTPException, _told_of_http)
+    app.add_exception_handler(RequestValidationError, _told_of_query)
     app.add_exception_handler(Exception, _told)
 
     @app.get("/health")
@@ -79,9 +81,11 @@ async def _chat(front: Front, request: Request) -> Response:
         # The status is sent with the first piece: an error before it has one of its own.
         first = await unless_gone(request, anext(events))
         if asked.stream:
-            return _Stream(events, asked, first)
+            return _Stream(events, asked, first, seconds=front.settings.timeout)
         async with aclosing(events):
-            return await unless_gone(request, _whole(events, asked, first))
+            done = first if isinstance(first, Done) else await unless_gone(request, last_of(events))
+        usage = usage_dict(done, ignored=asked.ignored)
+        return JSONResponse(Reply(asked.model).whole(done, usage))
     except Gone:
         await events.aclose()
         return Response(status_code=499)  # nobody reads it
@@ -90,24 +94,21 @@ async def _chat(front: Front, request: Request) -> Response:
         raise
 
 
-async def _whole(events: Events, asked: Asked, event: Asked | Piece | Done) -> Response:
-    while not isinstance(event, Done):
-        event = await anext(events)
-    usage = usage_dict(event, ignored=asked.ignored)
-    return JSONResponse(Reply(asked.model).whole(event, usage))
-
-
 class _Stream(StreamingResponse):
-    """Server-sent events; a client that goes away closes where they come from."""
+    """Server-sent events; a client that goes away, or takes too long to take them, closes them."""
 
-    def __init__(self, events: Events, asked: Asked, first: Asked | Piece | Done) -> None:
-        self._events = events
+    def __init__(
+        self, events: Events, asked: Asked, first: Asked | Piece | Done, *, seconds: float
+    ) -> None:
+        self._events, self._seconds = events, seconds
         super().__init__(_chunks(events, asked, first), media_type="text/event-stream")
         self.headers["Cache-Control"] = "no-store"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
         finally:
             await self._events.aclose()
 
@@ -144,6 +145,14 @@ async def _told_of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     told = RefusedRequest(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
     return JSONResponse(told.body(), told.status, headers=error.headers)
+
+
+async def _told_of_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    told = RefusedRequest(400, f"{name}: {first['msg']}", param=name)
+    return JSONResponse(told.body(), told.status)
 
 
 def _health(front: Front) -> JSONResponse:

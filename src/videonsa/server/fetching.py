@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpcore
@@ -54,6 +55,8 @@ def is_public(address: str) -> bool:
         inner = found.ipv4_mapped or found.sixtofour
         if any(found in network for network in _EMBEDDING):
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if found.is_site_local:  # which later versions of IPv6 took back
+            return False
         if inner is not None:
             found = inner
     return found.is_global and not (found.is_multicast or found.is_reserved)
@@ -94,31 +97,35 @@ class Fetcher:
     hosts: frozenset[str]
     """Of `check_hosts`; without a port, that of the scheme is meant."""
     most_bytes: int
+    """Of all that a request has downloaded."""
     seconds: float
     """From the first connection to the last byte."""
     resolve: Resolve = resolve_name
     network: httpcore.NetworkBackend | None = None
     """What makes connections; None is httpcore's own."""
 
-    def fetch(self, url: str, path: Path, *, param: str, stopped: Callable[[], bool]) -> None:
+    def fetch(
+        self, url: str, path: Path, *, param: str, most_bytes: int, stopped: Callable[[], bool]
+    ) -> None:
         """Download into a file.
 
         Args:
             url: with http or https; redirects are followed, and checked like it.
             path: of the file, which is there.
             param: the field of the request, for refusals.
+            most_bytes: that it may have.
             stopped: whether nobody waits any more.
 
         Raises:
             RefusedRequest: 403 what is not allowed, 413 too large, 400 what cannot be had.
         """
-        deadline = time.monotonic() + self.seconds
+        into = _Download(path, most_bytes, time.monotonic() + self.seconds, stopped)
         network = _CheckedNetwork(self.network or httpcore.SyncBackend(), self.resolve)
         try:
             with httpcore.ConnectionPool(network_backend=network) as pool:
                 for _ in range(MOST_REDIRECTS + 1):
                     self._check(url, param)
-                    following = self._get(pool, url, path, deadline, stopped)
+                    following = self._get(pool, url, into)
                     if following is None:
                         return
                     url = urljoin(url, following)
@@ -152,16 +159,9 @@ class Fetcher:
                 code="host_not_allowed",
             )
 
-    def _get(
-        self,
-        pool: httpcore.ConnectionPool,
-        url: str,
-        path: Path,
-        deadline: float,
-        stopped: Callable[[], bool],
-    ) -> str | None:
+    def _get(self, pool: httpcore.ConnectionPool, url: str, into: "_Download") -> str | None:
         """Download, or say where a redirect leads."""
-        left = max(0.001, deadline - time.monotonic())
+        left = max(0.001, into.deadline - time.monotonic())
         timeout = dict.fromkeys(("connect", "read", "write", "pool"), left)
         # What is sent packed would be small on the wire and large here: it is asked for plain.
         headers = [("Accept", "video/*, image/*"), ("Accept-Encoding", "identity")]
@@ -177,39 +177,42 @@ class Fetcher:
             if given.get("content-encoding", "identity") != "identity":
                 raise ValueError(f"it is sent as {given['content-encoding'][:20]}, want it plain")
             if (stated := given.get("content-length", "0")).isdecimal():
-                self._check_size(int(stated), url)
-            self._write(response, path, url, deadline, stopped)
+                _check_size(int(stated), into, url)
+            self._write(response, into, url)
         return None
 
-    def _write(
-        self,
-        response: httpcore.Response,
-        path: Path,
-        url: str,
-        deadline: float,
-        stopped: Callable[[], bool],
-    ) -> None:
+    def _write(self, response: httpcore.Response, into: "_Download", url: str) -> None:
         written = 0
-        with path.open("wb") as file:
+        with into.path.open("wb") as file:
             for piece in response.iter_stream():
                 written += len(piece)
-                self._check_size(written, url)
-                if stopped():
+                _check_size(written, into, url)
+                if into.stopped():
                     raise ValueError("the client went away")
-                if time.monotonic() > deadline:
+                if time.monotonic() > into.deadline:
                     raise ValueError(f"not there after {self.seconds:g} s")
                 file.write(piece)
         if not written:
             raise ValueError("it is empty")
 
-    def _check_size(self, size: int, url: str) -> None:
-        if size > self.most_bytes:
-            raise RefusedRequest(
-                413,
-                f"what is at {_host(url)} is larger than {self.most_bytes} bytes: want a smaller "
-                "file, or begin the server with a larger --max-upload",
-                code="media_too_large",
-            )
+
+class _Download(NamedTuple):
+    path: Path
+    most_bytes: int
+    deadline: float
+    """Of the monotonic clock."""
+    stopped: Callable[[], bool]
+
+
+def _check_size(size: int, into: _Download, url: str) -> None:
+    if size > into.most_bytes:
+        raise RefusedRequest(
+            413,
+            f"what is at {_host(url)} is larger than {into.most_bytes} bytes, which is what a "
+            "request may have downloaded beside its other files: want smaller or fewer files, or "
+            "begin the server with a larger --max-upload",
+            code="media_too_large",
+        )
 
 
 _FAILURES = (

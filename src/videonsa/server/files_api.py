@@ -1,13 +1,13 @@
 """The routes under /v1/files, as OpenAI's clients call them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import FastAPI, Query
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from videonsa.server.bodies import pieces
 from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.front import Front
 from videonsa.server.media import MediaSources
@@ -15,8 +15,6 @@ from videonsa.server.multipart import FormWithFile
 from videonsa.server.openapi import REFUSALS
 from videonsa.server.uploads import Incoming, StoredFile, Uploads
 
-IDLE_SECONDS = 60.0
-"""In which something of an upload has to arrive."""
 MOST_LISTED = 10_000
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
 _FORM = {
@@ -94,7 +92,7 @@ async def _receive(request: Request, sources: MediaSources) -> StoredFile:
         )
     with uploads.receive() as incoming:
         form = FormWithFile(request.headers.get("content-type", ""), incoming.write)
-        await form.read(_pieces(request))
+        await form.read(pieces(request))
         return await asyncio.to_thread(_keep, incoming, form, sources)
 
 
@@ -102,23 +100,6 @@ def _keep(incoming: Incoming, form: FormWithFile, sources: MediaSources) -> Stor
     info = sources.info(incoming.content, incoming.sha256)
     sources.policy.check(info, kind="file", param="file")
     return incoming.keep(form.filename or "", form.fields)
-
-
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
-    """The body of a request, which has to go on arriving."""
-    stream = request.stream()
-    piece: bytes | None = b""
-    while piece is not None:
-        yield piece
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                piece = await anext(stream, None)
-        except TimeoutError as error:
-            raise RefusedRequest(
-                408, f"nothing of the upload came for {IDLE_SECONDS:g} s: send it again"
-            ) from error
-        except ClientDisconnect as error:
-            raise Gone from error
 
 
 def _stored(uploads: Uploads, name: str) -> StoredFile:

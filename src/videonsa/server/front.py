@@ -3,22 +3,24 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from videonsa.inference.engine import VideoQA
 from videonsa.inference.messages import ImagePart, Message, Part, VideoPart
 from videonsa.models.recorder.protocol import Recorder
 from videonsa.planning.defaults import change_sampling
 from videonsa.server.asked import Asked, read_request
+from videonsa.server.bodies import read_body
 from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.jobs import Done, Event, Failed, Job, Piece
-from videonsa.server.media import MediaSources, RequestMedia
+from videonsa.server.media import MediaSources, RequestMedia, Stamp
 from videonsa.server.metrics import Metrics
 from videonsa.server.model_thread import ModelThread
 from videonsa.server.sessions import TIERS, Key, Shown
@@ -97,11 +99,13 @@ class Front:
             yield asked
             events: asyncio.Queue[Event] = asyncio.Queue()
             with self.thread.coming():
-                job = await self._job(asked, _emitter(loop, events), recorder)
+                async with self._until(deadline):
+                    job = await self._job(asked, _emitter(loop, events), recorder)
                 self.thread.submit(job)
             try:
                 while done is None:
-                    event = await self._next(events, deadline)
+                    async with self._until(deadline):
+                        event = await events.get()
                     if isinstance(event, Failed):
                         raise event.error
                     if isinstance(event, Piece):
@@ -113,10 +117,11 @@ class Front:
         self.metrics.answered(done)
         yield done
 
-    async def _next(self, events: "asyncio.Queue[Event]", deadline: float) -> Event:
+    @asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout_at(deadline):
-                return await events.get()
+                yield
         except TimeoutError as error:
             raise RefusedRequest(
                 504,
@@ -156,46 +161,53 @@ class Front:
         self, asked: Asked, emit: Callable[[Event], None], recorder: Recorder | None
     ) -> Job:
         local = RequestMedia(self.sources)
-        loop = asyncio.get_running_loop()
-        finding = loop.run_in_executor(self._finders, self._find, asked, local)
-        try:
-            found = await asyncio.shield(finding)
-        except BaseException:  # its thread may still write: what it leaves goes when it has ended
-            local.stop()
-            finding.add_done_callback(lambda _: local.close())
-            raise
+        found = await self.find(local, partial(self._find, asked, local))
         return Job(
             messages=found.messages,
             question=found.question,
             key=found.key,
             samplings=found.samplings,
+            stamps=found.stamps,
             options=asked.options,
             emit=emit,
             recorder=recorder,
             release=local.close,
         )
 
+    async def find(self, local: RequestMedia, work: Callable[[], T]) -> T:
+        """Look for media in a thread; once nobody waits, this ends, and what was found goes."""
+        finding = asyncio.get_running_loop().run_in_executor(self._finders, work)
+        try:
+            return await asyncio.shield(finding)
+        except BaseException:  # its thread may still write: what it leaves goes when it has ended
+            local.stop()
+            finding.add_done_callback(lambda _: local.close())
+            raise
+
     def _find(self, asked: Asked, local: RequestMedia) -> "_Found":
         """A chat whose media are found."""
         messages, key, question = [], list[Hashable](), None
+        stamps = dict[Path, Stamp]()
         for number, turn in enumerate(asked.turns):
             parts = list[Part]()
+            key.append((number, turn.role))
             for wanted in turn.parts:
                 if isinstance(wanted, str):
                     parts.append(wanted)
-                    key.append((number, turn.role, wanted))
+                    key.append(wanted)
                     continue
                 sampling = change_sampling(self.qa.sampling, **wanted.changes)
                 media = local.get(wanted.url, kind=wanted.kind, param=wanted.param)
                 kind = ImagePart if wanted.kind == "image" else VideoPart
                 parts.append(kind(source=media.path, changes=wanted.changes, key=media.digest))
-                key.append(Shown(number, media.digest, sampling))
+                key.append(Shown(media.digest, sampling))
+                stamps[media.path] = media.stamp
             messages.append(Message(turn.role, parts))
         if isinstance(last := parts[-1] if parts else None, str) and last.strip():
             question = last
             del key[-1]
         samplings = tuple(part.sampling for part in key if isinstance(part, Shown))
-        return _Found(tuple(messages), question, tuple(key), samplings)
+        return _Found(tuple(messages), question, tuple(key), samplings, stamps)
 
 
 class _Found(NamedTuple):
@@ -203,32 +215,14 @@ class _Found(NamedTuple):
     question: str | None
     key: Key
     samplings: tuple[SamplingSpec, ...]
+    stamps: dict[Path, Stamp]
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The body of a request.
-
-    Raises:
-        RefusedRequest: 413, larger than it may be; no more of it is read.
-        Gone: the client went away.
-    """
-    refused = RefusedRequest(
-        413,
-        f"the body is larger than {most} bytes: send a smaller video, or name a file",
-        code="body_too_large",
-    )
-    stated = request.headers.get("content-length", "0")
-    if not stated.isdecimal() or int(stated) > most:
-        raise refused
-    found = bytearray()
-    try:
-        async for piece in request.stream():
-            found += piece
-            if len(found) > most:
-                raise refused
-    except ClientDisconnect as error:
-        raise Gone from error
-    return bytes(found)
+async def last_of(events: AsyncGenerator[Asked | Piece | Done]) -> Done:
+    """What is at the end of an answer."""
+    while not isinstance(event := await anext(events), Done):
+        pass
+    return event
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

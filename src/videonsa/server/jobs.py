@@ -2,15 +2,17 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from videonsa.inference.answer import Answer
 from videonsa.inference.messages import Message
 from videonsa.inference.sampling import AnswerOptions
 from videonsa.models.recorder.protocol import Recorder
-from videonsa.server.sessions import Key, Lent
+from videonsa.server.media import Stamp
+from videonsa.server.sessions import Key
 from videonsa.video.sampling import SamplingSpec
 
 
@@ -24,8 +26,10 @@ class Done(NamedTuple):
     """An answer is complete."""
 
     answer: Answer
-    lent: Lent
-    """What it is about."""
+    came_from: str
+    """Where the session was kept; "new": nowhere."""
+    num_read: int
+    """Tokens of the session that were read before."""
     together: int
     """Questions that were answered side by side."""
 
@@ -36,7 +40,7 @@ class Done(NamedTuple):
     def cached_tokens(self) -> int:
         """Tokens of the prompt that were read for an earlier request."""
         # Of a method that reads all for every question, a session holds none that are read.
-        return min(self.lent.num_cached, self.answer.usage.cached_tokens)
+        return min(self.num_read, self.answer.usage.cached_tokens)
 
 
 class Failed(NamedTuple):
@@ -59,6 +63,8 @@ class Job:
     """What stands before it."""
     samplings: tuple[SamplingSpec, ...]
     """Of the images and videos, in their order."""
+    stamps: Mapping[Path, Stamp]
+    """Of their files, when their digests were taken."""
     options: AnswerOptions
     emit: Callable[[Event], None]
     """Called by that thread; does not wait."""

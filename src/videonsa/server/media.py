@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from videonsa.errors import UsageError, VideoError
 from videonsa.server.asked import Kind
-from videonsa.server.errors import RefusedRequest
+from videonsa.server.errors import Gone, RefusedRequest
 from videonsa.server.fetching import PORTS, Fetcher, check_hosts
 from videonsa.server.frames import FrameReader
 from videonsa.server.state import StateFolder
@@ -35,6 +35,8 @@ _LIMITS = (
 )
 _KNOWN = 4096
 """Files whose digest and header are remembered."""
+Stamp = tuple[int, ...]
+"""Changes with the content of a file."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -48,7 +50,7 @@ class MediaPolicy:
     hosts: tuple[str, ...] = ()
     """From which http(s) addresses are fetched, NAME or NAME:PORT."""
     most_bytes: int = 2**30
-    """Of an upload or a download."""
+    """Of an upload, or of what a request has downloaded."""
     most_stored: int = 10 * 2**30
     """Of all uploads together."""
     most_seconds: float = 4 * 3600.0
@@ -104,6 +106,8 @@ class Found(NamedTuple):
     digest: str
     """SHA-256 of the file, as hex digits."""
     info: VideoInfo
+    stamp: Stamp
+    """Of the file, from before its digest was taken."""
 
 
 class MediaSources:
@@ -133,14 +137,12 @@ class MediaSources:
             seconds=policy.fetch_seconds,
         )
         self._reader = reader
-        self._digests = _Recent[tuple[int, ...], str](_KNOWN)
+        self._digests = _Recent[Stamp, str](_KNOWN)
         self._infos = _Recent[str, VideoInfo](_KNOWN)
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file; one that did not change since is not read again."""
-        now = path.stat()
-        key = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-        return self._digests.get(key, lambda: _digest(path))
+        return self._digests.get(stamp_of(path), lambda: _digest(path))
 
     def info(self, path: Path, digest: str) -> VideoInfo:
         """What the header of a file states. VideoError where it is no video and no image."""
@@ -163,6 +165,7 @@ class RequestMedia:
     def __init__(self, sources: MediaSources) -> None:
         self._sources = sources
         self._own: Path | None = None
+        self._num_fetched = 0
         self._stopped = threading.Event()
 
     def get(self, url: str, *, kind: Kind, param: str) -> Found:
@@ -176,19 +179,23 @@ class RequestMedia:
         Raises:
             RefusedRequest: what is not allowed, not there, or too large.
             VideoError: it is no video and no image.
+            Gone: nobody waits.
         """
+        if self._stopped.is_set():
+            raise Gone
         digest = None
         if kind == "file" or url.startswith("file-"):
             path, digest = self._uploaded(url, param)
         else:
             path = self._path(url, param)
         try:
+            stamp = stamp_of(path)
             digest = digest or self._sources.digest(path)
         except OSError as error:
             raise _not_there(param) from error
         info = self._sources.info(path, digest)
         self._sources.policy.check(info, kind=kind, param=param)
-        return Found(path, digest, info)
+        return Found(path, digest, info, stamp)
 
     def stop(self) -> None:
         """Nobody waits: a download ends."""
@@ -218,8 +225,10 @@ class RequestMedia:
             )
         if scheme == "file":
             return local_file(self._sources.policy.folder, url, param)
-        path = self._new_file()
-        self._sources.fetcher.fetch(url, path, param=param, stopped=self._stopped.is_set)
+        path, fetcher = self._new_file(), self._sources.fetcher
+        most = fetcher.most_bytes - self._num_fetched
+        fetcher.fetch(url, path, param=param, most_bytes=most, stopped=self._stopped.is_set)
+        self._num_fetched += path.stat().st_size
         return path
 
     def _uploaded(self, name: str, param: str) -> tuple[Path, str]:
@@ -326,6 +335,12 @@ def _not_there(param: str) -> RefusedRequest:
     return RefusedRequest(
         404, "there is no such file, or it cannot be read", param=param, code="media_not_found"
     )
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Device, inode, size and times of change of a file. OSError where there is none."""
+    now = path.stat()
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def _digest(path: Path) -> str:

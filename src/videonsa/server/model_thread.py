@@ -7,13 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 
-from videonsa.errors import BudgetError
+from videonsa.errors import BudgetError, VideoError
 from videonsa.inference.answer import AnswerStream
 from videonsa.inference.encoded_clip import Video
 from videonsa.inference.engine import VideoQA
@@ -23,6 +24,7 @@ from videonsa.models.chunks import why_reread
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.frames import FrameReader
 from videonsa.server.jobs import Done, Failed, Job, Piece
+from videonsa.server.media import stamp_of
 from videonsa.server.sessions import Lent, Sessions
 from videonsa.server.settings import KeepSettings
 from videonsa.video.chat import OPEN_TURN
@@ -140,6 +142,7 @@ class ModelThread:
             try:
                 self._answer(jobs)
             except Exception as error:
+                _let_go(error)
                 for job in jobs:
                     job.emit(Failed(error))
             finally:
@@ -183,7 +186,9 @@ class ModelThread:
             lent = self._lend(jobs[0])
             streams = self._begin(lent.conversation, jobs)
             for job, stream in _pieces(jobs, streams):
-                job.emit(Done(stream.answer, lent, len(jobs), job.samplings))
+                job.emit(
+                    Done(stream.answer, lent.came_from, lent.num_cached, len(jobs), job.samplings)
+                )
         finally:
             self._sessions.settle()
 
@@ -209,15 +214,19 @@ class ModelThread:
     def _open(self, media: Video, sampling: SamplingSpec) -> VideoStream:
         assert isinstance(media, Path)  # media are files by now
         stream = self._reader.open(media, sampling)
-        return replace(stream, frames=self._wanted(stream))
+        return replace(stream, frames=self._wanted(stream, media))
 
-    def _wanted(self, stream: VideoStream) -> Generator[SampledFrame]:
+    def _wanted(self, stream: VideoStream, media: Path) -> Generator[SampledFrame]:
         """The frames, while somebody waits for the answer."""
         with closing(stream.frames):
             for frame in stream.frames:
                 if all(job.cancelled.is_set() for job in self._running):
                     raise Cancelled
                 yield frame
+        # What is kept is found by a digest that was taken before.
+        with suppress(FileNotFoundError):  # deleted meanwhile: what was opened is what was meant
+            if stamp_of(media) != self._running[0].stamps[media]:
+                raise VideoError(f"{media.name} changed while it was read: ask once it is whole")
 
 
 def _pieces(
@@ -241,6 +250,13 @@ def _pieces(
     finally:
         for _, stream in running:
             stream.close()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold: it is told later, and they hold what was read."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

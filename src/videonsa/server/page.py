@@ -1,8 +1,9 @@
 """The page at `/`, and the two routes that it has beside OpenAI's: the plan, and the look."""
 
 import asyncio
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import replace
+from functools import partial
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -19,8 +20,9 @@ from videonsa.planning.defaults import change_sampling
 from videonsa.planning.devices import find_machine
 from videonsa.planning.plan import NEW_TOKENS, TEXT_TOKENS, Question
 from videonsa.server.asked import changes_of, sampling_to_dict
-from videonsa.server.errors import Gone, RefusedRequest
-from videonsa.server.front import Front, read_body
+from videonsa.server.bodies import read_body
+from videonsa.server.errors import Gone
+from videonsa.server.front import Front, last_of, unless_gone
 from videonsa.server.jobs import Done
 from videonsa.server.media import RequestMedia
 from videonsa.server.openapi import BODY, REFUSALS
@@ -60,7 +62,9 @@ def add_page_routes(app: FastAPI, front: Front) -> None:
         try:
             with front.place():
                 asked = parse_body(PlanRequest, await read_body(request, _MOST_BODY))
-                return JSONResponse(await asyncio.to_thread(_plan, front, asked))
+                with closing(RequestMedia(front.sources)) as media:
+                    finding = front.find(media, partial(_plan, front, asked, media))
+                    return JSONResponse(await unless_gone(request, finding))
         except Gone:
             return Response(status_code=499)  # nobody reads it
 
@@ -87,26 +91,23 @@ def page(front: Front) -> str:
     return fill(files("videonsa.server").joinpath(TEMPLATE).read_text("utf-8"), given)
 
 
-def _plan(front: Front, asked: PlanRequest) -> dict[str, Any]:
+def _plan(front: Front, asked: PlanRequest, media: RequestMedia) -> dict[str, Any]:
     """What a question about a video would take, and how the video looks."""
     qa = front.qa
-    with closing(RequestMedia(front.sources)) as media:
-        found = media.get(asked.url, kind=asked.kind, param="url")
-        sampling = change_sampling(qa.sampling, **changes_of(asked))
-        frames = plan_sampling(found.info, sampling)
-        question = Question(
-            shape=qa.shape,
-            machine=find_machine(qa.model.device),
-            text_tokens=TEXT_TOKENS,
-            max_new_tokens=asked.max_tokens or NEW_TOKENS,
-        )
-        info = replace(found.info, path="")  # where files lie here is nobody's business
-        plan = question.plan(front.settings.model_name, info, frames)
-        shown = spread(frames.num_frames, min(asked.thumbnails, frames.num_frames) or 1)
-        times = [frames.times[place] for place in shown] if asked.thumbnails else []
-        images = []
-        if times:
-            images = front.sources.thumbnails(found.path, times, longest=THUMBNAIL)
+    found = media.get(asked.url, kind=asked.kind, param="url")
+    sampling = change_sampling(qa.sampling, **changes_of(asked))
+    frames = plan_sampling(found.info, sampling)
+    question = Question(
+        shape=qa.shape,
+        machine=find_machine(qa.model.device),
+        text_tokens=TEXT_TOKENS,
+        max_new_tokens=asked.max_tokens or NEW_TOKENS,
+    )
+    info = replace(found.info, path="")  # where files lie here is nobody's business
+    plan = question.plan(front.settings.model_name, info, frames)
+    shown = spread(frames.num_frames, min(asked.thumbnails, frames.num_frames) or 1)
+    times = [frames.times[place] for place in shown] if asked.thumbnails else []
+    images = front.sources.thumbnails(found.path, times, longest=THUMBNAIL) if times else []
     notes = (*qa.notes, *found.info.notes, *sampling_notes(found.info, sampling))
     seconds = [{"second": time, "image": image} for time, image in zip(times, images, strict=True)]
     whole = replace(plan, notes=notes).to_dict()
@@ -121,12 +122,12 @@ async def _look(front: Front, request: Request) -> Response:
     """
     looks = Looks()
     try:
-        async for event in front.answer(request, recorder=looks.recorder):
-            if isinstance(event, Done):
-                return JSONResponse(await asyncio.to_thread(_seen, looks, event))
+        async with aclosing(front.answer(request, recorder=looks.recorder)) as events:
+            await anext(events)  # what is asked; from here on, the body is read
+            done = await unless_gone(request, last_of(events))
+        return JSONResponse(await asyncio.to_thread(_seen, looks, done))
     except Gone:
         return Response(status_code=499)  # nobody reads it
-    raise RefusedRequest(500, "there is no answer: ask again")
 
 
 def _seen(looks: Looks, done: Done) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def usage_dict(done: Done, *, ignored: Sequence[str]) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": num_cached},
         "cached_tokens": num_cached,
         "video_tokens": usage.video_tokens,
-        "session": done.lent.came_from,
+        "session": done.came_from,
         "answered_together": done.together,
         "method": usage.attention,
         "media": media,

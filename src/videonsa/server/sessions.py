@@ -1,10 +1,8 @@
 """Conversations kept between requests, in a budget of memory: the GPU's, then host, then disk."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,21 +19,18 @@ from videonsa.video.sampling import SamplingSpec
 
 TIERS = ("device", "host", "disk")
 """Where sessions are kept, from the fastest on."""
-_PREFIX = "videonsa-sessions-"
-"""Of folders in shared memory; the process that made one follows."""
 
 
 class Shown(NamedTuple):
-    """An image or a video at its place in a chat."""
+    """An image or a video in a chat."""
 
-    message: int
     digest: str
     """Of its content."""
     sampling: SamplingSpec
 
 
 Key = tuple[Hashable, ...]
-"""What a chat holds up to the question, part by part; images and videos as `Shown`."""
+"""What a chat holds up to the question: of each turn its number and role, then its parts."""
 
 
 class Lent(NamedTuple):
@@ -136,10 +131,10 @@ class Sessions:
 
     def close(self) -> None:
         """Forget all, and remove what was stored."""
+        for kept in self._kept:
+            if kept.folder is not None:
+                shutil.rmtree(kept.folder, ignore_errors=True)
         self._kept.clear()
-        for tier in self._tiers:
-            if tier.folder is not None:
-                shutil.rmtree(tier.folder, ignore_errors=True)
 
     def _open(
         self,
@@ -225,21 +220,10 @@ def _tiers(qa: VideoQA, keep: KeepSettings) -> Iterator[_Tier]:
     yield _Tier("device", keep.device_bytes, None)
     if why_reread(qa.model.method):  # a session holds no tokens that are read
         return
-    shared = Path("/dev/shm")
-    if keep.host_bytes and shared.is_dir():
-        yield _Tier("host", keep.host_bytes, _own_folder(shared))
-    if keep.disk_bytes and keep.folder is not None:
-        yield _Tier("disk", keep.disk_bytes, keep.folder)
-
-
-def _own_folder(parent: Path) -> Path:
-    """A new folder there; those of servers that were killed are removed."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        with suppress(ValueError, OSError):
-            number = int(left.name.split("-")[-2])
-            if not Path(f"/proc/{number}").exists():
-                shutil.rmtree(left)
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    if keep.host_bytes:
+        yield _Tier("host", keep.host_bytes, keep.host_folder)
+    if keep.disk_bytes:
+        yield _Tier("disk", keep.disk_bytes, keep.disk_folder)
 
 
 def _num_common(key: Key, other: Key) -> int:

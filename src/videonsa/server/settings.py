@@ -45,12 +45,14 @@ class KeepSettings:
     device_bytes: int
     """In the memory of the model's device; the session used last is kept whatever its size."""
     host_bytes: int = 0
-    """In main memory, as files of /dev/shm."""
+    """In main memory, as files."""
+    host_folder: Path | None = None
     disk_bytes: int = 0
-    folder: Path | None = None
-    """For those on disk."""
+    disk_folder: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a disk without a folder: UsageError."""
-        if self.disk_bytes and self.folder is None:
+        """Refuse a tier without a folder: UsageError."""
+        if self.host_bytes and self.host_folder is None:
+            raise UsageError("--keep-host: no files can be made in /dev/shm: use --keep-disk")
+        if self.disk_bytes and self.disk_folder is None:
             raise UsageError("sessions on disk and no folder for them: name one")

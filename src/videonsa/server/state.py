@@ -1,15 +1,20 @@
 """The folder in which a server keeps uploads, and for a moment what requests bring with them."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from videonsa.disk import sole_writer
+from videonsa.disk import LOCK, sole_writer
 from videonsa.errors import UsageError
 from videonsa.parsing import one_line
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where files lie in main memory."""
+_PREFIX = "videonsa-serve-"
 
 
 class StateFolder(NamedTuple):
@@ -21,6 +26,8 @@ class StateFolder(NamedTuple):
     """Uploads."""
     sessions: Path
     """Those that are kept on disk."""
+    memory: Path | None
+    """Sessions that are kept in main memory; None: there is no place for files in it."""
 
 
 @contextmanager
@@ -33,22 +40,42 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
     Raises:
         UsageError: it cannot be written to, or another server holds it.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="videonsa-") as name:
-            yield _parts_of(Path(name))
-        return
+    with ExitStack() as stack:
+        memory = None
+        if os.access(SHARED_MEMORY, os.W_OK):
+            memory = stack.enter_context(own_folder(SHARED_MEMORY))
+        if folder is None:
+            folder = stack.enter_context(own_folder(Path(tempfile.gettempdir())))
+        else:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(
+                    f"--state {folder}: {one_line(error)}: name another folder"
+                ) from error
+            stack.enter_context(sole_writer(folder, work="serve"))
+        yield _state_in(folder, memory)
+
+
+@contextmanager
+def own_folder(parent: Path) -> Iterator[Path]:
+    """A new folder there, removed at the end; what servers left that were killed is removed now."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        if (left / LOCK).exists():
+            with suppress(UsageError, OSError), sole_writer(left, work="serve"):
+                shutil.rmtree(left)  # nobody holds it
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--state {folder}: {one_line(error)}: name another folder") from error
-    with sole_writer(folder, work="serve"):
-        yield _parts_of(folder)
+        with sole_writer(folder, work="serve"):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parts_of(folder: Path) -> StateFolder:
-    state = StateFolder(*(folder / name for name in ("requests", "files", "sessions")))
-    for left in (state.requests, state.sessions):  # of a server that was killed
+def _state_in(folder: Path, memory: Path | None) -> StateFolder:
+    requests, files, sessions = (folder / name for name in ("requests", "files", "sessions"))
+    for left in (requests, sessions):  # of a server that was killed
         shutil.rmtree(left, ignore_errors=True)
-    for part in state:
+    for part in (requests, files, sessions):
         part.mkdir(mode=0o700, exist_ok=True)
-    return state
+    return StateFolder(requests, files, sessions, memory)
