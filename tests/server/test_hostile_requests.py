@@ -127,7 +127,7 @@ URLS = {
     # Content.
     "base64 with a hole": ("data:video/mp4;base64,AAAA*AAA", 400, "invalid_base64"),
     "base64 that is cut off": ("data:video/mp4;base64,AAAAA", 400, "invalid_base64"),
-    "base64 that says so not": ("data:video/mp4,AAAA", 400, "invalid_base64"),
+    "a data: URL without base64": ("data:video/mp4,AAAA", 400, "invalid_base64"),
     "a ZIP bomb": (data(zip_bomb()), 400, "unreadable_media"),
     "an image of 3,600 megapixels": (data(png(60_000, 60_000)), 400, "unreadable_media"),
     "a video of 10^9 frames": (data(avi(10**9)), 413, "media_too_large"),

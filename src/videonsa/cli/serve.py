@@ -95,7 +95,8 @@ def _add_media(parser: LineParser) -> None:
         "--max-upload",
         default="1GiB",
         metavar="SIZE",
-        help="of an upload or a download, such as 500MB (default: %(default)s)",
+        help="of an upload, or of all that a request has downloaded, such as 500MB (default: "
+        "%(default)s)",
     )
     media.add_argument(
         "--max-stored",

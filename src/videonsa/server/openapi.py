@@ -22,6 +22,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No API key, or a wrong one."},
     403: {"description": "Media that this server does not take."},
     404: {"description": "No such model, file or upload."},
+    408: {"description": "The body arrives too slowly."},
     413: {"description": "A body or a video larger than this server takes."},
     429: {"description": "As many requests as may be are under way: see Retry-After."},
     503: {"description": "The server stops."},
