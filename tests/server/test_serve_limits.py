@@ -14,6 +14,7 @@ import videonsa
 from videonsa.inference.answer import AnswerStream
 from videonsa.server import bodies
 from videonsa.server.app import _Stream
+from videonsa.server.errors import RefusedRequest
 from videonsa.server.jobs import Piece
 
 LONG = {"max_tokens": 1500, "stream": True}
@@ -172,6 +173,22 @@ def test_a_body_that_stops_arriving_loses_its_place(served, monkeypatch):
             connection.sendall(f"POST /v1/{path} HTTP/1.1\r\n{head}{{".encode())
             assert connection.recv(2**16).startswith(b"HTTP/1.1 408")
         assert wait_until(lambda: is_idle(served))
+
+
+def test_a_body_that_came_fast_may_not_stop_for_longer_than_others(monkeypatch):
+    monkeypatch.setattr(bodies, "IDLE_SECONDS", 0.05)
+
+    async def arriving():
+        yield bytes(10**8)
+        await asyncio.Event().wait()
+
+    async def read():
+        request = SimpleNamespace(stream=arriving, headers={})
+        async with asyncio.timeout(20):
+            await bodies.read_body(request, 10**9)
+
+    with pytest.raises(RefusedRequest, match="too slowly"):
+        asyncio.run(read())
 
 
 def test_a_client_that_takes_nothing_of_a_stream_is_cut_off():

@@ -10,7 +10,7 @@ from videonsa.server.errors import Gone, RefusedRequest
 IDLE_SECONDS = 60.0
 """In which something of a body has to arrive."""
 SLOWEST = 10_000
-"""Bytes a second that have to arrive in the long run: a body that trickles keeps a place."""
+"""Bytes a second that have to arrive in the long run: a body that trickles would keep a place."""
 
 
 async def pieces(request: Request) -> AsyncIterator[bytes]:
@@ -20,7 +20,8 @@ async def pieces(request: Request) -> AsyncIterator[bytes]:
         RefusedRequest: 408, it does not.
         Gone: the client went away.
     """
-    end = asyncio.get_running_loop().time() + IDLE_SECONDS
+    now = asyncio.get_running_loop().time
+    end = now() + IDLE_SECONDS
     stream = request.stream()
     piece: bytes | None = b""
     while piece is not None:
@@ -35,7 +36,7 @@ async def pieces(request: Request) -> AsyncIterator[bytes]:
             ) from error
         except ClientDisconnect as error:
             raise Gone from error
-        end += len(piece or b"") / SLOWEST
+        end = min(end + len(piece or b"") / SLOWEST, now() + IDLE_SECONDS)
 
 
 async def read_body(request: Request, most: int) -> bytes:

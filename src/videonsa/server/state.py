@@ -8,13 +8,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
+
 from videonsa.disk import LOCK, sole_writer
 from videonsa.errors import UsageError
 from videonsa.parsing import one_line
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where files lie in main memory."""
-_PREFIX = "videonsa-serve-"
+_NEW, _HELD = "videonsa-new-", "videonsa-temporary-"
+"""How the name of a folder that ends with its server begins: before it is locked, and then."""
 
 
 class StateFolder(NamedTuple):
@@ -42,7 +45,7 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
     """
     with ExitStack() as stack:
         memory = None
-        if os.access(SHARED_MEMORY, os.W_OK):
+        with suppress(OSError):
             memory = stack.enter_context(own_folder(SHARED_MEMORY))
         if folder is None:
             folder = stack.enter_context(own_folder(Path(tempfile.gettempdir())))
@@ -59,17 +62,24 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
 
 @contextmanager
 def own_folder(parent: Path) -> Iterator[Path]:
-    """A new folder there, removed at the end; what servers left that were killed is removed now."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        if (left / LOCK).exists():
-            with suppress(UsageError, OSError), sole_writer(left, work="serve"):
-                shutil.rmtree(left)  # nobody holds it
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    try:
-        with sole_writer(folder, work="serve"):
+    """A new folder there, removed at the end; what servers left that were killed is removed now.
+
+    Raises:
+        OSError: none can be made there.
+    """
+    for left in parent.glob(f"{_HELD}*"):
+        with suppress(Timeout, OSError):  # its server runs, or removes it at this moment
+            if left.lstat().st_uid == os.geteuid():
+                with FileLock(left / LOCK, timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
+    with FileLock(folder / LOCK):
+        try:
+            # Servers that start look for it only by the name that it has from now on.
+            folder = folder.rename(parent / folder.name.replace(_NEW, _HELD))
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _state_in(folder: Path, memory: Path | None) -> StateFolder:
