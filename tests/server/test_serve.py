@@ -177,9 +177,10 @@ def test_an_error_holds_nothing_of_what_was_read_until_it_is_told(qa, monkeypatc
 
 
 def test_a_video_that_comes_in_the_request_is_the_same_video(served, clip, answers):
-    url = data_url(clip)
-    body = chat({"type": "video_url", "video_url": {"url": url}}, text(QUESTIONS[0]))
-    reply = served.client().chat.completions.create(**body)
+    create = served.client().chat.completions.create
+    create(**chat(video(clip), text(QUESTIONS[0])))
+    sent = {"type": "video_url", "video_url": {"url": data_url(clip)}}
+    reply = create(**chat(sent, text(QUESTIONS[0])))
     assert reply.choices[0].message.content == answers[0] and reply.usage.cached_tokens > 0
 
 
