@@ -19,6 +19,9 @@ from videonsa.server.settings import KeepSettings, ServeSettings
 from videonsa.server.state import open_state
 from videonsa.video.chat import DEFAULT_SYSTEM
 
+QUESTIONS = ("What flashed?", "What colour is the circle?", "In which quarter was the flash?")
+"""About the clip of `server_fixtures`; the embedded model can answer them."""
+
 
 class Served:
     """A server that runs."""

@@ -7,17 +7,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from server_clips import write_test_clip
 
 from videonsa.errors import UsageError, VideoError
 from videonsa.server.decoding import IsolatedReader
 from videonsa.server.frames import ReadHere
 from videonsa.video.sampling import SamplingSpec
 
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return write_test_clip(tmp_path_factory.mktemp("media") / "clip.mp4", seconds=8.0)
+pytest_plugins = ["server_fixtures"]
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import openai
 import pytest
 from served import chat, running, text
 
-import videonsa
+pytest_plugins = ["server_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def client(tiny_folder):
-    with running(videonsa.load(tiny_folder, device="cpu")) as served:
+def client(tiny_qa):
+    with running(tiny_qa) as served:
         yield served.client()
 
 

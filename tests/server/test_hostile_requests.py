@@ -13,8 +13,9 @@ from hostile_files import avi, png, zip_bomb
 from pretended_web import pretended_web
 from served import chat, running, send_and_leave, text, wait_until
 
-import videonsa
 from videonsa.server.media import MediaPolicy
+
+pytest_plugins = ["server_fixtures"]
 
 MOST_BYTES = 200_000
 KEY = "sesame"
@@ -48,10 +49,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(tiny_folder, folder, web):
+def served(tiny_qa, folder, web):
     hosts = ("videos.example", "inside.example", "loop.example", "mapped.example", "partly.example")
     with running(
-        videonsa.load(tiny_folder, device="cpu"),
+        tiny_qa,
         policy=MediaPolicy(folder=folder, hosts=hosts, most_bytes=MOST_BYTES),
         fetcher=web.fetcher(*hosts, most_bytes=MOST_BYTES),
         most_body=10**6,

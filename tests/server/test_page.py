@@ -3,30 +3,14 @@
 import re
 
 import pytest
-from served import chat, running, text, video
-from server_clips import QUESTIONS, write_test_clip
+from served import QUESTIONS, chat, running, text, video
 
-import videonsa
-
-
-@pytest.fixture(scope="module")
-def qa():
-    return videonsa.load("embedded", device="cpu")
+pytest_plugins = ["server_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("media")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    return write_test_clip(folder / "clip.mp4")
-
-
-@pytest.fixture(scope="module")
-def served(qa, folder):
-    with running(qa, folder=folder) as found:
+def served(qa, clip):
+    with running(qa, folder=clip.parent) as found:
         yield found
 
 

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from served import chat, data_url, running, text, video, wait_until
-from server_clips import QUESTIONS, write_test_clip
+from served import QUESTIONS, chat, data_url, running, text, video, wait_until
 
 import videonsa
 from videonsa.server.asked import read_request
@@ -19,20 +18,7 @@ from videonsa.server.model_thread import ModelThread
 from videonsa.server.sessions import Sessions
 from videonsa.server.settings import KeepSettings
 
-
-@pytest.fixture(scope="module")
-def qa():
-    return videonsa.load("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("media")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    return write_test_clip(folder / "clip.mp4")
+pytest_plugins = ["server_fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +29,8 @@ def answers(qa, clip):
 
 
 @pytest.fixture(scope="module")
-def served(qa, folder, answers):
-    with running(qa, folder=folder) as found:
+def served(qa, clip, answers):
+    with running(qa, folder=clip.parent) as found:
         yield found
 
 
@@ -100,9 +86,9 @@ class Gate(ReadHere):
         return super().open(media, sampling)
 
 
-def test_questions_that_wait_together_are_answered_side_by_side(qa, folder, clip, answers):
+def test_questions_that_wait_together_are_answered_side_by_side(qa, clip, answers):
     gate = Gate()
-    with running(qa, folder=folder, reader=gate) as served, ThreadPoolExecutor(8) as pool:
+    with running(qa, folder=clip.parent, reader=gate) as served, ThreadPoolExecutor(8) as pool:
         waiting = served.front.thread
         create = served.client().chat.completions.create
         first = pool.submit(create, **chat(video(clip), text("How many?")))
@@ -197,12 +183,12 @@ def test_sampling_is_that_of_the_request_in_each_spelling(served, clip):
         assert reply.usage.media[0]["frames"] == 6, way
 
 
-def test_a_wrong_model_and_media_that_are_not_there_are_errors_of_the_client(served, folder):
+def test_a_wrong_model_and_media_that_are_not_there_are_errors_of_the_client(served, clip):
     client = served.client()
-    body = chat(video(folder / "clip.mp4"), text("What flashed?"))
+    body = chat(video(clip), text("What flashed?"))
     with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
         client.chat.completions.create(**body | {"model": "gpt"})
     with pytest.raises(openai.PermissionDeniedError, match="--media"):
         client.chat.completions.create(**chat(video("/etc/passwd"), text("What?")))
     with pytest.raises(openai.NotFoundError, match="no such file"):
-        client.chat.completions.create(**chat(video(folder / "none.mp4"), text("What?")))
+        client.chat.completions.create(**chat(video(clip.with_name("none.mp4")), text("What?")))

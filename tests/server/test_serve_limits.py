@@ -10,26 +10,22 @@ import openai
 import pytest
 from served import chat, data_url, running, send_and_leave, text, video, wait_until
 
-import videonsa
 from videonsa.inference.answer import AnswerStream
 from videonsa.server import bodies
 from videonsa.server.app import _Stream
 from videonsa.server.errors import RefusedRequest
 from videonsa.server.jobs import Piece
 
+pytest_plugins = ["server_fixtures"]
+
 LONG = {"max_tokens": 1500, "stream": True}
 """An answer of seconds: the weights are random, and seldom end one."""
 
 
 @pytest.fixture(scope="module")
-def qa(tiny_folder):
-    return videonsa.load(tiny_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def served(qa, clip_path):
+def served(tiny_qa, clip_path):
     limits = {"most_requests": 2, "most_body": 10_000, "api_key": "sesame"}
-    with running(qa, folder=clip_path.parent, **limits) as found:
+    with running(tiny_qa, folder=clip_path.parent, **limits) as found:
         yield found
 
 
@@ -143,8 +139,8 @@ def test_a_body_is_read_as_far_as_it_may_be_long_and_deep(served):
     assert status == 400 and told["error"]["type"] == "invalid_request_error"
 
 
-def test_a_request_that_takes_too_long_is_told_so_and_ends(qa, clip_path):
-    with running(qa, folder=clip_path.parent, timeout=0.3) as served:
+def test_a_request_that_takes_too_long_is_told_so_and_ends(tiny_qa, clip_path):
+    with running(tiny_qa, folder=clip_path.parent, timeout=0.3) as served:
         client = served.client()
         with pytest.raises(openai.APIStatusError) as refused:
             client.chat.completions.create(**question(clip_path, max_tokens=1500))
@@ -154,9 +150,9 @@ def test_a_request_that_takes_too_long_is_told_so_and_ends(qa, clip_path):
         assert wait_until(lambda: is_idle(served))
 
 
-def test_media_that_are_not_found_in_time_are_told_so_and_leave_nothing(qa, clip_path):
+def test_media_that_are_not_found_in_time_are_told_so_and_leave_nothing(tiny_qa, clip_path):
     found = threading.Event()
-    with running(qa, folder=clip_path.parent, timeout=0.2) as served:
+    with running(tiny_qa, folder=clip_path.parent, timeout=0.2) as served:
         served.front.sources.info = lambda path, digest: found.wait(20)
         sent = {"type": "video_url", "video_url": {"url": data_url(clip_path)}}
         status, told, _ = served.post(chat(sent, text("What?")))
@@ -214,8 +210,8 @@ def test_a_client_that_takes_nothing_of_a_stream_is_cut_off():
     assert closed == [True]
 
 
-def test_a_stop_answers_what_was_accepted_and_takes_no_more(qa, clip_path):
-    with running(qa, folder=clip_path.parent) as served:
+def test_a_stop_answers_what_was_accepted_and_takes_no_more(tiny_qa, clip_path):
+    with running(tiny_qa, folder=clip_path.parent) as served:
         client = served.client()
         long = LONG | {"max_tokens": 200}
         stream = iter(client.chat.completions.create(**question(clip_path, **long)))

@@ -10,10 +10,7 @@ from videonsa.server.frames import ReadHere
 from videonsa.server.sessions import Sessions, Shown
 from videonsa.server.settings import KeepSettings
 
-
-@pytest.fixture(scope="module")
-def qa(tiny_folder):
-    return videonsa.load(tiny_folder, device="cpu")
+pytest_plugins = ["server_fixtures"]
 
 
 class Chats:
@@ -45,13 +42,13 @@ class Chats:
 
 
 @pytest.fixture
-def chats(qa, clip_path, tmp_path):
+def chats(tiny_qa, clip_path, tmp_path):
     def begin(**keep):
         folders = {name: tmp_path / name for name in ("host", "disk")}
         for folder in folders.values():
             folder.mkdir(exist_ok=True)
         settings = KeepSettings(host_folder=folders["host"], disk_folder=folders["disk"], **keep)
-        return Chats(qa, clip_path, settings)
+        return Chats(tiny_qa, clip_path, settings)
 
     return begin
 
@@ -78,7 +75,7 @@ def test_what_exceeds_the_device_goes_to_the_host_then_to_the_disk_and_comes_bac
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_what_has_no_budget_is_forgotten_the_least_recent_first(chats, qa):
+def test_what_has_no_budget_is_forgotten_the_least_recent_first(chats):
     kept = chats(device_bytes=10**9)
     kept.ask("a")
     one = kept.sessions.held("device")[1]
