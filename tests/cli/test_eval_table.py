@@ -63,6 +63,32 @@ def test_the_table_has_the_papers_values_ours_and_what_differs(run, tmp_path, ca
     assert json.loads(capsys.readouterr().out)["cells"][0]["paper"][0]["value"] == 81.0
 
 
+def test_scores_of_an_earlier_state_of_the_log_are_said_to_be_so(run, capsys):
+    def told():
+        """What the table and the samples say of it, without what comes after the colon."""
+        assert main(["eval", "table", str(run)]) == main(["eval", "show", str(run)]) == 0
+        shown = capsys.readouterr()
+        row = next(one for one in shown.out.splitlines() if one.startswith("| TimeScope"))
+        found = [
+            one for one in (*row.split("<br>"), *shown.err.splitlines()) if "scores.json" in one
+        ]
+        return [one.partition(":")[0] for one in found]
+
+    said = "scores.json is of an earlier state of the log, 3 samples (1 failed); now "
+    assert told() == []
+    with sample_log(run) as journal:
+        journal.append(line(2, "A"))  # the one that had failed, asked again
+    assert told() == [f"{said}3 (0 failed)"] * 2
+    with sample_log(run) as journal:
+        journal.append(line(3, "C"))
+    assert told() == [f"{said}4 (0 failed)"] * 2
+    score_run(run, {"timescope": "it is not here"})
+    assert told() == []
+    (run / "samples-0.jsonl").unlink()
+    assert main(["eval", "table", str(run)]) == 0
+    assert "scores.json stands alone: without samples-*.jsonl nothing" in capsys.readouterr().out
+
+
 def test_samples_of_a_benchmark_are_shown_with_both_scores(run, capsys):
     assert main(["eval", "show", str(run), "--sample", "timescope/1"]) == 0
     text = capsys.readouterr().out

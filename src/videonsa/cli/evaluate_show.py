@@ -1,6 +1,6 @@
 """`videonsa eval show`: samples of a run that is done, printed or as a page."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,20 @@ def add_parser(what: Commands) -> None:
         ),
     )
     show.add_argument("folder", type=values.path, metavar="RUN", help="the --out of a run")
+    _add_choice(show)
+    show.add_argument(
+        "--page", type=values.path, metavar="FILE.html", help="write a page instead of printing"
+    )
+    show.add_argument(
+        "--videos",
+        type=values.path,
+        metavar="FOLDER",
+        help="where the page finds videos by their names (default: where they were)",
+    )
+
+
+def _add_choice(show: ArgumentParser) -> None:
+    """Which samples."""
     show.add_argument(
         "--sample", metavar="KEY", help="the sample of this key, or of this number in every task"
     )
@@ -67,15 +81,6 @@ def add_parser(what: Commands) -> None:
         type=values.integer,
         metavar="N",
         help=f"show at most so many (default: {_MOST}, on a page {_MOST_OF_A_PAGE})",
-    )
-    show.add_argument(
-        "--page", type=values.path, metavar="FILE.html", help="write a page instead of printing"
-    )
-    show.add_argument(
-        "--videos",
-        type=values.path,
-        metavar="FOLDER",
-        help="where the page finds videos by their names (default: where they were)",
     )
 
 
@@ -104,10 +109,13 @@ def run(args: Namespace) -> int:
         told += f"; the first {len(shown)} are shown: --limit shows more"
     if args.page is not None:
         _write_page(args, run, shown, told)
-    elif args.json:
-        emit_json({"matched": len(found), "samples": [asdict(sample) for sample in shown]})
     else:
-        emit("\n".join(map(sample_text, shown)))
+        if args.json:
+            emit_json({"matched": len(found), "samples": [asdict(sample) for sample in shown]})
+        else:
+            emit("\n".join(map(sample_text, shown)))
+        for note in run.notes:
+            report(note)
     report(told)
     return 0
 

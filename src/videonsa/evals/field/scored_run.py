@@ -12,11 +12,12 @@ from videonsa.disk import write_atomic
 from videonsa.errors import UsageError
 from videonsa.evals.field.benchmarks import BENCHMARKS
 from videonsa.evals.field.recipe import Recipe, stated_recipe
-from videonsa.evals.field.sample_log import read_samples
+from videonsa.evals.field.sample_line import SampleLine
+from videonsa.evals.field.sample_log import PATTERN, read_samples
 from videonsa.evals.field.scoring.line_scores import LineScores, Scorer, score_line
 from videonsa.evals.field.scoring.rules import RULES
 from videonsa.evals.field.scoring.totals import Totals, totals
-from videonsa.evals.journal import RUN, read_run
+from videonsa.evals.journal import RUN, digest, read_run
 from videonsa.parsing import one_line, read_json_object, typed
 
 SCORES = "scores.json"
@@ -80,6 +81,8 @@ class FieldScores:
 
     benchmark: str
     settings_digest: str
+    log_digest: str
+    """Of the samples and their answers, as they stood in the log."""
     samples: int
     failed: int
     reasons: tuple[Reason, ...]
@@ -151,6 +154,27 @@ def read_scores(folder: Path) -> FieldScores:
     return scores
 
 
+def earlier_state(folder: Path, config: RunConfig, scores: FieldScores) -> str | None:
+    """What to say where `scores.json` is not of the log as it is now; None where it is.
+
+    A run that resumes leaves the scores of the one before until it ends.
+
+    Raises:
+        UsageError: a log that holds something else.
+    """
+    if not any(folder.glob(PATTERN)):
+        return f"{SCORES} stands alone: without {PATTERN} nothing says whether it is of all samples"
+    lines = _lines_of(config.asked.tasks, read_samples(folder))
+    if _log_digest(lines) == scores.log_digest:
+        return None
+    failed = sum(line.failure is not None for line in lines)
+    return (
+        f"{SCORES} is of an earlier state of the log, {scores.samples} samples ({scores.failed} "
+        f"failed); now {len(lines)} ({failed} failed): 'videonsa eval benchmark --score-only --out "
+        f"{folder}' scores them"
+    )
+
+
 def score_run(folder: Path, scorers: Mapping[str, LmmsScorer | str]) -> FieldScores:
     """Score the log of a run under both rules, and write `scores.json`.
 
@@ -164,7 +188,7 @@ def score_run(folder: Path, scorers: Mapping[str, LmmsScorer | str]) -> FieldSco
     config = read_config(folder)
     wanted = config.asked.tasks
     every = read_samples(folder)
-    lines = [line for line in every if line.task in wanted]
+    lines = _lines_of(wanted, every)
     kept = {task: _Kept(scorer) for task, scorer in scorers.items() if not isinstance(scorer, str)}
     scored = tuple(
         score_line(line, lmms=kept.get(line.task) or _why_not(scorers, line.task)) for line in lines
@@ -177,6 +201,7 @@ def score_run(folder: Path, scorers: Mapping[str, LmmsScorer | str]) -> FieldSco
     scores = FieldScores(
         benchmark=config.benchmark,
         settings_digest=config.settings_digest,
+        log_digest=_log_digest(lines),
         samples=len(lines),
         failed=len(lines) - len(answered),
         reasons=tuple(
@@ -198,6 +223,15 @@ def score_run(folder: Path, scorers: Mapping[str, LmmsScorer | str]) -> FieldSco
     text = json.dumps(asdict(scores), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / SCORES, text + "\n")
     return scores
+
+
+def _lines_of(tasks: Sequence[str], lines: Sequence[SampleLine]) -> list[SampleLine]:
+    return [line for line in lines if line.task in tasks]
+
+
+def _log_digest(lines: Sequence[SampleLine]) -> str:
+    """16 hexadecimal digits."""
+    return digest({line.key.text: [line.answer, line.failure] for line in lines})
 
 
 def _why_not(scorers: Mapping[str, LmmsScorer | str], task: str) -> str:

@@ -9,6 +9,7 @@ from videonsa.evals.field.scored_run import (
     DEMONSTRATION,
     NOT_COMPARABLE,
     SCORES,
+    earlier_state,
     find_config,
     read_scores,
 )
@@ -51,11 +52,13 @@ def _field_run(folder: Path) -> ShownRun:
         if config.demonstration:
             notes.append(f"{NOT_COMPARABLE}: {DEMONSTRATION}.")
     if (folder / SCORES).exists():
-        scores = {one.key: one.scores for one in read_scores(folder).lines}
+        found = read_scores(folder)
+        scores = {one.key: one.scores for one in found.lines}
+        if config is not None and (earlier := earlier_state(folder, config, found)):
+            notes.append(f"{earlier}.")
+    else:
+        notes.append(f"There is no {SCORES}: 'videonsa eval benchmark' scores.")
     samples = tuple(field_samples(folder, scores))
-    unscored = sum(one.key not in scores for one in samples)
-    if unscored:
-        notes.append(f"{unscored} samples are not in {SCORES}: 'videonsa eval benchmark' scores.")
     return ShownRun(title=title, samples=samples, notes=tuple(notes))
 
 

@@ -13,6 +13,7 @@ from videonsa.evals.field.scored_run import (
     NOT_COMPARABLE,
     FieldScores,
     RunConfig,
+    earlier_state,
     read_config,
     read_scores,
 )
@@ -87,11 +88,23 @@ def read_cell(folder: Path) -> Cell:
     Raises:
         UsageError: the folder is no such run, or is not scored yet.
     """
-    return compare(our_result(str(folder), read_config(folder), read_scores(folder)))
+    config, scores = read_config(folder), read_scores(folder)
+    earlier = earlier_state(folder, config, scores)
+    notes = () if earlier is None else (earlier,)
+    return compare(our_result(str(folder), config, scores, notes=notes))
 
 
-def our_result(run: str, config: RunConfig, scores: FieldScores) -> OurResult:
-    """A run on its benchmark."""
+def our_result(
+    run: str, config: RunConfig, scores: FieldScores, *, notes: Sequence[str] = ()
+) -> OurResult:
+    """A run on its benchmark.
+
+    Args:
+        run: its name.
+        config: what it asks.
+        scores: of its samples.
+        notes: what else has to be known, a few words each.
+    """
     recipe, tokens = config.asked, scores.prompt_tokens
     limit = () if config.limit is None else (f"the first {config.limit} documents of a task",)
     return OurResult(
@@ -109,7 +122,7 @@ def our_result(run: str, config: RunConfig, scores: FieldScores) -> OurResult:
             fps=recipe.fps,
             max_new_tokens=recipe.max_new_tokens,
         ),
-        changed=(*config.differences, *limit, *recipe.notes, *scores.notes),
+        changed=(*notes, *config.differences, *limit, *recipe.notes, *scores.notes),
         samples=scores.samples,
         failed=scores.failed,
         answered=scores.totals.answered,
