@@ -1,6 +1,7 @@
 """lmms-eval asks the embedded model through the plug-in: the log says what came of it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ import torch
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 
 import videonsa
 from tests_lmms.tiny import command, run, samples, write_tasks, write_video
@@ -19,6 +21,7 @@ from videonsa.evals.field.sample_log import read_samples
 from videonsa.inference.context import Context
 from videonsa.inference.messages import ImagePart, Message, VideoPart, session_for
 
+EMBEDDED = Path(videonsa.__file__).parent / "assets/embedded"
 QUESTIONS = ("What moves?", "Where is it?", "What is red?", "How many?")
 METHODS = ("dense", "nsa:block_size=32,window_size=64", "fastv+nsa", "minference")
 
@@ -243,3 +246,14 @@ def test_arguments_and_logs_of_another_kind_are_refused_in_one_line(tasks, tmp_p
             evaluate(tasks, tmp_path / "log", more=more)
     with pytest.raises(UsageError, match="tiny/test/0 asked with max_new_tokens 6, not 4"):
         evaluate(tasks, tmp_path / "log", gen_kwargs="max_new_tokens=4")
+
+
+def test_a_log_of_other_weights_by_the_same_name_is_refused(tasks, tmp_path):
+    model, log = tmp_path / "model", tmp_path / "log"
+    shutil.copytree(EMBEDDED, model)
+    evaluate(tasks, log, more=f",pretrained={model}")
+    evaluate(tasks, log, more=f",pretrained={model}")
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: one * 1.01 for name, one in tensors.items()}, model / "model.safetensors")
+    with pytest.raises(UsageError, match=r"holds a run with weights_digest='[0-9a-f]{32}', not"):
+        evaluate(tasks, log, more=f",pretrained={model}")

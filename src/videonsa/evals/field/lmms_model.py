@@ -23,6 +23,7 @@ from videonsa.evals.field.sample_line import SampleKey, SampleLine, as_json, jso
 from videonsa.evals.field.sample_log import run_log
 from videonsa.inference.engine import VideoQA, load
 from videonsa.machine import evaluation_facts
+from videonsa.models.stored_cache.fingerprint import fingerprint
 from videonsa.parsing import one_line
 
 UNLIKELY = float("inf")
@@ -174,9 +175,10 @@ class VideoNSAChat(lmms):  # type: ignore[misc]
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What all samples of a log share; the method and the dtype as they are."""
+        """What all samples of a log share; the weights, method and dtype as they are."""
         model = self.qa.model
         return self.args.identity() | {
+            "weights_digest": fingerprint(model)["weights"],
             "method": model.method.full_name,
             "method_parameters": as_json(model.method.parameters()),
             "weights_dtype": str(model.dtype).removeprefix("torch."),
