@@ -181,11 +181,8 @@ def session_for(
     steps = list(_steps(qa, asked, sampling))
     question, new_turn = _question(steps)
     session, done = _begun(qa, system, steps, previous)
-    reused = len(done)
-    reused_tokens = session.num_tokens if reused else 0
+    reused, reused_tokens = len(done), session.num_tokens if done else 0
     for step in steps[reused:]:
-        if step.new_turn:
-            session.end_turn()
         _show(session, step, read)
         done.append((step, session.place()))
     if new_turn:
@@ -324,8 +321,10 @@ def _num_common(steps: Sequence[_Step], done: Sequence[tuple[_Step, Place]]) -> 
 
 
 def _show(session: Session, step: _Step, read: Read | None) -> None:
-    """Show or tell a session a part."""
+    """Show or tell a session a part, which may begin a turn."""
     part, sampling = step.part, step.sampling
+    if step.new_turn:
+        session.end_turn()
     if isinstance(part, str):
         session.say(step.role, part)
         return
