@@ -183,6 +183,14 @@ def test_sampling_is_that_of_the_request_in_each_spelling(served, clip):
         assert reply.usage.media[0]["frames"] == 6, way
 
 
+def test_the_description_of_the_routes_has_the_statuses_that_they_answer_with(served):
+    paths = json.loads(served.get("/openapi.json"))["paths"]
+    stated = {
+        status for path in paths.values() for one in path.values() for status in one["responses"]
+    }
+    assert {"200", "408", "504"} <= stated and "422" not in stated
+
+
 def test_a_wrong_model_and_media_that_are_not_there_are_errors_of_the_client(served, clip):
     client = served.client()
     body = chat(video(clip), text("What flashed?"))

@@ -27,6 +27,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     429: {"description": "As many requests as may be are under way: see Retry-After."},
     503: {"description": "The server stops."},
     504: {"description": "No complete answer in time."},
+    "default": {"description": "Every refusal has the form of OpenAI's errors."},
 }
 """Statuses beside 200."""
 
