@@ -1,5 +1,6 @@
 """Conversations, as the engine reads them and as vLLM is asked."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from videonsa.models.locate import EMBEDDED, locate_model
 from videonsa.video.framelist import FrameList
 
 NEW_TOKENS = 8
+MOST = 1e-3
+"""Of a difference of log-probabilities."""
 QUESTIONS = ("What flashed?", "Which shape is blue?", "How many?", "What happens in this video?")
 
 
@@ -89,23 +92,53 @@ def start(folder=None, **options):
     return LLM(folder or str(locate_model(EMBEDDED)), **(usual | options))
 
 
-def check_same(llm, qa, chats, *, most=1e-3, **options):
-    """vLLM writes what the engine writes, and gives it the same probability.
+@contextmanager
+def step_of(llm, num_tokens):
+    """Steps of so many tokens at most, of an engine that was started for more."""
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    before = scheduler.max_num_scheduled_tokens
+    assert num_tokens <= before
+    scheduler.max_num_scheduled_tokens = int(num_tokens)
+    try:
+        yield
+    finally:
+        scheduler.max_num_scheduled_tokens = before
 
-    `options` are those of sampling; with `ignore_eos` the engine weighs, but would have stopped.
-    """
+
+def weigh(engine, output):
+    """How probable the engine finds what vLLM wrote."""
+    (said,) = output.outputs
+    return engine.session.transcript.weigh(engine.question, list(said.token_ids))
+
+
+def difference(qa, chat, output):
+    """Of the log-probability of what vLLM wrote from the engine's."""
+    (said,) = output.outputs
+    return said.cumulative_logprob - weigh(chat.engine(qa), output).log_probability
+
+
+def generate(llm, qa, chats, **options):
+    """What vLLM writes, with log-probabilities."""
     from vllm import SamplingParams
 
     usual = {"temperature": 0, "max_tokens": NEW_TOKENS, "logprobs": 0}
     sampling = SamplingParams(**(usual | options))
-    found = llm.generate([chat.prompt(qa) for chat in chats], sampling, use_tqdm=False)
+    return llm.generate([chat.prompt(qa) for chat in chats], sampling, use_tqdm=False)
+
+
+def check_same(llm, qa, chats, **options):
+    """vLLM writes what the engine writes, and gives it the same probability.
+
+    `options` are those of sampling; with `ignore_eos` the engine weighs, but would have stopped.
+    """
+    found = generate(llm, qa, chats, **options)
     for chat, output in zip(chats, found, strict=True):
         (said,) = output.outputs
         engine = chat.engine(qa)
         assert list(output.prompt_token_ids) == engine.prompt_ids()
-        weighed = engine.session.transcript.weigh(engine.question, list(said.token_ids))
+        weighed = weigh(engine, output)
         assert weighed.is_greedy
-        assert abs(said.cumulative_logprob - weighed.log_probability) < most
+        assert abs(said.cumulative_logprob - weighed.log_probability) < MOST
         if chat.has_media and not options:  # the engine answers no question before any
             asked = engine.session.ask(engine.question, max_new_tokens=NEW_TOKENS, temperature=0)
             assert said.text == asked.text

@@ -1,4 +1,4 @@
-"""`vllm serve` with the embedded model, asked by the openai client about a video file."""
+"""`vllm serve` with the embedded model, asked by the openai client about videos and images."""
 
 import base64
 import os
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import openai
 import pytest
+from conversations import image
+from PIL import Image
 
 from videonsa import load
-from videonsa.inference.messages import Message, VideoPart, session_for
+from videonsa.inference.messages import ImagePart, Message, VideoPart, session_for
 from videonsa.models.locate import EMBEDDED, locate_model
 
 SECONDS = 240
@@ -60,14 +62,41 @@ def server(tmp_path_factory):
         process.wait(30)
 
 
-def ask(client, clip, question, **options):
-    data = base64.b64encode(clip.read_bytes()).decode()
-    video = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A PNG whose sides are no multiples of a patch."""
+    file = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.fromarray(image(5, height=123, width=200)[1]).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def qa():
+    return load(dtype="float32")
+
+
+def shown(file):
+    kind = "image" if file.suffix == ".png" else "video"
+    data = base64.b64encode(file.read_bytes()).decode()
+    url = f"data:{kind}/{file.suffix[1:]};base64,{data}"
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
+
+
+def ask(client, parts, **options):
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else shown(part) for part in parts
+    ]
     return client.chat.completions.create(
         model="videonsa", temperature=0, max_tokens=12,
-        messages=[{"role": "user", "content": [video, {"type": "text", "text": question}]}],
-        extra_body=options,
+        messages=[{"role": "user", "content": content}], extra_body=options,
     )  # fmt: skip
+
+
+def check_answered_as_in_the_engine(found, qa, parts):
+    engine = session_for(qa, [Message("user", parts)])
+    assert found.usage.prompt_tokens == len(engine.prompt_ids())
+    answer = engine.session.ask(engine.question, max_new_tokens=12, temperature=0)
+    assert found.choices[0].message.content == answer.text
 
 
 @pytest.mark.parametrize(
@@ -78,19 +107,30 @@ def ask(client, clip, question, **options):
         ("What flashed?", {"max_frames": 8, "max_pixels": 56 * 56}),
     ],
 )
-def test_a_video_is_sampled_and_answered_as_in_the_engine(server, clip, question, wishes):
+def test_a_video_is_sampled_and_answered_as_in_the_engine(server, qa, clip, question, wishes):
     client, log = server
-    found = ask(client, clip, question, media_io_kwargs={"video": wishes})
-    qa = load(dtype="float32")
+    found = ask(client, [clip, question], media_io_kwargs={"video": wishes})
     parts = [VideoPart(source=clip, changes=wishes), question]
-    engine = session_for(qa, [Message("user", parts)])
-    assert found.usage.prompt_tokens == len(engine.prompt_ids())
-    answer = engine.session.ask(engine.question, max_new_tokens=12, temperature=0)
-    assert found.choices[0].message.content == answer.text
+    check_answered_as_in_the_engine(found, qa, parts)
     assert "video: " in log.read_text()
+
+
+def test_an_image_is_answered_as_in_the_engine(server, qa, picture):
+    client, _ = server
+    found = ask(client, [picture, "Which shape is blue?"])
+    parts = [ImagePart(source=picture), "Which shape is blue?"]
+    check_answered_as_in_the_engine(found, qa, parts)
+
+
+def test_an_image_and_a_video_stand_where_the_chat_has_them(server, qa, picture, clip):
+    client, _ = server
+    texts = ("This was sent with", "What happens in this video?")
+    found = ask(client, [picture, texts[0], clip, texts[1]])
+    parts = [ImagePart(source=picture), texts[0], VideoPart(source=clip), texts[1]]
+    check_answered_as_in_the_engine(found, qa, parts)
 
 
 def test_a_word_that_no_sampling_knows_is_refused(server, clip):
     client, _ = server
     with pytest.raises(openai.APIStatusError, match="want some of fps"):
-        ask(client, clip, "What flashed?", media_io_kwargs={"video": {"frames": 3}})
+        ask(client, [clip, "What flashed?"], media_io_kwargs={"video": {"frames": 3}})

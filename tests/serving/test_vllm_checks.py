@@ -16,12 +16,13 @@ def engine(**changes):
     said = {
         "pipeline_parallel_size": 1, "tensor_parallel_size": 1, "decode_context_parallel_size": 1,
         "cache_dtype": "auto", "enable_prefix_caching": True, "enforce_eager": True,
-        "enable_chunked_prefill": True, "speculative_config": None,
+        "enable_chunked_prefill": True, "speculative_config": None, "async_scheduling": True,
+        "long_prefill_token_threshold": 0, "kv_transfer_config": None,
     } | changes  # fmt: skip
     one = SimpleNamespace(**said)
     return SimpleNamespace(
         parallel_config=one, cache_config=one, model_config=one, scheduler_config=one,
-        speculative_config=one.speculative_config,
+        speculative_config=one.speculative_config, kv_transfer_config=one.kv_transfer_config,
     )  # fmt: skip
 
 
@@ -57,13 +58,32 @@ def test_what_needs_the_whole_sequence_is_refused():
             check_engine(engine(), method)
 
 
+WHOLE = {
+    "enable_chunked_prefill": False, "enable_prefix_caching": False, "async_scheduling": False,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["tri_shape", "minference", "flexprefill", "xattention"])
 def test_methods_of_whole_prompts_run_where_prompts_are_not_cut(name):
-    method = parse_method(name)
-    for changes in ({}, {"enable_chunked_prefill": False}, {"enable_prefix_caching": False}):
-        with pytest.raises(UsageError, match="--no-enable-chunked-prefill"):
-            check_engine(engine(**changes), method)
-    check_engine(engine(enable_chunked_prefill=False, enable_prefix_caching=False), method)
+    check_engine(engine(**WHOLE), parse_method(name))
+    wishes = ", ".join(f"--no-{option.replace('_', '-')}" for option in WHOLE)
+    with pytest.raises(UsageError, match=f"{name} chooses keys .* want {wishes}$"):
+        check_engine(engine(), parse_method(name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wish"),
+    [
+        ({"enable_chunked_prefill": True}, "--no-enable-chunked-prefill"),
+        ({"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
+        ({"async_scheduling": True}, "--no-async-scheduling"),
+        ({"long_prefill_token_threshold": 64}, "--long-prefill-token-threshold 0"),
+        ({"kv_transfer_config": object()}, "no --kv-transfer-config"),
+    ],
+)
+def test_whatever_may_cut_a_prompt_is_named(changes, wish):
+    with pytest.raises(UsageError, match=f"want {wish}$"):
+        check_engine(engine(**WHOLE | changes), parse_method("tri_shape"))
 
 
 def test_patterns_of_heads_are_not_shared_out():

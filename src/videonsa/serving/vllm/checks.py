@@ -87,13 +87,25 @@ def _check_method(options: Any, method: AttentionMethod) -> None:
             f"method {method.name!r} over {options.parallel_config.tensor_parallel_size} processes:"
             " its patterns are those of all heads, want --tensor-parallel-size 1"
         )
-    if options.scheduler_config.enable_chunked_prefill or (
-        options.cache_config.enable_prefix_caching
-    ):
-        raise UsageError(
-            f"method {method.name!r} in vLLM ({why}): want --no-enable-chunked-prefill and "
-            "--no-enable-prefix-caching"
-        )
+    if wanted := _cuts_prompts(options):
+        raise UsageError(f"method {method.name!r} in vLLM ({why}): want {', '.join(wanted)}")
+
+
+def _cuts_prompts(options: Any) -> list[str]:
+    """What to ask vLLM for so that it reads every prompt in one step.
+
+    It cuts prompts before a video that has no room in its cache of features. That is as large as a
+    step, and only where steps are planned ahead do features of the step before still lie in it.
+    """
+    scheduler = options.scheduler_config
+    came = {
+        "--no-enable-chunked-prefill": scheduler.enable_chunked_prefill,
+        "--no-enable-prefix-caching": options.cache_config.enable_prefix_caching,
+        "--no-async-scheduling": scheduler.async_scheduling,
+        "--long-prefill-token-threshold 0": scheduler.long_prefill_token_threshold > 0,
+        "no --kv-transfer-config": options.kv_transfer_config is not None,
+    }
+    return [wish for wish, is_there in came.items() if is_there]
 
 
 def check_kernels(backend: str, isa: str | None) -> None:

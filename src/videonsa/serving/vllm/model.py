@@ -7,16 +7,19 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
+from vllm.logger import init_logger
 from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModal
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from videonsa.models._hf import Qwen2_5_VisionTransformerPretrainedModel
 from videonsa.models.features import encode_frames
+from videonsa.models.methods import Dense
 from videonsa.models.vision import replace_slow_parts
 from videonsa.serving.vllm.attention import metadata_of
 from videonsa.serving.vllm.checks import check_engine, chosen_method
 from videonsa.serving.vllm.decoder import VideoNSALanguageModel
+from videonsa.serving.vllm.loader import NAME
 from videonsa.serving.vllm.marks import TEXT, new_marks, with_marks, without_marks, write_marks
 from videonsa.serving.vllm.media import (
     KINDS,
@@ -27,6 +30,7 @@ from videonsa.serving.vllm.media import (
 from videonsa.serving.vllm.positions import prompt_positions
 from videonsa.serving.vllm.sparse_step import SparseStep, sparse_step
 
+_logger = init_logger(f"vllm.{NAME}")
 _PAD = "<|vision_start|><|{}_pad|><|vision_end|>"
 
 
@@ -59,6 +63,9 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
         self.config = config
         self.method = chosen_method(config, vllm_config.additional_config)
         check_engine(vllm_config, self.method)
+        text = config.text_config
+        for note in self.method.notes(text.num_hidden_layers, text.num_attention_heads):
+            _logger.warning(note)
         with self._mark_tower_model(vllm_config, {"image", "video"}):  # type: ignore[operator]  # of vLLM
             self.visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
                 config.vision_config,
@@ -66,7 +73,7 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
                 dtype=vllm_config.model_config.dtype,  # the config may state another
             )
             replace_slow_parts(self.visual, config.vision_config)
-        config.text_config.videonsa_gates = config.gates
+        text.videonsa_gates = config.gates
         with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = VideoNSALanguageModel(
                 vllm_config=vllm_config, prefix=maybe_prefix(prefix, "language_model")
@@ -136,24 +143,22 @@ class VideoNSAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsMR
     def _sparse_step(self, positions: Tensor) -> SparseStep | None:
         new, self._new_marks = self._new_marks, None
         context = get_forward_context()
-        if context.attn_metadata is None:  # vLLM measures memory
-            return None
+        if isinstance(self.method, Dense) or context.attn_metadata is None:
+            return None  # vLLM's kernels are dense; it has no metadata where it measures memory
         layer = self.language_model.model.layers[0].self_attn.attn
-        metadata = context.attn_metadata[layer.layer_name]
         slots = context.slot_mapping[layer.layer_name]
         num_pages, page, num = len(layer.kv_cache), layer.kv_cache.shape[2], len(slots)
         if self._marks is None or len(self._marks) != num_pages * page:
             self._marks = new_marks(num_pages * page, slots.device)
-        if new is None:
-            new = new_marks(num, slots.device)
-        write_marks(self._marks, slots, new[:num])
+        here = new_marks(num, slots.device) if new is None else new[:num]
+        write_marks(self._marks, slots, here)
         return sparse_step(
             self.method,
-            metadata,
+            context.attn_metadata[layer.layer_name],
             marks=self._marks,
             page=page,
             positions=positions[:, :num],
-            is_vision=(new[:num] != TEXT).cpu(),
+            is_vision=None if new is None else (here != TEXT).cpu(),
             metadata_of=metadata_of(layer),
         )
 

@@ -1,4 +1,4 @@
-"""Which requests of a vLLM step read vision tokens, and what the method prepares for them."""
+"""Which requests of a vLLM step attend by the method, and what it prepares for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from videonsa.serving.vllm.marks import TEXT, frame_sizes, marks_of
 
 
 class RequestStep(NamedTuple):
-    """New tokens of one request, some of them vision."""
+    """New tokens of one request that attend by the method."""
 
     rows: slice
     """Of the tokens of the step."""
@@ -27,15 +27,13 @@ class RequestStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SparseStep:
-    """A step of vLLM in which vision tokens are read."""
+    """A step of vLLM in which some requests attend by the method."""
 
     requests: tuple[RequestStep, ...]
-    rest: Tensor
-    """int64: the other requests, whose new tokens are all text."""
     rest_rows: Tensor
-    """int64: their tokens."""
+    """int64: tokens of the other requests."""
     rest_metadata: Any
-    """What vLLM's kernels need for them alone."""
+    """What vLLM's kernels need for these alone."""
 
 
 def sparse_step(
@@ -45,54 +43,49 @@ def sparse_step(
     marks: Tensor,
     page: int,
     positions: Tensor,
-    is_vision: Tensor,
+    is_vision: Tensor | None,
     metadata_of: Any,
 ) -> SparseStep | None:
-    """What the layers need, worked out once; None in a step of text alone.
+    """What the layers need, worked out once; None where vLLM's own kernels do everything.
 
     Args:
-        method: how vision tokens attend.
+        method: how vision tokens attend, or all of a prompt where it reads prompts at once.
         metadata: vLLM's, of any of its layers: they have the same requests and pages.
         marks: of the cache, those of this step too.
         page: tokens in one.
         positions: int64 `[3, T]`.
-        is_vision: bool `[T]`, on the CPU.
+        is_vision: bool `[T]`, on the CPU; None: all is text.
         metadata_of: makes vLLM's metadata of some of the requests.
     """
-    if not bool(is_vision.any()):
-        return None
-    starts = metadata.query_start_loc.tolist()
+    at_once = method.why_at_once() is not None
+    if is_vision is None:
+        if not at_once or metadata.max_query_len == 1:
+            return None  # and the GPU was not waited for
+        is_vision = torch.zeros(positions.shape[1], dtype=torch.bool)
+    spans = [slice(*pair) for pair in pairwise(metadata.query_start_loc.tolist())]
     lengths = metadata.seq_lens.tolist()
-    spans = [slice(*pair) for pair in pairwise(starts)]
-    sparse = [number for number, rows in enumerate(spans) if bool(is_vision[rows].any())]
-    requests = tuple(
-        RequestStep(
-            rows=spans[number],
-            pages=metadata.block_table[number],
-            num_tokens=lengths[number],
-            step=build_step(
-                method,
-                _tokens(
-                    marks_of(marks, metadata.block_table[number], lengths[number], page),
-                    positions[:, spans[number]],
-                ),
-            ),
+    requests, rest = [], []
+    for number, rows in enumerate(spans):
+        has_vision = bool(is_vision[rows].any())
+        if not has_vision and (rows.stop - rows.start == 1 or not at_once):
+            rest.append(number)
+            continue
+        pages, num_tokens = metadata.block_table[number], lengths[number]
+        tokens = _tokens(
+            marks_of(marks, pages, num_tokens, page), positions[:, rows], has_vision=has_vision
         )
-        for number in sparse
-    )
-    rest = [number for number in range(len(spans)) if number not in sparse]
+        requests.append(RequestStep(rows, pages, num_tokens, build_step(method, tokens)))
     return SparseStep(
-        requests,
-        torch.tensor(rest, dtype=torch.int64, device=positions.device),
+        tuple(requests),
         _rows_of(spans, rest).to(positions.device),
         metadata_of(metadata, rest) if rest else None,
     )
 
 
-def _tokens(marks: Tensor, positions: Tensor) -> StepTokens:
+def _tokens(marks: Tensor, positions: Tensor, *, has_vision: bool) -> StepTokens:
     return StepTokens(
         num_tokens=positions.shape[1],
-        has_vision=True,
+        has_vision=has_vision,
         vision_mask=(marks != TEXT)[None],
         attention_mask=None,
         position_ids=positions[:, None],
