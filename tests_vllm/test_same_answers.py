@@ -1,7 +1,7 @@
 """vLLM with the plug-in answers as the engine does, however it cuts, mixes and caches prompts."""
 
 import pytest
-from conversations import Chat, check_same, image, mixed_chats, start, video
+from conversations import Chat, check_same, image, mixed_chats, start, step_of, video
 
 from videonsa import load
 
@@ -17,8 +17,12 @@ def llm():
     return start(max_num_batched_tokens=64)
 
 
-def test_a_prompt_in_parts_is_the_prompt(llm, qa):
-    check_same(llm, qa, [Chat((video(0, 24), "What flashed?"))])
+@pytest.mark.parametrize("step", [5, 16, 64])
+def test_frames_that_steps_cut_are_the_blocks_of_the_prompt(llm, qa, step):
+    assert qa.model.config.nsa_spec.block_size == "frame"
+    llm.reset_prefix_cache()
+    with step_of(llm, step):
+        check_same(llm, qa, [Chat((video(0, 24), "What flashed?"))])
 
 
 def test_several_videos_and_images(llm, qa):
