@@ -8,6 +8,8 @@ from conversations import start
     ("options", "line"),
     [
         ({"enforce_eager": False}, "want --enforce-eager"),
+        ({"video_pruning_rate": 0.5}, "want no --video-pruning-rate"),
+        ({"kv_offloading_size": 1.0}, "want no --kv-transfer-config"),
         ({"additional_config": {"videonsa_method": "fastv"}}, "tokens that leave"),
         ({"additional_config": {"videonsa_method": "tri_shape"}}, "--no-enable-chunked-prefill"),
     ],

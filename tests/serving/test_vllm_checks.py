@@ -15,11 +15,13 @@ def engine(**changes):
     """vLLM's config, as far as it is read, with fields by their own name."""
     said = {
         "pipeline_parallel_size": 1, "tensor_parallel_size": 1, "decode_context_parallel_size": 1,
-        "cache_dtype": "auto", "enable_prefix_caching": True, "enforce_eager": True,
-        "enable_chunked_prefill": True, "speculative_config": None, "async_scheduling": True,
-        "long_prefill_token_threshold": 0, "kv_transfer_config": None,
+        "prefill_context_parallel_size": 1, "use_ubatching": False, "enforce_eager": True,
+        "cache_dtype": "auto", "enable_prefix_caching": True, "enable_chunked_prefill": True,
+        "async_scheduling": True, "long_prefill_token_threshold": 0, "kv_transfer_config": None,
+        "speculative_config": None, "is_multimodal_pruning_enabled": lambda: False,
     } | changes  # fmt: skip
     one = SimpleNamespace(**said)
+    one.multimodal_config = one
     return SimpleNamespace(
         parallel_config=one, cache_config=one, model_config=one, scheduler_config=one,
         speculative_config=one.speculative_config, kv_transfer_config=one.kv_transfer_config,
@@ -34,6 +36,10 @@ def engine(**changes):
         ({"cache_dtype": "fp8"}, "KV cache of fp8: want --kv-cache-dtype auto"),
         ({"enforce_eager": False}, "want --enforce-eager"),
         ({"speculative_config": object()}, "speculative decoding"),
+        ({"prefill_context_parallel_size": 2}, "shared by 2 processes"),
+        ({"use_ubatching": True}, "want no --enable-dbo"),
+        ({"kv_transfer_config": object()}, "want no --kv-transfer-config"),
+        ({"is_multimodal_pruning_enabled": lambda: True}, "want no --video-pruning-rate"),
     ],
 )
 def test_an_engine_that_cannot_attend_so_is_refused(changes, line):
@@ -44,6 +50,10 @@ def test_an_engine_that_cannot_attend_so_is_refused(changes, line):
 @pytest.mark.parametrize("name", ["nsa", "dense"])
 def test_methods_that_read_in_parts_run(name):
     check_engine(engine(tensor_parallel_size=2), parse_method(name))
+
+
+def test_keys_from_elsewhere_are_no_matter_to_dense_attention():
+    check_engine(engine(kv_transfer_config=object()), parse_method("dense"))
 
 
 @pytest.mark.parametrize("name", ["fastv", "visionzip", "evs+nsa", "vscan"])
@@ -78,7 +88,6 @@ def test_methods_of_whole_prompts_run_where_prompts_are_not_cut(name):
         ({"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"async_scheduling": True}, "--no-async-scheduling"),
         ({"long_prefill_token_threshold": 64}, "--long-prefill-token-threshold 0"),
-        ({"kv_transfer_config": object()}, "no --kv-transfer-config"),
     ],
 )
 def test_whatever_may_cut_a_prompt_is_named(changes, wish):

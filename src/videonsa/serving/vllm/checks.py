@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videonsa.errors import UsageError
-from videonsa.models.methods import AttentionMethod, parse_method
+from videonsa.models.methods import AttentionMethod, Dense, parse_method
 from videonsa.models.methods.minference import MInference
 from videonsa.models.methods.reduction import TokenReduction
 from videonsa.models.methods.sparse_prefill import SparsePrefill
@@ -50,20 +50,25 @@ def check_engine(options: Any, method: AttentionMethod) -> None:
         UsageError: what came and what to ask for.
     """
     parallel = options.parallel_config
-    sharded = getattr(parallel, "decode_context_parallel_size", 1)
-    cache = options.cache_config.cache_dtype
+    stages, cache = parallel.pipeline_parallel_size, options.cache_config.cache_dtype
+    shares = max(parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size)
     came = {
-        f"{parallel.pipeline_parallel_size} pipeline stages: want 1, --tensor-parallel-size "
-        "divides a model": parallel.pipeline_parallel_size > 1,
-        f"a context shared by {sharded} processes: want --decode-context-parallel-size 1": sharded
-        > 1,
+        f"{stages} pipeline stages: want 1, --tensor-parallel-size divides a model": stages > 1,
+        f"a context shared by {shares} processes: want --decode-context-parallel-size 1 and "
+        "--prefill-context-parallel-size 1": shares > 1,
+        "steps in two halves: want no --enable-dbo": parallel.use_ubatching,
         "compiled steps or CUDA graphs: vision tokens are attended to by rules of each step, want "
         "--enforce-eager": not options.model_config.enforce_eager,
         f"a KV cache of {cache}: want --kv-cache-dtype auto": cache not in PLAIN_CACHES,
-        "speculative decoding: it was never tried, want none": getattr(
-            options, "speculative_config", None
-        )
+        "keys and values from elsewhere: which of their tokens are vision is not known, want no "
+        "--kv-transfer-config and no --kv-offloading-size": (
+            options.kv_transfer_config is not None and not isinstance(method, Dense)
+        ),
+        "speculative decoding: it was never tried, want none": options.speculative_config
         is not None,
+        "video pruning, which would do nothing: want no --video-pruning-rate": (
+            options.model_config.multimodal_config.is_multimodal_pruning_enabled()
+        ),
     }
     for what, is_there in came.items():
         if is_there:
@@ -103,7 +108,6 @@ def _cuts_prompts(options: Any) -> list[str]:
         "--no-enable-prefix-caching": options.cache_config.enable_prefix_caching,
         "--no-async-scheduling": scheduler.async_scheduling,
         "--long-prefill-token-threshold 0": scheduler.long_prefill_token_threshold > 0,
-        "no --kv-transfer-config": options.kv_transfer_config is not None,
     }
     return [wish for wish, is_there in came.items() if is_there]
 
