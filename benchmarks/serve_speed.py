@@ -150,6 +150,7 @@ def compare(
     for number in range(repeats + 1):
         theirs.append(engine(number))
         ours.append(clients(number))
+        print(f"engine {theirs[-1]:.4g}, server {ours[-1]:.4g}", flush=True)
     ours, theirs = ours[1:], theirs[1:]
     ratio = statistics.median(ours) / statistics.median(theirs)
     return {"engine": theirs, "server": ours, "server_to_engine": ratio}
@@ -164,8 +165,8 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=2.0)
     parser.add_argument("--max-pixels", type=int, default=448**2)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -199,8 +200,8 @@ def main() -> None:
     settings = {
         name: getattr(args, name) for name in ("model", "clients", "new_tokens", "minutes", "fps")
     }
-    environment = measurement_facts(device)
-    result = {"format": FORMAT, "environment": environment, **settings, "video_tokens": tokens}
+    machine = measurement_facts(device)
+    result = {"format": FORMAT, **settings, "video_tokens": tokens, "machine": machine}
     write_atomic(args.out, json.dumps(result | found, indent=2) + "\n")
     print(json.dumps(result | found, indent=2))
 

@@ -17,6 +17,7 @@ from benchmarks.report.baselines_section import FIGURE as BASELINES_FIGURE
 from benchmarks.report.decode_section import DECODE_FILES, render_decode_steps, render_session
 from benchmarks.report.prefill_section import FILES as PREFILL_FILES
 from benchmarks.report.prefill_section import render_prefill
+from benchmarks.report.serving_section import render_pages, render_serve_speed
 from benchmarks.report.session_section import render_session_memory
 from benchmarks.report.sparse_prefill_section import render_block_sparse, render_estimators
 from benchmarks.report.speed_section import render_speed
@@ -37,9 +38,10 @@ HEADER = """# Results
 All numbers of this project, in this order: accuracy of the embedded model on its own clips; of the
 study's models on the suite of long rendered videos, and under every other method; speed of training
 them; time of a whole model
-to its first token; time of a decoded token, of what a session does, and its memory; errors of
-quantised weights; time of products in fp8; time to read a video; memory of the reference attention;
-time of block-sparse attention and its estimators; time and memory of attention alone.
+to its first token; time of a decoded token, of what a session does, and its memory; what a server
+and vLLM's pages add to the engine; errors of quantised weights; time of products in fp8; time to
+read a video; memory of the reference attention; time of block-sparse attention and its estimators;
+time and memory of attention alone.
 
 Written by `make results` from the JSON under `benchmarks/results/`; do not edit by hand. Each
 section ends with the machine and versions that it holds for.
@@ -154,6 +156,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     **{stem: partial(render_decode_steps, what=what) for stem, what in DECODE_FILES.items()},
     "session": render_session,
     "session_memory": render_session_memory,
+    "serve_speed": render_serve_speed,
+    "vllm_pieces": render_pages,
     "weights_error": render_weights,
     "fp8_products": render_products,
     "decode": render_decode,
