@@ -95,7 +95,11 @@ STAGES = (
     ),
     Stage(
         name="4k",
-        sources=(*_sources(3_000, 1536, 2048, 3072, 4096), *_sources(1_000, 512, 1024)),
+        sources=(*_sources(5_000, 2048, 3072, 4096, 4096), *_sources(1_000, 512, 1024)),
+    ),
+    Stage(
+        name="adapt",
+        sources=(*_sources(2_000, 1536, 2048, 3072, 4096), *_sources(500, 512, 1024)),
         has_arms=True,
     ),
     Stage(

@@ -68,7 +68,7 @@ def test_a_manifest_that_leaves_out_videos_of_its_stage_is_refused(tmp_path):
 def test_arms_attend_to_equally_many_keys_from_one_model_of_their_seed(arm, tmp_path):
     design = Design(arms=(arm,), seeds=(3,))
     runs = [Run(stage=stage.name, seed=3, arm=arm) for stage in STAGES if stage.has_arms]
-    assert design.before(runs[0]) == Run(stage="1k", seed=3, arm="dense")
+    assert design.before(runs[0]) == Run(stage="4k", seed=3, arm="dense")
     assert design.before(runs[1]) == runs[0]
     method = read_recipe(
         LAST.recipe, settings=design.settings_of(runs[1], tmp_path)
@@ -116,7 +116,7 @@ def test_a_setting_of_no_stage_is_refused_and_a_colon_in_a_value_is_none(tmp_pat
     run = Run(stage="16k", seed=0, arm="dense")
     gates = "model.closed_gates=['compressed:1']"
     assert gates in Design(settings=(gates,)).settings_of(run, tmp_path)
-    with pytest.raises(UsageError, match="no stage 'long', want one of stills, 1k, 4k, 16k"):
+    with pytest.raises(UsageError, match="no stage 'long', want one of stills, 1k, 4k, adapt, 16k"):
         Design(settings=("long:optimizer.steps=9",)).settings_of(run, tmp_path)
     with pytest.raises(UsageError, match="arm 'sparse': want some of dense, nsa, window"):
         Design(arms=("dense", "sparse"))
@@ -125,8 +125,9 @@ def test_a_setting_of_no_stage_is_refused_and_a_colon_in_a_value_is_none(tmp_pat
 def test_a_run_waits_for_its_data_and_for_what_it_starts_from(tmp_path):
     jobs = {job.name: job.after for job in training_jobs(Design(), tmp_path, trainers=1)}
     assert jobs["stills-0-dense"] == ("data-stills",)
-    assert jobs["4k-0-nsa"] == ("data-4k", "1k-0-dense")
-    assert jobs["16k-0-nsa"] == ("data-16k", "4k-0-nsa")
+    assert jobs["4k-0-dense"] == ("data-4k", "1k-0-dense")
+    assert jobs["adapt-0-nsa"] == ("data-adapt", "4k-0-dense")
+    assert jobs["16k-0-nsa"] == ("data-16k", "adapt-0-nsa")
 
 
 def test_a_run_and_its_data_are_not_needed_where_all_that_begin_with_it_are_trained(tmp_path):
@@ -138,7 +139,7 @@ def test_a_run_and_its_data_are_not_needed_where_all_that_begin_with_it_are_trai
     stills = ["stills-0-dense", "answers-stills-0-dense-0/1"]
     assert ready == ["data-stills", "data-1k", stills[0], "1k-0-dense", stills[1]]
     Run(stage="16k", seed=0, arm="nsa").model(tmp_path).mkdir(parents=True)
-    assert [job.name for job in jobs if job.is_done()][-2:] == ["4k-0-nsa", "16k-0-nsa"]
+    assert [job.name for job in jobs if job.is_done()][-2:] == ["adapt-0-nsa", "16k-0-nsa"]
 
 
 def test_the_model_of_the_study_has_45_million_parameters():
