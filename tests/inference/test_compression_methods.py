@@ -10,6 +10,7 @@ from videonsa.cli.common import attention_text
 from videonsa.errors import UsageError
 from videonsa.inference.session import Session
 from videonsa.models.methods.registry import parse_method
+from videonsa.models.tower_probe import EncodedFrames
 
 DRAWN = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (84, 112, 3), dtype=np.uint8))
@@ -24,6 +25,12 @@ LIMITS = {
     "evs": "evs:pruning_rate=0",
     "flashvid": "flashvid:ratio=1,layer_ratio=1",
 }
+
+
+def moved(frames, device):
+    """The same frames on a device."""
+    received, keys = (one.to(device) for one in (frames.received[0], frames.keys))
+    return frames._replace(features=frames.features.to(device), received=(received,), keys=keys)
 
 
 @pytest.fixture
@@ -94,18 +101,23 @@ def test_frames_follow_only_where_each_is_chosen_alone(tiny_folder):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", METHODS)
-def test_a_gpu_keeps_the_same_tokens(tiny_folder, clip_path, name):
-    """In float32; in bfloat16 as many, and the answer is written by captured steps."""
+def test_a_gpu_keeps_the_same_tokens_of_the_same_features(name):
+    method = parse_method(METHODS[name][0])
+    generator = torch.Generator().manual_seed(5)
+    still, *moving = torch.randn(5, 12, 64, generator=generator)
+    features = torch.cat([still + 0.3 * frame for frame in moving])
+    keys = torch.randn(48, 64, generator=generator)
+    received = torch.rand(48, generator=generator)
+    frames = EncodedFrames(features, (4, 3, 4), (received,), keys)
+    wanted, found = method.compress(frames), method.compress(moved(frames, "cuda"))
+    assert torch.equal(found.places.cpu(), wanted.places)
+    torch.testing.assert_close(found.features.cpu(), wanted.features, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_answers_in_bfloat16_by_captured_steps(tiny_folder, clip_path, name):
     text, of_clip, _ = METHODS[name]
-    frames = videonsa.read_video(clip_path).frames
-    on_cpu, on_gpu = (
-        videonsa.load(tiny_folder, method=text, device=device, dtype="float32")
-        for device in ("cpu", "cuda")
-    )
-    with torch.inference_mode():
-        wanted, found = (qa.model.encode_kept([frames]) for qa in (on_cpu, on_gpu))
-    assert torch.equal(found.places, wanted.places)
-    torch.testing.assert_close(found.features.cpu(), wanted.features, atol=1e-4, rtol=1e-3)
     qa = videonsa.load(tiny_folder, method=text, device="cuda", dtype="bfloat16")
     answer = qa.ask(clip_path, "What?", **DRAWN)
     assert answer.usage.video_tokens == of_clip
