@@ -38,11 +38,14 @@ SHAPE = SHAPES["7b-128k"]
 DENSITIES = (0.1, 0.3, 0.6)
 HEADS = ((1000, 6096),) * 15 + ((3500, 100),) * 7 + ((30, 800),) * 3 + ((500, 700),) * 2
 VERTICAL_SLASH = {
+    "1000 columns, 1000 slashes": ((1000, 1000),) * 28,
     "1000 columns, 6096 slashes": ((1000, 6096),) * 28,
+    "1000 columns, 8500 slashes": ((1000, 8500),) * 28,
     "3500 columns, 100 slashes": ((3500, 100),) * 28,
     "as published": (*HEADS, (100, 800)),
 }
-"""Columns and slashes of each query head. The last is the mix of all published heads."""
+"""Columns and slashes of each query head; the first and third have about 10 and 60 % of pairs, the
+last is the mix of all published heads."""
 RUN = 8
 """Slashes beside one another: a video's slashes gather around multiples of a frame."""
 CHECKED = 8
