@@ -7,7 +7,7 @@ from conversations import QUESTIONS, Chat, check_same, image, start, step_of, vi
 from videonsa import load
 
 PAGE, LONGEST_STEP = 32, 256
-VIDEOS = [video(21, 31), video(22, 18, height=84), video(23, 12, width=84), video(24, 45)]
+VIDEOS = [video(21, 31), video(22, 20, height=84), video(23, 12, width=84), video(24, 45)]
 IMAGES = [image(31), image(32, height=56, width=56), image(33, height=168)]
 TEXTS = ("Look.", "This is the second of several that I was sent, the first came yesterday.", "So:")
 
@@ -43,7 +43,7 @@ def ends_inside_a_video(output, token):
 def test_a_random_case_is_answered_as_in_the_engine(llm, qa, seed):
     rng = np.random.default_rng(seed)
     llm.reset_prefix_cache()
-    beginning = (*TEXTS[: rng.integers(2)], one_of(rng, VIDEOS))
+    beginning = (TEXTS[0], one_of(rng, VIDEOS))  # each video ends far before a page does
     with step_of(llm, rng.integers(PAGE, LONGEST_STEP)):
         check_same(llm, qa, [drawn(rng, beginning)])
     chats = [drawn(rng, beginning if rng.random() < 0.5 else ()) for _ in range(4)]
