@@ -5,6 +5,7 @@ from argparse import Namespace
 from videonsa.cli import values
 from videonsa.cli.common import (
     Commands,
+    LineParser,
     add_command,
     add_revision_option,
     emit,
@@ -33,6 +34,26 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a folder or a Hugging Face id")
     add_revision_option(parser)
     parser.add_argument("target", type=values.path, metavar="TARGET", help="the folder to write")
+    _add_format(parser)
+    parser.add_argument(
+        "--fresh-gates",
+        choices=("half", "released"),
+        help="add untrained gates to weights without gates: half makes every gate 0.5, released "
+        "draws them as the released code does",
+    )
+    parser.add_argument(
+        "--seed",
+        type=values.seed,
+        default=0,
+        metavar="N",
+        help="seed of the fresh gates (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace TARGET if it is a checkpoint or empty"
+    )
+
+
+def _add_format(parser: LineParser) -> None:
     parser.add_argument(
         "--to",
         choices=("videonsa", "qwen2_5_vl"),
@@ -64,22 +85,6 @@ def add_parser(commands: Commands) -> None:
         default="5GB",
         metavar="SIZE",
         help="largest file of weights, such as 500MB (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--fresh-gates",
-        choices=("half", "released"),
-        help="add untrained gates to weights without gates: half makes every gate 0.5, released "
-        "draws them as the released code does",
-    )
-    parser.add_argument(
-        "--seed",
-        type=values.seed,
-        default=0,
-        metavar="N",
-        help="seed of the fresh gates (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace TARGET if it is a checkpoint or empty"
     )
 
 

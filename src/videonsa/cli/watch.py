@@ -63,6 +63,28 @@ def add_parser(commands: Commands) -> None:
         help="a file that can be read while it is written (mkv, webm, ts, flv, mp4 in fragments), "
         "or a folder of images, taken in the order of their names",
     )
+    _add_questions(parser)
+    parser.add_argument(
+        "--idle",
+        type=_idle,
+        default=10.0,
+        metavar="SECONDS",
+        help="end, after a last answer, when the source has not grown for so long, on the wall's "
+        f"clock, or '{NEVER}' (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--when-full",
+        choices=("refuse", "forget"),
+        default="refuse",
+        help="when the context is full: refuse more, and end with an error; or forget the oldest "
+        "frames but the first, which is told (default: %(default)s)",
+    )
+    _add_frame_options(parser)
+    add_answering_options(parser)
+    add_generation_options(parser)
+
+
+def _add_questions(parser: LineParser) -> None:
     parser.add_argument(
         "--ask",
         action="append",
@@ -83,24 +105,6 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--once", action="store_true", help="ask once, about what is there now, and end"
     )
-    parser.add_argument(
-        "--idle",
-        type=_idle,
-        default=10.0,
-        metavar="SECONDS",
-        help="end, after a last answer, when the source has not grown for so long, on the wall's "
-        f"clock, or '{NEVER}' (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--when-full",
-        choices=("refuse", "forget"),
-        default="refuse",
-        help="when the context is full: refuse more, and end with an error; or forget the oldest "
-        "frames but the first, which is told (default: %(default)s)",
-    )
-    _add_frame_options(parser)
-    add_answering_options(parser)
-    add_generation_options(parser)
 
 
 def _add_frame_options(parser: LineParser) -> None:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import values
 from videonsa.cli.bench.models import (
+    add_new_tokens_option,
     add_repeats_option,
     add_result_options,
+    add_tokens_option,
+    add_weights_option,
     check_model,
     result_path,
     save_result,
@@ -16,6 +19,7 @@ from videonsa.cli.bench.models import (
 )
 from videonsa.cli.common import (
     Commands,
+    LineParser,
     add_command,
     parse_tokens,
     prepare_folder,
@@ -48,32 +52,21 @@ def add_parser(what: Commands) -> None:
             "videonsa bench decode --model tiny --tokens 256 --batch 1,2 --device cpu",
         ),
     )
-    parser.add_argument(
-        "--tokens",
-        default="8k,128k,1m",
-        metavar="A,B",
-        help="tokens in the cache; k is 1,024 (default: %(default)s)",
-    )
+    add_tokens_option(parser, default="8k,128k,1m", of="tokens in the cache")
     parser.add_argument(
         "--batch",
         default="1,4,16",
         metavar="A,B",
         help="questions at a time, over one cache (default: %(default)s)",
     )
-    parser.add_argument(
-        "--new-tokens",
-        type=values.whole_number(8, 4096),
-        default=64,
-        metavar="N",
-        help="tokens of an answer (default: %(default)s)",
-    )
+    add_new_tokens_option(parser, least=8, of="tokens of an answer")
     add_repeats_option(parser, default=3, of="timed answers")
-    parser.add_argument(
-        "--weights",
-        choices=("full", "fp8"),
-        default="full",
-        help="fp8: decoder layers quantised, on an RTX 40, an H100 or newer (default: %(default)s)",
-    )
+    add_weights_option(parser, quantised="decoder layers quantised, on an RTX 40, an H100 or newer")
+    _add_peers(parser)
+    add_result_options(parser, NAME)
+
+
+def _add_peers(parser: LineParser) -> None:
     parser.add_argument(
         "--peers",
         action="store_true",
@@ -94,7 +87,6 @@ def add_parser(what: Commands) -> None:
         help="for all runs of each of its two ways, compiling included; what is left then is not "
         "run (default: %(default)s)",
     )
-    add_result_options(parser, NAME)
 
 
 def run(args: Namespace) -> int:

@@ -56,6 +56,54 @@ def add_result_options(parser: LineParser, name: str, *, several: str = "") -> N
     )
 
 
+def add_tokens_option(parser: LineParser, *, default: str, of: str) -> None:
+    """--tokens.
+
+    Args:
+        parser: of the command.
+        default: of the option.
+        of: which tokens, in words.
+    """
+    parser.add_argument(
+        "--tokens",
+        default=default,
+        metavar="A,B",
+        help=f"{of}; k is 1,024 (default: %(default)s)",
+    )
+
+
+def add_new_tokens_option(parser: LineParser, *, least: int, of: str) -> None:
+    """--new-tokens.
+
+    Args:
+        parser: of the command.
+        least: number that can be asked for.
+        of: which tokens, in words.
+    """
+    parser.add_argument(
+        "--new-tokens",
+        type=values.whole_number(least, 4096),
+        default=64,
+        metavar="N",
+        help=f"{of} (default: %(default)s)",
+    )
+
+
+def add_weights_option(parser: LineParser, *, quantised: str) -> None:
+    """--weights.
+
+    Args:
+        parser: of the command.
+        quantised: what fp8 quantises, and on which condition, in words.
+    """
+    parser.add_argument(
+        "--weights",
+        choices=("full", "fp8"),
+        default="full",
+        help=f"fp8: {quantised} (default: %(default)s)",
+    )
+
+
 def add_repeats_option(parser: LineParser, *, default: int, of: str) -> None:
     """--repeats.
 

@@ -1,6 +1,6 @@
 """`videonsa bench prefill`: time to the first token of a whole model, stage by stage."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,8 @@ from videonsa.cli import values
 from videonsa.cli.bench.models import (
     add_model_options,
     add_repeats_option,
+    add_tokens_option,
+    add_weights_option,
     check_model,
     result_path,
     save_result,
@@ -18,6 +20,7 @@ from videonsa.cli.bench.models import (
 from videonsa.cli.bench.prefill_shared import check_options, run_shared
 from videonsa.cli.common import (
     Commands,
+    LineParser,
     add_command,
     parse_frame,
     parse_tokens,
@@ -57,19 +60,7 @@ def add_parser(what: Commands) -> None:
             "videonsa bench prefill --model tiny --tokens 256 --device cpu --video none",
         ),
     )
-    parser.add_argument(
-        "--tokens",
-        default="32k,128k",
-        metavar="A,B",
-        help="tokens of the video; k is 1,024 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--frame",
-        default="224x224",
-        metavar="HxW[,HxW]",
-        help="size of a frame in pixels, multiples of 28; for further sizes only the vision tower "
-        "is measured, at the longest length (default: %(default)s)",
-    )
+    _add_sizes(parser)
     add_repeats_option(parser, default=3, of="timed runs")
     _add_reading(parser)
     parser.add_argument(
@@ -86,13 +77,16 @@ def add_parser(what: Commands) -> None:
         help="tokens that go through the layers at a time, with NSA; 0 is all (default: the model "
         "chooses)",
     )
-    parser.add_argument(
-        "--weights",
-        choices=("full", "fp8"),
-        default="full",
-        help="fp8: decoder layers and vision tower quantised, on an RTX 40, an H100 or newer; one "
-        "process (default: %(default)s)",
+    add_weights_option(
+        parser,
+        quantised="decoder layers and vision tower quantised, on an RTX 40, an H100 or newer; one "
+        "process",
     )
+    _add_compared(parser)
+    add_model_options(parser, NAME)
+
+
+def _add_compared(parser: LineParser) -> None:
     parser.add_argument(
         "--method",
         action="append",
@@ -102,10 +96,20 @@ def add_parser(what: Commands) -> None:
         "times; 'all' is every method that 'videonsa methods' lists, as it is published",
     )
     parser.add_argument("--peers", action="store_true", help="also measure transformers' own model")
-    add_model_options(parser, NAME)
 
 
-def _add_reading(parser: ArgumentParser) -> None:
+def _add_sizes(parser: LineParser) -> None:
+    add_tokens_option(parser, default="32k,128k", of="tokens of the video")
+    parser.add_argument(
+        "--frame",
+        default="224x224",
+        metavar="HxW[,HxW]",
+        help="size of a frame in pixels, multiples of 28; for further sizes only the vision tower "
+        "is measured, at the longest length (default: %(default)s)",
+    )
+
+
+def _add_reading(parser: LineParser) -> None:
     parser.add_argument(
         "--video",
         metavar="FILE",

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from videonsa.cli import values
 from videonsa.cli.bench.models import (
+    add_new_tokens_option,
     add_repeats_option,
     add_result_options,
+    add_tokens_option,
     check_model,
     result_path,
     save_result,
@@ -46,12 +48,7 @@ def add_parser(what: Commands) -> None:
             "videonsa bench session --model tiny --tokens 256 --device cpu --video none",
         ),
     )
-    parser.add_argument(
-        "--tokens",
-        default="128k",
-        metavar="A,B",
-        help="tokens of made-up videos, or 'none'; k is 1,024 (default: %(default)s)",
-    )
+    add_tokens_option(parser, default="128k", of="tokens of made-up videos, or 'none'")
     parser.add_argument(
         "--video",
         metavar="FILE",
@@ -72,13 +69,7 @@ def add_parser(what: Commands) -> None:
         help="size of made-up frames in pixels, a square of a multiple of 28; a frame of the file "
         "has no more pixels (default: %(default)s)",
     )
-    parser.add_argument(
-        "--new-tokens",
-        type=values.whole_number(2, 4096),
-        default=64,
-        metavar="N",
-        help="most tokens of an answer (default: %(default)s)",
-    )
+    add_new_tokens_option(parser, least=2, of="most tokens of an answer")
     add_repeats_option(parser, default=3, of="timed runs of a question or extension")
     parser.add_argument(
         "--folder",

@@ -85,6 +85,24 @@ def _add_options(parser: LineParser) -> None:
         help="where relative paths are looked up first; may be repeated (then: the folder of the "
         "annotations, then its parent)",
     )
+    _add_rule(parser)
+    probing = parser.add_argument_group("how files are probed")
+    probing.add_argument(
+        "--workers",
+        type=values.whole_number(1, values.MOST_WORKERS),
+        metavar="N",
+        help="processes (default: one per core)",
+    )
+    probing.add_argument(
+        "--timeout",
+        type=values.positive_number,
+        default=30.0,
+        metavar="S",
+        help="seconds that the header of a file may take (default: %(default)g)",
+    )
+
+
+def _add_rule(parser: LineParser) -> None:
     rule = parser.add_argument_group("which rows are kept (the defaults are the paper's)")
     rule.add_argument(
         "--fps", type=float, metavar="N", help="frames sampled per second (default: 4)"
@@ -108,20 +126,6 @@ def _add_options(parser: LineParser) -> None:
         help="cut longer rows at turns, if the first exchange fits, or drop them (default: cut)",
     )
     rule.add_argument("--system", metavar="TEXT", help="the system message of rows that have none")
-    probing = parser.add_argument_group("how files are probed")
-    probing.add_argument(
-        "--workers",
-        type=values.whole_number(1, values.MOST_WORKERS),
-        metavar="N",
-        help="processes (default: one per core)",
-    )
-    probing.add_argument(
-        "--timeout",
-        type=values.positive_number,
-        default=30.0,
-        metavar="S",
-        help="seconds that the header of a file may take (default: %(default)g)",
-    )
 
 
 def _number_or_none(text: str) -> int | Literal["none"]:
