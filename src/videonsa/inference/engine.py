@@ -20,7 +20,7 @@ from videonsa.inference.encoded_clip import (
     encode_clip,
     part_size,
 )
-from videonsa.inference.foreseen import foresee
+from videonsa.inference.foreseen import Reading, foresee
 from videonsa.inference.generation import out_of_memory
 from videonsa.inference.live import LiveVideo
 from videonsa.inference.room import WhenFull
@@ -266,18 +266,9 @@ class VideoQA:
         }
         # Its checks come before the video is read.
         settings = self.generation_settings(**chosen)
-        session = self._open(
-            video,
-            question,
-            sampling=sampling,
-            system=system,
-            max_new_tokens=settings.max_new_tokens,
-            fit=fit,
-            memory=memory,
-            decoder=decoder,
-            progress=progress,
-            **changes,
-        )
+        wanted = self.wanted_sampling(video, sampling, changes)
+        reading = Reading(wanted, system, fit, memory, decoder, progress)
+        session = self._open(video, question, reading, max_new_tokens=settings.max_new_tokens)
         if trace is not None:
             self._trace_inputs(trace, session, question)
         looking = recorder if trace is None else trace
@@ -315,18 +306,10 @@ class VideoQA:
             BudgetError: what does not fit the context or the memory; says what would.
 
         """
+        wanted = self.wanted_sampling(video, sampling, changes)
+        reading = Reading(wanted, system, fit, memory, decoder, progress)
         session = self._open(
-            video,
-            _SOME_QUESTION,
-            sampling=sampling,
-            system=system,
-            max_new_tokens=NEW_TOKENS,
-            fit=fit,
-            memory=memory,
-            decoder=decoder,
-            progress=progress,
-            reads_question=False,
-            **changes,
+            video, _SOME_QUESTION, reading, max_new_tokens=NEW_TOKENS, reads_question=False
         )
         session.read()
         return session
@@ -376,39 +359,22 @@ class VideoQA:
         self,
         video: Video,
         question: str,
+        reading: Reading,
         *,
-        sampling: SamplingSpec | None,
-        system: str,
         max_new_tokens: int,
-        fit: bool,
-        memory: int | None,
-        decoder: Decoder,
-        progress: bool | None,
         reads_question: bool = True,
-        **changes: Unpack[SamplingChanges],
     ) -> Session:
         """A session with a video that is encoded; it is read with the question, or alone."""
-        check_memory(memory)
-        check_kind("sampling", sampling, SamplingSpec)
-        wanted = self.wanted_sampling(video, sampling, changes)
-        wanted, asked = foresee(
-            self,
-            video,
-            wanted,
-            question,
-            system,
-            fit=fit,
-            memory=memory,
-            max_new_tokens=max_new_tokens,
-        )
+        check_memory(reading.memory)
+        wanted, asked = foresee(self, video, question, reading, max_new_tokens=max_new_tokens)
         prompt = asked.prompt if reads_question else asked.prompt._replace(after=0)
         with (
             out_of_memory(asked.tokens, self.model.device, asked.advice),
             self._warm_up.beside(prompt),
         ):
-            clip = self.encode(video, wanted, decoder=decoder, progress=progress)
+            clip = self.encode(video, wanted, decoder=reading.decoder, progress=reading.progress)
         notes = (*asked.notes, *self._warm_up.notes)
-        session = Session(self, system=system, notes=notes, advice=asked.advice)
+        session = Session(self, system=reading.system, notes=notes, advice=asked.advice)
         session.show(clip)
         return session
 
@@ -436,8 +402,9 @@ class VideoQA:
         """The sampling of a video: what is given, or the model's own, with changes.
 
         Raises:
-            UsageError: for a clip that is read already.
+            UsageError: no sampling, or one for a clip that is read already.
         """
+        check_kind("sampling", sampling, SamplingSpec)
         check_names(changes, [one.name for one in fields(SamplingSpec)], "a video")
         given = [name for name, value in changes.items() if value is not None]
         if isinstance(video, Sampled) and (sampling is not None or given):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from videonsa.errors import UsageError
 from videonsa.inference.encoded_clip import Sampled, Video, clip_info, plan_clip
@@ -12,9 +12,21 @@ from videonsa.planning.devices import Machine, find_machine
 from videonsa.planning.plan import Question
 from videonsa.video.chat import VisionSlot, chat_tokens
 from videonsa.video.sampling import SamplingSpec
+from videonsa.video.source import Decoder
 
 if TYPE_CHECKING:
     from videonsa.inference.engine import VideoQA
+
+
+class Reading(NamedTuple):
+    """How a video is read and prompted; `VideoQA.ask` explains it."""
+
+    sampling: SamplingSpec
+    system: str
+    fit: bool
+    memory: int | None
+    decoder: Decoder
+    progress: bool | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +44,9 @@ class Foreseen:
 def foresee(
     qa: "VideoQA",
     video: Video,
-    wanted: SamplingSpec,
     question: str,
-    system: str,
+    reading: Reading,
     *,
-    fit: bool,
-    memory: int | None,
     max_new_tokens: int,
 ) -> tuple[SamplingSpec, Foreseen]:
     """The sampling to take, and what is known of the prompt.
@@ -45,33 +54,30 @@ def foresee(
     Args:
         qa: the model.
         video: what is asked about.
-        wanted: the sampling asked for.
         question: which.
-        system: the system message.
-        fit: where the sampling fits neither context nor memory, take the one that does.
-        memory: bytes that `fit` may count on; None is what the GPU has to give.
+        reading: as it was asked for. With `fit`, where its sampling fits neither context nor
+            memory, the one that does is taken; `memory` is what that may count on, None what the
+            GPU has to give.
         max_new_tokens: longest answer.
 
     Raises:
         UsageError: arguments that do not go together.
         BudgetError: what does not fit the context, unless `fit` finds what does.
     """
-    if memory is not None and not fit:
-        raise UsageError("memory without fit: it bounds what fit may count on; pass both")
     shared = len(set(getattr(qa.model, "hf_device_map", {}).values())) > 1
-    if fit and shared:
-        raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
-    plan, notes = plan_clip(video, wanted), qa.notes
+    _check_fit(reading, shared=shared)
+    wanted, memory, notes = reading.sampling, reading.memory, qa.notes
+    plan = plan_clip(video, wanted)
     read = qa.tokens_of(plan.grid)
     slot = VisionSlot("image" if clip_info(video).is_image else "video", read)
-    ids = chat_tokens(question, tokenizer=qa.tokenizer, vision=[slot], system=system).ids
+    ids = chat_tokens(question, tokenizer=qa.tokenizer, vision=[slot], system=reading.system).ids
     asked = Question(
         shape=qa.shape,
         machine=_machine(qa, memory),
         text_tokens=len(ids) - read,
         max_new_tokens=max_new_tokens,
     )
-    if fit:
+    if reading.fit:
         if isinstance(video, Sampled):
             raise UsageError("fit for a clip that is read already: pass the path instead")
         fitted = asked.fit(clip_info(video), wanted)
@@ -99,6 +105,14 @@ def foresee(
         notes=notes,
         advice=advice,
     )
+
+
+def _check_fit(reading: Reading, *, shared: bool) -> None:
+    """Refuse what excludes `fit`; `shared`: several devices hold the model."""
+    if reading.memory is not None and not reading.fit:
+        raise UsageError("memory without fit: it bounds what fit may count on; pass both")
+    if reading.fit and shared:
+        raise UsageError("fit with a device map: it plans for one GPU; pass --max-frames")
 
 
 def _machine(qa: "VideoQA", memory: int | None) -> Machine:

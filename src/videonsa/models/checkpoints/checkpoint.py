@@ -77,6 +77,11 @@ class Checkpoint(NamedTuple):
         """Whether weights are stored as int4, to be dequantised."""
         return any(tensor.parts for tensor in self.tensors.values())
 
+    @property
+    def size(self) -> int:
+        """Bytes of the files of weights."""
+        return sum(file.stat().st_size for file in {one.file for one in self.tensors.values()})
+
 
 def read_checkpoint(
     model: str | Path,

@@ -127,32 +127,18 @@ def convert(
     # These follow what can be followed; those of pathlib raise on a loop, or without a home.
     place = Path(os.path.realpath(os.path.expanduser(target)))
     _check_target(place, force=force)
-    checkpoint = read_checkpoint(
-        source,
-        revision=revision,
-        attention=SPARSE if fresh_gates else DENSE if drop_gates else None,
-        fresh_gates=fresh_gates is not None,
-        gate_init=fresh_gates,
-    )
-    if fresh_gates and has_gates(checkpoint.tensors):
-        raise ModelError(
-            f"the weights in {checkpoint.folder} have gates: fresh ones are for weights without; "
-            "leave out fresh_gates (--fresh-gates)"
-        )
+    checkpoint = _read_source(source, revision, drop_gates=drop_gates, fresh_gates=fresh_gates)
     num_dropped = check_gates(checkpoint, drop=drop_gates) if to == QWEN else 0
     if checkpoint.folder.resolve().is_relative_to(place):
         raise UsageError(f"target {place} is or holds the source: name another folder")
+    notes = () if num_dropped else checkpoint.notes
     if checkpoint.is_awq:
         dtype = dtype or checkpoint.config.dtype
+        written = str(dtype).removeprefix("torch.")
+        notes += (f"int4 weights (AWQ) are written dequantised, in {written}",)
     plan = _plan(checkpoint, dtype, with_gates=to != QWEN)
     shards = _cut(plan, max_shard_bytes)
     config = stock_config(checkpoint.config) if to == QWEN else checkpoint.config
-    notes = () if num_dropped else checkpoint.notes
-    notes += (
-        (f"int4 weights (AWQ) are written dequantised, in {str(dtype).removeprefix('torch.')}",)
-        if checkpoint.is_awq
-        else ()
-    )
     with _whole_folder(place, _size(plan)) as folder:
         _write_shards(folder, shards, _values(checkpoint, plan, seed), layout, progress)
         _write_config(folder, config, dtype)
@@ -189,6 +175,29 @@ def _check_options(
             f"fresh_gates={fresh_gates!r} with to={QWEN!r}: stock Qwen2.5-VL has no gates; leave "
             "one of the two out"
         )
+
+
+def _read_source(
+    source: str | Path,
+    revision: str | None,
+    *,
+    drop_gates: bool,
+    fresh_gates: FreshGates | None,
+) -> Checkpoint:
+    """The checkpoint to convert, whose config says how the target attends."""
+    checkpoint = read_checkpoint(
+        source,
+        revision=revision,
+        attention=SPARSE if fresh_gates else DENSE if drop_gates else None,
+        fresh_gates=fresh_gates is not None,
+        gate_init=fresh_gates,
+    )
+    if fresh_gates and has_gates(checkpoint.tensors):
+        raise ModelError(
+            f"the weights in {checkpoint.folder} have gates: fresh ones are for weights without; "
+            "leave out fresh_gates (--fresh-gates)"
+        )
+    return checkpoint
 
 
 def _check_target(target: Path, *, force: bool) -> None:

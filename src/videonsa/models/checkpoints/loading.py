@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from videonsa.errors import BudgetError, ModelError, UsageError
 from videonsa.machine import ran_out_of_memory
 from videonsa.models._hf import quiet_loading
-from videonsa.models.checkpoints.adapters import is_adapter, merge_adapter, read_adapter
+from videonsa.models.checkpoints.adapters import Adapter, is_adapter, merge_adapter, read_adapter
 from videonsa.models.checkpoints.awq import ValuesOnDisk, describe_awq
 from videonsa.models.checkpoints.checkpoint import CONFIG_ERRORS, Checkpoint, read_checkpoint
 from videonsa.models.checkpoints.generation_config import read_generation
@@ -98,57 +98,72 @@ def load_model(
         BudgetError: the weights do not fit the device.
     """
     place = torch.device(device or "cpu")
-    placing: dict[str, Any] = {}
     if device_map is not None:
         check_device_map(device_map, device, weights)
-        placing = {"device_map": device_map}
     check_weights(weights, place)
-    found = model_folder(model, revision=revision)
-    if is_adapter(found):
-        found = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
-    adapter = read_adapter(found, base=base)
-    attention, nsa_spec = stated_by(method)
-    asked: dict[str, Any] = {
-        "attention": attention,
-        "fresh_gates": fresh_gates,
-        "nsa_spec": nsa_spec,
-    }
+    adapter = _find_adapter(model, base=base, revision=revision)
+    attention, spec = stated_by(method)
+    asked: dict[str, Any] = {"attention": attention, "fresh_gates": fresh_gates, "nsa_spec": spec}
     if adapter is not None:
         if device_map is not None:
             raise UsageError("device_map with a LoRA adapter: load it on one device")
         model, asked, revision = adapter.base, adapter.asked_of_base(**asked), None
     name = DENSE if method is None else name_of(method)
     checkpoint = read_checkpoint(model, revision=revision, without_gates_by=name, **asked)
-    config, notes = checkpoint.config, checkpoint.notes
-    attends = config.attend_by(method)
-    text = config.text_config
+    attends, text = checkpoint.config.attend_by(method), checkpoint.config.text_config
     of_method = attends.notes(text.num_hidden_layers, text.num_attention_heads)
     generation, not_applied = read_generation(checkpoint.folder)
-    placing["generation_config"] = generation
-    size = sum(path.stat().st_size for path in {one.file for one in checkpoint.tensors.values()})
-    with _out_of_memory(checkpoint, size, place):
-        with quiet_loading(show_progress=size >= _SHOW_PROGRESS_FROM):
+    with _out_of_memory(checkpoint, place):
+        with quiet_loading(show_progress=checkpoint.size >= _SHOW_PROGRESS_FROM):
             loaded = _read_weights(
-                checkpoint, dtype=dtype, fresh_gates=asked["fresh_gates"], **placing
+                checkpoint,
+                dtype=dtype,
+                fresh_gates=asked["fresh_gates"],
+                device_map=device_map,
+                generation_config=generation,
             )
             if adapter is not None:
-                spec = config.nsa_spec if config.gates else None
-                merge_adapter(loaded, adapter, dense=spec is None)
-                notes = adapter.notes(
-                    notes, spec=spec, base=checkpoint.tensors, without_gates_by=name
-                )
+                merge_adapter(loaded, adapter, dense=not checkpoint.config.gates)
         quantise(loaded, weights, place)
         placed = loaded.to(place) if device_map is None else loaded
     placed.method = attends
-    if checkpoint.is_awq:
-        notes = (*notes, describe_awq(placed.dtype, weights))
-    notes = (*notes, *(() if weights == "full" else (NOTES[weights],)), *not_applied, *of_method)
+    notes = _notes_on_weights(checkpoint, adapter, placed.dtype, weights, without_gates_by=name)
     return LoadedModel(
         model=placed.eval(),
         folder=checkpoint.folder,
         adapter=None if adapter is None else adapter.folder,
-        notes=notes,
+        notes=(*notes, *not_applied, *of_method),
     )
+
+
+def _find_adapter(
+    model: str | Path, *, base: str | Path | None, revision: str | None
+) -> Adapter | None:
+    """The adapter that a folder or hub id names; None where that is a checkpoint."""
+    found = model_folder(model, revision=revision)
+    if is_adapter(found):
+        found = model_folder(model, revision=revision, patterns=(*FILES, *WEIGHTS))
+    return read_adapter(found, base=base)
+
+
+def _notes_on_weights(
+    checkpoint: Checkpoint,
+    adapter: Adapter | None,
+    dtype: torch.dtype,
+    weights: Weights,
+    *,
+    without_gates_by: str,
+) -> tuple[str, ...]:
+    """Of the checkpoint, what is merged into it, and how it is stored and run."""
+    notes, config = checkpoint.notes, checkpoint.config
+    if adapter is not None:
+        spec = config.nsa_spec if config.gates else None
+        notes = adapter.notes(
+            notes, spec=spec, base=checkpoint.tensors, without_gates_by=without_gates_by
+        )
+    if checkpoint.is_awq:
+        notes += (describe_awq(dtype, weights),)
+    return notes if weights == "full" else (*notes, NOTES[weights])
 
 
 def _read_weights(
@@ -187,8 +202,8 @@ def _read_weights(
 
 
 @contextmanager
-def _out_of_memory(checkpoint: Checkpoint, size: int, place: torch.device) -> Iterator[None]:
-    """Turn running out of memory, with files of so many bytes, into advice."""
+def _out_of_memory(checkpoint: Checkpoint, place: torch.device) -> Iterator[None]:
+    """Turn running out of memory into advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -200,8 +215,9 @@ def _out_of_memory(checkpoint: Checkpoint, size: int, place: torch.device) -> It
             room = f", which has {total / 1e9:.1f} GB, {free / 1e9:.1f} GB of it free,"
         more = ", more when dequantised," if checkpoint.is_awq else ""
         raise BudgetError(
-            f"the weights are {size / 1e9:.1f} GB on disk{more} and do not fit {place}{room}: take "
-            "--weights int8 or int4, --device-map auto over several GPUs, or a smaller model"
+            f"the weights are {checkpoint.size / 1e9:.1f} GB on disk{more} and do not fit {place}"
+            f"{room}: take --weights int8 or int4, --device-map auto over several GPUs, or a "
+            "smaller model"
         ) from error
 
 
