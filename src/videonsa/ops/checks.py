@@ -16,7 +16,8 @@ def check_options(
     spec: NSASpec,
     q_offset: int | None,
     return_branches: bool,
-    cu_seqlens: dict[str, Tensor | None],
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
     layer: int,
 ) -> None:
     """The types of the arguments that the two ops share."""
@@ -25,7 +26,7 @@ def check_options(
     check_int(layer, "layer")
     if q_offset is not None:
         check_int(q_offset, "q_offset")
-    for name, lengths in cu_seqlens.items():
+    for name, lengths in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         if lengths is not None:
             check_type(lengths, Tensor, name)
 
@@ -96,10 +97,14 @@ def check_selected_range(selected_blocks: Tensor, num_blocks: int) -> None:
         )
 
 
-def check_key_mask(mask: Tensor | None, name: str, k: Tensor) -> None:
-    """A mask over the keys: bool `[B, S]` on the device of k."""
-    if mask is None:
-        return
+def check_key_masks(vision_mask: Tensor, attention_mask: Tensor | None, k: Tensor) -> None:
+    """Masks over the keys: bool `[B, S]` on the device of k."""
+    _check_key_mask(vision_mask, "vision_mask", k)
+    if attention_mask is not None:
+        _check_key_mask(attention_mask, "attention_mask", k)
+
+
+def _check_key_mask(mask: Tensor, name: str, k: Tensor) -> None:
     check_type(mask, Tensor, name)
     if mask.shape != k.shape[:2] or mask.dtype != torch.bool:
         raise UsageError(
@@ -135,7 +140,7 @@ def check_released_domain(
     k: Tensor,
     *,
     packed: bool,
-    padded: bool = False,
+    attention_mask: Tensor | None = None,
     q_offset: int | None = None,
     with_layout: bool = False,
 ) -> None:
@@ -146,7 +151,7 @@ def check_released_domain(
         f"a batch of {q.shape[0]}": q.shape[0] != 1,
         "no query row": q.shape[1] == 0,
         "packed samples": packed,
-        "padding": padded,
+        "padding": attention_mask is not None and not bool(attention_mask.all()),
         f"q_offset={q_offset}": q_offset not in (None, k.shape[1] - q.shape[1]),
         "a layout": with_layout,
     }

@@ -233,17 +233,7 @@ def hybrid_layout(
             check_type(tensor, Tensor, name)
     _check_masks(vision_mask, attention_mask)
     num_samples, num_keys = vision_mask.shape
-    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
-    check_packing(num_samples, q_offset, packed=packed)
-    if num_rows < 1:
-        raise UsageError(f"num_rows={num_rows}: want at least one query row")
-    if packed:
-        samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
-    else:
-        one = batch_sample(num_rows, num_keys, q_offset)
-        samples = [
-            one._replace(first_row=i * num_rows, first_key=i * num_keys) for i in range(num_samples)
-        ]
+    samples = _samples((num_samples, num_rows, num_keys), cu_seqlens_q, cu_seqlens_k, q_offset)
     valid = torch.ones_like(vision_mask) if attention_mask is None else attention_mask
     kinds = torch.stack([vision_mask & valid, valid]).flatten(1).cpu()  # [2, B * S]
     split = [_split(sample, kinds[0], kinds[1]) for sample in samples]
@@ -267,6 +257,25 @@ def hybrid_layout(
         num_alike=num_alike,
         runs=runs,
     ).to(device)
+
+
+def _samples(
+    shape: tuple[int, int, int],
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    q_offset: int | None,
+) -> list[Sample]:
+    """Packed samples or those of a batch, flat; the shape is (B, T, S)."""
+    num_samples, num_rows, num_keys = shape
+    packed = check_packing(num_samples, cu_seqlens_q, cu_seqlens_k, q_offset)
+    if num_rows < 1:
+        raise UsageError(f"num_rows={num_rows}: want at least one query row")
+    if packed:
+        return packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
+    one = batch_sample(num_rows, num_keys, q_offset)
+    return [
+        one._replace(first_row=i * num_rows, first_key=i * num_keys) for i in range(num_samples)
+    ]
 
 
 def _runs(

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.ops import checks
-from videonsa.ops.arguments import check_type, shown
+from videonsa.ops.arguments import shown
 from videonsa.ops.layout import HybridLayout, VisionGroup, hybrid_layout
 from videonsa.ops.reference import dense_reference, nsa_reference
 from videonsa.ops.released import hybrid_released, nsa_released, why_not_released
@@ -31,6 +31,18 @@ from videonsa.ops.varlen import (
 Backend: TypeAlias = Literal["auto", "reference", "triton"]
 
 _logger = logging.getLogger(__name__)
+
+
+class _Call(NamedTuple):
+    """Tensors and options of a call of either op, checked."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: Tensor
+    spec: NSASpec
+    return_branches: bool
+    layer: int
 
 
 def nsa_attention(
@@ -81,11 +93,10 @@ def nsa_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
-    cu_seqlens = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
-    checks.check_options(spec, q_offset, return_branches, cu_seqlens, layer)
-    use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
-    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
-    check_packing(q.shape[0], q_offset, packed=packed)
+    checks.check_options(spec, q_offset, return_branches, cu_seqlens_q, cu_seqlens_k, layer)
+    call = _Call(q, k, v, gates, spec, return_branches, layer)
+    use_kernels = _use_kernels(backend, call)
+    packed = check_packing(q.shape[0], cu_seqlens_q, cu_seqlens_k, q_offset)
     if spec.head_map == "padded":
         checks.check_released_domain(q, k, packed=packed, q_offset=q_offset)
         return nsa_released(
@@ -99,46 +110,15 @@ def nsa_attention(
             use_kernels=use_kernels,
         )
     checks.check_selected_blocks(selected_blocks, q, k, num_selected=spec.num_selected_blocks)
-    if use_kernels:
-        return _by_kernels(
-            q,
-            k,
-            v,
-            gates,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            spec=spec,
-            frame_sizes=frame_sizes,
-            q_offset=q_offset,
-            selected_blocks=selected_blocks,
-            return_branches=return_branches,
-            layer=layer,
-        )
-    if packed:
-        samples = packed_samples(
-            cu_seqlens_q, cu_seqlens_k, num_rows=q.shape[1], num_keys=k.shape[1]
-        )
-    else:
-        samples = [batch_sample(q.shape[1], k.shape[1], q_offset)]
-    # Packed, B is 1; unpacked, one `Sample` stands for the whole batch.
-    num_keys = [sample.num_keys for sample in samples * q.shape[0]]
-    borders = block_borders(spec.block_size, frame_sizes, num_keys)
-    parts = [
-        _one_stream(
-            q,
-            k,
-            v,
-            gates,
-            sample,
-            borders=borders[i :: len(samples)],
-            spec=spec,
-            selected_blocks=selected_blocks,
-            return_branches=return_branches,
-            layer=layer,
-        )
-        for i, sample in enumerate(samples)
-    ]
-    return _join(parts)
+    compute = _by_kernels if use_kernels else _by_reference
+    return compute(
+        call,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        frame_sizes=frame_sizes,
+        q_offset=q_offset,
+        selected_blocks=selected_blocks,
+    )
 
 
 def hybrid_attention(
@@ -193,29 +173,21 @@ def hybrid_attention(
         ValueError: shapes, dtypes, devices, lengths or options that do not fit.
     """
     checks.check_attention_inputs(q, k, v, gates)
-    cu_seqlens = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
-    checks.check_options(spec, q_offset, return_branches, cu_seqlens, layer)
-    check_type(vision_mask, Tensor, "vision_mask")
-    checks.check_key_mask(vision_mask, "vision_mask", k)
-    checks.check_key_mask(attention_mask, "attention_mask", k)
-    use_kernels = _use_kernels(backend, q, k, v, gates, spec, return_branches=return_branches)
-    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
-    check_packing(q.shape[0], q_offset, packed=packed)
+    checks.check_options(spec, q_offset, return_branches, cu_seqlens_q, cu_seqlens_k, layer)
+    checks.check_key_masks(vision_mask, attention_mask, k)
+    call = _Call(q, k, v, gates, spec, return_branches, layer)
+    use_kernels = _use_kernels(backend, call)
+    packed = check_packing(q.shape[0], cu_seqlens_q, cu_seqlens_k, q_offset)
     if spec.head_map == "padded":
-        padded = attention_mask is not None and not bool(attention_mask.all())
         checks.check_released_domain(
-            q, k, packed=packed, padded=padded, q_offset=q_offset, with_layout=layout is not None
-        )
-        return hybrid_released(
             q,
             k,
-            v,
-            gates,
-            vision_mask,
-            spec=spec,
-            return_branches=return_branches,
-            use_kernels=use_kernels,
+            packed=packed,
+            attention_mask=attention_mask,
+            q_offset=q_offset,
+            with_layout=layout is not None,
         )
+        return _hybrid_as_released(call, vision_mask, use_kernels=use_kernels)
     if layout is None:
         layout = hybrid_layout(
             vision_mask,
@@ -228,44 +200,26 @@ def hybrid_attention(
             frame_sizes=frame_sizes,
         )
     checks.check_layout(layout, q, k, spec)
-    return _hybrid(
-        q,
-        k,
-        v,
-        gates,
-        layout,
-        spec=spec,
-        return_branches=return_branches,
-        use_kernels=use_kernels,
-        layer=layer,
-    )
+    return _hybrid(call, layout, use_kernels=use_kernels)
 
 
-def _use_kernels(
-    backend: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    spec: NSASpec,
-    *,
-    return_branches: bool,
-) -> bool:
+def _use_kernels(backend: str, call: _Call) -> bool:
     """Whether the Triton kernels compute; says in the log why "auto" leaves a GPU to PyTorch."""
     if not isinstance(backend, str) or backend not in ("auto", "reference", "triton"):
         raise UsageError(f"backend={shown(backend)}: want 'auto', 'reference' or 'triton'")
     if backend == "reference":
         return False
-    reason = (why_not_released if spec.head_map == "padded" else why_not)(q, k, spec)
-    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, gates))
+    padded = call.spec.head_map == "padded"
+    reason = (why_not_released if padded else why_not)(call.q, call.k, call.spec)
+    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in call[:4])
     if reason is None and wants_grad:
-        reason = _why_no_gradients(spec, return_branches=return_branches)
-    if reason is None and backend == "auto" and not q.is_cuda:
+        reason = _why_no_gradients(call.spec, return_branches=call.return_branches)
+    if reason is None and backend == "auto" and not call.q.is_cuda:
         reason = "the kernels would run in Triton's interpreter"
     if backend == "triton" and reason is not None:
         raise UsageError(f"backend='triton': {reason}; use 'auto' or 'reference'")
     if backend == "auto" and not torch.compiler.is_compiling():  # a log line breaks the graph
-        _say_choice(reason, q.device.type)
+        _say_choice(reason, call.q.device.type)
     return reason is None
 
 
@@ -288,23 +242,18 @@ def _say_choice(reason: str | None, device: str) -> None:
 
 
 def _by_kernels(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
+    call: _Call,
     cu_seqlens_q: Tensor | None,
     cu_seqlens_k: Tensor | None,
     *,
-    spec: NSASpec,
     frame_sizes: Tensor | Sequence[int] | None,
     q_offset: int | None,
     selected_blocks: Tensor | None,
-    return_branches: bool,
-    layer: int,
 ) -> Tensor | NSAResult:
     """NSA by the Triton kernels; for blocks of one size nothing is read from the device."""
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
 
+    q, k, v, gates, spec, return_branches, layer = call
     if cu_seqlens_k is None and cu_seqlens_q is None:
         index, num_keys = kernel_index(q, k, spec=spec, q_offset=q_offset, frame_sizes=frame_sizes)
         k, v = k[:, :num_keys], v[:, :num_keys]
@@ -327,20 +276,40 @@ def _by_kernels(
     )
 
 
-def _one_stream(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    sample: Sample,
+def _by_reference(
+    call: _Call,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
     *,
-    borders: Sequence[Sequence[int]],
-    spec: NSASpec,
+    frame_sizes: Tensor | Sequence[int] | None,
+    q_offset: int | None,
     selected_blocks: Tensor | None,
-    return_branches: bool,
-    layer: int,
+) -> Tensor | NSAResult:
+    """NSA in plain PyTorch, packed samples one after the other."""
+    num_samples, num_rows, num_keys = *call.q.shape[:2], call.k.shape[1]
+    if cu_seqlens_k is None and cu_seqlens_q is None:
+        samples = [batch_sample(num_rows, num_keys, q_offset)]
+    else:
+        samples = packed_samples(cu_seqlens_q, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys)
+    # Packed, B is 1; unpacked, one `Sample` stands for the whole batch.
+    keys = [sample.num_keys for sample in samples * num_samples]
+    borders = block_borders(call.spec.block_size, frame_sizes, keys)
+    return _join(
+        [
+            _one_stream(call, sample, borders[i :: len(samples)], selected_blocks)
+            for i, sample in enumerate(samples)
+        ]
+    )
+
+
+def _one_stream(
+    call: _Call,
+    sample: Sample,
+    borders: Sequence[Sequence[int]],
+    selected_blocks: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """NSA of one packed sample, or of a whole unpacked batch."""
+    q, k, v, gates, spec, return_branches, layer = call
     if spec.selection_scope == "block":
         for offsets in borders:
             check_on_borders(offsets, sample.offset, sample.num_rows)
@@ -365,34 +334,30 @@ def _one_stream(
     return _fields(result)
 
 
-def _hybrid(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    layout: HybridLayout,
-    *,
-    spec: NSASpec,
-    return_branches: bool,
-    use_kernels: bool,
-    layer: int,
+def _hybrid_as_released(
+    call: _Call, vision_mask: Tensor, *, use_kernels: bool
 ) -> Tensor | NSAResult:
+    q, k, v, gates, spec, return_branches, _ = call
+    return hybrid_released(
+        q,
+        k,
+        v,
+        gates,
+        vision_mask,
+        spec=spec,
+        return_branches=return_branches,
+        use_kernels=use_kernels,
+    )
+
+
+def _hybrid(call: _Call, layout: HybridLayout, *, use_kernels: bool) -> Tensor | NSAResult:
     """All vision groups, then all text groups; put back in sequence order."""
+    q, k, v, gates, spec, return_branches, _ = call
     parts = []
     rows = list(layout.by_group(q))
     attend = _vision_rows_by_kernels if use_kernels else _vision_rows
     for vision, own, own_gates in zip(layout.vision, rows, layout.by_group(gates), strict=False):
-        result = attend(
-            own,
-            k,
-            v,
-            own_gates,
-            vision,
-            spec=spec,
-            return_branches=return_branches,
-            layer=layer,
-        )
-        parts.append(_fields(result))
+        parts.append(_fields(attend(call._replace(q=own, gates=own_gates), vision)))
     for text, own in zip(layout.text, rows[len(layout.vision) :], strict=True):
         densely = partial(dense_rows, runs=text.runs) if use_kernels else dense_reference
         output = densely(
@@ -412,18 +377,9 @@ def _hybrid(
     return NSAResult(*ordered) if return_branches else ordered[0]
 
 
-def _vision_rows(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    group: VisionGroup,
-    *,
-    spec: NSASpec,
-    return_branches: bool,
-    layer: int,
-) -> Tensor | NSAResult:
+def _vision_rows(call: _Call, group: VisionGroup) -> Tensor | NSAResult:
     """Queries and gates `[b, Nv, ...]` of the group; k and v of all keys."""
+    q, k, v, gates, spec, return_branches, layer = call
     return nsa_reference(
         q,
         group.keys.take(k),
@@ -437,19 +393,10 @@ def _vision_rows(
     )
 
 
-def _vision_rows_by_kernels(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    group: VisionGroup,
-    *,
-    spec: NSASpec,
-    return_branches: bool,
-    layer: int,
-) -> Tensor | NSAResult:
+def _vision_rows_by_kernels(call: _Call, group: VisionGroup) -> Tensor | NSAResult:
     from videonsa.ops.triton.attention import nsa_triton  # needs Triton
 
+    q, k, v, gates, spec, return_branches, layer = call
     return nsa_triton(
         q,
         group.keys.take(k).contiguous(),  # a cache has other strides, which TMA does not read

@@ -68,8 +68,18 @@ def batch_sample(num_rows: int, num_keys: int, q_offset: int | None) -> Sample:
     return Sample(0, num_rows, 0, q_offset + num_rows)
 
 
-def check_packing(num_samples: int, q_offset: int | None, *, packed: bool) -> None:
-    """Refuse cu_seqlens (`packed`) with more than a batch of one, or with q_offset."""
+def check_packing(
+    num_samples: int,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    q_offset: int | None,
+) -> bool:
+    """Whether samples are packed: then the batch is of one, and there is no q_offset.
+
+    Raises:
+        ValueError: cu_seqlens with either.
+    """
+    packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     if packed and num_samples != 1:
         raise UsageError(
             f"cu_seqlens with a batch of {num_samples}: packed samples stand behind one another, "
@@ -80,6 +90,7 @@ def check_packing(num_samples: int, q_offset: int | None, *, packed: bool) -> No
             f"q_offset={q_offset} with cu_seqlens: the rows of a packed sample are its last; "
             "leave q_offset out"
         )
+    return packed
 
 
 def packed_samples(
