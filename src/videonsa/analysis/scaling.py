@@ -101,8 +101,6 @@ class Scaling(Finding):
 
     def draw(self, figure: "Figure", look: "Look") -> None:
         """See `Finding`."""
-        from matplotlib.ticker import LogLocator
-
         right, seconds = figure.subplots(1, 2)
         first = self.points[0].compared
         known = first.arms[0].accuracy is not None
@@ -121,29 +119,15 @@ class Scaling(Finding):
                 times = [one.prefill_seconds for one in arms]
                 _mark(seconds, tokens, times, unit=1, label=label, **style)
         if known and first.guessing.chance is not None:
-            chances = [100 * (x.compared.guessing.chance or 0) for x in self._lines()[0]]
-            places = [float(x.compared.vision_tokens[1]) for x in self._lines()[0]]
-            right.plot(places, chances, color=look.muted, linestyle=":")
-            right.annotate(
-                "chance",
-                (places[0], chances[0]),
-                (0, 4),
-                textcoords="offset points",
-                color=look.muted,
-                fontsize=8.5,
-            )
+            _mark_chance(right, self._lines()[0], look)
         ticks = sorted({point.compared.vision_tokens[1] for point in self.points})
         for axes in (right, seconds):
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{one:,}" for one in ticks])
             axes.set_xlabel("vision tokens of a video")
-        seconds.set_yscale("log")
-        seconds.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        seconds.yaxis.set_major_formatter("{x:g}")
-        seconds.yaxis.set_minor_formatter("")
+        _scale_seconds(seconds)
         seconds.legend(fontsize=8.5)
         right.set_ylabel("right answers, percent" if known else "same replies, percent")
-        seconds.set_ylabel("seconds of a prefill")
         look.clean(
             right,
             title="Accuracy against context" if known else "Replies against context",
@@ -256,6 +240,30 @@ def _mark(
     for x, one in zip(tokens, values, strict=True):
         if one.low is not None and one.high is not None:
             axes.vlines(x, unit * one.low, unit * one.high, color=style["color"], linewidth=1.2)
+
+
+def _mark_chance(axes: "Axes", line: Sequence[ScalingPoint], look: "Look") -> None:
+    chances = [100 * (point.compared.guessing.chance or 0) for point in line]
+    tokens = [float(point.compared.vision_tokens[1]) for point in line]
+    axes.plot(tokens, chances, color=look.muted, linestyle=":")
+    axes.annotate(
+        "chance",
+        (tokens[0], chances[0]),
+        (0, 4),
+        textcoords="offset points",
+        color=look.muted,
+        fontsize=8.5,
+    )
+
+
+def _scale_seconds(axes: "Axes") -> None:
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_ylabel("seconds of a prefill")
 
 
 def _told_point(point: ScalingPoint) -> Iterator[str]:

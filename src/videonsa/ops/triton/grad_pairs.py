@@ -156,16 +156,12 @@ def pair_gradients(
         plan, tiles, index, q, partial_bytes=tuning.partial_bytes, block_m=config.block_m
     )
     partial = q.new_empty(lists.region * group * dim)
-    k, v, _ = keys.arguments
     for chunk, i_chunk in chunks(plan, tiles, lists):
         _pair_gradient_kernel[(config.programs * num_processors,)](
             *queries.arguments,
-            k,
-            v,
+            *keys.arguments[:2],
             partial,
-            lists.pairs,
-            lists.items,
-            lists.counts[lists.chunks * num_kv_heads * len(index.block_start) :],
+            *lists.work,
             index.blocks,
             i_chunk,
             lists.region,
@@ -182,8 +178,7 @@ def pair_gradients(
         _pair_sum_kernel[(MERGE_PROGRAMS * num_processors,)](
             partial,
             plan.pairs,
-            lists.pair_end,
-            lists.chunk_units,
+            *lists.units,
             grad_q,
             tiles.runs,
             chunk,
