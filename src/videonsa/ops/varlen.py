@@ -1,7 +1,7 @@
 """Where samples and blocks begin and end: cu_seqlens, fixed and frame-aligned blocks."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from itertools import pairwise
 from operator import index, sub
 from typing import Literal, NamedTuple, SupportsIndex
@@ -115,11 +115,7 @@ def packed_samples(
         if cu_seqlens_q is None
         else _cumulative(cu_seqlens_q, "cu_seqlens_q", num_rows)
     )
-    if len(rows) != len(keys):
-        raise UsageError(
-            f"cu_seqlens_q names {len(rows) - 1} samples, cu_seqlens_k {len(keys) - 1}: want "
-            "the same samples in both"
-        )
+    check_same_samples(rows, keys)
     samples = []
     for i, ((q_start, q_stop), (k_start, k_stop)) in enumerate(
         zip(pairwise(rows), pairwise(keys), strict=True)
@@ -138,6 +134,15 @@ def check_cumulative(cu_seqlens: Tensor, name: str) -> None:
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
         raise UsageError(
             f"{name} is {cu_seqlens.dtype} {list(cu_seqlens.shape)}: want int32 [N + 1], N >= 1"
+        )
+
+
+def check_same_samples(rows: Sized, keys: Sized) -> None:
+    """Refuse cumulative lengths of rows and keys that are of different numbers of samples."""
+    if len(rows) != len(keys):
+        raise UsageError(
+            f"cu_seqlens_q names {len(rows) - 1} samples, cu_seqlens_k {len(keys) - 1}: want "
+            "the same samples in both"
         )
 
 

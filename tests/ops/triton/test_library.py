@@ -139,7 +139,7 @@ def test_choice_of_the_default_backend_breaks_no_graph(device, traceable_interpr
 
     def choose(*tensors):
         return tensors[0] + int(
-            nsa._use_kernels("auto", *tensors, case.spec, return_branches=False)
+            nsa._use_kernels("auto", nsa._Call(*tensors, case.spec, return_branches=False, layer=0))
         )
 
     inputs = make_inputs(case, device)

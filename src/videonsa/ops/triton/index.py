@@ -11,7 +11,6 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from videonsa.errors import UsageError
 from videonsa.ops.spec import NSASpec
 from videonsa.ops.varlen import (
     Sample,
@@ -20,6 +19,7 @@ from videonsa.ops.varlen import (
     block_table,
     check_cumulative,
     check_on_borders,
+    check_same_samples,
     packed_samples,
 )
 
@@ -335,11 +335,7 @@ def packed_kernel_index(
         rows = cu_seqlens_k if cu_seqlens_q is None else cu_seqlens_q.to(device)
         check_cumulative(cu_seqlens_k, "cu_seqlens_k")
         check_cumulative(rows, "cu_seqlens_q")
-        if len(rows) != len(cu_seqlens_k):
-            raise UsageError(
-                f"cu_seqlens_q names {len(rows) - 1} samples, cu_seqlens_k "
-                f"{len(cu_seqlens_k) - 1}: want the same samples in both"
-            )
+        check_same_samples(rows, cu_seqlens_k)
         return packed_index(
             rows, cu_seqlens_k, num_rows=num_rows, num_keys=num_keys, block_size=int(size)
         )
