@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from videonsa.errors import UsageError
 from videonsa.models._hf import Cache, CausalLMOutputWithPast
 from videonsa.models.cache import VideoNSACache, as_before_if_it_fails
+from videonsa.models.call import ModelCall
 from videonsa.models.chunks import chunk_of_rows, even_chunk
 from videonsa.models.distributed.packed import check_goes_whole, labels_within, sample_lengths
 from videonsa.models.distributed.prefill import check_prefill, rows_of_a_chunk, share_chunk
@@ -57,19 +58,13 @@ def needed(input_ids: Tensor | None) -> Tensor:
     return input_ids
 
 
-class _Call(NamedTuple):
-    """How the rows of one call go through the layers."""
-
-    method: AttentionMethod
-    recorder: Recorder | None
-    features: LayerFeatures | None
-    cp_group: ContextParallelGroup | None
-    chunk: int
-    """Rows at a time; 0: all."""
-    kept: slice | Tensor
-    """Of the last hidden states."""
-    keep_all: bool
-    """Give the hidden states of all layers."""
+def _chunk(call: ModelCall, rows: NewRows, cache: VideoNSACache | None) -> int:
+    """`ModelCall.chunk`."""
+    wanted, all_states = call.rows_per_chunk, call.output_hidden_states
+    if call.cp_group is None or cache is None:
+        return chunk_of_rows(wanted, call.method, output_hidden_states=all_states)
+    check_prefill(call, rows, cache)
+    return rows_of_a_chunk(wanted, rows, call.cp_group)
 
 
 class SparseVideoModel(VideoEncoder):
@@ -166,13 +161,14 @@ class SparseVideoModel(VideoEncoder):
         method, num_layers = self._method(method), self.config.text_config.num_hidden_layers
         check_leaving(method, num_layers=num_layers, labels=labels, kept=logits_to_keep)
         check_reads_kept(method, grids=(image_grid_thw, video_grid_thw), labels=labels)
+        asked = (labels, logits_to_keep, rows_per_chunk, output_hidden_states)
+        call = ModelCall(method, recorder, cp_group, *asked)
         lengths = None if cu_seqlens is None else sample_lengths(cu_seqlens, input_ids.shape)
         prefills = cp_group is not None and (past_key_values is not None or bool(use_cache))
         if lengths is not None or (cp_group is not None and not prefills):
             what = "cu_seqlens" if cp_group is None or prefills else "cp_group"
-            given = (attention_mask, past_key_values, use_cache, rows_per_chunk, logits_to_keep)
-            check_goes_whole(what, method, recorder, *given)
-            use_cache, rows_per_chunk = False, 0
+            check_goes_whole(what, call, attention_mask, past_key_values, use_cache)
+            use_cache, call = False, call._replace(rows_per_chunk=0)
         cache = self._cache(past_key_values, use_cache)
         times = (video_times, second_per_grid_ts)
         temporal_ids = self.position_rules(method).temporal_ids
@@ -191,40 +187,18 @@ class SparseVideoModel(VideoEncoder):
             )
         elif inputs_embeds is None:
             raise UsageError("rows without inputs_embeds: pass the embedded prompt too")
-        if cp_group is not None and cache is not None:
-            check_prefill(
-                rows,
-                cache,
-                method,
-                recorder,
-                output_hidden_states=output_hidden_states,
-                labels=labels,
-                kept=logits_to_keep,
-            )
-            chunk = rows_of_a_chunk(rows_per_chunk, rows, cp_group)
-        else:
-            chunk = chunk_of_rows(rows_per_chunk, method, output_hidden_states=output_hidden_states)
+        call = call._replace(chunk=_chunk(call, rows, cache))
         if inputs_embeds is None:
             pixels = (pixel_values, pixel_values_videos)
             inputs_embeds = self._embed(input_ids, mask, *pixels, vision, cp_group)
-        call = _Call(
-            method=method,
-            recorder=recorder,
-            features=LayerFeatures.of(layer_features, rows, num_layers=num_layers),
-            cp_group=cp_group,
-            chunk=chunk,
-            kept=slice(-logits_to_keep, None)
-            if isinstance(logits_to_keep, int)
-            else logits_to_keep,
-            keep_all=bool(output_hidden_states),
-        )
+        call = call._replace(features=LayerFeatures.of(layer_features, rows, num_layers=num_layers))
         with as_before_if_it_fails(cache):
             found, sharded = self._run(inputs_embeds, rows, cache, call)
         if labels is not None and lengths is not None:
-            labels = labels_within(labels, lengths)
+            call = call._replace(labels=labels_within(labels, lengths))
         logits = None if loss_only else linear_rows(found.last, [self.lm_head])[0]
         result = CausalLMOutputWithPast(
-            loss=self._loss(found.last, logits, labels, num_items_in_batch, cp_group, sharded),
+            loss=self._loss(found.last, logits, call, sharded, num_items=num_items_in_batch),
             logits=logits,
             past_key_values=cache,
             hidden_states=found.hidden_states,
@@ -246,7 +220,7 @@ class SparseVideoModel(VideoEncoder):
         return method
 
     def _run(
-        self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: _Call
+        self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: ModelCall
     ) -> tuple[LayersOutput, ShardedRows | None]:
         """The kept rows of the last hidden states, those of all layers, and what rows are ours."""
         if call.chunk and (call.cp_group is not None or embeds.shape[1] > call.chunk):
@@ -262,7 +236,7 @@ class SparseVideoModel(VideoEncoder):
         embeds: Tensor,
         rows: NewRows,
         cache: VideoNSACache | None,
-        call: _Call,
+        call: ModelCall,
         *,
         sharded: ShardedRows | None = None,
         is_last: bool = True,
@@ -278,11 +252,17 @@ class SparseVideoModel(VideoEncoder):
             features = None if features is None else features.of_tokens(own)
         model = self._language_model
         return run_layers(
-            model, embeds, rows, step, cache, features=features, keep_all=call.keep_all
+            model,
+            embeds,
+            rows,
+            step,
+            cache,
+            features=features,
+            keep_all=bool(call.output_hidden_states),
         )
 
     def _run_chunks(
-        self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: _Call
+        self, embeds: Tensor, rows: NewRows, cache: VideoNSACache | None, call: ModelCall
     ) -> Tensor:
         """The kept rows of the last hidden states; every chunk attends to those before it."""
         cache = VideoNSACache() if cache is None else cache
@@ -407,11 +387,12 @@ class SparseVideoModel(VideoEncoder):
         self,
         hidden: Tensor,
         logits: Tensor | None,
-        labels: Tensor | None,
-        num_items: Tensor | int | None,
-        cp_group: ContextParallelGroup | None,
+        call: ModelCall,
         sharded: ShardedRows | None,
+        *,
+        num_items: Tensor | int | None,
     ) -> Tensor | None:
+        labels, cp_group = call.labels, call.cp_group
         if labels is None:
             return None
         if logits is None:

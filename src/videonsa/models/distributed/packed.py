@@ -8,8 +8,7 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models._hf import Cache
-from videonsa.models.methods import AttentionMethod
-from videonsa.models.recorder.protocol import Recorder
+from videonsa.models.call import ModelCall
 from videonsa.video.chat import IGNORED_LABEL
 
 
@@ -40,36 +39,30 @@ def sample_lengths(cu_seqlens: Tensor, shape: Sequence[int]) -> list[int]:
 
 def check_goes_whole(
     what: str,
-    method: AttentionMethod,
-    recorder: Recorder | None,
+    call: ModelCall,
     attention_mask: Tensor | None,
     cache: Cache | None,
     use_cache: bool | None,
-    rows_per_chunk: int | None,
-    logits_to_keep: int | Tensor,
 ) -> None:
     """Refuse what a call asks for beside packed samples, or beside other processes.
 
     Args:
         what: `cu_seqlens` or `cp_group`.
-        method: how the call attends.
-        recorder: as it was given.
+        call: what it asks for.
         attention_mask: as it was given.
         cache: as it was given.
         use_cache: as it was given.
-        rows_per_chunk: as it was given.
-        logits_to_keep: as it was given.
 
     Raises:
         UsageError: naming it.
     """
+    method, recorder, kept = call.method, call.recorder, call.logits_to_keep
     came = {
         "attention_mask": attention_mask is not None,
         "a cache": cache is not None or bool(use_cache),
-        "rows_per_chunk": bool(rows_per_chunk),
+        "rows_per_chunk": bool(call.rows_per_chunk),
         "a recorder": recorder is not None and not recorder.takes_packed,
-        "logits_to_keep": what == "cp_group"
-        and (isinstance(logits_to_keep, Tensor) or logits_to_keep > 0),
+        "logits_to_keep": what == "cp_group" and (isinstance(kept, Tensor) or kept > 0),
         "the released preset": method.takes_packed and not method.is_causal,
         f"method {method.name!r}, which takes no packed samples": not method.takes_packed,
         "tokens that leave": bool(method.leaves_after),

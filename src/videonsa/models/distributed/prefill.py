@@ -12,52 +12,41 @@ from torch import Tensor
 
 from videonsa.errors import UsageError
 from videonsa.models.cache import CachedTokens, VideoNSACache
+from videonsa.models.call import ModelCall
 from videonsa.models.chunks import why_at_once
 from videonsa.models.distributed.sharded import ShardedRows, gathering
 from videonsa.models.fused import ROWS_PER_CHUNK
 from videonsa.models.layers import tokens_of_step
 from videonsa.models.methods import AttentionMethod
-from videonsa.models.recorder.protocol import Recorder
 from videonsa.models.rows import NewRows, frames_begun
 from videonsa.models.step import StepPart, StepTokens, build_step
 from videonsa.parallel.context import ContextParallelGroup
 from videonsa.parallel.shard import Piece, SequenceShard
 
 
-def check_prefill(
-    rows: NewRows,
-    cache: VideoNSACache,
-    method: AttentionMethod,
-    recorder: Recorder | None,
-    *,
-    output_hidden_states: bool | None,
-    labels: Tensor | None,
-    kept: int | Tensor,
-) -> None:
+def check_prefill(call: ModelCall, rows: NewRows, cache: VideoNSACache) -> None:
     """Refuse what a call asks for beside a context-parallel group and a cache.
 
     Args:
+        call: what it asks for.
         rows: the new ones.
         cache: of those before.
-        method: how the call attends.
-        recorder: as it was given.
-        output_hidden_states: as it was given.
-        labels: as they were given.
-        kept: `logits_to_keep`, as it was given.
 
     Raises:
         UsageError: naming it.
     """
     came = {
-        "labels": labels is not None,
+        "labels": call.labels is not None,
         "gradients (want torch.inference_mode or no_grad)": torch.is_grad_enabled(),
-        "chosen logits_to_keep (want a number of last rows)": isinstance(kept, Tensor),
+        "chosen logits_to_keep (want a number of last rows)": isinstance(
+            call.logits_to_keep, Tensor
+        ),
         "padding": rows.is_padded or cache.tokens.is_padded,
         f"a batch of {len(rows.vision_mask)}": len(rows.vision_mask) != 1,
     }
     found = [what for what, given in came.items() if given]
-    reason = why_at_once(method, output_hidden_states=output_hidden_states)
-    if reason is None and recorder is not None:
+    reason = why_at_once(call.method, output_hidden_states=call.output_hidden_states)
+    if reason is None and call.recorder is not None:
         reason = "a recorder wants all rows in one process"
     if reason is not None:
         found.append(f"rows that cannot be shared: {reason}")
