@@ -194,8 +194,7 @@ def add_scattered(
         num_multiprocessors: of the GPU.
         config: of the partial kernel.
     """
-    num_kv_heads, num_selected = plan.scattered.shape[1:]
-    group, dim = q.shape[1] // num_kv_heads, q.shape[2]
+    group, dim = q.shape[1] // plan.scattered.shape[1], q.shape[2]
     lists = pair_lists(plan, tiles, index, q, partial_bytes=partial_bytes, block_m=config.block_m)
     partial = q.new_empty(lists.region * group * dim)
     partial_lse = q.new_empty(lists.region * group, dtype=torch.float32)
@@ -220,24 +219,51 @@ def add_scattered(
             WIDE=needs_wide_offsets(q),
             **config.launch,
         )
-        launcher(_merge_kernel, q)[(MERGE_PROGRAMS * num_multiprocessors,)](
+        _merge(
             partial,
             partial_lse,
-            plan.pairs,
-            lists.units,
             o_slc,
             lse_slc,
-            tiles.runs,
-            chunk,
-            lists.capacity,
-            num_kv_heads,
-            G=group,
-            D=dim,
-            NUM_SELECTED=num_selected,
-            TILE=tiles.size,
-            STEP=2,
-            num_warps=1,
+            tiles,
+            plan,
+            lists,
+            chunk=chunk,
+            programs=MERGE_PROGRAMS * num_multiprocessors,
         )
+
+
+def _merge(
+    partial: Tensor,
+    partial_lse: Tensor,
+    o_slc: Tensor,
+    lse_slc: Tensor,
+    tiles: Tiles,
+    plan: Plan,
+    lists: Lists,
+    *,
+    chunk: int,
+    programs: int,
+) -> None:
+    """Merges what the pairs of a chunk left into the rows of o_slc and lse_slc."""
+    num_kv_heads, num_selected = plan.scattered.shape[1:]
+    launcher(_merge_kernel, o_slc)[(programs,)](
+        partial,
+        partial_lse,
+        plan.pairs,
+        lists.units,
+        o_slc,
+        lse_slc,
+        tiles.runs,
+        chunk,
+        lists.capacity,
+        num_kv_heads,
+        G=o_slc.shape[1] // num_kv_heads,
+        D=o_slc.shape[2],
+        NUM_SELECTED=num_selected,
+        TILE=tiles.size,
+        STEP=2,
+        num_warps=1,
+    )
 
 
 def pair_lists(
